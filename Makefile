@@ -1,0 +1,41 @@
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test lint types docs format clean
+
+demo: .venv/base.stamp  ## train on the bundled digits and sample with 20 network evaluations
+	$(BIN)/sdediff train --sde vp
+	$(BIN)/sdediff sample --solver pf-ode --nfe 20
+
+test: .venv/dev.stamp  ## the tests; ARGS="-m slow" runs the slow ones
+	$(BIN)/pytest -n $(JOBS) $(ARGS)
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+docs: .venv/docs.stamp  ## the site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf .venv site dist .pytest_cache .mypy_cache .ruff_cache
+
+# A stamp is written only when its installation succeeded, and is out of date when pyproject.toml changes.
+.venv/base.stamp: pyproject.toml
+	@echo "Installing into .venv (the first time takes a few minutes)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/%.stamp: .venv/base.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

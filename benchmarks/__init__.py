@@ -1,0 +1,1 @@
+"""Comparisons with other libraries; not part of the package."""

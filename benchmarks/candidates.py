@@ -1,0 +1,194 @@
+"""Which settings should the default solver have? Exponential Adams over forms, variables, orders, correctors and grids.
+
+    python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--samples 64] [--out DIR]
+
+Every combination runs on noises of its own, apart from those of ``benchmarks.solvers``, so that what is chosen
+here is reported on others. A grid is a family and the last rho before 0: a factor times the rule 4 / n^2.
+``candidates.jsonl`` gets one line for each problem, setting and budget. Printed are the best settings for each
+problem, and those best over all by the geometric mean of the ratio to the best peer, which is taken from the
+report of ``benchmarks.solvers`` in the same folder, or else to the best candidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import problems as problem_table
+from benchmarks.problems import Problem, angle_grid, rho_of, rms
+from benchmarks.report import geometric_mean
+from benchmarks.solvers import NFE, prepare
+from sde_diffusion import SDE
+from solvers import solve
+from solvers.errors import choose
+from solvers.exponential import ExponentialAdams
+from solvers.grids import rho_min
+
+_SEEDS = 2**41
+FACTORS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+GRIDS = ("power-1.25", "power-1.5", "power-2", "angle", "angle-0.5", "log-snr", "karras")
+FORMS = tuple(product(("data", "noise", "velocity"), ("lambda", "rho", "angle", "time")))
+
+
+class Setting(NamedTuple):
+    """One candidate."""
+
+    form: str
+    variable: str
+    order: int
+    corrector: bool
+    grid: str
+    factor: float
+
+    def solver(self) -> ExponentialAdams:
+        """The solver, without its grid."""
+        return ExponentialAdams(self.order, self.form, self.variable, self.corrector)
+
+    def times(self, sde: SDE, n: int) -> Tensor:
+        """The grid of n steps."""
+        return candidate_grid(sde, self.grid, n, min(self.factor * rho_min(n), 0.5))
+
+    def __str__(self) -> str:
+        plus = "+C" if self.corrector else ""
+        return f"{self.form}/{self.variable} {self.order}{plus} {self.grid} x{self.factor:g}"
+
+
+def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
+    """n steps from t = 1, the last from rho = low to 0, spaced evenly in the power of t or of rho that kind names."""
+    if n == 1:
+        return torch.tensor([1.0, 0.0], dtype=torch.float64)
+    family, _, parameter = kind.partition("-")
+    if family == "angle":
+        return angle_grid(sde, n, low, float(parameter or 1))
+    u = torch.linspace(0, 1, n, dtype=torch.float64)
+    if family == "power":
+        p = 1 / float(parameter)
+        end = float(sde.time(-math.log(low)))
+        t = (1 - u * (1 - end**p)) ** (1 / p)
+    else:
+        high = min(rho_of(sde, 1.0), 400.0)
+        if family == "karras":
+            rho = (high ** (1 / 7) + u * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        else:
+            rho = high * (low / high) ** u
+        t = sde.time(-torch.log(rho))
+    t[0] = 1.0
+    return torch.cat([t, t.new_zeros(1)])
+
+
+def settings() -> Iterator[Setting]:
+    """All candidates."""
+    for (form, variable), order, corrector, grid, factor in product(FORMS, (2, 3), (False, True), GRIDS, FACTORS):
+        yield Setting(form, variable, order, corrector, grid, factor)
+
+
+@torch.no_grad()
+def error_of(problem: Problem, setting: Setting, n: int, x1: Tensor, target: Tensor) -> float:
+    """Mean error with n evaluations; infinite where samples are."""
+    sde = problem.model.sde
+    ode = sde.probability_flow(problem.model)
+    x = solve(ode, x1, solver=setting.solver(), grid=setting.times(sde, n)).x
+    error = float(rms(x - target).mean())
+    return error if math.isfinite(error) else math.inf
+
+
+Errors = dict[tuple[str, int], dict[str, float]]
+
+
+def best_peers(path: Path) -> dict[tuple[str, int], float]:
+    """The error of the best peer for each problem and budget, from a report."""
+    if not path.exists():
+        return {}
+    entries = json.loads(path.read_text())["entries"]
+    return {(e["problem"], e["nfe"]): e["best_peer"]["mean"] for e in entries if e["best_peer"]}
+
+
+def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8) -> None:
+    """The best settings for each problem and budget, and over all."""
+    ratio: dict[str, dict[tuple[str, int], float]] = {}
+    table = Table("problem", "NFE", "best setting", "error", "best peer", "ratio", "second")
+    for key in sorted(errors):
+        ranked = sorted(errors[key].items(), key=lambda item: item[1])
+        base = peers.get(key, ranked[0][1])
+        for name, error in ranked:
+            ratio.setdefault(name, {})[key] = error / base
+        (first, error), (second, _) = ranked[0], ranked[1]
+        table.add_row(key[0], str(key[1]), first, f"{error:.3g}", f"{base:.3g}", f"{error / base:.2f}", second)
+    console.print(table)
+    budgets = sorted({nfe for _, nfe in errors})
+    names = list(dict.fromkeys(problem for problem, _ in errors))
+    for label, chosen in [*((str(n), [n]) for n in budgets), ("all", budgets)]:
+        keys = [(p, n) for n in chosen for p in names if (p, n) in errors]
+        scores = {
+            name: geometric_mean(values[k] for k in keys)
+            for name, values in ratio.items()
+            if all(math.isfinite(values.get(k, math.inf)) for k in keys)
+        }
+        table = Table("setting", "geometric mean", *names, title=f"NFE {label}")
+        for name in sorted(scores, key=scores.__getitem__)[:rows]:
+            each = [geometric_mean(ratio[name][k] for k in keys if k[0] == p) for p in names]
+            table.add_row(name, f"{scores[name]:.3f}", *(f"{v:.2f}" for v in each))
+        console.print(table)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure what is missing and print the tables."""
+    parser = argparse.ArgumentParser(prog="benchmarks.candidates", description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
+    parser.add_argument("--run", nargs="*", default=[])
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    parser.add_argument("--samples", type=int, default=64)
+    parser.add_argument("--forms", nargs="*", help="such as data/lambda; all by default")
+    parser.add_argument("--grids", nargs="*", default=list(GRIDS))
+    parser.add_argument("--factors", nargs="*", type=float, default=list(FACTORS))
+    parser.add_argument("--reference-steps", type=int, default=400)
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    console = Console(width=170)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "candidates.jsonl"
+    errors: Errors = {}
+    done: dict[str, float] = {}
+    if path.exists():
+        for line in map(json.loads, path.read_text().splitlines()):
+            done[line["key"]] = line["error"]
+    tasks = [choose(name, problem_table.EXACT, "problem")() for name in args.problems]
+    tasks += [problem_table.run(run, args.reference_steps) for run in args.run]
+    ready: list[tuple[Problem, Any]] = []
+    for problem in tasks:
+        n = min(args.samples, problem.samples)
+        ready.append((problem, prepare(problem, _SEEDS, n, 1, "candidates", args.out)[0]))
+    wanted = [
+        s
+        for s in settings()
+        if s.grid in args.grids
+        and s.factor in args.factors
+        and (not args.forms or f"{s.form}/{s.variable}" in args.forms)
+    ]
+    with path.open("a") as file:
+        # Problems innermost: the plan of a setting is cached and serves them all.
+        for setting, nfe in track(list(product(wanted, args.nfe)), "candidates", console=console):
+            for problem, noises in ready:
+                key = f"{problem.name}|{problem.fingerprint}|{setting}|{nfe}|{len(noises.x1)}"
+                if key not in done:
+                    done[key] = error_of(problem, setting, nfe, noises.x1, noises.endpoints)
+                    file.write(json.dumps({"key": key, "error": done[key]}) + "\n")
+                errors.setdefault((problem.name, nfe), {})[str(setting)] = done[key]
+    show(errors, best_peers(args.out / "report.json"), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+r"""Problems of the comparison: a score model, its noises, and the endpoint of its converged probability flow.
+
+    digits        mixture of Gaussians on 512 handwritten digits, 64 dimensions, exact score
+    checkerboard  mixture of 32 narrow Gaussians of unequal weight in the plane, exact score
+    spectrum      one Gaussian in 3072 dimensions with the power spectrum of natural images, exact flow
+    a run         any checkpoint: the flow of its own network
+
+The error of a solver is the distance of each of its samples to the endpoint that the same model's probability flow
+reaches from the same noise. That endpoint is known in closed form for the Gaussian. For the others it is computed
+with the velocity form in steps of equal angle atan(rho / 0.5), order 4, and its own error is the distance to a run
+with half the steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from sde_diffusion import SDE, VPSDE, GaussianMixture, ScoreModel
+from sde_diffusion.checkpoint import load
+from solvers import solve
+from solvers.exponential import ExponentialAdams
+
+_REFERENCE = ExponentialAdams(3, form="velocity", variable="angle", corrector=True, sigma_data=0.5)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model to sample from.
+
+    Attributes:
+        name: as printed.
+        model: what is sampled.
+        shape: of one sample.
+        dtype: in which everything runs; float64 where the model allows it.
+        samples: at most so many noises for each set.
+        reference_steps: of the reference.
+        flow: the exact endpoint, where it is known.
+    """
+
+    name: str
+    model: ScoreModel
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float64
+    samples: int = 2**20
+    reference_steps: int = 2000
+    flow: Callable[[Tensor], Tensor] | None = None
+
+    def noises(self, first: int, n: int) -> Tensor:
+        """x_1 of seeds first to first + n - 1."""
+        return self.model.sde.prior(
+            (n, *self.shape), seeds=range(first, first + n), dtype=self.dtype, device=self.device
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that change with the model, the path or the reference."""
+        digest = hashlib.sha256(
+            f"{self.model.sde} {self.model.predicts} {self.shape} {self.dtype} {self.reference_steps}".encode()
+        )
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @torch.no_grad()
+    def endpoints(self, x1: Tensor, batch: int = 512) -> tuple[Tensor, float]:
+        """Where the probability flow takes x_1, and the mean per-sample RMS error of that.
+
+        Raises:
+            FloatingPointError: the model does not return numbers.
+        """
+        if self.flow is not None:
+            return self.flow(x1), 0.0
+        fine, coarse = (
+            torch.cat([self._integrate(part, steps) for part in x1.split(batch)])
+            for steps in (self.reference_steps, self.reference_steps // 2)
+        )
+        if not bool(fine.isfinite().all()):
+            raise FloatingPointError(f"the flow of '{self.name}' is not finite: its model returns NaN or inf")
+        return fine, float(rms(fine - coarse).mean())
+
+    def _integrate(self, x1: Tensor, steps: int) -> Tensor:
+        sde = self.model.sde
+        # (x - alpha x_0) / sigma loses the digits of the dtype as sigma falls; the last jump errs by rho^2.
+        end = 1e-5 if self.dtype == torch.float64 else 1e-3
+        grid = angle_grid(sde, steps, end, 0.5)
+        return solve(sde.probability_flow(self.model), x1, solver=_REFERENCE, grid=grid).x
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample, (B,) float64."""
+    return x.double().flatten(1).square().mean(1).sqrt()
+
+
+def rho_of(sde: SDE, t: float) -> float:
+    """Sigma / alpha."""
+    alpha, sigma = sde(t)[:2]
+    return float(sigma / alpha)
+
+
+def angle_grid(sde: SDE, steps: int, rho_min: float, scale: float = 1.0) -> Tensor:
+    """Equal steps of atan(rho / scale) from t = 1 to rho_min, then 0."""
+    alpha, sigma = sde(1.0)[:2]
+    start = torch.atan2(sigma, scale * alpha)
+    end = torch.atan(torch.tensor(rho_min / scale, dtype=torch.float64))
+    theta = start + (end - start) * torch.linspace(0, 1, steps, dtype=torch.float64)
+    t = sde.time(-torch.log(scale * torch.tan(theta)))
+    t[0] = 1.0
+    return torch.cat([t, t.new_zeros(1)])
+
+
+def digits(std: float = 0.15) -> Problem:
+    """The first 512 digits in [-1, 1], each the centre of a Gaussian."""
+    means = torch.from_numpy(load_digits().images[:512] / 8 - 1).reshape(-1, 64)
+    return Problem("digits", GaussianMixture(means, std=std, sde=VPSDE()), (64,))
+
+
+def checkerboard(std: float = 0.04) -> Problem:
+    """Four Gaussians on each dark square of a 4 x 4 board, with weights from 1 to 8."""
+    centres = [
+        (x + dx, y + dy)
+        for i, x in enumerate((-0.75, -0.25, 0.25, 0.75))
+        for j, y in enumerate((-0.75, -0.25, 0.25, 0.75))
+        for dx in (-0.125, 0.125)
+        for dy in (-0.125, 0.125)
+        if (i + j) % 2
+    ]
+    weights = torch.tensor([1.0 + 5 * k % 8 for k in range(len(centres))])
+    means = torch.tensor(centres, dtype=torch.float64)
+    model = GaussianMixture(means, std=std, weights=weights, sde=VPSDE())
+    return Problem("checkerboard", model, (2,), reference_steps=4000)
+
+
+class _Diagonal(nn.Module):
+    """The denoiser of N(0, diag(variances)): alpha c / (alpha^2 c + sigma^2) x."""
+
+    def __init__(self, variances: Tensor, sde: SDE) -> None:
+        super().__init__()
+        self.register_buffer("variances", variances)
+        self.variances: Tensor
+        self.sde = sde
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = self.sde(t[:1])[:2]
+        return (alpha * self.variances / (alpha**2 * self.variances + sigma**2)).to(x.dtype) * x
+
+
+def spectrum() -> Problem:
+    """3 x 32 x 32 cosine coefficients with variances 1 / (1 + f^2); two colour channels are weaker."""
+    f2 = torch.arange(32, dtype=torch.float64).square()
+    power = 1 / (1 + f2[:, None] + f2)
+    variances = torch.stack([power, power / 10, power / 30]).flatten()
+    # Mean variance 1/4, as of images in [-1, 1].
+    variances = variances * (0.25 / variances.mean())
+    sde = VPSDE()
+
+    def flow(x1: Tensor) -> Tensor:
+        alpha, sigma = sde(1.0)[:2]
+        return x1 * (variances / (alpha**2 * variances + sigma**2)).sqrt().to(x1.dtype)
+
+    # The error is a mean over 3072 dimensions: few noises tell it well.
+    model = ScoreModel(_Diagonal(variances, sde), sde, "data", (3072,))
+    return Problem("spectrum", model, (3072,), samples=16, flow=flow)
+
+
+def run(path: str | Path, reference_steps: int = 400) -> Problem:
+    """The problem of a run directory or checkpoint.
+
+    Raises:
+        FileNotFoundError: a run without a checkpoint.
+        ValueError: a checkpoint that does not know the shape of a sample.
+    """
+    model = load(path).eval()
+    if model.shape is None:
+        raise ValueError(f"the checkpoint of {path} does not record the shape of a sample")
+    dtype = next(model.parameters()).dtype
+    return Problem(Path(path).name, model, model.shape, dtype, reference_steps=reference_steps)
+
+
+EXACT: dict[str, Callable[[], Problem]] = {
+    "digits": digits,
+    "checkerboard": checkerboard,
+    "spectrum": spectrum,
+}

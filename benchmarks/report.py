@@ -1,0 +1,177 @@
+"""Tables and plots of the comparison.
+
+The best peer is chosen for every problem and budget after the fact, on the noises it is reported on: the comparison
+leans to the peers. The interval is that of the mean of (ours - best peer) over the samples, a bootstrap of 95 %.
+First place is given only where all sets of noises agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markdown import Markdown
+
+OURS = "sdediff"
+DEFAULT = "pf-ode"
+Line = dict[str, Any]
+
+
+def interval(difference: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean.
+
+    Raises:
+        ValueError: fewer than 2 samples.
+
+    >>> low, high = interval(np.array([1.0, 2.0, 3.0] * 30))
+    >>> 1.8 < low < 2 < high < 2.2
+    True
+    """
+    if len(difference) < 2:
+        raise ValueError(f"an interval needs at least 2 samples; got {len(difference)}")
+    index = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
+    low, high = np.quantile(difference[index].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """exp(mean(log)); NaN of nothing.
+
+    >>> round(geometric_mean([1.0, 4.0]), 9)
+    2.0
+    """
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def _stats(line: Line) -> Line:
+    errors = np.array(line["errors"])
+    return {
+        "mean": float(errors.mean()),
+        "median": float(np.median(errors)),
+        "p90": float(np.quantile(errors, 0.9)),
+        "sets": [float(part.mean()) for part in np.array_split(errors, line["sets"])],
+        "calls": line["calls"],
+    }
+
+
+def summarise(lines: list[Line]) -> list[Line]:
+    """One entry for each problem and budget: the best peer, and each of ours against it."""
+    entries = []
+    for problem, nfe in sorted({(x["problem"], x["nfe"]) for x in lines}, key=str):
+        here = [x for x in lines if (x["problem"], x["nfe"]) == (problem, nfe) and x["errors"]]
+        mine = {x["solver"]: x for x in here if x["library"] == OURS}
+        theirs = [x for x in here if x["library"] != OURS]
+        best = min(theirs, key=lambda x: float(np.mean(x["errors"])), default=None)
+        entry: Line = {"problem": problem, "nfe": nfe, "peers": len(theirs), "best_peer": None, "ours": {}}
+        if best is not None:
+            entry["best_peer"] = {"name": f"{best['library']}: {best['solver']}", **_stats(best)}
+        for name, line in mine.items():
+            entry["ours"][name] = _stats(line) | (_against(line, best) if best else {})
+        entries.append(entry)
+    return sorted(entries, key=lambda e: (e["problem"], e["nfe"]))
+
+
+def _against(line: Line, peer: Line) -> Line:
+    a, b = np.array(line["errors"]), np.array(peer["errors"])
+    wins = {bool(x.mean() < y.mean()) for x, y in zip(np.array_split(a, line["sets"]), np.array_split(b, line["sets"]), strict=True)}
+    low, high = interval(a - b)
+    tie = len(wins) > 1 or low <= 0 <= high
+    return {
+        "ratio": float(a.mean() / b.mean()),
+        "median_ratio": float(np.median(a) / np.median(b)),
+        "difference": [low, high],
+        "first": "tie" if tie else "ours" if True in wins else "peer",
+    }
+
+
+def markdown(entries: list[Line], references: dict[str, float], missing: dict[str, str]) -> str:
+    """The report as text."""
+    out = ["# Paired error to the converged flow, by evaluations", ""]
+    out += [f"Not installed, so not compared: {', '.join(missing)}.", ""] if missing else []
+    for problem in dict.fromkeys(e["problem"] for e in entries):
+        here = [e for e in entries if e["problem"] == problem]
+        reported = [s["mean"] for e in here for s in [*e["ours"].values(), e["best_peer"]] if s]
+        out += [f"## {problem}", ""]
+        reference = references.get(problem, 0.0)
+        if reference == 0:
+            out += ["Reference: exact.", ""]
+        else:
+            factor = min(reported) / reference
+            note = "" if factor >= 20 else " **Less than 20 times: take more reference steps.**"
+            out += [f"Reference's own error {reference:.2g}; the smallest error below is {factor:.0f} times that.{note}", ""]
+        out += [
+            f"| NFE | best peer of {max(e['peers'] for e in here)} | its error | {DEFAULT} | ratio | of medians | difference, 95 % | first |",
+            "| ---: | --- | ---: | ---: | ---: | ---: | --- | --- |",
+        ]
+        for e in here:
+            peer, own = e["best_peer"], e["ours"].get(DEFAULT)
+            if peer is None or own is None:
+                continue
+            low, high = own["difference"]
+            out.append(
+                f"| {e['nfe']} | {peer['name']} | {peer['mean']:.3g} | {own['mean']:.3g} | {own['ratio']:.2f} | "
+                f"{own['median_ratio']:.2f} | {low:+.2g} to {high:+.2g} | {own['first']} |"
+            )
+        names = list(dict.fromkeys(n for e in here for n in e["ours"]))
+        out += ["", "All of ours, mean error:", ""]
+        out += ["| solver | " + " | ".join(str(e["nfe"]) for e in here) + " |", "| --- |" + " ---: |" * len(here)]
+        for name in names:
+            cells = [f"{e['ours'][name]['mean']:.3g}" if name in e["ours"] else "" for e in here]
+            out.append(f"| {name} | " + " | ".join(cells) + " |")
+        out.append("")
+    ratios = [e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]]
+    if ratios:
+        out += [
+            f"Ratio of {DEFAULT} to the best peer over all {len(ratios)} pairs of problem and budget: geometric mean "
+            f"{geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
+            "",
+        ]
+    return "\n".join(out)
+
+
+def plot(entries: list[Line], problem: str, path: Path) -> None:
+    """Error against evaluations, log-log: the best peer at each budget, our default, and our others."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    here = [e for e in entries if e["problem"] == problem]
+    figure, axes = plt.subplots(figsize=(6.4, 4.8))
+    for name in dict.fromkeys(n for e in here for n in e["ours"]):
+        points = [(e["nfe"], e["ours"][name]["mean"]) for e in here if name in e["ours"]]
+        bold = name == DEFAULT
+        axes.plot(*zip(*points, strict=True), label=name, lw=2.5 if bold else 0.9, marker="o" if bold else None, zorder=2 + bold)
+    best = [(e["nfe"], e["best_peer"]["mean"]) for e in here if e["best_peer"]]
+    if best:
+        axes.plot(*zip(*best, strict=True), "k--s", lw=2, label="best peer", zorder=4)
+    axes.set(xscale="log", yscale="log", xlabel="model evaluations", ylabel="paired error (RMS)", title=problem)
+    ticks = [e["nfe"] for e in here]
+    axes.set_xticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def write_report(
+    lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str], console: Console
+) -> list[Line]:
+    """Write report.md, report.json and a plot for every problem; print the tables."""
+    entries = summarise(lines)
+    text = markdown(entries, references, missing)
+    (out / "report.md").write_text(text)
+    (out / "report.json").write_text(
+        json.dumps({"references": references, "missing": missing, "entries": entries}, indent=1)
+    )
+    for problem in dict.fromkeys(e["problem"] for e in entries):
+        plot(entries, problem, out / f"{problem}.png")
+    console.print(Markdown(text))
+    return entries

@@ -1,0 +1,270 @@
+"""How near is a sample to its model's own converged solution? Our solvers and those of three libraries, by evaluations.
+
+    python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN] [--nfe 5 6 8 10 15 20 30 50]
+                                 [--samples 128] [--sets 3] [--out DIR] [--quick]
+
+Each sampler starts from the same noises at the same log-SNR, may call the model N times, and is measured by the
+distance of each sample to the endpoint of the same model's probability flow: root mean square over the dimensions,
+then mean over the samples. A sampler whose steps do not add up to N takes the most that do.
+
+Every pair of sampler and budget is one line of ``records.jsonl`` in the output folder, with the errors of single
+samples; lines that are there are not computed again. ``report.md``, ``report.json`` and the plots are written from them.
+
+For a trained network the peers are first run on a few other noises (``--screen``), and only the best of them at each
+budget (``--keep``) on all: the exact problems take minutes, a network with 350 configurations would take hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks import problems as problem_table
+from benchmarks.peers import LIBRARIES, Config, Task, peers
+from benchmarks.problems import Problem, rms
+from benchmarks.report import write_report
+from solvers import SOLVERS, ReverseProcess, solve
+from solvers.errors import choose
+from solvers.grids import make_grid
+from solvers.solver import Solver
+
+NFE = (5, 6, 8, 10, 15, 20, 30, 50)
+OURS = "sdediff"
+_SCREEN_SEEDS = 2**40
+
+
+def run_ours(solver: Solver, task: Task, nfe: int) -> Tensor | None:
+    """One of our solvers, counted at the model like the peers."""
+    if nfe < solver.evaluations(1):
+        return None
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        task.calls += 1
+        return task.model.denoise(x, t)
+
+    return solve(ReverseProcess(denoise, task.model.sde), task.x1, solver=solver, nfe=nfe).x
+
+
+def ours(names: Iterable[str] | None = None) -> list[Config]:
+    """Our deterministic solvers with a fixed number of steps.
+
+    Raises:
+        ValueError: an unknown name, or a solver that is not deterministic with fixed steps.
+    """
+    able = {
+        name: solver
+        for name, solver in SOLVERS.items()
+        if not solver.stochastic and not solver.adaptive and solver.needs[0] is ReverseProcess
+    }
+    chosen = able if names is None else {n: choose(n, able, "deterministic solver") for n in names}
+    return [Config(OURS, name, partial(run_ours, solver)) for name, solver in chosen.items()]
+
+
+def settings_of(config: Config, problem: Problem, nfe: int) -> str:
+    """Digest of what a name of ours stands for, so that a record of an earlier meaning is not used."""
+    if config.library != OURS:
+        return ""
+    solver: Solver = config.run.args[0]  # type: ignore[attr-defined]
+    try:
+        path = ReverseProcess(problem.model.denoise, problem.model.sde)
+        grid = make_grid(solver.grid, path, solver.steps_for(nfe)).tolist()
+    except ValueError:
+        grid = []
+    return hashlib.sha256(f"{solver!r} {grid}".encode()).hexdigest()[:12]
+
+
+@dataclass
+class Records:
+    """The lines of ``records.jsonl``, by their key."""
+
+    path: Path
+    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> Records:
+        """Read what is there; a line torn by an interruption is left out."""
+        records = cls(path)
+        if path.exists():
+            for text in path.read_text().splitlines():
+                try:
+                    line = json.loads(text)
+                except json.JSONDecodeError:
+                    continue
+                records.lines[line["key"]] = line
+        return records
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Append."""
+        self.lines[line["key"]] = line
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+@dataclass(frozen=True)
+class Noises:
+    """Noises and their endpoints: several sets, or the screening noises."""
+
+    label: str
+    x1: Tensor
+    endpoints: Tensor
+    sets: int
+
+
+def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[Noises, float]:
+    """Noises with their endpoints, from the output folder if they are there, and the endpoints' error."""
+    x1 = problem.noises(first, n * sets)
+    path = out / "references" / f"{problem.name}-{problem.fingerprint}-{first}-{n * sets}.npz"
+    if path.exists():
+        stored = np.load(path)
+        x, error = torch.from_numpy(stored["x"]).to(x1), float(stored["error"])
+    else:
+        x, error = problem.endpoints(x1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, x=x.cpu().numpy(), error=error)
+    return Noises(label, x1, x, sets), error
+
+
+@torch.no_grad()
+def measure(problem: Problem, config: Config, nfe: int, noises: Noises, batch: int) -> dict[str, Any]:
+    """Run once; the error of every sample, None where they are not all finite or nothing was run.
+
+    Raises:
+        RuntimeError: more evaluations than allowed.
+    """
+    errors, calls, started = [], 0, time.perf_counter()
+    for x1, target in zip(noises.x1.split(batch), noises.endpoints.split(batch), strict=True):
+        task = Task(problem.model, x1)
+        x = config.run(task, nfe // problem.model.cost)
+        if x is None:
+            return {"calls": 0, "errors": None, "seconds": 0.0}
+        calls = task.calls
+        errors.append(rms(x - target))
+    if calls * problem.model.cost > nfe:
+        raise RuntimeError(f"{config} made {calls} calls with a budget of {nfe}")
+    error = torch.cat(errors)
+    finite = bool(error.isfinite().all())
+    return {
+        "calls": calls,
+        "errors": [float(f"{e:.5g}") for e in error.tolist()] if finite else None,
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+
+
+def compute(
+    problem: Problem,
+    jobs: list[tuple[Config, int]],
+    noises: Noises,
+    records: Records,
+    batch: int,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The records of all jobs, computing those that are missing."""
+    found: list[dict[str, Any]] = []
+    keys = {
+        (str(config), nfe): "|".join(
+            map(str, (problem.name, problem.fingerprint, config, nfe, noises.label, len(noises.x1), settings_of(config, problem, nfe)))
+        )
+        for config, nfe in jobs
+    }
+    missing = [job for job in jobs if keys[str(job[0]), job[1]] not in records.lines]
+    for config, nfe in track(missing, f"{problem.name} {noises.label}", console=console):
+        try:
+            result = measure(problem, config, nfe, noises, batch)
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+            if config.library == OURS:
+                raise
+            # A peer that breaks at this budget is out of the race, with its reason on record.
+            result = {"calls": 0, "errors": None, "seconds": 0.0, "failed": repr(error)[:200]}
+        head = {"problem": problem.name, "library": config.library, "solver": config.name, "nfe": nfe}
+        records.add({"key": keys[str(config), nfe], **head, "sets": noises.sets, **result})
+    for config, nfe in jobs:
+        found.append(records.lines[keys[str(config), nfe]])
+    return found
+
+
+def best_of(lines: list[dict[str, Any]], keep: int) -> set[tuple[str, int]]:
+    """(name, nfe) of the lines with the smallest mean error at each budget."""
+    kept: set[tuple[str, int]] = set()
+    ranked = sorted((x for x in lines if x["errors"]), key=lambda x: float(np.mean(x["errors"])))
+    for nfe in {x["nfe"] for x in lines}:
+        here = [x for x in ranked if x["nfe"] == nfe][:keep]
+        kept |= {(f"{x['library']}: {x['solver']}", nfe) for x in here}
+    return kept
+
+
+def _problems(args: argparse.Namespace) -> Iterator[tuple[Problem, int]]:
+    """Problems, and how many noises their peers are screened on (0: no screening)."""
+    for name in args.problems:
+        yield choose(name, problem_table.EXACT, "problem")(), 0
+    for path in args.run:
+        yield problem_table.run(path, args.reference_steps), args.screen
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.solvers", description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
+    parser.add_argument("--run", nargs="*", default=[], help="run directories or checkpoints")
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    parser.add_argument("--solvers", nargs="*", help="of ours; all deterministic ones by default")
+    parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
+    parser.add_argument("--samples", type=int, default=128, help="noises in each set")
+    parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
+    parser.add_argument("--screen", type=int, default=16, help="noises to screen the peers of a run on")
+    parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--reference-steps", type=int, default=400, help="of the reference of a run")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.samples, args.nfe = 16, [5, 10, 20]
+    if min(args.nfe) < 1:
+        parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
+    if args.samples < 2 or args.sets < 1:
+        parser.error(f"an interval needs at least 2 samples in 1 set; got {args.samples} in {args.sets}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the comparison and write the report."""
+    args = _arguments(argv)
+    torch.set_num_threads(args.threads)
+    console = Console()
+    args.out.mkdir(parents=True, exist_ok=True)
+    records = Records.open(args.out / "records.jsonl")
+    mine = ours(args.solvers)
+    theirs, missing = peers(tuple(args.libraries))
+    for library, reason in missing.items():
+        console.print(f"[yellow]skipped {library}: not installed ({reason})")
+    console.print(f"{len(mine)} solvers, {len(theirs)} peer configurations")
+    lines: list[dict[str, Any]] = []
+    references: dict[str, float] = {}
+    for problem, screen in _problems(args):
+        n = min(args.samples, problem.samples)
+        noises, references[problem.name] = prepare(problem, 0, n, args.sets, "full", args.out)
+        contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
+        if screen:
+            few, _ = prepare(problem, _SCREEN_SEEDS, screen, 1, "screen", args.out)
+            kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
+            contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
+        jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
+        lines += compute(problem, jobs, noises, records, args.batch, console)
+    write_report(lines, references, args.out, missing, console)
+
+
+if __name__ == "__main__":
+    main()

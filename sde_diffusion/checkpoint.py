@@ -1,0 +1,237 @@
+"""A trained model on disk that says what it is.
+
+Three things can be loaded: a run (`runs/<name>`, its newest whole checkpoint), one checkpoint
+(`runs/<name>/checkpoints/step-000240`), and a single exported `.safetensors` file, whose header
+carries the description. The description names process, network and parametrization with their
+settings, so that loading needs no other argument; only a network of one's own has to be passed
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sde_diffusion.networks import NETWORKS, build
+from sde_diffusion.runs import newest_checkpoint
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.sde import make_sde, sde_name
+from sde_diffusion.storage import (
+    FORMAT,
+    STATE,
+    CheckpointError,
+    pack,
+    read_state,
+    sha256,
+    to_json,
+    unpack,
+    write_file,
+)
+from solvers.errors import choose
+
+_KEY = "sdediff"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model found on disk, not loaded yet.
+
+    Attributes:
+        path: the checkpoint folder or the exported file.
+        weights: the safetensors file with the averaged weights.
+        model: the description of the model.
+        data: name and fingerprint of the data it was trained on; empty if unknown.
+        step: how many steps it was trained; None if unknown.
+        sha256: hash of ``weights``.
+    """
+
+    path: Path
+    weights: Path
+    model: dict[str, Any]
+    data: dict[str, Any]
+    step: int | None
+    sha256: str
+
+
+def describe(model: ScoreModel) -> dict[str, Any]:
+    """What is needed to build the model again, as JSON can hold it.
+
+    A network that is not in ``NETWORKS`` is described by its class alone.
+
+    Raises:
+        ValueError: a process that is not in ``SDES``.
+
+    >>> from sde_diffusion.sde import VPSDE
+    >>> card = describe(ScoreModel(build("mlp", shape=(2,)), VPSDE(), shape=(2,)))
+    >>> card["sde"], card["predicts"], card["network"]["name"]
+    ({'name': 'vp', 'settings': {'beta_min': 0.1, 'beta_max': 20.0}}, 'noise', 'mlp')
+    """
+    network = model.network
+    kind = type(network)
+    name = next((n for n, known in NETWORKS.items() if known is kind), None)
+    return {
+        "sde": {"name": sde_name(model.sde), "settings": asdict(model.sde)},
+        "network": {
+            "name": name,
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "settings": network.settings if name else None,
+        },
+        "predicts": model.predicts,
+        "sigma_data": model.sigma_data,
+        "shape": None if model.shape is None else list(model.shape),
+    }
+
+
+def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) -> ScoreModel:
+    """The model of a description, with untrained weights.
+
+    Args:
+        description: from ``describe``.
+        network: needed where the description names no network of ``NETWORKS``.
+
+    Raises:
+        CheckpointError: the description is incomplete or names something unknown.
+        ValueError: a network of one's own was trained and none is passed.
+    """
+    try:
+        card = description["network"]
+        if network is None and card["name"] is None:
+            raise ValueError(
+                f"this model has a network of your own, {card['class']}; pass it: "
+                "load(path, network=...)"
+            )
+        shape = description["shape"]
+        return ScoreModel(
+            network if network is not None else build(card["name"], **card["settings"]),
+            make_sde(description["sde"]["name"], **description["sde"]["settings"]),
+            predicts=description["predicts"],
+            shape=None if shape is None else tuple(shape),
+            sigma_data=description["sigma_data"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the description of the model is not usable: {error!r}") from None
+
+
+def find(path: str | os.PathLike[str]) -> Stored:
+    """Find the model in a run, a checkpoint or an exported file, and check that it is whole.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        CheckpointError: what is there is torn, foreign, or of another version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file"
+        )
+    if path.is_file():
+        return _find_export(path)
+    if (path / "checkpoints").is_dir():
+        path = newest_checkpoint(path)
+    elif not (path / STATE).exists():
+        raise CheckpointError(
+            f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})"
+        )
+    state = read_state(path)
+    try:
+        digest = state["files"]["ema.safetensors"]["sha256"]
+        return Stored(
+            path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path / STATE} has no entry {error}") from None
+
+
+def _find_export(path: Path) -> Stored:
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_KEY)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is torn, or no safetensors file: {error}") from None
+    if header is None:
+        raise CheckpointError(
+            f"{path} holds tensors, but not what model they belong to: it was not exported by "
+            "sdediff"
+        )
+    card = json.loads(header)
+    if card.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {card.get('format')}; this version of sdediff reads format {FORMAT}"
+        )
+    return Stored(path, path, card["model"], card.get("data", {}), card.get("step"), sha256(path))
+
+
+def load(
+    path: str | os.PathLike[str] | Stored,
+    *,
+    network: nn.Module | None = None,
+    weights: str = "ema",
+    device: str = "cpu",
+) -> ScoreModel:
+    """Load a trained model for sampling.
+
+    Args:
+        path: a run, a checkpoint, an exported file, or what ``find`` found.
+        network: an untrained network of the same kind, where it is one of your own.
+        weights: "ema", the average, or "model", the last weights (checkpoints only).
+        device: where to put it.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        CheckpointError: what is there is torn, foreign, of another version, or of another network.
+        ValueError: a network of one's own was trained and none is passed; unknown weights.
+    """
+    stored = path if isinstance(path, Stored) else find(path)
+    model = rebuild(stored.model, network)
+    choose(weights, {"ema": 0, "model": 0}, "weights")
+    file = stored.weights
+    if weights == "model":
+        if stored.path == file:
+            raise ValueError(f"{file} was exported with its averaged weights only: weights='ema'")
+        file = file.with_name("model.safetensors")
+    try:
+        model.network.load_state_dict(unpack(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {file} are not of this network: {error}") from None
+    return model.to(device).eval()
+
+
+def export(
+    model: ScoreModel,
+    path: str | os.PathLike[str],
+    *,
+    data: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model as one safetensors file that ``load`` reads.
+
+    Args:
+        model: with the weights to write, such as ``load("runs/digits")``.
+        path: ends in .safetensors.
+        data: name and fingerprint of its data, as in ``Stored.data``.
+        step: how many steps it was trained.
+        provenance: how it came to be; written beside it as .json together with its hash.
+
+    Raises:
+        ValueError: another ending, or a process that a file cannot name.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"an exported model ends in .safetensors; got {path}")
+    card = {"format": FORMAT, "model": describe(model), "data": dict(data or {}), "step": step}
+    write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(card)}))
+    if provenance is not None:
+        note = {"file": path.name, "sha256": sha256(path), **card, **provenance}
+        write_file(path.with_suffix(".json"), to_json(note))
+    return path

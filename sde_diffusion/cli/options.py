@@ -1,0 +1,26 @@
+"""Options that several commands share: one name, one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RUN",
+        help="A run folder, one of its checkpoints, an exported .safetensors file, or the word "
+        "bundled.",
+        show_default="the latest in runs/, else the bundled model",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, or auto: cuda where there is one.",
+        show_default="auto",
+    ),
+]

@@ -1,0 +1,180 @@
+"""`sdediff sample`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from sde_diffusion import card as cards
+from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.places import find_model, samples_folder, unused
+from solvers import GRIDS, SOLVERS
+
+EXAMPLES = """
+\b
+Examples:
+sdediff sample --solver pf-ode --nfe 20    latest run, or bundled model
+sdediff sample runs/moons-vp --n 5000      another run
+sdediff sample --solver ddpm --nfe 200 --seed 7
+sdediff sample --solver rk45               chooses its own steps
+sdediff sample --nfe 8 --grid karras --out karras8
+sdediff sample --card samples/pf-ode-nfe20/card.json
+"""
+
+
+def sample(
+    run: RunArgument = None,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="How many samples.", show_default="64; 2000 points of the plane"),
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            "--solver",
+            help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. "
+            "'sdediff solvers' says more.",
+            show_default="pf-ode",
+        ),
+    ] = None,
+    nfe: Annotated[
+        int | None,
+        typer.Option(
+            "--nfe",
+            help="Network evaluations for each sample, never exceeded.",
+            show_default="20; no limit for solvers that choose their steps",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", help="Steps of the grid, instead of --nfe.", show_default=False),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid",
+            help=f"Where the steps are: {', '.join(GRIDS)}; or the times, such as 1,0.6,0.2,0.",
+            show_default="the solver's own",
+        ),
+    ] = None,
+    eta: Annotated[
+        float | None,
+        typer.Option(
+            "--eta",
+            help="Noise level of the reverse process: 0 is the probability-flow ODE, 1 the "
+            "reverse-time SDE.",
+            show_default="1 for stochastic solvers, else 0",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            help="Of the set: sample k depends on it and on k alone.",
+            show_default="0",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", help="Samples computed together.", show_default="256"),
+    ] = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for samples.png, samples.npz and card.json; must be new or empty.",
+            show_default="RUN/samples/SOLVER-nfeNFE",
+        ),
+    ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card",
+            help="Make the samples of a card.json again, bit by bit; only RUN, --device and --out "
+            "may be given with it.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Draw samples from a trained model.
+
+    Writes a picture, the samples as arrays, and a card from which they can be made again.
+    """
+    start = time.perf_counter()
+    drawing: dict[str, Any] = {
+        "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
+        "seed": seed, "batch_size": batch_size,
+    }  # fmt: skip
+    options = {name: value for name, value in drawing.items() if value is not None}
+    if out is not None:
+        cards.require_new(out)  # now, not after the work
+    if card is not None:
+        if options:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+            raise ValueError(f"the card says how its samples are made; leave out {names}")
+        old = cards.read_card(card)
+        stored = find_model(run or old["checkpoint"]["path"])
+        with bar() as progress:
+            drawn = cards.redraw(old, stored, device=device, progress=progress)
+    else:
+        stored = find_model(run)
+        with bar() as progress:
+            drawn = cards.draw(stored, device=device or "auto", progress=progress, **options)
+    made = drawn.card
+    out = out or unused(samples_folder(stored) / cards.folder_name(made))
+    shown = cards.save(drawn, out)
+    trained = "" if stored.step is None else f", trained {stored.step:,} steps"
+    typer.echo(f"model {stored.path}{trained}")
+    typer.echo(
+        f"{made['n']} samples by {made['solver']['name']}, {cards.evaluations(made)} evaluations "
+        f"each, in {time.perf_counter() - start:.1f} s"
+    )
+    if card is not None and cards.same(drawn, old):
+        typer.echo("bit-equal to the samples of the card")
+    elif card is not None:
+        typer.echo(
+            "not bit-equal to the samples of the card, made with "
+            f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
+        )
+    typer.echo(f"arrays {out / 'samples.npz'}")
+    typer.echo(f"card {out / cards.CARD}")
+    if shown.suffix == ".png":
+        typer.echo(f"picture {shown}")
+    else:
+        typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
+
+
+def times_of(grid: str | None) -> str | list[float] | None:
+    """A grid's name, or its times.
+
+    >>> times_of("karras"), times_of("1,0.5,0")
+    ('karras', [1.0, 0.5, 0.0])
+    """
+    if grid is None or "," not in grid:
+        return grid
+    try:
+        return [float(t) for t in grid.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--grid takes a name or times separated by commas, such as 1,0.6,0.2,0; got '{grid}'"
+        ) from None
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[float], None] | None]:
+    """A progress bar on stderr, where that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("sampling", total=1.0)
+        yield lambda share: progress.update(task, completed=share)

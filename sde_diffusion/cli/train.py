@@ -1,0 +1,205 @@
+"""`sdediff train`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sde_diffusion import card as cards
+from sde_diffusion.cli.options import DeviceOption
+from sde_diffusion.config import SCHEDULES, TrainConfig
+from sde_diffusion.data import NAMES, load_data
+from sde_diffusion.defaults import default_model
+from sde_diffusion.losses import WEIGHTS
+from sde_diffusion.places import find_model, new_run, run_to_resume, unused
+from sde_diffusion.score import PREDICTS
+from sde_diffusion.sde import SDES
+from sde_diffusion.train import train as run_training
+
+EXAMPLES = """
+\b
+Examples:
+sdediff train                              the bundled digits, VP
+sdediff train --sde vp --steps 500         a quick look
+sdediff train --data moons --sde flow      points of the plane
+sdediff train --data cats/ --out my-cats   a folder of images
+sdediff train --data mnist --data-dir data
+sdediff train --resume                     go on with the latest run
+"""
+DEFAULT = {field.name: str(field.default) for field in fields(TrainConfig)}
+DATA, MODEL, STEPS, NETWORK = "Data and run", "Model", "Training", "Network"
+
+
+def option(name: str, text: str, panel: str, default: str | bool = False) -> Any:
+    """An option that is absent unless given, with the default that then holds in its help."""
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=default)
+
+
+def choices(names: Any) -> str:
+    """Names for a help text."""
+    return ", ".join(names)
+
+
+def setting(name: str, text: str) -> Any:
+    """An option of the same name as a field of TrainConfig, or nearly."""
+    field = {"lr": "learning_rate"}.get(name, name.replace("-", "_"))
+    return option(f"--{name}", text, STEPS, DEFAULT[field])
+
+
+def train(
+    data: Annotated[
+        str | None,
+        option(
+            "--data",
+            f"What to learn: {choices(NAMES)}; or the path of an .npy or .npz file or a folder of "
+            "images.",
+            DATA,
+            "digits",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, option("--data-dir", "Where the files of mnist and cifar10 are.", DATA)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "--out",
+            "Folder of the run; with --resume, the run to go on with.",
+            DATA,
+            "runs/DATA-SDE",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in --out, or the latest, from its newest whole checkpoint.",
+            rich_help_panel=DATA,
+        ),
+    ] = False,
+    sde: Annotated[
+        str | None, option("--sde", f"The forward process: {choices(SDES)}.", MODEL, "vp")
+    ] = None,
+    predicts: Annotated[
+        str | None,
+        option(
+            "--predicts",
+            f"What the network outputs: {choices(PREDICTS)}.",
+            MODEL,
+            "noise; velocity where alpha(1) = 0",
+        ),
+    ] = None,
+    beta_min: Annotated[
+        float | None, option("--beta-min", "Of vp and subvp.", MODEL, "0.1")
+    ] = None,
+    beta_max: Annotated[
+        float | None, option("--beta-max", "Of vp and subvp.", MODEL, "20.0")
+    ] = None,
+    sigma_min: Annotated[float | None, option("--sigma-min", "Of ve.", MODEL, "0.01")] = None,
+    sigma_max: Annotated[
+        float | None, option("--sigma-max", "Of ve and edm.", MODEL, "50.0, edm 80.0")
+    ] = None,
+    steps: Annotated[int | None, setting("steps", "Updates of the weights.")] = None,
+    batch_size: Annotated[int | None, setting("batch-size", "Samples in one update.")] = None,
+    lr: Annotated[float | None, setting("lr", "Learning rate of AdamW after the warm-up.")] = None,
+    warmup: Annotated[
+        int | None, setting("warmup", "Updates over which the learning rate rises from 0.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        setting("schedule", f"Of the learning rate after the warm-up: {choices(SCHEDULES)}."),
+    ] = None,
+    weight_decay: Annotated[float | None, setting("weight-decay", "Of AdamW.")] = None,
+    clip: Annotated[float | None, setting("clip", "Largest norm of the gradient.")] = None,
+    weight: Annotated[
+        str | None, setting("weight", f"Weight of the loss over time: {choices(WEIGHTS)}.")
+    ] = None,
+    t_min: Annotated[float | None, setting("t-min", "Smallest time that is trained on.")] = None,
+    ema: Annotated[
+        float | None, setting("ema", "Decay of the average of the weights, in [0, 1).")
+    ] = None,
+    seed: Annotated[
+        int | None, setting("seed", "Of first weights, data order, times, noise and dropout.")
+    ] = None,
+    device: DeviceOption = None,
+    log_every: Annotated[
+        int | None, setting("log-every", "Updates from one line of metrics.jsonl to the next.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, setting("checkpoint-every", "Updates from one checkpoint to the next.")
+    ] = None,
+    keep: Annotated[int | None, setting("keep", "Checkpoints that are kept, the newest.")] = None,
+    width: Annotated[
+        int | None, option("--width", "Hidden values of an MLP.", NETWORK, "by the data")
+    ] = None,
+    depth: Annotated[
+        int | None, option("--depth", "Residual blocks of an MLP.", NETWORK, "4")
+    ] = None,
+    channels: Annotated[
+        int | None, option("--channels", "First channels of a U-Net.", NETWORK, "by the data")
+    ] = None,
+    blocks: Annotated[
+        int | None, option("--blocks", "Blocks per level of a U-Net.", NETWORK, "by the data")
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        option("--dropout", "Probability of dropping a value.", NETWORK, "by the data"),
+    ] = None,
+) -> None:
+    """Train a score model by denoising score matching.
+
+    Images get a U-Net and everything else an MLP, of a size that suits the data. The run is a
+    folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
+    checkpoint and stops; --resume goes on, to the last bit as if nothing had happened.
+    """
+    options = given(
+        steps=steps, batch_size=batch_size, learning_rate=lr, warmup=warmup, schedule=schedule,
+        weight_decay=weight_decay, clip=clip, weight=weight, t_min=t_min, ema=ema, seed=seed,
+        device=device, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
+    )  # fmt: skip
+    config, like, data_name = TrainConfig(), None, data or "digits"
+    if resume:
+        out, before = run_to_resume(out)
+        config, like = TrainConfig(**before["train"]), before["model"]
+        data_name = data or before["data"]["name"]
+    config = config.with_options(options)
+    samples = load_data(data_name, data_dir)
+    model = default_model(
+        samples,
+        sde=sde,
+        predicts=predicts,
+        sde_settings=given(
+            beta_min=beta_min, beta_max=beta_max, sigma_min=sigma_min, sigma_max=sigma_max
+        ),
+        network_settings=given(
+            width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout
+        ),
+        seed=config.seed,
+        like=like,
+    )
+    out = out or new_run(data_name, sde or "vp")
+    size = sum(p.numel() for p in model.network.parameters())
+    typer.echo(samples.describe())
+    typer.echo(
+        f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}"
+    )
+    typer.echo(
+        f"run {out}, {config.steps} steps; after an interruption: "
+        f"sdediff train --resume --out {out}"
+    )
+    start = time.perf_counter()
+    run_training(model, samples, config, out=out, resume=resume)
+    typer.echo(f"trained in {time.perf_counter() - start:.0f} s")
+    drawn = cards.draw(find_model(out), device=config.device)
+    picture = cards.save(drawn, unused(out / "samples" / f"pf-ode-step-{config.steps:06d}"))
+    typer.echo(f"next: sdediff sample {out} --solver pf-ode --nfe 20")
+    typer.echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}

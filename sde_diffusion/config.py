@@ -1,0 +1,138 @@
+"""The options of a training run, checked when they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sde_diffusion.losses import WEIGHTS
+from solvers.errors import choose
+
+
+def constant(progress: float) -> float:
+    """1: the learning rate stays.
+
+    >>> constant(0.5)
+    1.0
+    """
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    """(1 + cos(pi p)) / 2: the learning rate falls from 1 to 0 (Loshchilov & Hutter 2017, eq. 5).
+
+    >>> [round(cosine(p), 6) for p in (0, 0.5, 1)]
+    [1.0, 0.5, 0.0]
+    """
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every option of ``train``; JSON can hold all of them.
+
+    Args:
+        steps: updates of the weights.
+        batch_size: samples in one update.
+        learning_rate: of AdamW, after the warm-up.
+        warmup: updates over which the learning rate rises linearly from 0.
+        schedule: after the warm-up: "cosine" to 0 at the last step, or "constant".
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient; a longer one is scaled down to it.
+        weight: weight of the loss, a name in ``WEIGHTS``.
+        t_min: smallest time that is trained on, > 0.
+        ema: decay of the average of the weights, in [0, 1).
+        seed: of data order, times, noise and dropout.
+        device: "cpu", "cuda", or "auto": cuda where there is one.
+        log_every: updates from one line of metrics.jsonl to the next.
+        checkpoint_every: updates from one checkpoint to the next.
+        keep: how many checkpoints are kept, the newest ones.
+
+    Raises:
+        ValueError: a value out of range or an unknown name.
+        TypeError: a value of the wrong type.
+
+    >>> TrainConfig(steps=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: steps must be at least 1; got 0
+    """
+
+    steps: int = 3000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    schedule: str = "cosine"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    weight: str = "simple"
+    t_min: float = 1e-5
+    ema: float = 0.999
+    seed: int = 0
+    device: str = "auto"
+    log_every: int = 50
+    checkpoint_every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        choose(self.schedule, SCHEDULES, "schedule")
+        choose(self.weight, WEIGHTS, "weight")
+        choose(self.device, {"auto": 0, "cpu": 0, "cuda": 0}, "device")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+            self._check(name, int, lambda v: v >= 1, "at least 1")
+        for name in ("warmup", "seed"):
+            self._check(name, int, lambda v: v >= 0, "at least 0")
+        for name in ("learning_rate", "clip"):
+            self._check(name, float, lambda v: 0 < v < math.inf, "positive")
+        self._check("weight_decay", float, lambda v: 0 <= v < math.inf, "at least 0")
+        self._check("ema", float, lambda v: 0 <= v < 1, "in [0, 1)")
+        self._check("t_min", float, lambda v: 0 < v < 1, "in (0, 1)")
+
+    def _check(self, name: str, kind: type, test: Any, range_: str) -> None:
+        value = getattr(self, name)
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            what = "a whole number" if kind is int else "a number"
+            raise TypeError(f"{name} must be {what}; got {value!r}")
+        if not test(value):
+            raise ValueError(f"{name} must be {range_}; got {value}")
+
+    def with_options(self, options: Mapping[str, Any]) -> TrainConfig:
+        """A copy with some options changed.
+
+        Raises:
+            ValueError: an unknown option; the message suggests the nearest.
+
+        >>> TrainConfig().with_options({"lerning_rate": 1e-3})
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown training option 'lerning_rate'; did you mean 'learning_rate'? ...
+        """
+        for name in options:
+            choose(name, {field.name: 0 for field in fields(self)}, "training option")
+        return replace(self, **options)
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of the update number ``step`` = 1, 2, ..., ``steps``.
+
+        >>> config = TrainConfig(steps=110, warmup=10, learning_rate=1.0)
+        >>> [round(config.learning_rate_at(k), 3) for k in (1, 10, 60, 110)]
+        [0.1, 1.0, 0.5, 0.0]
+        """
+        if step <= self.warmup:
+            return self.learning_rate * step / self.warmup
+        after = (step - self.warmup) / max(self.steps - self.warmup, 1)
+        return self.learning_rate * SCHEDULES[self.schedule](after)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option as JSON can hold it.
+
+        >>> TrainConfig(**TrainConfig(steps=7).to_dict()).steps
+        7
+        """
+        return asdict(self)

@@ -1,0 +1,84 @@
+"""Data sets by name or path, in memory, ready for training.
+
+=====================================  ========================================  ==================
+name                                   what                                      splits
+=====================================  ========================================  ==================
+digits                                 8 x 8 handwritten digits, bundled         1,500 / 297
+moons, rings, checkerboard, swiss-roll points in the plane, generated            20,000 / 20,000
+mnist                                  28 x 28 digits, from `data_dir`           60,000 / 10,000
+cifar10                                32 x 32 colour images, from `data_dir`    50,000 / 10,000
+a path                                 .npy, .npz, or a folder of images         train only
+=====================================  ========================================  ==================
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from sde_diffusion.data.dataset import Data, as_data
+from sde_diffusion.data.files import load_path
+from sde_diffusion.data.published import load_cifar10, load_digits, load_mnist
+from sde_diffusion.data.toy import LAWS, load_toy
+from solvers.errors import choose
+
+PUBLISHED = {"mnist": load_mnist, "cifar10": load_cifar10}
+NAMES = ("digits", *LAWS, *PUBLISHED)
+SPLITS = ("train", "test")
+
+__all__ = ["NAMES", "SPLITS", "Data", "as_data", "load_data"]
+
+
+def load_data(
+    name: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    labels: bool = True,
+    split: str = "train",
+) -> Data:
+    """Return a data set.
+
+    Args:
+        name: one of `NAMES`, or a path to an .npy or .npz file or a folder of images. What has a
+            suffix, a slash, or exists is a path; `./digits` is the folder, `digits` the set.
+        data_dir: where the files of mnist and cifar10 are.
+        labels: False leaves the labels out.
+        split: "train", or "test" for samples that training has never seen.
+
+    Raises:
+        ValueError: an unknown name or split, a missing `data_dir`, a path asked for its test split,
+            data that cannot be read, is empty, mixed or not finite.
+        TypeError: values that are not real numbers.
+        FileNotFoundError: no such path, or files of mnist or cifar10 that are not in `data_dir`.
+
+    >>> load_data("digits").describe()
+    'digits: 1500 images of shape (1, 8, 8), 10 classes; values -1 to 1, mean -0.3885, std 0.7522'
+    >>> load_data("digits", split="test").describe()
+    'digits: 297 images of shape (1, 8, 8), 10 classes; values -1 to 1, mean -0.3937, std 0.7495'
+    """
+    choose(split, dict.fromkeys(SPLITS), "split")
+    data = find(os.fspath(name), data_dir, split)
+    return data if labels else replace(data, labels=None)
+
+
+def find(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> Data:
+    """Return the data set of this name or at this path, with its labels."""
+    if name == "digits":
+        return load_digits(split)
+    if name in LAWS:
+        return load_toy(name, split)
+    if name in PUBLISHED:
+        if data_dir is None:
+            raise ValueError(
+                f"{name} is read from files: say where they are with data_dir (--data-dir)"
+            )
+        return PUBLISHED[name](Path(data_dir), split)
+    path = Path(name).expanduser()
+    if not (path.suffix or len(path.parts) > 1 or path.exists()):
+        choose(name, dict.fromkeys(NAMES), "data set (or path)")
+    if split != "train":
+        raise ValueError(
+            f"{path} has no {split} split; load the held-out samples from a path of their own"
+        )
+    return load_path(path)

@@ -1,0 +1,124 @@
+"""Your own data: an array in .npy or .npz, or a folder of images. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from sde_diffusion.data.dataset import Data, as_data
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
+)
+CHANNELS = {"L": 1, "RGB": 3}
+
+
+def load_path(path: Path) -> Data:
+    """Return the data in an .npy or .npz file or a folder of images.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is a file of another kind, or cannot be read.
+    """
+    if path.is_dir():
+        return load_folder(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no data at {path}: expected an .npy or .npz file or a folder of images"
+        )
+    if path.suffix not in (".npy", ".npz"):
+        raise ValueError(f"{path} is no data file: expected .npy, .npz or a folder of images")
+    return load_array(path)
+
+
+def load_array(path: Path) -> Data:
+    """Return an .npy array, or the arrays `x` and `labels` of an .npz file.
+
+    An .npz whose samples are not called `x` may hold one array of any name beside `labels`. What
+    types and shapes mean is the rule of `as_data`.
+
+    Raises:
+        ValueError: the file is torn, holds Python objects, or does not say which array is the data.
+        TypeError: the values are not real numbers.
+    """
+    arrays = read_arrays(path)
+    labels = arrays.pop("labels", None)
+    if "x" not in arrays and len(arrays) != 1:
+        raise ValueError(
+            f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')"
+        )
+    x = arrays["x"] if "x" in arrays else arrays.popitem()[1]
+    return as_data(x, labels, name=str(path))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name, or an .npy array as {"x": array}."""
+    try:
+        with path.open("rb") as file:
+            content: Any = np.load(file, allow_pickle=False)
+            return {"x": content} if isinstance(content, np.ndarray) else dict(content.items())
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"cannot read {path} as numbers: {error}") from None
+
+
+def load_folder(root: Path) -> Data:
+    """Return all images below a folder, in the order of their paths.
+
+    If every image lies in a subfolder, the subfolders directly below `root`, sorted, are the
+    classes. Files that are not named like images and hidden ones are passed over.
+
+    Raises:
+        ValueError: no images, one that cannot be read, or one whose size or mode differs from the
+            first.
+    """
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not paths:
+        raise ValueError(
+            f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}"
+        )
+    first = read_image(paths[0])
+    x = np.empty((len(paths), *first.shape), np.uint8)
+    for k, path in enumerate(paths):
+        image = first if k == 0 else read_image(path)
+        if image.shape != first.shape:
+            raise ValueError(
+                f"{path} is {size(image)}, but {paths[0]} is {size(first)}; all images of a "
+                "folder must have one size and mode"
+            )
+        x[k] = image
+    names = [path.relative_to(root).parts[0] for path in paths]
+    labels = None
+    if all(path.parent != root for path in paths):
+        labels = torch.tensor(np.unique(names, return_inverse=True)[1], dtype=torch.int64)
+    return Data(str(root), torch.tensor(x).permute(0, 3, 1, 2).contiguous(), labels, "image")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return one gray or RGB image as bytes (H, W, C)."""
+    try:
+        with Image.open(path) as image:
+            if image.mode not in CHANNELS:
+                raise ValueError(
+                    f"{path} has mode {image.mode}; convert it to gray (L) or colour (RGB) first"
+                )
+            pixels = np.asarray(image, np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {path}: {error}") from None
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def size(image: np.ndarray) -> str:
+    """Say the size and mode of an image (H, W, C)."""
+    height, width, channels = image.shape
+    return f"{width} x {height} {'gray' if channels == 1 else 'RGB'}"

@@ -1,0 +1,100 @@
+"""A model for given data when little is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from sde_diffusion.checkpoint import rebuild
+from sde_diffusion.data import Data
+from sde_diffusion.networks import default_network
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.sde import SDE, make_sde
+
+
+def default_predicts(sde: SDE) -> str:
+    """Noise, or velocity where alpha(1) = 0: there the noise says nothing of x_0.
+
+    >>> [default_predicts(make_sde(name)) for name in ("vp", "cosine")]
+    ['noise', 'velocity']
+    """
+    return "noise" if float(sde.marginal(1.0)[0]) > 0 else "velocity"
+
+
+def default_model(
+    data: Data,
+    *,
+    sde: str | None = None,
+    predicts: str | None = None,
+    sde_settings: Mapping[str, Any] | None = None,
+    network_settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    like: Mapping[str, Any] | None = None,
+) -> ScoreModel:
+    """An untrained model that suits the data.
+
+    Args:
+        data: what it will be trained on.
+        sde: a name in ``SDES``; vp by default.
+        predicts: a name in ``PREDICTS``; ``default_predicts`` of the process by default.
+        sde_settings: settings of the process that differ from its own defaults.
+        network_settings: settings of the network that differ from ``default_network``.
+        seed: of the weights.
+        like: the description of a model (``checkpoint.describe``), whose choices take the place of
+            the defaults.
+
+    Raises:
+        ValueError: an unknown name or setting, or one out of range.
+
+    >>> from sde_diffusion.data import load_data
+    >>> model = default_model(load_data("moons"), network_settings={"width": 32})
+    >>> model.predicts, model.shape, model.network.settings["width"]
+    ('noise', (2,), 32)
+    """
+    if like is not None and sde in (None, like["sde"]["name"]):
+        name, settings = like["sde"]["name"], dict(like["sde"]["settings"])
+        predicts = predicts or like["predicts"]
+    else:
+        name = sde or "vp"
+        settings = asdict(make_sde(name))
+    process = make_sde(name, **_changed(settings, sde_settings, f"the process {name}"))
+    predicts = predicts or default_predicts(process)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if like is None:
+            network = default_network(data.shape)
+            card: Mapping[str, Any] = {"name": network.name, "settings": network.settings}
+            sigma_data = _spread(data) if predicts == "edm" else 1.0
+        else:
+            card, sigma_data = like["network"], like["sigma_data"]
+        what = f"the network {card['name']}"
+        settings = _changed(card["settings"] or {}, network_settings, what)
+        return rebuild(
+            {
+                "sde": {"name": name, "settings": asdict(process)},
+                "network": {**card, "settings": settings},
+                "predicts": predicts,
+                "sigma_data": sigma_data,
+                "shape": data.shape,
+            }
+        )
+
+
+def _changed(
+    settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str
+) -> dict[str, Any]:
+    for name in given or {}:
+        if name not in settings:
+            known = ", ".join(settings) or "none"
+            raise ValueError(f"{what} has no setting '{name}'; its settings: {known}")
+    return {**settings, **(given or {})}
+
+
+def _spread(data: Data) -> float:
+    """Standard deviation of the data, or of equally spaced samples of a large set."""
+    count = min(len(data), max(1, 2**23 // data.x[0].numel()))
+    index = torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long()
+    return round(float(data.batch(index).double().std(correction=0)), 4) or 1.0

@@ -1,0 +1,78 @@
+"""Networks: (x, t, label) -> like x. They know nothing of diffusion.
+
+Every network keeps its constructor arguments in `settings`, so that name and settings rebuild it:
+
+>>> network = build("mlp", shape=(2,), width=32)
+>>> build(network.name, **network.settings).settings == network.settings
+True
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sde_diffusion.networks.mlp import MLP
+from sde_diffusion.networks.unet import UNet
+from solvers.errors import choose
+
+NETWORKS: dict[str, type[UNet] | type[MLP]] = {"unet": UNet, "mlp": MLP}
+
+__all__ = ["MLP", "NETWORKS", "UNet", "build", "default_network"]
+
+
+def build(name: str, **settings: Any) -> UNet | MLP:
+    """Return the network of this name with these settings.
+
+    Raises:
+        ValueError: an unknown name, or settings that do not fit one another.
+        TypeError: a setting that the network does not have.
+
+    >>> build("mpl", shape=(2,))
+    Traceback (most recent call last):
+    ...
+    ValueError: unknown network 'mpl'; did you mean 'mlp'? Choices: mlp, unet
+    """
+    return choose(name, NETWORKS, "network")(**settings)
+
+
+# up to this side: channels, multipliers, attention at levels of at most this height, other settings
+SIZES: list[tuple[float, int, tuple[int, ...], int, dict[str, Any]]] = [
+    (12, 32, (1, 2), 4, {"blocks": 1}),
+    (28, 32, (1, 2, 2), 7, {"blocks": 2}),
+    (math.inf, 128, (1, 2, 2, 2), 16, {"blocks": 2, "dropout": 0.1}),
+]
+
+
+def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | MLP:
+    """Return a new network of a size that suits samples of this shape.
+
+    Images (C, H, W) get a U-Net with the levels of its row in `SIZES`, as far as H and W can be
+    halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and
+    more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). All else gets an MLP,
+    twice as wide as the sample is long, between 128 and 1024.
+
+    Raises:
+        ValueError: a shape with no sizes or a size below 1.
+
+    >>> default_network((1, 8, 8)).settings["attention"], default_network((2,)).settings["width"]
+    ([4], 128)
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or min(shape) < 1:
+        return MLP(shape, width=min(1024, max(128, 2 * math.prod(shape))), classes=classes)
+    _, height, width = shape
+    row = next(row for row in SIZES if max(height, width) <= row[0])
+    _, channels, multipliers, tallest, settings = row
+    common = math.gcd(height, width)
+    levels = [level for level in range(len(multipliers)) if common % 2**level == 0]
+    attention = [height >> level for level in levels if height >> level <= tallest]
+    return UNet(
+        shape,
+        channels,
+        multipliers[: len(levels)],
+        attention=attention,
+        classes=classes,
+        **settings,
+    )

@@ -1,0 +1,161 @@
+r"""What a network is told besides x: the time, and on request a class.
+
+A time becomes a vector of waves, [cos(w_k t), sin(w_k t)], and a small perceptron turns them into
+the vector that steers every block (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B).
+What matters is the range of the frequencies w_k. The marginals of a diffusion change fastest near
+the data, where t = 1e-4 and t = 2e-4 are different noise levels, so the highest frequency is 1000
+rad per unit of time; the lowest is 1 rad, whose wave is monotone on [0, 1]. The same range serves
+any scalar of order one, such as c_noise = log(rho) / 4 of Karras et al. 2022 (table 1).
+
+A class adds a learned vector. One more vector stands for "no class": labels equal to `classes` mean
+unconditional, and so does no label at all, which is what classifier-free guidance needs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from solvers.errors import choose
+
+
+def geometric_frequencies(count: int) -> Tensor:
+    """Return `count` angular frequencies in geometric progression from 1 to 1000 rad.
+
+    >>> geometric_frequencies(4)
+    tensor([   1.,   10.,  100., 1000.])
+    """
+    return torch.logspace(0, 3, count)
+
+
+def gaussian_frequencies(count: int) -> Tensor:
+    """Return `count` random angular frequencies 2 pi N(0, 30^2), always the same ones.
+
+    Random Fourier features (Tancik et al. 2020, section 4; Song et al. 2021, appendix C.1). They
+    are drawn once, from a generator of their own, and are not trained.
+
+    >>> bool((gaussian_frequencies(8) == gaussian_frequencies(8)).all())
+    True
+    """
+    return 2 * math.pi * 30 * torch.randn(count, generator=torch.Generator().manual_seed(0))
+
+
+EMBEDDINGS = {"sinusoidal": geometric_frequencies, "fourier": gaussian_frequencies}
+
+
+class Waves(nn.Module):
+    """The waves [cos(w_k t), sin(w_k t)] of a time, (B,) -> (B, features).
+
+    Args:
+        features: how many, even.
+        kind: "sinusoidal" (fixed, geometric) or "fourier" (random) frequencies w_k.
+
+    Raises:
+        ValueError: an odd number of features or an unknown kind.
+
+    >>> Waves(8)(torch.tensor([0.0]))
+    tensor([[1., 1., 1., 1., 0., 0., 0., 0.]])
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, kind: str = "sinusoidal") -> None:
+        """Build the layers."""
+        super().__init__()
+        if features < 2 or features % 2:
+            raise ValueError(f"a time embedding has an even number of features, not {features}")
+        frequencies = choose(kind, EMBEDDINGS, "time embedding")(features // 2)
+        self.register_buffer("frequencies", frequencies)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Return the waves of times t, (B,), as (B, features)."""
+        angle = t[:, None] * self.frequencies.to(t.dtype)
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class Condition(nn.Module):
+    """The vector that steers a network: an embedded time, plus a class where there are classes.
+
+    Args:
+        features: how many waves the time is expanded in.
+        width: length of the vector.
+        kind: the time embedding, "sinusoidal" or "fourier".
+        classes: how many classes there are; None for a network without labels.
+
+    Raises:
+        ValueError: `classes` below 1, an odd number of features, an unknown kind.
+
+    >>> condition = Condition(8, 16, classes=10)
+    >>> t = torch.tensor([0.5])
+    >>> bool((condition(t) == condition(t, torch.tensor([10]))).all())      # 10 is "no class"
+    True
+    """
+
+    def __init__(
+        self, features: int, width: int, kind: str = "sinusoidal", classes: int | None = None
+    ) -> None:
+        """Build the layers."""
+        super().__init__()
+        if classes is not None and classes < 1:
+            raise ValueError(
+                f"classes is {classes}; give a number from 1 up, or None for no labels"
+            )
+        self.classes = classes
+        self.time = nn.Sequential(
+            Waves(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+
+    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the vectors (B, width) of times t, (B,), and labels, (B,) int64 or None.
+
+        Raises:
+            ValueError: times or labels that are not one per sample, labels for a network without
+                classes, labels that are not int64, or (checked on the CPU only, where looking is
+                free) outside 0..classes.
+        """
+        if t.ndim != 1:
+            raise ValueError(
+                f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)"
+            )
+        vector: Tensor = self.time(t)
+        if self.label is None or self.classes is None:
+            if label is not None:
+                raise ValueError("this network was built without classes; call it without a label")
+            return vector
+        if label is None:
+            return vector + self.label.weight[self.classes]
+        if label.shape != t.shape or label.dtype != torch.int64:
+            raise ValueError(
+                f"label is {label.dtype} of shape {tuple(label.shape)}; "
+                f"expected int64 of shape {tuple(t.shape)}, one class per sample"
+            )
+        if label.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in label.aminmax()) if len(label) else (0, 0)
+            if low < 0 or high > self.classes:
+                raise ValueError(
+                    f"labels run from {low} to {high}; this network has classes "
+                    f"0 to {self.classes - 1}, and {self.classes} for no class"
+                )
+        return vector + self.label(label)
+
+
+def check_call(x: Tensor, t: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a batch that is not (B, *shape) with one time per sample.
+
+    Raises:
+        ValueError: the shape of x or the number of times differs; the message says what was
+            expected.
+
+    >>> check_call(torch.zeros(2, 3), torch.zeros(2), (4,))
+    Traceback (most recent call last):
+    ...
+    ValueError: x has shape (2, 3); this network takes (B, 4)
+    """
+    if x.shape[1:] != shape:
+        expected = ", ".join(str(size) for size in ("B", *shape))
+        raise ValueError(f"x has shape {tuple(x.shape)}; this network takes ({expected})")
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t has shape {tuple(t.shape)}; expected one time per sample, ({len(x)},)")

@@ -1,0 +1,246 @@
+r"""A U-Net for images (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
+
+The image goes down through levels of falling resolution and rising channel count and up again; the
+way up sees, beside its own input, what the way down had at the same place. Every level has `blocks`
+residual blocks on the way down and as many on the way up; on the deepest level the two meet.
+
+    block(h, c) = skip(h) + conv( drop( silu( (1 + a) norm( conv( silu(norm(h)) ) ) + b ) ) ),
+
+with (a, b) a linear function of the embedded time and class (adaptive group norm: Dhariwal and
+Nichol 2021, section 3). On the levels listed in `attention` every block is followed by
+self-attention between all positions. The last layer of each block, of each attention and of the
+network starts at zero, so a new network returns exactly 0 and its blocks start as the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sde_diffusion.networks.embeddings import Condition, check_call
+from sde_diffusion.networks.mlp import zero
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with at most 32 groups of at least 4 channels, as far as the number divides.
+
+    >>> group_norm(128).num_groups, group_norm(48).num_groups, group_norm(7).num_groups
+    (32, 12, 1)
+    """
+    groups = next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+class Block(nn.Module):
+    """A residual block with adaptive group norm, (B, enter, H, W) -> (B, leave, H, W)."""
+
+    def __init__(self, enter: int, leave: int, width: int, dropout: float) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.norm1 = group_norm(enter)
+        self.conv1 = nn.Conv2d(enter, leave, 3, padding=1)
+        self.modulation = nn.Linear(width, 2 * leave)
+        self.norm2 = group_norm(leave)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zero(nn.Conv2d(leave, leave, 3, padding=1))
+        self.skip = nn.Identity() if enter == leave else nn.Conv2d(enter, leave, 1)
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """Return the block's output for features h and condition (B, width)."""
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        inner = self.conv1(F.silu(self.norm1(h)))
+        inner = F.silu(self.norm2(inner) * (1 + scale) + shift)
+        out: Tensor = self.skip(h) + self.conv2(self.dropout(inner))
+        return out
+
+
+class Attention(nn.Module):
+    """Residual self-attention between all positions of an image, (B, C, H, W) -> (B, C, H, W).
+
+    It knows nothing of where a position is: permuting the positions permutes the result.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        """Build the layers."""
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise ValueError(f"{channels} channels cannot be shared by {heads} attention heads")
+        self.heads = heads
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.leave = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return h plus what its positions read from one another."""
+        batch, channels, height, width = h.shape
+        split = (batch, 3, self.heads, channels // self.heads, height * width)
+        q, k, v = self.qkv(self.norm(h)).reshape(split).transpose(3, 4).unbind(1)
+        read = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = h + self.leave(read.transpose(2, 3).reshape(h.shape))
+        return out
+
+
+class Stage(nn.Module):
+    """A residual block, followed by attention where the level has it."""
+
+    def __init__(self, block: Block, attention: Attention | None) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """Return the stage's output for features h and condition (B, width)."""
+        h = self.block(h, condition)
+        return h if self.attention is None else self.attention(h)
+
+
+class UNet(nn.Module):
+    """A U-Net for images of one size, (B, C, H, W) -> (B, C, H, W).
+
+    Args:
+        shape: shape of one image, (C, H, W); H and W divisible by 2^(levels - 1).
+        channels: feature channels of the first level.
+        multipliers: channels of each level, in units of `channels`; their number is that of the
+            levels.
+        blocks: residual blocks per level and direction.
+        attention: the heights (H, H/2, H/4, ...) of the levels that have self-attention.
+        heads: attention heads; the channels of those levels are divisible by it.
+        dropout: probability of dropping a feature while training.
+        embedding: "sinusoidal" or "fourier" time features.
+        classes: number of classes for labels, or None.
+
+    Raises:
+        ValueError: sizes that do not fit one another, an unknown embedding.
+
+    >>> network = UNet((1, 8, 8), channels=16, multipliers=(1, 2), attention=(4,))
+    >>> x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    >>> network(x, t).abs().max().item()                                    # starts at exactly 0
+    0.0
+    >>> UNet((1, 10, 10), multipliers=(1, 2, 2))
+    Traceback (most recent call last):
+    ...
+    ValueError: 3 levels halve the image 2 times, so H and W must be divisible by 4; got 10 x 10
+    """
+
+    name: ClassVar[str] = "unet"
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 64,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        dropout: float = 0.0,
+        embedding: str = "sinusoidal",
+        classes: int | None = None,
+    ) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.shape = tuple(int(size) for size in shape)
+        self.settings: dict[str, Any] = {
+            "shape": list(self.shape),
+            "channels": channels,
+            "multipliers": list(multipliers),
+            "blocks": blocks,
+            "attention": list(attention),
+            "heads": heads,
+            "dropout": dropout,
+            "embedding": embedding,
+            "classes": classes,
+        }
+        heights = check_sizes(self.shape, channels, multipliers, blocks, attention)
+        widths = [channels * multiplier for multiplier in multipliers]
+        vector = 4 * channels
+
+        def stage(enter: int, level: int) -> Stage:
+            leave = widths[level]
+            attends = heights[level] in attention
+            block = Block(enter, leave, vector, dropout)
+            return Stage(block, Attention(leave, heads) if attends else None)
+
+        bottom = len(widths) - 1
+        self.condition = Condition(2 * channels, vector, embedding, classes)
+        self.enter = nn.Conv2d(self.shape[0], widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom)
+        )
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom)
+        )
+        self.middle = nn.ModuleList(stage(widths[bottom], bottom) for _ in range(2 * blocks))
+        self.grow = nn.ModuleList(
+            nn.Conv2d(widths[k + 1], widths[k], 3, padding=1) for k in range(bottom)
+        )
+        self.up = nn.ModuleList(
+            nn.ModuleList(stage(2 * widths[k], k) for _ in range(blocks)) for k in range(bottom)
+        )
+        self.norm = group_norm(widths[0])
+        self.leave = zero(nn.Conv2d(widths[0], self.shape[0], 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return the network's output, shaped like x.
+
+        Args:
+            x: noisy images, (B, C, H, W).
+            t: one time per image, (B,).
+            label: (B,) int64; `classes` means no class. None means no class for the whole batch.
+
+        Raises:
+            ValueError: shapes that do not fit, labels without classes or outside 0..classes.
+        """
+        check_call(x, t, self.shape)
+        condition = F.silu(self.condition(t, label))
+        h = self.enter(x)
+        seen = []
+        for level, shrink in enumerate(self.shrink):
+            for stage in self.down[level].children():
+                h = stage(h, condition)
+                seen.append(h)
+            h = shrink(h)
+        for stage in self.middle:
+            h = stage(h, condition)
+        for level in reversed(range(len(self.grow))):
+            h = self.grow[level](F.interpolate(h, scale_factor=2.0, mode="nearest"))
+            for stage in self.up[level].children():
+                h = stage(torch.cat([h, seen.pop()], dim=1), condition)
+        out: Tensor = self.leave(F.silu(self.norm(h)))
+        return out
+
+
+def check_sizes(
+    shape: tuple[int, ...],
+    channels: int,
+    multipliers: Sequence[int],
+    blocks: int,
+    attention: Sequence[int],
+) -> list[int]:
+    """Return the height of each level, or say which of a U-Net's sizes do not fit.
+
+    >>> check_sizes((1, 8, 8), 32, (1, 2), 2, (4,))
+    [8, 4]
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"a U-Net works on images (C, H, W); got shape {shape}")
+    if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
+        raise ValueError(
+            f"a U-Net needs channels, blocks and multipliers from 1 up; got channels {channels}, "
+            f"blocks {blocks}, multipliers {tuple(multipliers)}"
+        )
+    _, height, width = shape
+    halvings = len(multipliers) - 1
+    if height % 2**halvings or width % 2**halvings:
+        raise ValueError(
+            f"{halvings + 1} levels halve the image {halvings} times, so H and W must be divisible "
+            f"by {2**halvings}; got {height} x {width}"
+        )
+    heights = [height // 2**level for level in range(halvings + 1)]
+    if unknown := sorted(set(attention) - set(heights)):
+        raise ValueError(f"attention at heights {unknown}, but the levels have heights {heights}")
+    return heights

@@ -1,0 +1,164 @@
+"""Sampling: from a model, a solver's name and a budget to samples, batch by batch.
+
+Sample k of a run starts from the noise of its own seed, ``seed * 2^32 + k``; batch size, device and the number
+of samples asked for do not change it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.score import ScoreModel
+from solvers import Solution, Solver, Step, find, solve
+
+_SEED_STRIDE = 2**32
+
+
+def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
+    """The seeds of samples start to start + n - 1 of a run.
+
+    Raises:
+        ValueError: a seed outside [0, 2^31).
+
+    >>> seeds_of(0, 3)
+    tensor([0, 1, 2])
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
+    return seed * _SEED_STRIDE + torch.arange(start, start + n)
+
+
+def sample_batches(
+    model: ScoreModel,
+    n: int,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    seed: int = 0,
+    shape: Iterable[int] | None = None,
+    batch_size: int = 256,
+    eta: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **condition: Tensor,
+) -> Iterator[Solution]:
+    """Generate n samples in batches; ``sample`` with the solver's own account of each batch.
+
+    The arguments are those of ``sample``; on_step is called after every step of every batch.
+    """
+    shape = model.shape if shape is None else tuple(shape)
+    if shape is None:
+        raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
+    for name, value in condition.items():
+        if len(value) != n:
+            raise ValueError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
+    solver = find(solver)
+    if nfe is None and steps is None and (grid is None or isinstance(grid, str)) and not solver.adaptive:
+        nfe = 20
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    eta = float(solver.stochastic) if eta is None else eta
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        seeds = seeds_of(seed, size, start)
+        part = {name: value[start : start + size].to(device) for name, value in condition.items()}
+        yield solve(
+            model.sde.reverse(model, eta, **part),
+            model.sde.prior((size, *shape), seeds=seeds, device=device),
+            solver=solver,
+            nfe=nfe,
+            steps=steps,
+            grid=grid,
+            seeds=seeds,
+            on_step=on_step,
+        )
+
+
+@torch.no_grad()
+def sample(
+    model: ScoreModel,
+    n: int,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    seed: int = 0,
+    shape: Iterable[int] | None = None,
+    batch_size: int = 256,
+    eta: float | None = None,
+    **condition: Tensor,
+) -> Tensor:
+    """Generate samples.
+
+    Args:
+        model: any ScoreModel.
+        n: how many.
+        solver: a name in ``SOLVERS`` or a Solver.
+        nfe: network evaluations per sample; 20 unless steps or the times are given.
+        steps: grid intervals, instead of nfe.
+        grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
+        seed: of the run; sample k depends on (seed, k) alone.
+        shape: of one sample; the model's own by default.
+        batch_size: samples integrated together.
+        eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
+        condition: per-sample tensors (n, ...) that are passed to the network.
+
+    Returns:
+        (n, *shape), in the scale of the training data.
+
+    Raises:
+        ValueError: arguments that do not fit, see the message.
+        FloatingPointError: samples that are not finite; the message names them and the time.
+
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.05, sde=VPSDE())
+    >>> sample(model, 100, nfe=20).abs().mean().round(decimals=2)
+    tensor(1.)
+    """
+    model.eval()
+    out = []
+    for part in sample_batches(
+        model,
+        n,
+        solver=solver,
+        nfe=nfe,
+        steps=steps,
+        grid=grid,
+        seed=seed,
+        shape=shape,
+        batch_size=batch_size,
+        eta=eta,
+        **condition,
+    ):
+        check_status(part, start=sum(map(len, out)))
+        out.append(part.x)
+    return torch.cat(out)
+
+
+def check_status(part: Solution, start: int = 0) -> None:
+    """Refuse samples that are not finite, and warn of those that ended early.
+
+    Raises:
+        FloatingPointError: with the first such sample and the time at which it was lost.
+    """
+    status = part.status
+    lost = [k for k, name in enumerate(status) if name == "non_finite"]
+    if lost:
+        raise FloatingPointError(
+            f"{len(lost)} of {len(status)} samples are not finite; the first is sample {start + lost[0]}, lost "
+            f"before t = {float(part.failed_at[lost[0]]):.4g}. Check the network there, or use more evaluations"
+        )
+    early = [name for name in status if name != "ok"]
+    if early:
+        warnings.warn(
+            f"{len(early)} of {len(status)} samples ended early ({', '.join(sorted(set(early)))}); raise nfe or the tolerance",
+            stacklevel=2,
+        )

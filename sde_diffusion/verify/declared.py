@@ -1,0 +1,55 @@
+"""What solvers declare of themselves, in words: the rows of ``sdediff solvers``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from solvers import Solver
+
+
+def formula(solver: Solver) -> str:
+    """The number of evaluations of a run of N steps that ends at the data, read off the first six.
+
+    >>> from solvers import SOLVERS
+    >>> formula(SOLVERS["ddim"]), formula(SOLVERS["heun"])
+    ('N', '2N - 1')
+    """
+    if solver.adaptive:
+        return f"{solver.stages} per attempt"
+    counts = [solver.evaluations(n) for n in range(1, 7)]
+    # The first step, or the last, may be dearer or cheaper: the slope is that of the others.
+    slope = counts[-1] - counts[-2]
+    offset = counts[-1] - 6 * slope
+    regular = [slope * n + offset for n in range(1, 7)]
+    first = next((k for k in range(6) if counts[k:] == regular[k:]), 6)
+    if first >= 4:
+        return ", ".join(str(c) for c in counts) + ", ... for N = 1, 2, ..."
+    text = {0: "", 1: "N"}.get(slope, f"{slope}N")
+    if offset:
+        text = f"{text} {'+' if offset > 0 else '-'} {abs(offset)}" if text else str(offset)
+    exceptions = "; ".join(f"{counts[k]} for N = {k + 1}" for k in range(first))
+    return f"{text} ({exceptions})" if exceptions else text
+
+
+def minimum(solver: Solver) -> int:
+    """The least budget it runs with: one step that ends at the data, after one attempt if it is adaptive."""
+    return solver.evaluations(2 if solver.adaptive else 1)
+
+
+def declaration(solver: Solver) -> dict[str, Any]:
+    """Everything a solver declares.
+
+    >>> from solvers import SOLVERS
+    >>> declaration(SOLVERS["ddpm"])["strong_order"]
+    1.0
+    """
+    return {
+        "order": solver.order,
+        "strong_order": solver.strong_order,
+        "stochastic": solver.stochastic,
+        "adaptive": solver.adaptive,
+        "evaluations": formula(solver),
+        "minimum": minimum(solver),
+        "grid": solver.grid,
+        "source": solver.source,
+    }

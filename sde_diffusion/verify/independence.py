@@ -1,0 +1,101 @@
+"""What a result must not depend on: the rest of the batch, earlier runs, and runs at the same time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.targets import VP, mixture, process, start
+from solvers import Solver, make_grid, solve, steps
+from solvers.noise import BrownianPath, Noise
+
+_NFE = 12
+_SAMPLE = 5
+_ROUNDING = 1e-12
+
+
+class _Recording:
+    """Brownian paths that keep the noise handed to one sample; rows are tracked as the batch shrinks."""
+
+    def __init__(self, path: Noise, rows: Tensor, kept: list[Tensor]) -> None:
+        self.path, self.index, self.kept = path, rows, kept
+
+    def _keep(self, xi: Tensor) -> Tensor:
+        self.kept.extend(xi[self.index == _SAMPLE].clone())
+        return xi
+
+    def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self._keep(self.path.increment(x, t, s))
+
+    def independent(self, x: Tensor, t: Tensor, k: int = 0) -> Tensor:
+        return self._keep(self.path.independent(x, t, k))
+
+    def rows(self, index: Tensor) -> _Recording:
+        return _Recording(self.path.rows(index), self.index[index.cpu()], self.kept)
+
+
+def batch(solver: Solver) -> Check | None:
+    """Sample 5 alone, in a batch of 7 and in one of 64: bit-equal noise, and one result to rounding."""
+    problem, x = process(mixture(), solver), start(64)
+    times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
+    ends, noises, counts = [], [], []
+    for rows in (torch.tensor([_SAMPLE]), torch.arange(7), torch.arange(64)):
+        kept: list[Tensor] = []
+        noise = _Recording(BrownianPath(rows, problem.clock, 26), rows, kept)
+        for step in steps(problem, x[rows], times, solver, noise):
+            out = step
+        own = int((rows == _SAMPLE).nonzero())
+        ends.append(out.x[own])
+        counts.append(int(out.nfe[own]))
+        noises.append(torch.stack(kept) if kept else torch.zeros(0))
+    apart = max(float((end - ends[0]).abs().max()) for end in ends)
+    equal = all(torch.equal(noise, noises[0]) for noise in noises)
+    return Check(
+        "batch",
+        equal and apart <= _ROUNDING * _size(ends[0]) and len(set(counts)) == 1,
+        "alone = in 7 = in 64: noise bit-equal, result to 1e-12, equal evaluations",
+        f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, evaluations {counts}",
+        {"difference": apart, "noise_equal": float(equal), "evaluations": counts},
+    )
+
+
+def reuse(solver: Solver) -> Check | None:
+    """One solver object: a second run, and two runs taking turns, give bit-equal results."""
+    exact = mixture()
+    problem, x, y = process(exact, solver), start(16)[:4], start(16)[4:12]
+
+    def end(x: Tensor) -> Tensor:
+        return solve(problem, x, solver=solver, nfe=None if solver.adaptive else _NFE).x
+
+    def begin(x: Tensor) -> tuple[Tensor, Noise]:
+        times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
+        return times, BrownianPath(torch.arange(len(x)), VP.reverse(exact).clock, 12)
+
+    again = torch.equal(end(x), end(x))
+    alone, turns = [], []
+    for z in (x, y):
+        for step in steps(problem, z, (args := begin(z))[0], solver, args[1]):
+            out = step.x
+        alone.append(out)
+    runs = [steps(problem, z, (args := begin(z))[0], solver, args[1]) for z in (x, y)]
+    last: list[Tensor] = [x, y]
+    going = [True, True]
+    while any(going):
+        for k in (0, 1):
+            if going[k] and (taken := next(runs[k], None)) is not None:
+                last[k] = taken.x
+            else:
+                going[k] = False
+    turns = [torch.equal(a, b) for a, b in zip(alone, last, strict=True)]
+    return Check(
+        "reuse",
+        again and all(turns),
+        "bit-equal",
+        f"second run {'equal' if again else 'differs'}, runs in turn {'equal' if all(turns) else 'differ'}",
+        {"second_run_equal": float(again), "runs_in_turn_equal": float(all(turns))},
+    )
+
+
+def _size(x: Tensor) -> float:
+    return max(1.0, float(x.abs().max()))

@@ -1,0 +1,112 @@
+"""What a result must not depend on: precision beyond rounding, device, and what the network predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.verify.adaptive import tolerance_of
+from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.targets import VP, gaussian, mixture, process, start
+from solvers import ReverseProcess, Solver, solve
+
+_NFE = 12
+_SINGLE = 1e-3
+_ROUNDING = 1e-9
+
+
+def dtype(solver: Solver) -> Check | None:
+    """float32, float64 and images stay what they are from start to end, and times arrive in float64.
+
+    The float32 result must be that of float64 to 1e-3 (or ten times the tolerance of an adaptive solver), on the CPU and on a CUDA device if there is one.
+    """
+    wrong: list[str] = []
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    # Gaussian data: no two modes that rounding could choose between.
+    exact = process(gaussian(), solver)
+    truth = _end(solver, exact, start(8))
+    allowed = max(_SINGLE, 10 * tolerance_of(solver)) if solver.adaptive else _SINGLE
+    apart = 0.0
+    for device in devices:
+        for kind in (torch.float32, torch.float64):
+            problem = ReverseProcess(_guarded(exact, kind, device, wrong), exact.path, exact.eta)
+            out = _end(solver, problem, start(8, dtype=kind).to(device))
+            if out.dtype != kind or out.device.type != device:
+                wrong.append(f"{kind} on {device} came back as {out.dtype} on {out.device}")
+            apart = max(apart, float((out.double().cpu() - truth).abs().max()))
+    return Check(
+        "dtype",
+        not wrong and apart <= allowed,
+        f"kept on {' and '.join(devices)}; float32 = float64 to {allowed:g}",
+        "; ".join(dict.fromkeys(wrong)) or f"kept; largest difference {apart:.0e}",
+        {"difference": apart, "devices": ", ".join(devices)},
+    )
+
+
+def _guarded(
+    exact: ReverseProcess, kind: torch.dtype, device: str, wrong: list[str]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The model, noting inputs that are not as they should be."""
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        if x.dtype != kind or x.device.type != device:
+            wrong.append(f"the model got x as {x.dtype} on {x.device}")
+        if t.dtype != torch.float64 or t.shape != x.shape[:1]:
+            wrong.append(f"the model got t as {t.dtype} {tuple(t.shape)}")
+        # Times are checked above; the mixture itself lives on the CPU.
+        return exact.model(x.cpu(), t.cpu()).to(device)
+
+    return model
+
+
+def parametrization(solver: Solver) -> Check | None:
+    """The exact model declared as noise, data, velocity and score gives one result to rounding."""
+    exact, x = mixture(), start(8)
+    outputs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "data": exact.denoise,
+        "noise": exact.noise,
+        "velocity": exact.velocity,
+        "score": exact.score,
+    }
+    ends = {
+        name: _end(solver, process(ScoreModel(output, VP, predicts=name), solver), x)
+        for name, output in outputs.items()
+    }
+    apart = {name: float((end - ends["data"]).abs().max()) for name, end in ends.items()}
+    size = max(1.0, float(ends["data"].abs().max()))
+    return Check(
+        "parametrization",
+        all(a <= _ROUNDING * size for a in apart.values()),
+        f"one result to {_ROUNDING:g}",
+        f"largest difference {max(apart.values()):.0e}",
+        {f"difference_{name}": a for name, a in apart.items()},
+    )
+
+
+def images(solver: Solver) -> Check | None:
+    """A batch of images (B, 1, 2, 1) gives what the same numbers give as vectors (B, 2)."""
+    exact, x = process(mixture(), solver), start(8)
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return exact.model(x.flatten(1), t).reshape(x.shape)
+
+    shaped = ReverseProcess(model, exact.path, exact.eta)
+    flat, image = _end(solver, exact, x), _end(solver, shaped, x.reshape(8, 1, 2, 1))
+    same_shape = image.shape == (8, 1, 2, 1)
+    apart = float((image.reshape(8, 2) - flat).abs().max()) if same_shape else float("inf")
+    return Check(
+        "images",
+        apart <= _ROUNDING,
+        "images = vectors to 1e-09",
+        f"difference {apart:.0e}" if same_shape else f"shape {tuple(image.shape)}",
+        {"difference": apart},
+    )
+
+
+def _end(solver: Solver, problem: ReverseProcess, x: Tensor) -> Tensor:
+    return solve(problem, x, solver=solver, nfe=None if solver.adaptive else _NFE).x
+
+

@@ -1,0 +1,160 @@
+r"""Time grids: float64, strictly monotone, from t = 1 to t = 0 exactly, ``steps + 1`` times.
+
+The last interval of a named grid ends at t = 0, where every solver returns E[x_0 | x_t]. Apart from
+"uniform" and "quadratic", which reach 0 by themselves, the last time before 0 has
+
+    rho_min = sigma / alpha = 4 / steps^2,   kept within [0.002, 0.5],
+
+since the error of that last jump and of the steps before it must shrink together.
+
+    uniform    t linear
+    quadratic  t = u^2                                   (Song, Meng & Ermon 2021, appendix D.3)
+    power      t = u^1.5 down to rho_min
+    log-snr    lambda linear                             (Lu et al. 2022, section 3.3)
+    karras     rho^(1/7) linear                          (Karras et al. 2022, eq. 5)
+    angle      atan(rho) linear: equal steps of the velocity parametrization's angle
+    ends       1, rho_min and 0 only, for solvers that choose their own steps between
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from solvers.errors import choose
+from solvers.problem import Equation, Problem, Scales
+
+# lambda(1) may be -inf, and log-snr and karras cannot space infinity: the second time is spaced from here.
+_RHO_MAX = 400.0
+
+Path = Callable[[Tensor], Scales]
+
+
+def time_at(path: Path, half_log_snr: Tensor) -> Tensor:
+    """The times at which a path has the given lambda: bisection to float64 resolution.
+
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> float(time_at(straight, torch.tensor(0.0, dtype=torch.float64)))
+    0.5
+    """
+    low, high = torch.zeros_like(half_log_snr), torch.ones_like(half_log_snr)
+    for _ in range(64):
+        middle = (low + high) / 2
+        alpha, sigma = path(middle)[:2]
+        noisy = torch.log(alpha) - torch.log(sigma) < half_log_snr
+        low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
+    return (low + high) / 2
+
+
+def rho_min(steps: int) -> float:
+    """The default sigma / alpha at the last time before 0.
+
+    >>> rho_min(10)
+    0.04
+    """
+    return min(max(4 / steps**2, 0.002), 0.5)
+
+
+def _uniform(path: Path, steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+def _quadratic(path: Path, steps: int) -> Tensor:
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+
+
+def _power(path: Path, steps: int, exponent: float = 1.5) -> Tensor:
+    end = _time_at_rho_min(path, steps)
+    t = torch.linspace(1, float(end) ** (1 / exponent), steps, dtype=torch.float64) ** exponent
+    return torch.cat([t, t.new_zeros(1)])
+
+
+def _in_rho(
+    forward: Callable[[float], float], inverse: Callable[[Tensor], Tensor]
+) -> Callable[[Path, int], Tensor]:
+    """Equal steps of a function of rho from t = 1 to rho_min, then 0."""
+
+    def grid(path: Path, steps: int) -> Tensor:
+        alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
+        start = sigma / alpha if alpha * _RHO_MAX > sigma else _RHO_MAX
+        rho = inverse(
+            torch.linspace(forward(start), forward(rho_min(steps)), steps, dtype=torch.float64)
+        )
+        t = time_at(path, -torch.log(rho))
+        t[0] = 1.0
+        return torch.cat([t, t.new_zeros(1)])
+
+    return grid
+
+
+def _ends(path: Path, steps: int) -> Tensor:
+    return torch.tensor([1.0, float(_time_at_rho_min(path, 10**4)), 0.0], dtype=torch.float64)
+
+
+def _time_at_rho_min(path: Path, steps: int) -> Tensor:
+    return time_at(path, torch.tensor(-math.log(rho_min(steps)), dtype=torch.float64))
+
+
+GRIDS: dict[str, Callable[[Path, int], Tensor]] = {
+    "uniform": _uniform,
+    "quadratic": _quadratic,
+    "power": _power,
+    "log-snr": _in_rho(math.log, torch.exp),
+    "karras": _in_rho(lambda rho: rho ** (1 / 7), lambda v: v**7),
+    "angle": _in_rho(math.atan, torch.tan),
+    "ends": _ends,
+}
+
+
+@lru_cache(maxsize=256)
+def _named(name: str, path: Path, steps: int) -> Tensor:
+    return choose(name, GRIDS, "grid")(path, steps)
+
+
+def make_grid(grid: str | Tensor | Sequence[float], problem: Problem, steps: int | None) -> Tensor:
+    """The times of a run.
+
+    Args:
+        grid: a name in ``GRIDS``, or the times themselves: strictly decreasing to generate, strictly
+            increasing to encode, within [0, 1].
+        problem: whose path spaces the named grids.
+        steps: number of intervals of a named grid.
+
+    Returns:
+        (steps + 1,) float64 on the CPU.
+
+    Raises:
+        ValueError: an unknown name; times not monotone, repeated, not finite or outside [0, 1].
+
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> from solvers import ReverseProcess
+    >>> make_grid("uniform", ReverseProcess(lambda x, t: x, straight), 4).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    if isinstance(grid, str):
+        if steps is None or steps < 1:
+            raise ValueError(f"steps is the number of grid intervals, at least 1; got {steps}")
+        if isinstance(problem, Equation):
+            raise ValueError("an Equation has no noise levels to space a named grid by; pass the times as a tensor")
+        # A copy: the cached tensor must not be changed by a caller.
+        return _named(grid, problem.path, steps).clone()
+    times = torch.as_tensor(grid, dtype=torch.float64).cpu()
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"a grid is a list of at least 2 times; got shape {tuple(times.shape)}")
+    if not bool(torch.isfinite(times).all()) or times.min() < 0 or times.max() > 1:
+        raise ValueError(f"grid times must lie in [0, 1]; got {times.min():.6g} to {times.max():.6g}")
+    steps_of_grid = times.diff()
+    if not (bool((steps_of_grid < 0).all()) or bool((steps_of_grid > 0).all())):
+        wrong = steps_of_grid.sign() != (times[-1] - times[0]).sign()
+        k = int(wrong.nonzero()[0])
+        raise ValueError(
+            "grid times must be strictly monotone, decreasing to generate or increasing to encode; "
+            f"times {k} and {k + 1} are {times[k]:.6g} and {times[k + 1]:.6g}"
+        )
+    if steps is not None and steps != len(times) - 1:
+        raise ValueError(f"the grid has {len(times) - 1} steps, but steps={steps}; leave steps out")
+    return times

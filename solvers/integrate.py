@@ -1,0 +1,368 @@
+"""The loop: ``steps`` yields every step of a run, ``solve`` runs it to the end.
+
+The network is counted where it is called: ``Meter`` wraps the problem's model, adds the cost of a call
+to every sample in it, and checks the shape of what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers.grids import make_grid
+from solvers.noise import BrownianPath, Noise, as_seeds, depth_for
+from solvers.problem import Equation, Problem, ReverseProcess
+from solvers.registry import SOLVERS, find
+from solvers.solver import BudgetSpentError, Estimate, Solver
+
+
+class Status(IntEnum):
+    """How the run of a sample ended."""
+
+    ok = 0
+    nfe_cap = 1
+    non_finite = 2
+    dt_min = 3
+
+
+class Meter:
+    """Counts network evaluations per sample, at the call.
+
+    >>> meter = Meter(lambda x, t: x, batch=3, cost=2)
+    >>> _ = meter(torch.zeros(3, 2), torch.zeros(3))
+    >>> meter.count
+    tensor([2, 2, 2])
+    """
+
+    def __init__(self, model: Callable[..., Tensor], batch: int, cost: int) -> None:
+        self.model, self.cost = model, cost
+        self.count = torch.zeros(batch, dtype=torch.int64)
+        self.rows: Tensor | slice = slice(None)
+        self.cap: int | None = None
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """Call the model for the samples in ``rows``.
+
+        Raises:
+            BudgetSpentError: the call would exceed ``cap`` for one of them.
+        """
+        if self.cap is not None and int(self.count[self.rows].max()) + self.cost > self.cap:
+            raise BudgetSpentError(f"a sample has used its {self.cap} network evaluations")
+        out = self.model(x, t, **{name: value[self.rows] for name, value in condition.items()})
+        self.count[self.rows] += self.cost
+        if out.shape != x.shape:
+            raise ValueError(
+                f"the model must return the shape of its input: got {tuple(out.shape)} for x of {tuple(x.shape)}"
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class Step:
+    """What ``steps`` yields after each step.
+
+    Attributes:
+        index: number of the grid interval.
+        t: the time reached: 0-d, or (B, 1, ..., 1) within an adaptive run.
+        x: the batch there.
+        nfe: network evaluations so far, int64 (B,).
+        status: ``Status`` codes so far, uint8 (B,).
+        estimate: the local error estimate that became known, if asked for and there is one.
+    """
+
+    index: int
+    t: Tensor
+    x: Tensor
+    nfe: Tensor
+    status: Tensor
+    estimate: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of a run.
+
+    Attributes:
+        x: (B, ...) at the last time.
+        nfe: network evaluations of each sample, int64 (B,).
+        codes: ``Status`` of each sample, uint8 (B,), on the device of x.
+        failed_at: per sample the first time reached with x not finite, NaN where all is well, float64 (B,).
+        times: the grid.
+        trajectory: x at every time of the grid, or None.
+        errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row for every step or
+            round of attempts that left one; error is NaN where a sample made no step.
+    """
+
+    x: Tensor
+    nfe: Tensor
+    codes: Tensor
+    failed_at: Tensor
+    times: Tensor
+    trajectory: Tensor | None = None
+    errors: Estimate | None = None
+
+    @property
+    def status(self) -> list[str]:
+        """How each sample ended: ok, nfe_cap, non_finite or dt_min."""
+        return [Status(int(c)).name for c in self.codes.tolist()]
+
+
+def steps(
+    problem: Problem,
+    x: Tensor,
+    times: Tensor,
+    solver: Solver,
+    noise: Noise | None = None,
+    *,
+    nfe: int | None = None,
+    errors: bool = False,
+) -> Iterator[Step]:
+    """Integrate along a grid, one step at a time; progress, saving and stopping are the caller's loop.
+
+    Args:
+        problem: what to integrate.
+        x: (B, ...) at times[0].
+        times: the grid, see ``make_grid``.
+        solver: how.
+        noise: for stochastic solvers; seeds 0 to B - 1 when absent.
+        nfe: cap on the evaluations of each sample, for adaptive solvers.
+        errors: whether to ask the solver for its local error estimates.
+
+    Yields:
+        A ``Step`` after every grid interval, and after every attempt of an adaptive solver.
+
+    >>> from solvers import SOLVERS, Equation
+    >>> for step in steps(Equation(lambda x, t: -x), torch.ones(1, 1), torch.tensor([0.0, 0.5, 1.0]), SOLVERS["euler"]):
+    ...     print(float(step.t), float(step.x))
+    0.5 0.5
+    1.0 0.25
+    """
+    _check(problem, x, solver)
+    noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
+    meter = Meter(problem.model, len(x), problem.cost)
+    problem = replace(problem, model=meter)
+    ends_at_data = _ends_at_data(problem, times)
+    state = solver.init(problem, times)
+    status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
+    reached: Tensor = times[0]
+    reserve = problem.cost if ends_at_data else 0
+    for index in range(len(times) - 1):
+        t, s = times[index], times[index + 1]
+        estimate = None
+        if ends_at_data and index == len(times) - 2:
+            assert isinstance(problem, ReverseProcess)
+            # A sample that was stopped on the way is denoised from the time it reached.
+            x = problem.finish(x, t if reached.ndim == 0 else reached)
+        elif solver.adaptive:
+            if reached.ndim == 0:
+                reached = reached.to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
+            meter.cap = None if nfe is None else nfe - reserve
+            for x, reached, estimate in _attempts(
+                solver, problem, meter, x, reached, s, noise, status, errors
+            ):
+                yield Step(index, reached, x, meter.count.clone(), status.clone(), estimate)
+            meter.cap = None
+            continue
+        else:
+            before, start = state, x
+            x, _, state = solver.step(problem, start, t, s, before, noise)
+            if errors:
+                estimate = solver.estimate(problem, start, t, s, before, state)
+        status = status.masked_fill(~_finite(x), Status.non_finite)
+        yield Step(index, s, x, meter.count.clone(), status, estimate)
+
+
+_steps = steps  # ``solve`` has an argument of that name
+
+
+def _attempts(
+    solver: Solver,
+    problem: Problem,
+    meter: Meter,
+    x: Tensor,
+    reached: Tensor,
+    s: Tensor,
+    noise: Noise,
+    status: Tensor,
+    errors: bool,
+) -> Iterator[tuple[Tensor, Tensor, Estimate | None]]:
+    """Attempts of an adaptive solver over one interval; finished samples leave the batch.
+
+    A sample that was stopped in an earlier interval stays where it is. ``status`` is updated in place.
+    """
+    rows = (status == Status.ok).nonzero()[:, 0]
+    state: Any = None
+    rounds = 0
+    while True:
+        if meter.cap is not None:
+            # The first attempt of a sample also evaluates its starting slope.
+            next_cost = problem.cost * (solver.stages + (state is None))
+            over = (meter.count[rows.cpu()] + next_cost > meter.cap).to(x.device)
+            if bool(over.any()):
+                status[rows[over]] = Status.nfe_cap
+                rows, state = rows[~over], state if state is None else state.rows(~over)
+        if len(rows) == 0:
+            break
+        meter.rows = rows.cpu()
+        start, before = reached, state
+        part, at, state = solver.step(problem, x[rows], start[rows], s, before, noise.rows(rows))
+        reached = start.index_copy(0, rows, at)
+        estimate = None
+        if errors and (local := solver.estimate(problem, x[rows], start[rows], at, before, state)):
+            error = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
+            estimate = Estimate(start, reached, error.index_copy(0, rows, local.error))
+        x = x.index_copy(0, rows, part)
+        stalled = state.stalled
+        if bool(stalled.any()):
+            bad = ~_finite(state.slope)
+            status[rows[stalled & bad]] = Status.non_finite
+            status[rows[stalled & ~bad]] = Status.dt_min
+        going = (at.reshape(-1) != s.to(at)) & ~stalled
+        rows, state = rows[going], state.rows(going)
+        rounds += 1
+        yield x, reached, estimate
+    meter.rows = slice(None)
+    if rounds == 0:
+        # Every sample was stopped before: the interval is reported all the same.
+        yield x, reached, None
+
+
+def solve(
+    problem: Problem,
+    x: Tensor,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    seeds: Iterable[int] | Tensor | None = None,
+    trajectory: bool = False,
+    errors: bool = False,
+    on_step: Callable[[Step], None] | None = None,
+) -> Solution:
+    """Run a solver from the first time of a grid to its last.
+
+    Args:
+        problem: a ReverseProcess or an Equation.
+        x: starting points (B, ...), floating point; dtype and device are kept throughout.
+        solver: a name in ``SOLVERS`` or a Solver.
+        nfe: hard budget of network evaluations for each sample; a cap for adaptive solvers.
+        steps: number of grid intervals, instead of nfe.
+        grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
+        seeds: one integer per sample for stochastic solvers, 0 to B - 1 when absent. A sample depends on its
+            seed and not on its batch, and runs with other budgets follow the same Brownian path.
+        trajectory: whether to keep x at every time of the grid.
+        errors: whether to keep the local error estimates that the solver has anyway.
+        on_step: called after every step, for progress.
+
+    Raises:
+        ValueError: see the message: unknown names, budgets below the solver's minimum, bad grids, a process with noise
+            given to a solver without.
+
+    >>> from solvers import ReverseProcess, Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> dirac = ReverseProcess(lambda x, t: torch.full_like(x, 3.0), straight)
+    >>> out = solve(dirac, torch.randn(2, 1), solver="ddim", nfe=4)
+    >>> out.x.flatten().tolist(), out.nfe.tolist(), out.status
+    ([3.0, 3.0], [4, 4], ['ok', 'ok'])
+    """
+    solver = find(solver)
+    _check(problem, x, solver)
+    times = _times(problem, solver, nfe, steps, grid)
+    noise = _noise(problem, range(len(x)) if seeds is None else seeds, times, len(x))
+    at = {-1: x}
+    failed_at = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
+    estimates = []
+    for step in _steps(problem, x, times, solver, noise, nfe=nfe, errors=errors):
+        if step.estimate is not None:
+            estimates.append(step.estimate)
+        if on_step is not None:
+            on_step(step)
+        at = {**at, step.index: step.x} if trajectory else {step.index: step.x}
+        fresh = (step.status == Status.non_finite) & failed_at.isnan()
+        failed_at = torch.where(fresh, step.t.reshape(-1), failed_at)
+    states = list(at.values())
+    return Solution(
+        states[-1],
+        step.nfe,
+        step.status,
+        failed_at,
+        times,
+        torch.stack(states) if trajectory else None,
+        _stacked(estimates, x) if errors else None,
+    )
+
+
+def _stacked(estimates: list[Estimate], x: Tensor) -> Estimate:
+    """All estimates of a run as one, with fields (n, B)."""
+    batch = len(x)
+    if not estimates:
+        return Estimate(*(torch.empty(0, batch, dtype=torch.float64, device=x.device) for _ in range(3)))
+    rows = [[c.to(x.device, torch.float64).reshape(-1).expand(batch) for c in e] for e in estimates]
+    return Estimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def _times(
+    problem: Problem,
+    solver: Solver,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | Tensor | Sequence[float] | None,
+) -> Tensor:
+    """The grid that a budget, a number of steps or a given grid amounts to."""
+    if nfe is not None and steps is not None:
+        raise ValueError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
+    if nfe is not None and (nfe != int(nfe) or nfe < 1):
+        raise ValueError(f"nfe is a number of network evaluations, at least 1; got {nfe}")
+    named = grid is None or isinstance(grid, str)
+    calls = None if nfe is None else nfe // problem.cost
+    if solver.adaptive and named:
+        steps = 2
+    elif named and steps is None:
+        if calls is None:
+            raise ValueError("give a budget: nfe=20, or steps=20")
+        steps = solver.steps_for(calls)
+    times = make_grid(solver.grid if grid is None else grid, problem, steps)
+    needed = solver.evaluations(len(times) - 1, _ends_at_data(problem, times))
+    if calls is not None and needed > calls:
+        raise ValueError(
+            f"{len(times) - 1} steps of {type(solver).__name__} take {needed * problem.cost} evaluations, more than nfe={nfe}; "
+            "use fewer steps or a larger budget"
+        )
+    return times
+
+
+def _ends_at_data(problem: Problem, times: Tensor) -> bool:
+    return isinstance(problem, ReverseProcess) and float(problem.path(times[-1]).sigma) == 0
+
+
+def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch: int) -> Noise:
+    return BrownianPath(as_seeds(seeds, batch), problem.clock, depth_for(problem.clock, times))
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.isfinite().flatten(1).all(1)
+
+
+def _check(problem: Problem, x: Tensor, solver: Solver) -> None:
+    if not isinstance(problem, Equation | ReverseProcess):
+        raise TypeError(
+            f"expected a ReverseProcess or an Equation, got {type(problem).__name__}; a model becomes one by "
+            "sde.probability_flow(model) or sde.reverse(model)"
+        )
+    if not isinstance(problem, solver.needs):
+        names = " or ".join(kind.__name__ for kind in solver.needs)
+        raise ValueError(f"{type(solver).__name__} integrates a {names}, not a {type(problem).__name__}")
+    if problem.stochastic and not solver.stochastic:
+        able = ", ".join(name for name, other in SOLVERS.items() if other.stochastic)
+        raise ValueError(
+            f"{type(solver).__name__} draws no noise, but the process has some; give it the probability-flow ODE "
+            f"(eta = 0), or use a stochastic solver: {able}"
+        )
+    if not x.dtype.is_floating_point or x.ndim < 2:
+        raise ValueError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")

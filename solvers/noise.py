@@ -1,0 +1,305 @@
+r"""Noise that belongs to a sample: counter-based normals and a Brownian path.
+
+Every normal number is a function of (seed of the sample, stream, counter, position): SplitMix64 (Steele,
+Lea & Flood 2014) used as a counter-based generator, then Box-Muller in float32 on the CPU. No generator
+state exists, so batch size, order, number of processes and device cannot change the noise of a sample.
+
+A Brownian path W on a variance clock c(u), u in [0, 1], is Levy's midpoint construction on a dyadic tree:
+
+    W(m) = (c_b - c_m)/(c_b - c_a) W(a) + (c_m - c_a)/(c_b - c_a) W(b)
+           + sqrt((c_m - c_a)(c_b - c_m)/(c_b - c_a)) Z_ab,        m = (a + b) / 2,
+
+with one normal Z_ab for each tree interval. W(u) is then a sum of depth + 3 normals whose weights are a
+short scalar recursion from the leaf that holds u up to the root: no memory of earlier queries and no
+recursion over tensors. Inside a leaf the same formula is used with m = u, which has the exact law as long
+as a run asks at most once in each leaf. Runs with other grids ask the same path.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+# Streams keep the uses of one seed apart.
+PRIOR, BROWNIAN, INDEPENDENT, FORWARD = 1, 2, 3, 4
+
+
+def _wrap(n: int | Tensor) -> int | Tensor:
+    # Tensors wrap by themselves; Python integers do not.
+    return n if isinstance(n, Tensor) else (n + 2**63) % 2**64 - 2**63
+
+
+def _xorshift(z: Tensor, n: int) -> Tensor:
+    # int64 shifts are arithmetic: the mask makes them logical.
+    return z ^ ((z >> n) & ((1 << (64 - n)) - 1))
+
+
+def _mix(z: Tensor) -> Tensor:
+    return _xorshift(_xorshift(_xorshift(z, 30) * _MIX_1, 27) * _MIX_2, 31)
+
+
+def as_seeds(seeds: Iterable[int] | Tensor, n: int) -> Tensor:
+    """Check and convert one seed per sample to int64.
+
+    Raises:
+        ValueError: not n integers.
+
+    >>> as_seeds(range(3), 3)
+    tensor([0, 1, 2])
+    """
+    out = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds))
+    if out.dtype.is_floating_point or out.dtype == torch.bool or out.shape != (n,):
+        raise ValueError(
+            f"seeds are one integer per sample: expected {n} of them, got shape {tuple(out.shape)} of "
+            f"{out.dtype}; pass for example seeds=range({n})"
+        )
+    return out.to(device="cpu", dtype=torch.int64)
+
+
+def standard_normal(
+    seeds: Iterable[int] | Tensor, shape: Iterable[int], stream: int, counter: int | Tensor = 0
+) -> Tensor:
+    """Independent N(0, 1) numbers keyed by (seed, stream, counter), float32 on the CPU.
+
+    Args:
+        seeds: one integer per sample, (B,).
+        shape: shape of one sample.
+        stream: what the noise is for (``PRIOR``, ``BROWNIAN``, ``INDEPENDENT``, ``FORWARD``, or a number of your own).
+        counter: which draw of the stream; one integer, or one per sample (B,).
+
+    Returns:
+        (B, *shape). Sample k depends on seeds[k] alone, not on the batch.
+
+    >>> together = standard_normal([5, 6, 7], (4,), stream=1)
+    >>> torch.equal(together[1:2], standard_normal([6], (4,), stream=1))
+    True
+    """
+    shape = tuple(shape)
+    keys = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds), dtype=torch.int64)
+    keys = _mix(_mix(_mix(keys + _GAMMA) + _wrap(stream * _GAMMA)) + _wrap(counter * _GAMMA))
+    size = math.prod(shape)
+    half = (size + 1) // 2
+    bits = _mix(keys[:, None] + torch.arange(1, half + 1) * _GAMMA)
+    high = ((bits >> 32) & 0xFFFFFFFF).to(torch.float32)
+    low = (bits & 0xFFFFFFFF).to(torch.float32)
+    radius = high.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
+    angle = low.mul_(2 * math.pi * 2.0**-32)
+    out = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return out[:, :size].reshape(len(keys), *shape)
+
+
+class Clock(NamedTuple):
+    """Where a time lies on the tree, and how much variance the path has there.
+
+    Both maps take a float, or a float64 tensor elementwise.
+    """
+
+    position: Callable[[Any], Any]
+    variance: Callable[[Any], Any]
+
+
+class Noise(Protocol):
+    """What a stochastic solver may ask for; every answer is N(0, I) in the shape, dtype and device of x."""
+
+    def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The normalised increment of the driving Brownian motion from the time t to the time s.
+
+        The times are 0-d, or (B, 1, ..., 1) where every sample has its own.
+        """
+        ...
+
+    def independent(self, x: Tensor, t: Tensor, k: int = 0) -> Tensor:
+        """Noise independent of the path, the k-th of its kind at the time t."""
+        ...
+
+    def rows(self, index: Tensor) -> Noise:
+        """The noise of a part of the batch."""
+        ...
+
+
+def levy_weights(clock: Clock, u: float, depth: int) -> dict[int, float]:
+    """W(u) as a sum of independent N(0, 1) numbers: {node: weight}.
+
+    Node 2^l + k is the interval [k, k+1] / 2^l of the tree; nodes 0 and -1 are the two ends of the path.
+    The squares of the weights sum to c(u):
+
+    >>> line = Clock(lambda t: t, lambda u: u)
+    >>> round(sum(w * w for w in levy_weights(line, 0.3, depth=8).values()), 12)
+    0.3
+    """
+    cells = 1 << depth
+    k = min(int(u * cells), cells - 1)
+    a, b = k / cells, (k + 1) / cells
+    m, left, right = u, 0.0, 0.0
+    weight_m = 1.0
+    weights: dict[int, float] = {}
+    node = cells + k
+    ca, cb = clock.variance(a), clock.variance(b)
+    while True:
+        cm = clock.variance(m)
+        # p is not 1 - q: c grows by up to e^40 over an interval, and nothing of it would be left.
+        q, p = (cb - cm) / (cb - ca), (cm - ca) / (cb - ca)
+        weights[node] = weight_m * math.sqrt(max(q * (cm - ca), 0.0))
+        left += weight_m * q
+        right += weight_m * p
+        if node == 1:
+            break
+        # One end of this interval is the midpoint of its parent: the other end stays an end.
+        if node & 1:
+            m, weight_m, left, right = a, left, 0.0, right
+            a -= b - a
+        else:
+            m, weight_m, left, right = b, right, left, 0.0
+            b += b - a
+        ca, cb = clock.variance(a), clock.variance(b)
+        node >>= 1
+    weights[0] = right * math.sqrt(cb - ca)
+    weights[-1] = (left + right) * math.sqrt(ca)
+    return weights
+
+
+def levy_weights_each(clock: Clock, u: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """``levy_weights`` of one position per sample: nodes and weights, both (depth + 3, B).
+
+    Row i holds the node of every sample at level depth - i; the last two rows are the ends of the path.
+
+    >>> line = Clock(lambda t: t, lambda u: u)
+    >>> nodes, weights = levy_weights_each(line, torch.tensor([0.3, 0.8], dtype=torch.float64), depth=8)
+    >>> weights.square().sum(0)
+    tensor([0.3000, 0.8000], dtype=torch.float64)
+    """
+    below = torch.arange(depth + 1)[:, None]
+    k = (u * (1 << depth)).long().clamp(max=(1 << depth) - 1) >> below
+    first = 1 << (depth - below)
+    left_end = k.double()
+    a, b, m = left_end / first, (left_end + 1) / first, (left_end + 0.5) / first
+    m[0] = u
+    ca, cm, cb = clock.variance(a), clock.variance(m), clock.variance(b)
+    q, p = (cb - cm) / (cb - ca), (cm - ca) / (cb - ca)
+    weights = (q * (cm - ca)).clamp_min(0).sqrt()
+    odd = (k & 1).bool()
+    inner, left, right = torch.ones_like(u), torch.zeros_like(u), torch.zeros_like(u)
+    for i in range(depth + 1):
+        weights[i] *= inner
+        left, right = left + inner * q[i], right + inner * p[i]
+        if i < depth:
+            # As in levy_weights: the end that is the parent's midpoint is passed on, the other stays an end.
+            inner = torch.where(odd[i], left, right)
+            left, right = left.masked_fill(odd[i], 0), right.masked_fill(~odd[i], 0)
+    ends = torch.stack([right * (cb[-1] - ca[-1]).sqrt(), (left + right) * ca[-1].sqrt()])
+    nodes = torch.cat([first + k, torch.tensor([[0], [-1]]).expand(2, len(u))])
+    return nodes, torch.cat([weights, ends])
+
+
+# Solvers with a time of its own for each sample choose their times as they go: the tree is deep enough that
+# no two of them share a leaf.
+_FINEST = 26
+
+
+@dataclass
+class BrownianPath:
+    """One Brownian path per sample; answers as ``Noise``.
+
+    Attributes:
+        seeds: (B,) int64.
+        clock: the time change.
+        depth: tree depth; a run is exact in law when no two of its times share a leaf of width 2^-depth.
+            Per-sample times use a depth of at least 26.
+
+    >>> line = Clock(lambda t: t, lambda u: u)
+    >>> path = BrownianPath(as_seeds(range(2), 2), line)
+    >>> x, (a, b, c) = torch.zeros(2, 3), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    >>> whole = path.increment(x, a, c) * 0.7**0.5
+    >>> parts = path.increment(x, a, b) * 0.3**0.5 + path.increment(x, b, c) * 0.4**0.5
+    >>> torch.allclose(whole, parts, atol=1e-6)
+    True
+    """
+
+    seeds: Tensor
+    clock: Clock
+    depth: int = 10
+    _cache: dict[int, Tensor] = field(default_factory=dict, repr=False)
+
+    def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The normalised increment W(s) - W(t), for times of the whole batch or of each sample.
+
+        Raises:
+            ValueError: the batch's times coincide on the clock. Per-sample times that do get 0.
+        """
+        if t.ndim > 0 or s.ndim > 0:
+            return self._increment_each(x, t, s)
+        u, v = self.clock.position(float(t)), self.clock.position(float(s))
+        span = abs(self.clock.variance(v) - self.clock.variance(u))
+        if span == 0:
+            raise ValueError(
+                f"no Brownian increment between t = {float(t):.3g} and {float(s):.3g}: the times are too close to "
+                "each other, or to an end of the path; use a grid with fewer or more even steps"
+            )
+        weights = levy_weights(self.clock, v, self.depth)
+        for node, w in levy_weights(self.clock, u, self.depth).items():
+            weights[node] = weights.get(node, 0.0) - w
+        scale = 1 / math.sqrt(span)
+        weights = {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
+        shape = x.shape[1:]
+        # Neighbouring steps share the top of the tree: only the last step's normals are kept.
+        self._cache = {
+            n: self._cache[n] if n in self._cache else standard_normal(self.seeds, shape, BROWNIAN, n)
+            for n in weights
+        }
+        total = torch.zeros(x.shape, dtype=torch.float32)
+        for n, w in weights.items():
+            total.add_(self._cache[n], alpha=w)
+        return _place(total, x)
+
+    def _increment_each(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        ones = (len(x), *(1,) * (x.ndim - 1))
+        u, v = (self.clock.position(c.cpu().expand(ones).flatten()) for c in (t, s))
+        depth = max(self.depth, _FINEST)
+        nodes_u, weights_u = levy_weights_each(self.clock, u, depth)
+        nodes_v, weights_v = levy_weights_each(self.clock, v, depth)
+        span = (self.clock.variance(v) - self.clock.variance(u)).abs()
+        scale = torch.where(span > 0, span.rsqrt(), 0.0)
+        # Where both ends use one normal their weights are subtracted in float64, before it is drawn.
+        shared = nodes_u == nodes_v
+        weights_v = (weights_v - weights_u * shared) * scale
+        weights_u = weights_u * ~shared * scale
+        total = torch.zeros(x.shape, dtype=torch.float32)
+        for node, w in zip(
+            torch.cat([nodes_v, nodes_u]), torch.cat([weights_v, -weights_u]), strict=True
+        ):
+            if bool(w.any()):
+                z = standard_normal(self.seeds, x.shape[1:], BROWNIAN, node)
+                total.addcmul_(z, w.to(torch.float32).reshape(ones))
+        return _place(total, x)
+
+    def independent(self, x: Tensor, t: Tensor, k: int = 0) -> Tensor:
+        """Noise keyed by (seed, time, k), independent of the path."""
+        key = round(float(t) * 2**48) * 4096 + k
+        return _place(standard_normal(self.seeds, x.shape[1:], INDEPENDENT, key), x)
+
+    def rows(self, index: Tensor) -> BrownianPath:
+        """The paths of the samples in ``index``."""
+        return BrownianPath(self.seeds[index.cpu()], self.clock, self.depth)
+
+
+def depth_for(clock: Clock, times: Tensor) -> int:
+    """The tree depth at which no two times of a grid share a leaf (at least 9, at most 40)."""
+    u = sorted({clock.position(float(t)) for t in times})
+    gap = min((b - a for a, b in zip(u, u[1:], strict=False)), default=1.0)
+    return min(max(9, math.ceil(-math.log2(gap)) + 1), 40)
+
+
+def _place(noise: Tensor, x: Tensor) -> Tensor:
+    if x.device.type == "cuda":
+        # A pinned, non-blocking copy: the host does not wait for the device.
+        return noise.pin_memory().to(x.device, non_blocking=True).to(x.dtype)
+    return noise.to(device=x.device, dtype=x.dtype)

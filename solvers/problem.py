@@ -1,0 +1,200 @@
+r"""What is integrated: a reverse diffusion process, or any ODE or SDE.
+
+A forward process x_t = alpha(t) x_0 + sigma(t) eps, with t = 0 at the data and t = 1 at the noise, has
+a family of reverse-time processes with the same marginals, indexed by eta >= 0 (Song et al. 2021,
+eq. 6 and 13; Karras et al. 2022, eq. 6):
+
+    dx = [ v(x, t) - eta^2 g(t)^2 / 2 * score(x, t) ] dt + eta g(t) dw,      t from 1 down to 0,
+
+    v(x, t)     = alpha'(t) D(x, t) + sigma'(t) (x - alpha(t) D(x, t)) / sigma(t),
+    score(x, t) = (alpha(t) D(x, t) - x) / sigma(t)^2,
+    g(t)^2      = 2 sigma sigma' - 2 (alpha'/alpha) sigma^2.
+
+eta = 0 is the probability-flow ODE and eta = 1 the reverse-time SDE. The only unknown is the posterior
+mean D(x, t) = E[x_0 | x_t = x]; it is the one expensive call, and solvers see nothing else of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.noise import Clock
+
+
+class Scales(NamedTuple):
+    """The path x_t = alpha x_0 + sigma eps at a time, with its time derivatives (float64)."""
+
+    alpha: Tensor
+    sigma: Tensor
+    dalpha: Tensor
+    dsigma: Tensor
+
+
+def batch_times(t: Tensor, x: Tensor) -> Tensor:
+    """Times as a model receives them: (B,) float64 on the device of x.
+
+    Args:
+        t: a 0-d time for the whole batch, or one time per sample, (B,) or (B, 1, ..., 1).
+        x: the batch, (B, ...).
+
+    >>> batch_times(torch.tensor(0.5, dtype=torch.float64), torch.zeros(3, 2)).shape
+    torch.Size([3])
+    """
+    if t.ndim == 0:
+        return torch.full((len(x),), float(t), dtype=torch.float64, device=x.device)
+    return t.reshape(-1)
+
+
+def like(c: Tensor, x: Tensor) -> Tensor:
+    """A float64 coefficient ready to multiply x without promoting it.
+
+    A 0-d CPU tensor acts as a scalar in every dtype and on every device; per-sample coefficients are
+    cast.
+    """
+    return c if c.ndim == 0 else c.to(x.dtype)
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Any equation dx = model(x, t) dt + g(x, t) dw, integrated from the first to the last time of a grid.
+
+    Attributes:
+        model: the drift, (x, t) -> like x, with t of shape (B,).
+        g: the diffusion, (x, t) -> broadcastable to x; None for an ODE.
+
+    >>> decay = Equation(lambda x, t: -x)
+    >>> decay.drift(torch.ones(1, 1), torch.tensor(0.0))
+    tensor([[-1.]])
+    """
+
+    model: Callable[[Tensor, Tensor], Tensor]
+    g: Callable[[Tensor, Tensor], Tensor] | None = None
+    cost: int = 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether there is noise to draw."""
+        return self.g is not None
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The drift at one time for the batch or one time per sample."""
+        return self.model(x, batch_times(t, x))
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """The coefficient of dw; zero for an ODE."""
+        if self.g is None:
+            return torch.zeros((), dtype=torch.float64)
+        return self.g(x, batch_times(t, x))
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the driving Brownian motion: plain time."""
+        return Clock(lambda t: t, lambda u: u)
+
+
+# Brownian paths of reverse processes live on this range of lambda = log(alpha / sigma).
+_LAMBDA_MIN, _LAMBDA_MAX = -16.0, 24.0
+
+
+@dataclass(frozen=True)
+class ReverseProcess:
+    r"""The reverse-time process of a path, as a first-class object.
+
+    Attributes:
+        model: (x, t) -> E[x_0 | x_t = x], like x; t is (B,).
+        path: t -> Scales; an SDE, or anything with these marginals.
+        eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
+        cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
+        condition: per-sample tensors (B, ...) passed to every call of ``model``, by name.
+
+    Raises:
+        ValueError: eta is negative or not finite, or cost < 1.
+
+    A Dirac at 3 under x_t = (1 - t) x_0 + t eps; its flow is a straight line:
+
+    >>> flow = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> ode = ReverseProcess(lambda x, t: torch.full_like(x, 3.0), flow)
+    >>> ode.drift(torch.tensor([[1.0]]), torch.tensor(0.5, dtype=torch.float64))
+    tensor([[-4.]])
+    """
+
+    model: Callable[..., Tensor]
+    path: Callable[[Tensor], Scales]
+    eta: float = 0.0
+    cost: int = field(default=1, kw_only=True)
+    condition: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise ValueError(f"eta is the noise level of the reverse process and must be >= 0; got {self.eta}")
+        if self.cost < 1:
+            raise ValueError(f"cost is the number of network passes per call, at least 1; got {self.cost}")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether there is noise to draw."""
+        return self.eta > 0
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t = x]: one model evaluation."""
+        return self.model(x, batch_times(t, x), **self.condition)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The drift of the reverse process in t (integrate it towards smaller t)."""
+        return self.drift_from(self.denoise(x, t), x, t)
+
+    def drift_from(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The drift, given the denoised x: no model evaluation."""
+        alpha, sigma, dalpha, dsigma = self.path(t)
+        # v - eta^2 g^2 / 2 score = a D + b x, with the x - alpha D of both terms collected.
+        slope = dsigma / sigma
+        if self.eta > 0:
+            slope = slope + self.eta**2 * (dsigma / sigma - dalpha / alpha)
+        return like(dalpha - slope * alpha, x) * x0 + like(slope, x) * x
+
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """The coefficient of dw, eta g(t)."""
+        alpha, sigma, dalpha, dsigma = self.path(t)
+        g2 = 2 * sigma * (dsigma - dalpha / alpha * sigma)
+        return like(self.eta * g2.clamp_min(0).sqrt(), x)
+
+    def finish(self, x: Tensor, t: Tensor) -> Tensor:
+        """The step of every solver to sigma = 0: x_0 = E[x_0 | x_t = x]."""
+        return self.denoise(x, t)
+
+    def half_log_snr(self, t: float) -> float:
+        """Lambda(t) = log(alpha / sigma) as a number; infinite at the ends where alpha or sigma is 0."""
+        alpha, sigma = (float(c) for c in self.path(torch.tensor(t, dtype=torch.float64))[:2])
+        if alpha == 0 or sigma == 0:
+            return -math.inf if alpha == 0 else math.inf
+        return math.log(alpha / sigma)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the driving Brownian motion: the signal-to-noise ratio alpha^2 / sigma^2.
+
+        On it the exact solution of the reverse SDE for a constant D is an increment of Brownian motion,
+        so that coarse and fine grids see one and the same noise.
+        """
+        span = _LAMBDA_MAX - _LAMBDA_MIN
+
+        def position(t: Any) -> Any:
+            if isinstance(t, Tensor):
+                alpha, sigma = self.path(t)[:2]
+                return ((torch.log(alpha / sigma) - _LAMBDA_MIN) / span).clamp(0, 1)
+            return min(max((self.half_log_snr(t) - _LAMBDA_MIN) / span, 0.0), 1.0)
+
+        def variance(u: Any) -> Any:
+            exponent = 2 * (_LAMBDA_MIN + u * span)
+            return torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
+
+        return Clock(position, variance)
+
+
+Problem = Equation | ReverseProcess

@@ -1,0 +1,25 @@
+"""The table of solvers by name; ``solvers/__init__.py`` fills it."""
+
+from __future__ import annotations
+
+from solvers.errors import choose
+from solvers.solver import Solver
+
+SOLVERS: dict[str, Solver] = {}
+
+
+def find(solver: str | Solver) -> Solver:
+    """A solver by its name in ``SOLVERS``; a Solver is returned as it is.
+
+    Raises:
+        ValueError: an unknown name.
+        TypeError: neither a name nor a Solver.
+
+    >>> find("ddim")
+    DDIM()
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if not isinstance(solver, str):
+        raise TypeError(f"solver must be a name in SOLVERS or a Solver; got {type(solver).__name__}")
+    return choose(solver, SOLVERS, "solver")

@@ -1,0 +1,161 @@
+"""What a solver is: settings, ``init`` and ``step``, and what it declares about itself.
+
+A solver is a frozen dataclass. It holds settings only; whatever evolves during a run is the ``state`` that
+``init`` makes and ``step`` hands on, so one solver object serves any number of runs and threads.
+
+A fixed-step solver is asked to move from t to s and returns x at s. An adaptive one may stop short of s
+and returns the time it reached, one per sample.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from solvers.noise import Noise
+from solvers.problem import Equation, ReverseProcess
+
+
+class Estimate(NamedTuple):
+    """A local error estimate that a step has left behind at no cost.
+
+    Attributes:
+        t: where the step started, 0-d or (B, 1, ..., 1).
+        s: where it ended.
+        error: RMS over the entries of each sample, in units of x, (B,); NaN where there is none.
+    """
+
+    t: Tensor
+    s: Tensor
+    error: Tensor
+
+
+class BudgetSpentError(RuntimeError):
+    """A network call would exceed the cap of a sample; raised at the call, for solvers that hand control away."""
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """Base of all solvers; a new one needs ``order``, ``source`` and ``step``.
+
+    What a solver declares about itself are plain class attributes (or properties where settings decide).
+    """
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Global order of convergence in the step size; the weak order for a stochastic solver."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Where the method is published."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it integrates processes with noise."""
+        return False
+
+    @property
+    def strong_order(self) -> float | None:
+        """Order on one Brownian path, for stochastic solvers."""
+        return None
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it chooses its own steps between the times of the grid."""
+        return False
+
+    @property
+    def needs(self) -> tuple[type, ...]:
+        """The problem types it can integrate."""
+        return (ReverseProcess, Equation)
+
+    @property
+    def stages(self) -> int:
+        """Model evaluations in one step, or in one attempt of an adaptive solver."""
+        return 1
+
+    @property
+    def grid(self) -> str:
+        """The name of its default grid in ``GRIDS``."""
+        return "quadratic"
+
+    def evaluations(self, steps: int, finish: bool = True) -> int:
+        """Model evaluations of a run.
+
+        Args:
+            steps: number of grid intervals.
+            finish: whether the last interval ends at sigma = 0; that step is one evaluation in every solver.
+        """
+        return self.stages * (steps - 1) + 1 if finish else self.stages * steps
+
+    def steps_for(self, evaluations: int, finish: bool = True) -> int:
+        """The largest number of steps that a budget of model evaluations pays for.
+
+        Raises:
+            ValueError: the budget does not pay for one step.
+        """
+        least = self.evaluations(1, finish)
+        if evaluations < least:
+            raise ValueError(
+                f"a budget of {evaluations} evaluations is too small: {type(self).__name__} needs at least {least}"
+            )
+        low, high = 1, 2
+        while self.evaluations(high, finish) <= evaluations:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.evaluations(middle, finish) <= evaluations else (low, middle)
+        return low
+
+    def estimate(
+        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any
+    ) -> Estimate | None:
+        """The local error estimate that becomes known with a step; asked for only when a caller wants it.
+
+        It is made from what the step used anyway, with no model evaluation.
+
+        Args:
+            problem: what is integrated.
+            x: (B, ...) at t, as ``step`` received it.
+            t: where the step started.
+            s: where it ended.
+            before: the state that ``step`` received.
+            after: the state that it returned.
+
+        Returns:
+            An estimate of this step's error or, in a method that corrects later, of the one before; None when
+            there is none.
+        """
+        return None
+
+    def init(self, problem: Any, times: Tensor) -> Any:
+        """The state before the first step; None for a solver without memory.
+
+        Args:
+            problem: what will be integrated.
+            times: the whole grid, float64 (steps + 1,).
+        """
+        return None
+
+    @abstractmethod
+    def step(
+        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Move x from t towards s.
+
+        Args:
+            problem: one of the types in ``needs``.
+            x: (B, ...) at t.
+            t: 0-d float64 on the CPU.
+            s: the next time of the grid, like t.
+            state: from ``init`` or the last step.
+            noise: N(0, I) increments, for solvers that use them.
+
+        Returns:
+            x at the time reached, the time reached (s itself for a fixed-step solver), the new state.
+        """

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sde_diffusion import places
+from sde_diffusion.checkpoint import export, find, load
+from sde_diffusion.cli import app
+from sde_diffusion.sample import sample as library_sample
+
+TRAIN = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "moons"
+    args = TRAIN.split()[:-1]
+    assert CliRunner().invoke(app, [*args, str(folder)]).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def moons(trained: Path) -> Path:
+    """A run, alone in runs/."""
+    return Path(shutil.copytree(trained, "runs/moons"))
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, ["sample", *args])
+
+
+def sampled(*args: str) -> Path:
+    """The folder of the picture that the last line names."""
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    word, path = result.stdout.splitlines()[-1].split(" ", 1)
+    assert word == "picture" and Path(path).read_bytes().startswith(b"\x89PNG")
+    return Path(path).parent
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "samples.npz") as file:
+        return dict(file)
+
+
+def refused(*args: str) -> str:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+def test_the_command_of_the_first_page(moons: Path) -> None:
+    folder = sampled("--solver", "pf-ode", "--nfe", "20")
+    assert folder == moons / "samples" / "pf-ode-nfe20"
+    expected = library_sample(load(moons), 2000, solver="pf-ode", nfe=20, seed=0)
+    assert torch.equal(torch.from_numpy(arrays(folder)["x"]), expected)
+    assert arrays(folder)["seeds"].tolist() == list(range(2000))
+
+
+def test_without_a_run_the_bundled_model_is_sampled(
+    moons: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = export(load(moons), "bundled.safetensors", data=find(moons).data, step=3)
+    shutil.rmtree("runs")
+    monkeypatch.setattr(places, "BUNDLED", bundled)
+    folder = sampled("--solver", "pf-ode", "--nfe", "20")
+    assert folder == Path("samples/pf-ode-nfe20")
+    assert json.loads((folder / "card.json").read_text())["checkpoint"]["path"] == "bundled"
+    assert "bit-equal" in run("--card", str(folder / "card.json")).stdout
+    bundled.unlink()
+    assert "train one first: sdediff train --sde vp" in refused()
+
+
+def test_a_run_a_checkpoint_and_a_file_are_one_model(moons: Path) -> None:
+    export(load(moons), "moons.safetensors")
+    same = [
+        arrays(sampled(path, "--n", "3", "--nfe", "4"))["x"]
+        for path in ("runs/moons", "runs/moons/checkpoints/step-000003", "moons.safetensors")
+    ]
+    assert np.array_equal(same[0], same[1]) and np.array_equal(same[0], same[2])
+
+
+def test_options_reach_the_solver(moons: Path) -> None:
+    folder = sampled(
+        *[
+            "--n",
+            "5",
+            "--solver",
+            "ddpm",
+            "--grid",
+            "1,0.5,0.2,0",
+            "--eta",
+            "0.5",
+            "--seed",
+            "3",
+            "--batch-size",
+            "2",
+        ],
+        *["--device", "cpu", "--out", "mine"],
+    )
+    assert folder == Path("mine")
+    card = json.loads((folder / "card.json").read_text())
+    assert card["grid"] == {"name": None, "times": [1.0, 0.5, 0.2, 0.0]}
+    assert (card["n"], card["eta"], card["seed"], card["batch_size"]) == (5, 0.5, 3, 2)
+    assert card["solver"]["name"] == "ddpm" and card["nfe"]["most"] == 3
+    expected = library_sample(
+        load(moons), 5, solver="ddpm", grid=[1, 0.5, 0.2, 0], eta=0.5, seed=3, batch_size=2
+    )
+    assert np.array_equal(arrays(folder)["x"], expected.numpy())
+    named = sampled(*["--n", "2", "--steps", "6", "--grid", "karras"])
+    assert json.loads((named / "card.json").read_text())["grid"]["name"] == "karras"
+
+
+def test_nothing_is_overwritten(moons: Path) -> None:
+    folders = [sampled("--n", "2", "--nfe", "3", "--seed", str(k)) for k in range(3)]
+    assert [f.name for f in folders] == ["pf-ode-nfe3", "pf-ode-nfe3-2", "pf-ode-nfe3-3"]
+    first = (folders[0] / "samples.npz").read_bytes()
+    # said before any work is done: the model is not even looked for
+    message = refused("gone", "--out", str(folders[0]))
+    assert "exists already; choose another folder with --out" in message
+    assert (folders[0] / "samples.npz").read_bytes() == first
+    Path("empty").mkdir()
+    assert sampled("--n", "2", "--nfe", "3", "--out", "empty") == Path("empty")
+
+
+@pytest.mark.parametrize("solver", ["pf-ode", "ddpm", "rk45"])
+def test_the_card_makes_the_same_picture_again(moons: Path, solver: str) -> None:
+    first = sampled("--n", "9", "--solver", solver, "--seed", "4")
+    card = str(first / "card.json")
+    result = run("--card", card, "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert "bit-equal to the samples of the card" in result.stdout
+    for file in ("samples.png", "samples.npz", "card.json"):
+        assert (first / file).read_bytes() == Path("again", file).read_bytes()
+    # a card that promises something else is found out
+    changed = {**json.loads(Path(card).read_text()), "seed": 5}
+    Path("changed.json").write_text(json.dumps(changed))
+    assert "not bit-equal" in run("--card", "changed.json").stdout
+
+
+def test_the_card_of_another_model_is_refused(moons: Path) -> None:
+    card = sampled("--n", "2", "--nfe", "3") / "card.json"
+    train = [*TRAIN.split()[:-1], "runs/other", "--seed", "1"]
+    assert CliRunner().invoke(app, train).exit_code == 0
+    message = refused("runs/other", "--card", str(card))
+    assert find("runs/moons").sha256 in message and find("runs/other").sha256 in message
+    assert "leave out --n, --batch-size" in refused(
+        "--card", str(card), "--n", "3", "--batch-size", "2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--solver pfode", "unknown solver 'pfode'; did you mean 'pf-ode'? Choices: adaptive-sde"),
+        ("--solver gone.py:Mine", "there is no file gone.py"),
+        ("--grid karas", "did you mean 'karras'?"),
+        ("--grid 1,a,0", "--grid takes a name or times separated by commas"),
+        ("--grid 1,0.2,0.5,0", "strictly monotone"),
+        ("--grid 1.5,0.2,0", "must lie in [0, 1]"),
+        ("--nfe 0", "at least 1; got 0"),
+        ("--solver pc --nfe 0", "at least 1; got 0"),
+        ("--nfe 4 --steps 4", "give nfe or steps, not both"),
+        ("--n 0", "must be at least 1; got n=0"),
+        ("--batch-size 0", "batch_size=0"),
+        ("--seed -1", "seed must be"),
+        ("--eta 1 --solver ddim", "draws no noise"),
+        ("--device gpu", "unknown device 'gpu'"),
+        ("gone", "no model at gone"),
+        ("runs", "runs is neither a run"),
+        ("--card gone.json", "no card at gone.json"),
+        ("--card runs/moons/config.json", "is no card of samples"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(moons: Path, args: str, message: str) -> None:
+    before = sorted(Path().rglob("*"))
+    assert message in refused(*args.split())
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_checkpoints_that_are_torn_foreign_or_of_another_version(moons: Path) -> None:
+    Path("foreign.safetensors").write_bytes(b"not this")
+    assert "is torn, or no safetensors file" in refused("foreign.safetensors")
+    step = moons / "checkpoints/step-000003"
+    state = json.loads((step / "state.json").read_text())
+    (step / "state.json").write_text(json.dumps({**state, "format": 99}))
+    assert "has format 99" in refused(str(step))
+    weights = step / "ema.safetensors"
+    (step / "state.json").write_text(json.dumps(state))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert "ema.safetensors is damaged" in refused(str(step))
+
+
+def test_a_traceback_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("gone").exception.__class__ is SystemExit
+    monkeypatch.setenv("SDEDIFF_TRACEBACK", "1")
+    assert isinstance(run("gone").exception, FileNotFoundError)

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+from sde_diffusion.checkpoint import find
+from sde_diffusion.cli import app, train
+from sde_diffusion.runs import checkpoints
+
+TINY = ["--steps=4", "--batch-size=8", "--width=8", "--depth=1", "--schedule=constant"]
+SMALL_UNET = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--device", "cpu"]
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, ["train", *args])
+
+
+def trained(*args: str) -> list[str]:
+    """The lines that a successful training prints."""
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def refused(*args: str) -> str:
+    """The one sentence of a training that does not start."""
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+def config(out: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((Path(out) / "config.json").read_text())
+    return loaded
+
+
+def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() -> None:
+    lines = trained("--sde", "vp", *SMALL_UNET)
+    assert config("runs/digits-vp")["data"]["name"] == "digits"
+    assert lines[-1] == "picture runs/digits-vp/samples/pf-ode-step-000002/samples.png"
+    with Image.open(lines[-1].split(" ", 1)[1]) as picture:
+        assert picture.size == (8 * 66 + 2, 8 * 66 + 2)
+    assert lines[-2] == "next: sdediff sample runs/digits-vp --solver pf-ode --nfe 20"
+    assert trained("--sde", "vp", *SMALL_UNET)[-1].startswith("picture runs/digits-vp-2/")
+    assert find("runs/digits-vp").sha256 == find("runs/digits-vp-2").sha256
+
+
+def test_every_option_reaches_the_run() -> None:
+    options = {
+        "steps": 3, "batch_size": 5, "lr": 0.01, "warmup": 1, "schedule": "constant",
+        "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "t_min": 0.001, "ema": 0.9,
+        "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3,
+    }  # fmt: skip
+    model = {
+        "sde": "ve", "sigma_min": 0.02, "sigma_max": 9.0, "predicts": "edm", "width": 6,
+        "depth": 2, "dropout": 0.25,
+    }  # fmt: skip
+    args = [f"--{k.replace('_', '-')}={v}" for k, v in {**options, **model}.items()]
+    trained("--data", "rings", "--out", "here", *args)
+    written = config("here")
+    options["learning_rate"] = options.pop("lr")
+    assert written["train"] == options
+    assert written["model"]["sde"] == {
+        "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
+    }  # fmt: skip
+    assert written["model"]["predicts"] == "edm" and written["model"]["sigma_data"] == 1.0
+    network = written["model"]["network"]["settings"]
+    assert (network["width"], network["depth"], network["dropout"]) == (6, 2, 0.25)
+    assert [c.name for c in checkpoints(Path("here"))] == [
+        "step-000003", "step-000002", "step-000001"
+    ]  # fmt: skip
+
+
+def test_the_seed_is_that_of_the_first_weights_too() -> None:
+    def start(out: str, seed: str) -> torch.Tensor:
+        trained("--data", "moons", "--out", out, "--seed", seed, *TINY)
+        return load_file(f"{out}/checkpoints/step-000000/model.safetensors")["enter.weight"]
+
+    assert torch.equal(first := start("one", "1"), start("same", "1"))
+    assert not torch.equal(first, start("other", "2"))
+
+
+@pytest.mark.parametrize("name", ["cosine", "flow"])
+def test_where_alpha_ends_at_0_the_velocity_is_learned(name: str) -> None:
+    trained("--data", "moons", "--sde", name, "--out", "run", *TINY)
+    assert config("run")["model"]["predicts"] == "velocity"
+
+
+def test_a_resumed_run_is_as_if_it_had_not_stopped() -> None:
+    common = ["--data", "moons", "--checkpoint-every", "2", *TINY]
+    trained("--out", "whole", *common, "--steps", "8")
+    trained(*common)
+    lines = trained("--resume", "--steps", "8")
+    assert lines[-1].startswith("picture runs/moons-vp/samples/pf-ode-step-000008")
+    for file in ("model", "ema", "optimizer"):
+        one, other = (
+            load_file(Path(out) / "checkpoints/step-000008" / f"{file}.safetensors")
+            for out in ("whole", "runs/moons-vp")
+        )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    # the same command line again, and one that contradicts the run
+    trained("--resume", "--out", "runs/moons-vp", *common, "--steps", "9", "--sde", "vp")
+    for given, stored in (["--sde", "ve"], "sde"), (["--lr", "1"], "learning_rate"):
+        assert f"{stored}: " in refused("--resume", *given)
+    assert "another data" in refused("--resume", "--data", "rings")
+
+
+def test_your_own_data_needs_only_its_path() -> None:
+    Path("my data").mkdir()
+    rng = np.random.default_rng(0)
+    np.save("my data/points.npy", rng.normal(size=(20, 3)).astype(np.float32))
+    lines = trained("--data", "my data/points.npy", *TINY)
+    assert lines[-1] == "arrays runs/points-vp/samples/pf-ode-step-000004/samples.npz"
+    for k in range(3):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"my data/{k}.png")
+    trained("--data", "my data", *SMALL_UNET)
+    assert find("runs/my-data-vp").model["shape"] == [3, 4, 4]
+
+
+def bad_data() -> None:
+    np.save("nan.npy", np.array([[0.0, np.nan]]))
+    Path("mixed").mkdir()
+    for side in (4, 6):
+        Image.new("L", (side, side)).save(f"mixed/{side}.png")
+    Path("broken").mkdir()
+    Path("broken/a.png").write_bytes(b"no image")
+    np.save("odd.npy", np.zeros((2, 3, 9, 9), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--sde pv", "unknown SDE 'pv'. Choices: cosine, edm, flow, subvp, ve, vp"),
+        ("--data mons", "'mons'; did you mean 'moons'?"),
+        ("--predicts nois", "did you mean 'noise'?"),
+        ("--weight simpel", "did you mean 'simple'?"),
+        ("--schedule cosin", "did you mean 'cosine'?"),
+        ("--device gpu", "unknown device 'gpu'"),
+        ("--steps 0", "steps must be at least 1; got 0"),
+        ("--lr -1", "learning_rate must be positive; got -1.0"),
+        ("--data moons --channels 8", "the network mlp has no setting 'channels'"),
+        ("--sde flow --beta-max 2", "the process flow has no setting 'beta_max'"),
+        ("--sde cosine --predicts noise", "use predicts='velocity' or 'data'"),
+        ("--data mnist", "say where they are with data_dir (--data-dir)"),
+        ("--data mnist --data-dir gone", "no MNIST in gone"),
+        ("--data gone.npy", "no data at gone.npy"),
+        ("--data nan.npy", "not finite, the first at index (0, 1)"),
+        ("--data mixed", "mixed/6.png is 6 x 6 gray, but mixed/4.png is 4 x 4 gray"),
+        ("--data broken", "cannot read the image broken/a.png"),
+        ("--out mixed", "mixed exists already; continue it with resume=True (--resume)"),
+        ("--resume", "nothing to resume: no run in runs/"),
+        ("--resume --out gone", "nothing to resume at gone"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_starts_nothing(args: str, message: str) -> None:
+    bad_data()
+    before = sorted(Path().rglob("*"))
+    assert message in refused(*args.split())
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_torn_config_is_refused() -> None:
+    trained("--data", "moons", *TINY)
+    Path("runs/moons-vp/config.json").write_text('{"format": 1, ')
+    assert "config.json is torn" in refused("--resume")
+
+
+def test_a_torn_checkpoint_is_passed_over_with_a_warning() -> None:
+    trained("--data", "moons", "--checkpoint-every", "2", *TINY)
+    torn = Path("runs/moons-vp/checkpoints/step-000004/model.safetensors")
+    os.truncate(torn, 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("--resume")
+    assert result.exit_code == 0, result.output
+    assert f"warning: {torn} is torn: 100 bytes" in result.stderr
+    assert "using step-000002 instead" in result.stderr
+
+
+def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "run_training", interrupted)
+    result = run("--data", "moons", *TINY)
+    assert result.exit_code == 130
+    assert "sdediff train --resume --out runs/moons-vp" in result.stdout
+    assert result.stderr == "stopped\n"

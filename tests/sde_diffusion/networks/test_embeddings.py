@@ -1,0 +1,76 @@
+"""Waves are stationary features that tell times near the data apart; a class is one vector more."""
+
+import pytest
+import torch
+
+from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, Waves
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+def test_waves_are_stationary_and_of_constant_norm(kind):
+    waves = Waves(32, kind)
+    t, s = torch.tensor([[0.1, 0.7, -2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
+    torch.testing.assert_close(
+        waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64)
+    )
+    inner = (waves(t) * waves(s)).sum(1)
+    shifted = (waves(t + 0.123) * waves(s + 0.123)).sum(1)
+    torch.testing.assert_close(inner, shifted)
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+@pytest.mark.parametrize("t, s, least", [(1e-4, 2e-4, 0.1), (1e-3, 1.1e-3, 0.1), (0.01, 0.02, 2.0)])
+def test_times_near_the_data_are_told_apart(kind, t, s, least):
+    near, far = Waves(64, kind)(torch.tensor([t, s]))
+    assert (near - far).norm() > least
+
+
+def test_the_slowest_wave_orders_all_times():
+    cosine = Waves(64)(torch.linspace(0, 1, 1001))[:, 0]
+    assert (cosine.diff() < 0).all()
+
+
+def test_fourier_frequencies_are_the_same_in_every_process():
+    torch.manual_seed(1)
+    first = Waves(16, "fourier").frequencies
+    torch.manual_seed(2)
+    assert torch.equal(first, Waves(16, "fourier").frequencies)
+
+
+def test_no_class_is_one_more_class_and_classes_differ():
+    condition = Condition(8, 16, classes=3)
+    t = torch.tensor([0.1, 0.2])
+    assert torch.equal(condition(t), condition(t, torch.tensor([3, 3])))
+    assert not torch.allclose(condition(t), condition(t, torch.tensor([0, 0])))
+    # a class is added to the time: the difference between two classes is the same at all times
+    difference = condition(t, torch.tensor([0, 0])) - condition(t, torch.tensor([1, 1]))
+    torch.testing.assert_close(difference[0], difference[1])
+
+
+@pytest.mark.parametrize(
+    "classes, label, message",
+    [
+        (None, torch.tensor([1, 1]), "without classes"),
+        (3, torch.tensor([0, 4]), "0 to 2, and 3 for no class"),
+        (3, torch.tensor([0, -1]), "from -1 to 0"),
+        (3, torch.tensor([1]), r"expected int64 of shape \(2,\)"),
+        (3, torch.tensor([1.0, 1.0]), "torch.float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(classes, label, message):
+    condition = Condition(8, 16, classes=classes)
+    with pytest.raises(ValueError, match=message):
+        condition(torch.tensor([0.1, 0.2]), label)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"features": 7, "width": 8}, "even number"),
+        ({"features": 8, "width": 8, "kind": "sinusoid"}, "did you mean 'sinusoidal'"),
+        ({"features": 8, "width": 8, "classes": 0}, "classes is 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Condition(**settings)

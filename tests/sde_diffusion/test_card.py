@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sde_diffusion import card as cards
+from sde_diffusion.checkpoint import Stored, export, find, load
+from sde_diffusion.networks import MLP, UNet
+from sde_diffusion.plots import to_uint8
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.sde import VPSDE
+from solvers import SOLVERS, solve
+from solvers.euler import Euler
+
+
+def model(seed: int = 0, shape: tuple[int, ...] = (2,)) -> Stored:
+    """A random network: its samples mean nothing and depend on everything."""
+    torch.manual_seed(seed)
+    small = (
+        UNet(shape, 4, (1,), blocks=1, attention=(), heads=1)
+        if len(shape) == 3
+        else MLP(shape, width=8, depth=1)
+    )
+    for parameter in small.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = Path(f"model-{seed}-{len(shape)}.safetensors")
+    return find(export(ScoreModel(small, VPSDE(), shape=shape), path))
+
+
+def through_file(samples: cards.Samples) -> dict[str, Any]:
+    Path("card.json").write_text(json.dumps(samples.card))
+    return cards.read_card("card.json")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "pf-ode", "nfe": 7},
+        {"solver": "pf-ode", "steps": 4, "grid": "karras", "seed": 3},
+        {"solver": "ddim", "grid": [1.0, 0.6, 0.1, 0.0]},
+        {"solver": "heun", "nfe": 9, "batch_size": 2},
+        {"solver": "ddpm", "nfe": 6, "seed": 11},
+        {"solver": "ddpm", "nfe": 6, "eta": 0.5},
+        {"solver": "pc", "nfe": 9},
+        {"solver": "rk45"},
+    ],
+    ids=lambda o: "-".join(map(str, o.values())),
+)
+def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
+    stored = model()
+    first = cards.draw(stored, 5, **options)
+    card = through_file(first)
+    again = cards.redraw(card, stored)
+    assert torch.equal(again.x, first.x) and torch.equal(again.seeds, first.seeds)
+    assert cards.same(again, card)
+    assert again.card == first.card
+    # and it is the seed, not an accident, that makes them so
+    moved = cards.redraw({**card, "seed": card["seed"] + 1}, stored)
+    assert not cards.same(moved, card)
+
+
+def test_the_cap_of_an_adaptive_solver_is_on_the_card() -> None:
+    stored = model()
+    with pytest.warns(UserWarning, match="ended early"):
+        first = cards.draw(stored, 3, solver="rk45", nfe=15)
+    card = through_file(first)
+    assert card["nfe"]["asked"] == 15 >= card["nfe"]["most"]
+    with pytest.warns(UserWarning, match="ended early"):
+        assert torch.equal(cards.redraw(card, stored).x, first.x)
+
+
+def test_a_card_outlives_a_change_of_the_default_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = model()
+    card = through_file(first := cards.draw(stored, 3, nfe=6))
+    monkeypatch.setitem(SOLVERS, "pf-ode", Euler())
+    assert torch.equal(cards.redraw(card, stored).x, first.x)
+    assert not torch.equal(cards.draw(stored, 3, nfe=6).x, first.x)
+
+
+def test_a_card_says_all_that_the_solvers_need() -> None:
+    """The samples by the solver library alone, from what the JSON says."""
+    stored = model()
+    card = through_file(first := cards.draw(stored, 4, solver="dpm++2m", nfe=6, seed=2))
+    seeds = card["seed"] * 2**32 + torch.arange(card["n"])
+    net = load(stored)
+    out = solve(
+        net.sde.reverse(net, card["eta"]),
+        net.sde.prior((4, *card["shape"]), seeds=seeds),
+        solver=card["solver"]["name"],
+        grid=card["grid"]["times"],
+        seeds=seeds,
+    )
+    assert torch.equal(out.x, first.x) and torch.equal(seeds, first.seeds)
+    assert card["nfe"] == {"asked": 6, "least": 6, "most": 6, "mean": 6.0}
+    assert card["x"]["sha256"] == hashlib.sha256(first.x.numpy().tobytes()).hexdigest()
+    assert card["checkpoint"]["sha256"] == hashlib.sha256(stored.path.read_bytes()).hexdigest()
+
+
+def test_a_solver_of_ones_own_can_be_made_again() -> None:
+    Path("own.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from solvers.euler import Euler\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(Euler):\n"
+        "    slower: float = 2.0\n"
+    )
+    stored = model()
+    first = cards.draw(stored, 2, solver="own.py:Mine", nfe=5)
+    card = through_file(first)
+    assert card["solver"] == {"name": "own.py:Mine", "class": "Mine", "settings": {"slower": 2.0}}
+    assert torch.equal(cards.redraw(card, stored).x, first.x)
+
+
+def test_another_checkpoint_is_refused_with_both_hashes() -> None:
+    stored, other = model(0), model(1)
+    card = cards.draw(stored, 2, nfe=3).card
+    with pytest.raises(ValueError, match=f"{stored.sha256}.*{other.sha256}"):
+        cards.redraw(card, other)
+
+
+def test_samples_are_written_once_and_completely() -> None:
+    samples = cards.draw(model(), 6, nfe=3)
+    shown = cards.save(samples, "new/set")
+    assert shown == Path("new/set/samples.png") and shown.is_file()
+    with np.load("new/set/samples.npz") as file:
+        arrays = dict(file)
+    assert np.array_equal(arrays["x"], samples.x.numpy()) and arrays["x"].dtype == np.float32
+    assert arrays["seeds"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert cards.read_card("new/set/card.json") == samples.card
+    with pytest.raises(FileExistsError, match="new/set exists already"):
+        cards.save(samples, "new/set")
+
+
+def test_a_full_disk_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = cards.draw(model(), 2, nfe=3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cards, "write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        cards.save(samples, "new/set")
+    assert list(Path("new").iterdir()) == []
+
+
+def test_images_are_shown_as_their_pixels() -> None:
+    samples = cards.draw(model(shape=(1, 4, 4)), 1, nfe=2)
+    with Image.open(cards.save(samples, "one")) as image:
+        picture = np.asarray(image)
+    # 4 x 4 pixels, each 16 wide, within a margin of 2
+    assert np.array_equal(picture[2:66:16, 2:66:16], to_uint8(samples.x)[0, 0].numpy())
+
+
+def test_samples_without_a_picture_are_kept_as_arrays() -> None:
+    samples = cards.draw(model(shape=(3,)), 2, nfe=2)
+    assert cards.save(samples, "vectors") == Path("vectors/samples.npz")
+    assert sorted(p.name for p in Path("vectors").iterdir()) == ["card.json", "samples.npz"]
+
+
+def test_progress_runs_from_nothing_to_all() -> None:
+    shares: list[float] = []
+    cards.draw(model(), 5, nfe=4, batch_size=2, progress=shares.append)
+    assert shares == sorted(shares) and 0 < shares[0] < 1 / 3 and shares[-1] == 1.0
+    assert len(shares) == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "torn, or not JSON"),
+        ("[1]", "was not written by sdediff"),
+        ('{"format": 99}', "has format 99"),
+        ('{"format": 1, "train": {}}', "is no card of samples"),
+    ],
+)
+def test_what_is_no_card_is_refused(content: str, message: str) -> None:
+    Path("card.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        cards.read_card("card.json")
+
+
+def test_a_missing_card_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no card at gone\.json"):
+        cards.read_card("gone.json")
+
+
+def test_unknown_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        cards.device_for("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no CUDA device"):
+            cards.device_for("cuda")

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sde_diffusion.checkpoint import describe
+from sde_diffusion.data import as_data, load_data
+from sde_diffusion.defaults import default_model
+from sde_diffusion.sde import SDES, VPSDE, make_sde
+
+POINTS = as_data(torch.tensor([[3.0, -3.0], [3.0, 1.0], [-1.0, -3.0], [-1.0, 1.0]]), name="four")
+
+
+@pytest.mark.parametrize("name", list(SDES))
+def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> None:
+    model = default_model(POINTS, sde=name)
+    assert model.sde == make_sde(name)
+    model.sde.reverse(model)  # refuses noise where alpha(1) = 0
+    assert model.predicts == ("velocity" if name in ("cosine", "flow") else "noise")
+
+
+def test_settings_reach_what_they_are_of() -> None:
+    model = default_model(
+        POINTS, sde_settings={"beta_max": 7.0}, network_settings={"width": 6, "depth": 1}
+    )
+    assert model.sde == VPSDE(beta_max=7.0)
+    assert model.network.settings["width"] == 6 and len(model.network.blocks) == 1
+
+
+def test_sigma_data_is_the_spread_of_the_data() -> None:
+    x = POINTS.x.double()
+    assert default_model(POINTS, predicts="edm").sigma_data == round(float(x.std(correction=0)), 4)
+    assert default_model(POINTS).sigma_data == 1.0
+
+
+def test_the_seed_fixes_the_weights_and_leaves_torch_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, same, other = (default_model(POINTS, seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_like_takes_the_place_of_the_defaults() -> None:
+    like = describe(
+        default_model(
+            POINTS, sde="ve", predicts="edm", sde_settings={"sigma_max": 9.0},
+            network_settings={"width": 8},
+        )
+    )  # fmt: skip
+    assert describe(default_model(POINTS, like=like)) == like
+    assert describe(default_model(POINTS, like=like, sde="ve", predicts="edm")) == like
+    other = describe(default_model(POINTS, like=like, sde="vp"))
+    assert (other["sde"]["name"], other["predicts"]) == ("vp", "noise")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sde": "cosin"}, "unknown SDE 'cosin'; did you mean 'cosine'"),
+        ({"predicts": "nose"}, "unknown parametrization 'nose'; did you mean 'noise'"),
+        (
+            {"sde": "flow", "sde_settings": {"beta_max": 1.0}},
+            "the process flow has no .*'beta_max'",
+        ),
+        ({"network_settings": {"channels": 8}}, "the network mlp has no setting 'channels'.*width"),
+        ({"sde_settings": {"beta_min": 30.0}}, "0 <= beta_min <= beta_max"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        default_model(POINTS, **options)  # type: ignore[arg-type]
+
+
+def test_images_get_a_unet_of_their_size() -> None:
+    model = default_model(load_data("digits"), network_settings={"channels": 8})
+    assert model.network.name == "unet" and model.shape == (1, 8, 8)

@@ -1,0 +1,95 @@
+"""Grids: exact ends, strict monotonicity, spacing in the stated variable, refusal of bad times."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.sde import EDM, SDE, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE
+from solvers import GRIDS, Equation, ReverseProcess, make_grid
+from solvers.grids import rho_min, time_at
+
+PATHS = [VPSDE(), SubVPSDE(), VESDE(), EDM(), Flow(), CosineVPSDE()]
+
+
+def process(sde: SDE) -> ReverseProcess:
+    return sde.probability_flow(GaussianMixture(torch.zeros(1, 2), 1.0, sde=sde))
+
+
+@pytest.mark.parametrize("sde", PATHS, ids=repr)
+@pytest.mark.parametrize("name", [n for n in GRIDS if n != "ends"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 1000])
+def test_length_ends_and_order(name: str, sde: SDE, steps: int) -> None:
+    times = make_grid(name, process(sde), steps)
+    assert times.dtype == torch.float64 and len(times) == steps + 1
+    assert float(times[0]) == 1.0 and float(times[-1]) == 0.0
+    assert bool((times.diff() < 0).all())
+
+
+VARIABLE = {
+    "uniform": lambda t, rho: t,
+    "quadratic": lambda t, rho: t.sqrt(),
+    "power": lambda t, rho: t ** (2 / 3),
+    "log-snr": lambda t, rho: rho.log(),
+    "karras": lambda t, rho: rho ** (1 / 7),
+    "angle": lambda t, rho: rho.atan(),
+}
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), SubVPSDE(), EDM()], ids=repr)
+@pytest.mark.parametrize("name", VARIABLE)
+def test_equal_steps_in_the_stated_variable(name: str, sde: SDE) -> None:
+    times = make_grid(name, process(sde), 12)[:-1]
+    alpha, sigma = sde(times)[:2]
+    gaps = VARIABLE[name](times, sigma / alpha).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["power", "log-snr", "karras", "angle"])
+def test_last_time_before_zero_follows_the_rule(name: str) -> None:
+    for steps in (4, 10, 30):
+        times = make_grid(name, process(VPSDE()), steps)
+        alpha, sigma = VPSDE()(times[-2])[:2]
+        assert float(sigma / alpha) == pytest.approx(max(4 / steps**2, 0.002), rel=1e-9)
+    assert rho_min(1) == 0.5 and rho_min(10**6) == 0.002
+
+
+def test_time_at_inverts_any_path() -> None:
+    for sde in PATHS:
+        lam = torch.linspace(-3, 5, 9, dtype=torch.float64)
+        torch.testing.assert_close(time_at(sde, lam), sde.time(lam), rtol=1e-9, atol=1e-12)
+
+
+def test_a_named_grid_cannot_be_changed_from_outside() -> None:
+    first = make_grid("karras", process(VPSDE()), 5)
+    first[1] = 0.0
+    assert float(make_grid("karras", process(VPSDE()), 5)[1]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("karas", "did you mean 'karras'"),
+        ([1.0, 0.5, 0.5, 0.0], "times 1 and 2 are 0.5 and 0.5"),
+        ([1.0, 0.4, 0.6, 0.0], "times 1 and 2 are 0.4 and 0.6"),
+        ([1.2, 0.5, 0.0], r"lie in \[0, 1\]"),
+        ([1.0, math.nan, 0.0], r"lie in \[0, 1\]"),
+        ([1.0], "at least 2"),
+        (torch.ones(2, 2), "at least 2"),
+    ],
+)
+def test_bad_grids_are_refused(grid: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_grid(grid, process(VPSDE()), 4 if isinstance(grid, str) else None)  # type: ignore[arg-type]
+
+
+def test_steps_and_grid_must_agree() -> None:
+    with pytest.raises(ValueError, match="has 2 steps, but steps=5"):
+        make_grid([1.0, 0.5, 0.0], process(VPSDE()), 5)
+    with pytest.raises(ValueError, match="at least 1"):
+        make_grid("uniform", process(VPSDE()), 0)
+    with pytest.raises(ValueError, match="pass the times"):
+        make_grid("uniform", Equation(lambda x, t: -x), 5)
