@@ -1,12 +1,13 @@
-"""Which settings should the default solver have? Exponential Adams over forms, variables, orders, correctors and grids.
+"""Settings for the default solver: exponential Adams over forms, variables, orders and grids.
 
-    python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--samples 64] [--out DIR]
+    python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--out DIR]
 
-Every combination runs on noises of its own, apart from those of ``benchmarks.solvers``, so that what is chosen
-here is reported on others. A grid is a family and the last rho before 0: a factor times the rule 4 / n^2.
-``candidates.jsonl`` gets one line for each problem, setting and budget. Printed are the best settings for each
-problem, and those best over all by the geometric mean of the ratio to the best peer, which is taken from the
-report of ``benchmarks.solvers`` in the same folder, or else to the best candidate.
+Every combination runs on noises of its own, apart from those of ``benchmarks.solvers``, so that
+what is chosen here is reported on others. A grid is a family and the last rho before 0: a factor
+times the rule 4 / n^2. ``candidates.jsonl`` gets one line for each problem, setting and budget.
+Printed are the best settings for each problem, and those best over all by the geometric mean of the
+ratio to the best peer, which is taken from the report of ``benchmarks.solvers`` in the same folder,
+or else to the best candidate.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -43,7 +43,7 @@ FORMS = tuple(product(("data", "noise", "velocity"), ("lambda", "rho", "angle", 
 
 
 class Setting(NamedTuple):
-    """One candidate."""
+    """One candidate; lower: whether the order falls to 1 towards the end."""
 
     form: str
     variable: str
@@ -51,22 +51,25 @@ class Setting(NamedTuple):
     corrector: bool
     grid: str
     factor: float
+    lower: bool = False
 
     def solver(self) -> ExponentialAdams:
         """The solver, without its grid."""
-        return ExponentialAdams(self.order, self.form, self.variable, self.corrector)
+        return ExponentialAdams(
+            self.order, self.form, self.variable, self.corrector, lower_order_final=self.lower
+        )
 
     def times(self, sde: SDE, n: int) -> Tensor:
         """The grid of n steps."""
         return candidate_grid(sde, self.grid, n, min(self.factor * rho_min(n), 0.5))
 
     def __str__(self) -> str:
-        plus = "+C" if self.corrector else ""
+        plus = ("+C" if self.corrector else "") + ("-L" if self.lower else "")
         return f"{self.form}/{self.variable} {self.order}{plus} {self.grid} x{self.factor:g}"
 
 
 def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
-    """n steps from t = 1, the last from rho = low to 0, spaced evenly in the power of t or of rho that kind names."""
+    """Times from 1 to rho = low, then 0: n steps, even in what the kind names."""
     if n == 1:
         return torch.tensor([1.0, 0.0], dtype=torch.float64)
     family, _, parameter = kind.partition("-")
@@ -90,8 +93,11 @@ def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
 
 def settings() -> Iterator[Setting]:
     """All candidates."""
-    for (form, variable), order, corrector, grid, factor in product(FORMS, (2, 3), (False, True), GRIDS, FACTORS):
-        yield Setting(form, variable, order, corrector, grid, factor)
+    both = (False, True)
+    for (form, variable), order, corrector, grid, factor, lower in product(
+        FORMS, (2, 3), both, GRIDS, FACTORS, both
+    ):
+        yield Setting(form, variable, order, corrector, grid, factor, lower)
 
 
 @torch.no_grad()
@@ -115,7 +121,9 @@ def best_peers(path: Path) -> dict[tuple[str, int], float]:
     return {(e["problem"], e["nfe"]): e["best_peer"]["mean"] for e in entries if e["best_peer"]}
 
 
-def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8) -> None:
+def show(
+    errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8
+) -> None:
     """The best settings for each problem and budget, and over all."""
     ratio: dict[str, dict[tuple[str, int], float]] = {}
     table = Table("problem", "NFE", "best setting", "error", "best peer", "ratio", "second")
@@ -125,7 +133,9 @@ def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, 
         for name, error in ranked:
             ratio.setdefault(name, {})[key] = error / base
         (first, error), (second, _) = ranked[0], ranked[1]
-        table.add_row(key[0], str(key[1]), first, f"{error:.3g}", f"{base:.3g}", f"{error / base:.2f}", second)
+        table.add_row(
+            key[0], str(key[1]), first, f"{error:.3g}", f"{base:.3g}", f"{error / base:.2f}", second
+        )
     console.print(table)
     budgets = sorted({nfe for _, nfe in errors})
     names = list(dict.fromkeys(problem for problem, _ in errors))
@@ -145,13 +155,16 @@ def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure what is missing and print the tables."""
-    parser = argparse.ArgumentParser(prog="benchmarks.candidates", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.candidates", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
     parser.add_argument("--run", nargs="*", default=[])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--forms", nargs="*", help="such as data/lambda; all by default")
     parser.add_argument("--grids", nargs="*", default=list(GRIDS))
+    parser.add_argument("--lower", nargs="*", type=int, default=[0, 1], help="orders that fall")
     parser.add_argument("--factors", nargs="*", type=float, default=list(FACTORS))
     parser.add_argument("--reference-steps", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
@@ -176,6 +189,7 @@ def main(argv: list[str] | None = None) -> None:
         for s in settings()
         if s.grid in args.grids
         and s.factor in args.factors
+        and s.lower in args.lower
         and (not args.forms or f"{s.form}/{s.variable}" in args.forms)
     ]
     with path.open("a") as file:

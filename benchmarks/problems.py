@@ -1,14 +1,14 @@
-r"""Problems of the comparison: a score model, its noises, and the endpoint of its converged probability flow.
+r"""Problems of the comparison: a model, its noises, and where its converged flow takes them.
 
-    digits        mixture of Gaussians on 512 handwritten digits, 64 dimensions, exact score
-    checkerboard  mixture of 32 narrow Gaussians of unequal weight in the plane, exact score
-    spectrum      one Gaussian in 3072 dimensions with the power spectrum of natural images, exact flow
+    digits        mixture of Gaussians on 512 handwritten digits, exact score
+    checkerboard  32 narrow Gaussians of unequal weight in the plane, exact score
+    spectrum      Gaussian in 3072 dimensions, power spectrum of natural images, exact flow
     a run         any checkpoint: the flow of its own network
 
-The error of a solver is the distance of each of its samples to the endpoint that the same model's probability flow
-reaches from the same noise. That endpoint is known in closed form for the Gaussian. For the others it is computed
-with the velocity form in steps of equal angle atan(rho / 0.5), order 4, and its own error is the distance to a run
-with half the steps.
+The error of a solver is the distance of each of its samples to the endpoint that the same model's
+probability flow reaches from the same noise. That endpoint is known in closed form for the
+Gaussian. For the others it is computed with the velocity form in steps of equal angle atan(rho /
+0.5), order 4, and its own error is the distance to a run with half the steps.
 """
 
 from __future__ import annotations
@@ -67,10 +67,15 @@ class Problem:
     def fingerprint(self) -> str:
         """Twelve hex digits that change with the model, the path or the reference."""
         digest = hashlib.sha256(
-            f"{self.model.sde} {self.model.predicts} {self.shape} {self.dtype} {self.reference_steps}".encode()
+            repr(
+                (self.model.sde, self.model.predicts, self.shape, self.dtype, self.reference_steps)
+            ).encode()
         )
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        for name, module in self.model.named_modules():
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
+            digest.update(f"{name} {sorted(plain.items())}".encode())
         return digest.hexdigest()[:12]
 
     @torch.no_grad()
@@ -87,12 +92,14 @@ class Problem:
             for steps in (self.reference_steps, self.reference_steps // 2)
         )
         if not bool(fine.isfinite().all()):
-            raise FloatingPointError(f"the flow of '{self.name}' is not finite: its model returns NaN or inf")
+            raise FloatingPointError(
+                f"the flow of '{self.name}' is not finite: its model returns NaN or inf"
+            )
         return fine, float(rms(fine - coarse).mean())
 
     def _integrate(self, x1: Tensor, steps: int) -> Tensor:
         sde = self.model.sde
-        # (x - alpha x_0) / sigma loses the digits of the dtype as sigma falls; the last jump errs by rho^2.
+        # (x - alpha x_0) / sigma loses digits as sigma falls; the last jump errs by rho^2.
         end = 1e-5 if self.dtype == torch.float64 else 1e-3
         grid = angle_grid(sde, steps, end, 0.5)
         return solve(sde.probability_flow(self.model), x1, solver=_REFERENCE, grid=grid).x
@@ -157,7 +164,7 @@ class _Diagonal(nn.Module):
 
 
 def spectrum() -> Problem:
-    """3 x 32 x 32 cosine coefficients with variances 1 / (1 + f^2); two colour channels are weaker."""
+    """3 x 32 x 32 cosine coefficients of variance 1 / (1 + f^2); two channels are weaker."""
     f2 = torch.arange(32, dtype=torch.float64).square()
     power = 1 / (1 + f2[:, None] + f2)
     variances = torch.stack([power, power / 10, power / 30]).flatten()

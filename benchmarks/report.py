@@ -1,8 +1,8 @@
 """Tables and plots of the comparison.
 
-The best peer is chosen for every problem and budget after the fact, on the noises it is reported on: the comparison
-leans to the peers. The interval is that of the mean of (ours - best peer) over the samples, a bootstrap of 95 %.
-First place is given only where all sets of noises agree.
+The best peer is chosen for every problem and budget after the fact, on the noises it is reported
+on: the comparison leans to the peers. The interval is that of the mean of (ours - best peer) over
+the samples, a bootstrap of 95 %. First place is given only where all sets of noises agree.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
 
 OURS = "sdediff"
 DEFAULT = "pf-ode"
@@ -68,7 +66,13 @@ def summarise(lines: list[Line]) -> list[Line]:
         mine = {x["solver"]: x for x in here if x["library"] == OURS}
         theirs = [x for x in here if x["library"] != OURS]
         best = min(theirs, key=lambda x: float(np.mean(x["errors"])), default=None)
-        entry: Line = {"problem": problem, "nfe": nfe, "peers": len(theirs), "best_peer": None, "ours": {}}
+        entry: Line = {
+            "problem": problem,
+            "nfe": nfe,
+            "peers": len(theirs),
+            "best_peer": None,
+            "ours": {},
+        }
         if best is not None:
             entry["best_peer"] = {"name": f"{best['library']}: {best['solver']}", **_stats(best)}
         for name, line in mine.items():
@@ -79,7 +83,12 @@ def summarise(lines: list[Line]) -> list[Line]:
 
 def _against(line: Line, peer: Line) -> Line:
     a, b = np.array(line["errors"]), np.array(peer["errors"])
-    wins = {bool(x.mean() < y.mean()) for x, y in zip(np.array_split(a, line["sets"]), np.array_split(b, line["sets"]), strict=True)}
+    wins = {
+        bool(x.mean() < y.mean())
+        for x, y in zip(
+            np.array_split(a, line["sets"]), np.array_split(b, line["sets"]), strict=True
+        )
+    }
     low, high = interval(a - b)
     tie = len(wins) > 1 or low <= 0 <= high
     return {
@@ -104,9 +113,14 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
         else:
             factor = min(reported) / reference
             note = "" if factor >= 20 else " **Less than 20 times: take more reference steps.**"
-            out += [f"Reference's own error {reference:.2g}; the smallest error below is {factor:.0f} times that.{note}", ""]
+            out += [
+                f"Reference's own error {reference:.2g}; the smallest error below is {factor:.0f} "
+                f"times that.{note}",
+                "",
+            ]
         out += [
-            f"| NFE | best peer of {max(e['peers'] for e in here)} | its error | {DEFAULT} | ratio | of medians | difference, 95 % | first |",
+            f"| NFE | best peer of {max(e['peers'] for e in here)} | its error | {DEFAULT} "
+            "| ratio | of medians | difference, 95 % | first |",
             "| ---: | --- | ---: | ---: | ---: | ---: | --- | --- |",
         ]
         for e in here:
@@ -115,28 +129,34 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
                 continue
             low, high = own["difference"]
             out.append(
-                f"| {e['nfe']} | {peer['name']} | {peer['mean']:.3g} | {own['mean']:.3g} | {own['ratio']:.2f} | "
-                f"{own['median_ratio']:.2f} | {low:+.2g} to {high:+.2g} | {own['first']} |"
+                f"| {e['nfe']} | {peer['name']} | {peer['mean']:.3g} | {own['mean']:.3g} "
+                f"| {own['ratio']:.2f} | {own['median_ratio']:.2f} | {low:+.2g} to {high:+.2g} "
+                f"| {own['first']} |"
             )
         names = list(dict.fromkeys(n for e in here for n in e["ours"]))
         out += ["", "All of ours, mean error:", ""]
-        out += ["| solver | " + " | ".join(str(e["nfe"]) for e in here) + " |", "| --- |" + " ---: |" * len(here)]
+        out += [
+            "| solver | " + " | ".join(str(e["nfe"]) for e in here) + " |",
+            "| --- |" + " ---: |" * len(here),
+        ]
         for name in names:
             cells = [f"{e['ours'][name]['mean']:.3g}" if name in e["ours"] else "" for e in here]
             out.append(f"| {name} | " + " | ".join(cells) + " |")
         out.append("")
-    ratios = [e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]]
+    ratios = [
+        e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]
+    ]
     if ratios:
         out += [
-            f"Ratio of {DEFAULT} to the best peer over all {len(ratios)} pairs of problem and budget: geometric mean "
-            f"{geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
+            f"Ratio of {DEFAULT} to the best peer over all {len(ratios)} problems and budgets: "
+            f"geometric mean {geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
             "",
         ]
     return "\n".join(out)
 
 
 def plot(entries: list[Line], problem: str, path: Path) -> None:
-    """Error against evaluations, log-log: the best peer at each budget, our default, and our others."""
+    """Error against evaluations, log-log: the best peer at each budget, and ours."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -147,11 +167,23 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     for name in dict.fromkeys(n for e in here for n in e["ours"]):
         points = [(e["nfe"], e["ours"][name]["mean"]) for e in here if name in e["ours"]]
         bold = name == DEFAULT
-        axes.plot(*zip(*points, strict=True), label=name, lw=2.5 if bold else 0.9, marker="o" if bold else None, zorder=2 + bold)
+        axes.plot(
+            *zip(*points, strict=True),
+            label=name,
+            lw=2.5 if bold else 0.9,
+            marker="o" if bold else None,
+            zorder=2 + bold,
+        )
     best = [(e["nfe"], e["best_peer"]["mean"]) for e in here if e["best_peer"]]
     if best:
         axes.plot(*zip(*best, strict=True), "k--s", lw=2, label="best peer", zorder=4)
-    axes.set(xscale="log", yscale="log", xlabel="model evaluations", ylabel="paired error (RMS)", title=problem)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="model evaluations",
+        ylabel="paired error (RMS)",
+        title=problem,
+    )
     ticks = [e["nfe"] for e in here]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
@@ -162,9 +194,9 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
 
 
 def write_report(
-    lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str], console: Console
+    lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str]
 ) -> list[Line]:
-    """Write report.md, report.json and a plot for every problem; print the tables."""
+    """Write report.md, report.json and a plot for every problem."""
     entries = summarise(lines)
     text = markdown(entries, references, missing)
     (out / "report.md").write_text(text)
@@ -173,5 +205,4 @@ def write_report(
     )
     for problem in dict.fromkeys(e["problem"] for e in entries):
         plot(entries, problem, out / f"{problem}.png")
-    console.print(Markdown(text))
     return entries

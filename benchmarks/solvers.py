@@ -1,17 +1,19 @@
-"""How near is a sample to its model's own converged solution? Our solvers and those of three libraries, by evaluations.
+"""How near a sample is to its model's own converged solution: our solvers and three libraries.
 
-    python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN] [--nfe 5 6 8 10 15 20 30 50]
-                                 [--samples 128] [--sets 3] [--out DIR] [--quick]
+    python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN]
+        [--nfe 5 6 8 10 15 20 30 50] [--samples 128] [--sets 3] [--out DIR] [--quick]
 
-Each sampler starts from the same noises at the same log-SNR, may call the model N times, and is measured by the
-distance of each sample to the endpoint of the same model's probability flow: root mean square over the dimensions,
-then mean over the samples. A sampler whose steps do not add up to N takes the most that do.
+Each sampler starts from the same noises at the same log-SNR, may call the model N times, and is
+measured by the distance of each sample to the endpoint of the same model's probability flow: root
+mean square over the dimensions, then mean over the samples. A sampler whose steps do not add up to
+N takes the most that do.
 
-Every pair of sampler and budget is one line of ``records.jsonl`` in the output folder, with the errors of single
-samples; lines that are there are not computed again. ``report.md``, ``report.json`` and the plots are written from them.
+Every pair of sampler and budget is one line of ``records.jsonl`` in the output folder, with the
+errors of single samples; lines that are there are not computed again. ``report.md``,
+``report.json`` and the plots are written from them.
 
-For a trained network the peers are first run on a few other noises (``--screen``), and only the best of them at each
-budget (``--keep``) on all: the exact problems take minutes, a network with 350 configurations would take hours.
+There are 350 configurations of peers. They are first run on a few other noises (``--screen``), and
+only the best of them at each budget (``--keep``) on all; ``--screen 0`` runs all on all.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import track
 from torch import Tensor
 
@@ -74,7 +77,7 @@ def ours(names: Iterable[str] | None = None) -> list[Config]:
 
 
 def settings_of(config: Config, problem: Problem, nfe: int) -> str:
-    """Digest of what a name of ours stands for, so that a record of an earlier meaning is not used."""
+    """Digest of what a name of ours stands for: a record of an earlier meaning is not used."""
     if config.library != OURS:
         return ""
     solver: Solver = config.run.args[0]  # type: ignore[attr-defined]
@@ -95,15 +98,14 @@ class Records:
 
     @classmethod
     def open(cls, path: Path) -> Records:
-        """Read what is there; a line torn by an interruption is left out."""
+        """Read what is there; a line torn by an interruption is taken out."""
         records = cls(path)
-        if path.exists():
-            for text in path.read_text().splitlines():
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError:
-                    continue
-                records.lines[line["key"]] = line
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole)
+        for line in map(json.loads, whole.splitlines()):
+            records.lines[line["key"]] = line
         return records
 
     def add(self, line: dict[str, Any]) -> None:
@@ -123,8 +125,10 @@ class Noises:
     sets: int
 
 
-def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[Noises, float]:
-    """Noises with their endpoints, from the output folder if they are there, and the endpoints' error."""
+def prepare(
+    problem: Problem, first: int, n: int, sets: int, label: str, out: Path
+) -> tuple[Noises, float]:
+    """Noises with their endpoints, stored or computed, and the endpoints' error."""
     x1 = problem.noises(first, n * sets)
     path = out / "references" / f"{problem.name}-{problem.fingerprint}-{first}-{n * sets}.npz"
     if path.exists():
@@ -138,7 +142,9 @@ def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Pa
 
 
 @torch.no_grad()
-def measure(problem: Problem, config: Config, nfe: int, noises: Noises, batch: int) -> dict[str, Any]:
+def measure(
+    problem: Problem, config: Config, nfe: int, noises: Noises, batch: int
+) -> dict[str, Any]:
     """Run once; the error of every sample, None where they are not all finite or nothing was run.
 
     Raises:
@@ -175,7 +181,18 @@ def compute(
     found: list[dict[str, Any]] = []
     keys = {
         (str(config), nfe): "|".join(
-            map(str, (problem.name, problem.fingerprint, config, nfe, noises.label, len(noises.x1), settings_of(config, problem, nfe)))
+            map(
+                str,
+                (
+                    problem.name,
+                    problem.fingerprint,
+                    config,
+                    nfe,
+                    noises.label,
+                    len(noises.x1),
+                    settings_of(config, problem, nfe),
+                ),
+            )
         )
         for config, nfe in jobs
     }
@@ -188,7 +205,12 @@ def compute(
                 raise
             # A peer that breaks at this budget is out of the race, with its reason on record.
             result = {"calls": 0, "errors": None, "seconds": 0.0, "failed": repr(error)[:200]}
-        head = {"problem": problem.name, "library": config.library, "solver": config.name, "nfe": nfe}
+        head = {
+            "problem": problem.name,
+            "library": config.library,
+            "solver": config.name,
+            "nfe": nfe,
+        }
         records.add({"key": keys[str(config), nfe], **head, "sets": noises.sets, **result})
     for config, nfe in jobs:
         found.append(records.lines[keys[str(config), nfe]])
@@ -205,12 +227,11 @@ def best_of(lines: list[dict[str, Any]], keep: int) -> set[tuple[str, int]]:
     return kept
 
 
-def _problems(args: argparse.Namespace) -> Iterator[tuple[Problem, int]]:
-    """Problems, and how many noises their peers are screened on (0: no screening)."""
+def _problems(args: argparse.Namespace) -> Iterator[Problem]:
     for name in args.problems:
-        yield choose(name, problem_table.EXACT, "problem")(), 0
+        yield choose(name, problem_table.EXACT, "problem")()
     for path in args.run:
-        yield problem_table.run(path, args.reference_steps), args.screen
+        yield problem_table.run(path, args.reference_steps)
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -222,10 +243,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
     parser.add_argument("--samples", type=int, default=128, help="noises in each set")
     parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
-    parser.add_argument("--screen", type=int, default=16, help="noises to screen the peers of a run on")
+    parser.add_argument(
+        "--screen", type=int, default=16, help="noises to screen the peers on; 0: no screening"
+    )
     parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--reference-steps", type=int, default=400, help="of the reference of a run")
+    parser.add_argument(
+        "--reference-steps", type=int, default=400, help="of the reference of a run"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")
@@ -235,7 +260,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if min(args.nfe) < 1:
         parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
     if args.samples < 2 or args.sets < 1:
-        parser.error(f"an interval needs at least 2 samples in 1 set; got {args.samples} in {args.sets}")
+        parser.error(
+            f"an interval needs at least 2 samples in 1 set; got {args.samples} in {args.sets}"
+        )
     return args
 
 
@@ -253,17 +280,21 @@ def main(argv: list[str] | None = None) -> None:
     console.print(f"{len(mine)} solvers, {len(theirs)} peer configurations")
     lines: list[dict[str, Any]] = []
     references: dict[str, float] = {}
-    for problem, screen in _problems(args):
+    for problem in _problems(args):
         n = min(args.samples, problem.samples)
         noises, references[problem.name] = prepare(problem, 0, n, args.sets, "full", args.out)
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
-        if screen:
-            few, _ = prepare(problem, _SCREEN_SEEDS, screen, 1, "screen", args.out)
-            kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
+        if args.screen:
+            few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
+            kept = best_of(
+                compute(problem, contenders, few, records, args.batch, console), args.keep
+            )
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
         lines += compute(problem, jobs, noises, records, args.batch, console)
-    write_report(lines, references, args.out, missing, console)
+        # After every problem, so that an interrupted run leaves what it found.
+        write_report(lines, references, args.out, missing)
+    console.print(Markdown((args.out / "report.md").read_text()))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def _derivative(c: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
         return torch.autograd.grad(total, t)[0] if total.requires_grad else torch.zeros_like(t)
 
 
-@dataclass(frozen=True)
+# eq=False: an undecorated subclass with attributes of its own is equal to itself alone, as caches need.
+@dataclass(frozen=True, eq=False)
 class SDE(ABC):
     """A forward process given by its Gaussian path.
 

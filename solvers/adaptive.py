@@ -1,21 +1,24 @@
 r"""Adaptive embedded Runge-Kutta, with a step size of its own for every sample.
 
-The equation is dy/dtau = F(y, tau): the drift in t as it is, or the probability flow in the coordinates of
-``solvers/coordinates.py``, which need fewer steps. An attempt of size h gives two results of orders p and p - 1
-from the same slopes, whose difference e estimates the local error. With w = atol + rtol max(|y|, |y_new|)
-the error norm of a sample is err = RMS(e / w), and err <= 1 accepts. The next step is h times
+The equation is dy/dtau = F(y, tau): the drift in t as it is, or the probability flow in the
+coordinates of ``solvers/coordinates.py``, which need fewer steps. An attempt of size h gives two
+results of orders p and p - 1 from the same slopes; their difference e estimates the local error.
+With w = atol + rtol max(|y|, |y_new|) the error norm of a sample is err = RMS(e / w), and err <= 1
+accepts. The next step is h times
 
     clip(0.9 err^(-0.7/p) err_previous^(0.4/p), 0.2, 5)
 
-(a PI controller: Gustafsson 1991; Hairer & Wanner 1996, IV.2), at most 1 right after a rejection, and after
-one 0.9 err^(-1/p) within [0.2, 0.9], or 0.1 where the attempt left the finite numbers. The first step is
+(a PI controller: Gustafsson 1991; Hairer & Wanner 1996, IV.2), at most 1 right after a rejection.
+After a rejection it is 0.9 err^(-1/p) within [0.2, 0.9], or 0.1 where the attempt left the finite
+numbers. The first step is
 
     h = min((0.01 / |F|)^(1/(p+1)), |y| / |F|),        both in units of w,
 
-the guess of Hairer, Norsett & Wanner 1993, II.4, without its extra evaluation. A step is cut to end exactly at the
-end of the interval, so no time outside it is ever seen. The last slope of an accepted attempt is the
-first of the next. Samples that reach the end leave the batch. Positions, steps and error norms are float64
-whatever x is; a tolerance below the resolution of x is raised to it.
+the guess of Hairer, Norsett & Wanner 1993, II.4, without its extra evaluation. A step is cut to end
+exactly at the end of the interval, so no time outside it is ever seen. The last slope of an
+accepted attempt is the first of the next. Samples that reach the end leave the batch. Positions,
+steps and error norms are float64 whatever x is; a tolerance below the resolution of x is raised to
+it.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ class State(NamedTuple):
         error: error norm of the last accepted attempt.
         rejected: whether the last attempt was.
         stalled: whether the sample cannot go on.
-        slope: dy/dtau at the position (B, ...); NaN where the sample stalled because values were not finite.
+        slope: dy/dtau at the position (B, ...); NaN where the sample stalled because values were
+            not finite.
         coordinates: shared by the batch.
         gap: e of the attempt just made; kept for ``Solver.estimate`` only.
     """
@@ -63,7 +67,9 @@ class State(NamedTuple):
 
     def rows(self, index: Tensor) -> State:
         """The state of a part of the batch."""
-        return State(*(c[index] for c in self[:7]), self.coordinates)  # type: ignore[arg-type]
+        return self._replace(
+            **{name: getattr(self, name)[index] for name in self._fields[:7]}, gap=None
+        )
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,10 @@ class EmbeddedRungeKutta(Solver):
     Args:
         pair: the method, see ``solvers.pairs.PAIRS``.
         rtol: tolerance relative to |y|, per step.
-        atol: absolute tolerance per step; None for the value of rtol, which suits data of about unit size.
-        form: "velocity" integrates a probability flow in the angle between data and noise, "raw" in t. An
-            Equation has no noise levels and is always integrated in t.
+        atol: absolute tolerance per step; None for the value of rtol, which suits data of about
+            unit size.
+        form: "velocity" integrates a probability flow in the angle between data and noise, "raw" in
+            t. An Equation has no noise levels and is always integrated in t.
         sigma_data: the d of the velocity form: about the standard deviation of the data.
         dt_min: a rejected step below this size stops the sample with the status dt_min.
 
@@ -84,7 +91,8 @@ class EmbeddedRungeKutta(Solver):
 
     >>> from solvers import Equation, solve
     >>> decay = Equation(lambda x, t: -x)
-    >>> out = solve(decay, torch.ones(1, 1).double(), solver=EmbeddedRungeKutta(rtol=1e-9), grid=[0.0, 1.0])
+    >>> precise, x = EmbeddedRungeKutta(rtol=1e-9), torch.ones(1, 1).double()
+    >>> out = solve(decay, x, solver=precise, grid=[0.0, 1.0])
     >>> abs(float(out.x) - 0.36787944117) < 1e-9
     True
     """
@@ -131,8 +139,8 @@ class EmbeddedRungeKutta(Solver):
         """Refuse a grid that starts where the flow is not defined."""
         if isinstance(problem, ReverseProcess) and float(problem.path(times[0]).sigma) == 0:
             raise ValueError(
-                f"the flow cannot start at t = {float(times[0]):.6g}, where sigma = 0 and the score does not exist; "
-                "start a little later, for example at 1e-4"
+                f"the flow cannot start at t = {float(times[0]):.6g}, where sigma = 0 and the score "
+                "does not exist; start a little later, for example at 1e-4"
             )
 
     def step(
@@ -224,7 +232,9 @@ class EmbeddedRungeKutta(Solver):
 
     def _weight(self, y: Tensor, new: Tensor) -> Tensor:
         rtol = max(self.rtol, 10 * torch.finfo(y.dtype).eps)
-        return (self.rtol if self.atol is None else self.atol) + rtol * torch.maximum(y.abs(), new.abs())
+        return (self.rtol if self.atol is None else self.atol) + rtol * torch.maximum(
+            y.abs(), new.abs()
+        )
 
     def _factor(self, error: Tensor, finite: Tensor, accepted: Tensor, state: State) -> Tensor:
         p = self.pair.order
@@ -236,7 +246,7 @@ class EmbeddedRungeKutta(Solver):
 
 
 def _steady(h: Tensor) -> Tensor:
-    """Rounded to float32: vectorised powers differ in the last bit by the place of a sample in its batch."""
+    """Rounded to float32: the last bit of a vectorised power depends on the place in the batch."""
     return h.to(torch.float32).to(torch.float64)
 
 

@@ -5,8 +5,8 @@ An attempt from t to s evaluates m at both ends of the step, with one Brownian i
     x'  = A x + B m(x, t) + N xi                      Euler
     x'' = x' + B/2 [m(x', s) - m(x, t)]               improved Euler: weak order 2 for additive noise
 
-For an Equation m is the drift, A = 1, B = s - t and N = sqrt|s - t| g. For a reverse process, m is what a
-network with EDM's or the velocity parametrization predicts,
+For an Equation m is the drift, A = 1, B = s - t and N = sqrt|s - t| g. For a reverse process, m is
+what a network with EDM's or the velocity parametrization predicts,
 
     m = (n x_0 - d^2 alpha x / n) / (sigma d),    n = sqrt(sigma^2 + d^2 alpha^2),    theta = atan(sigma / (d alpha)),
 
@@ -15,17 +15,19 @@ with x_0 the denoised x, and A, B, N solve the rest exactly: with q = cos theta_
     A = n_s/n_t q^(eta^2),    B = (1 + eta^2) n_s Int_(theta_s)^(theta_t) (cos theta / cos theta_s)^(eta^2) d theta,
     N = n_s sqrt(1 - q^(2 eta^2)).
 
-No time is stiff in it, pure noise (alpha_t = 0) is an ordinary start, and Gaussian data of standard deviation d is
-solved exactly. Interpolating x_0 instead would leave the estimate below blind to a jump to small sigma, where every
-x' is its own denoised x; even so a step may reduce sigma by at most a half, to resolve data narrower than d.
+No time is stiff in it, pure noise (alpha_t = 0) is an ordinary start, and Gaussian data of
+standard deviation d is solved exactly. Interpolating x_0 instead would leave the estimate below
+blind to a jump to small sigma, where every x' is its own denoised x; even so a step may reduce
+sigma by at most a half, to resolve data narrower than d.
 
-With w = atol + rtol max(|x|, |x''|) the error of a sample is err = RMS((x'' - x') / w); err <= 1 accepts x''. The
-next step is h times clip(0.9 err^(-0.9), 0.2, 5), at most 0.9 times after a rejection (Jolicoeur-Martineau et al.
-2021, algorithm 1).
+With w = atol + rtol max(|x|, |x''|) the error of a sample is err = RMS((x'' - x') / w); err <= 1
+accepts x''. The next step is h times clip(0.9 err^(-0.9), 0.2, 5), at most 0.9 times after a
+rejection (Jolicoeur-Martineau et al. 2021, algorithm 1).
 
-A rejected step is tried again on the same Brownian path, asked at the nearer time. Drawing a fresh xi
-instead would keep the small increments and throw away the large ones, which narrows the law: in one
-dimension a standard deviation of 0.50 came out as 0.72 or worse, and a tighter tolerance did not help.
+A rejected step is tried again on the same Brownian path, asked at the nearer time. Drawing a fresh
+xi instead would keep the small increments and throw away the large ones, which narrows the law: in
+one dimension a standard deviation of 0.50 came out as 0.72 or worse, and a tighter tolerance did
+not help.
 """
 
 from __future__ import annotations
@@ -125,12 +127,14 @@ class AdaptiveSDE(Solver):
         return torch.where(accepted, new, x), torch.where(accepted, at, t), state
 
     def _value(self, problem: Problem, x: Tensor, t: Tensor) -> Tensor:
-        """m at (x, t): one evaluation."""
+        """M at (x, t): one evaluation."""
         if isinstance(problem, Equation):
             return problem.drift(x, t)
         alpha, sigma = problem.path(t)[:2]
         d, n = self.sigma_data, torch.hypot(sigma, self.sigma_data * alpha)
-        return like(n / (sigma * d), x) * problem.denoise(x, t) - like(d * alpha / (n * sigma), x) * x
+        return (
+            like(n / (sigma * d), x) * problem.denoise(x, t) - like(d * alpha / (n * sigma), x) * x
+        )
 
 
 def _limited(problem: Problem, t: Tensor, h: Tensor, left: Tensor) -> Tensor:

@@ -34,9 +34,11 @@ def ancestral_step(
     eta = problem.eta if eta is None else eta
     alpha_t, sigma_t = (float(c) for c in problem.path(t)[:2])
     alpha_s, sigma_s = (float(c) for c in problem.path(s)[:2])
-    # 1 - exp(-2h) = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2, factored against cancellation.
-    ratio = alpha_t * sigma_s / (alpha_s * sigma_t)
-    fresh = eta**2 * (1 - ratio) * (1 + ratio)
+    fresh = 0.0
+    if eta > 0:
+        # 1 - exp(-2h) = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2, factored against cancellation.
+        ratio = alpha_t * sigma_s / (alpha_s * sigma_t)
+        fresh = eta**2 * (1 - ratio) * (1 + ratio)
     if fresh > 1:
         raise ValueError(f"ancestral sampling takes eta up to 1 at any step size; got eta={eta}")
     kept = sigma_s * math.sqrt(1 - fresh) / sigma_t

@@ -1,13 +1,14 @@
 r"""torchdiffeq, scipy and torchsde as solvers of the same table.
 
-They integrate the plain drift (and diffusion) in t over each interval of the grid. With r = |t - t_start| as
-their time, which only increases, their functions are clamped to [0, |s - t|]: however far a method probes
-ahead, the model never sees a time outside the interval. Network calls are counted at the call like those of
-every solver, and a cap stops the run at the last accepted state.
+They integrate the plain drift (and diffusion) in t over each interval of the grid. Their time is
+r = |t - t_start|, which only increases, and their functions are clamped to [0, |s - t|]: however
+far a method probes ahead, the model never sees a time outside the interval. Network calls are
+counted at the call like those of every solver, and a cap stops the run at the last accepted state.
 
-What these adapters cannot promise: the adaptive methods of torchdiffeq and scipy have one error norm and one step
-size for the whole batch, so a sample depends on its batch and the hardest one sets the cost of all. A
-sample whose drift is not finite is set aside, and the others go on from the last accepted state.
+What these adapters cannot promise: the adaptive methods of torchdiffeq and scipy have one error
+norm and one step size for the whole batch, so a sample depends on its batch, and the hardest one
+sets the cost of all. A sample whose drift is not finite is set aside, and the others go on from the
+last accepted state.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def _require(name: str) -> Any:
 class _Drift:
     """The drift of an interval as a function of r = |t - start| in [0, length], clamped to it."""
 
-    def __init__(self, problem: Problem, x: Tensor, start: Tensor, end: Tensor, check: bool) -> None:
+    def __init__(
+        self, problem: Problem, x: Tensor, start: Tensor, end: Tensor, check: bool
+    ) -> None:
         self.problem, self.check = problem, check
         self.start, self.end = start.reshape(-1)[0].cpu(), end.cpu()
         self.length = abs(float(self.end - self.start))
@@ -129,8 +132,9 @@ def _check(rtol: float, atol: float) -> None:
 class TorchDiffEq(Solver):
     """The methods of ``torchdiffeq.odeint``.
 
-    The first step of an adaptive method is |s - t| rtol^(1/order), and the last one ends at s; left alone the library
-    evaluates beyond both ends. It has one error norm for the batch, and rounds times to the dtype of x.
+    The first step of an adaptive method is |s - t| rtol^(1/order), and the last one ends at s; left
+    alone the library evaluates beyond both ends. It has one error norm for the batch, and rounds
+    times to the dtype of x.
 
     Args:
         method: a name in ``TORCHDIFFEQ``.
@@ -144,7 +148,8 @@ class TorchDiffEq(Solver):
 
     >>> from solvers import Equation, solve
     >>> decay = Equation(lambda x, t: -x)
-    >>> out = solve(decay, torch.ones(1, 1).double(), solver=TorchDiffEq("rk4"), grid=[0.0, 0.5, 1.0])
+    >>> x = torch.ones(1, 1).double()
+    >>> out = solve(decay, x, solver=TorchDiffEq("rk4"), grid=[0.0, 0.5, 1.0])
     >>> round(float(out.x), 6), out.nfe.tolist()
     (0.368117, [8])
     """
@@ -162,8 +167,9 @@ class TorchDiffEq(Solver):
 
     @property
     def order(self) -> int:
-        """Order of the method."""
-        return TORCHDIFFEQ[self.method][0]
+        """Order of the method; of explicit Adams 4 by its Runge-Kutta start, then 3."""
+        short = self.method == "explicit_adams" and self.substeps > 2
+        return 3 if short else TORCHDIFFEQ[self.method][0]
 
     @property
     def adaptive(self) -> bool:
@@ -217,15 +223,17 @@ class TorchDiffEq(Solver):
         return drift.result(_shape(x))
 
     def _substeps(self, f: Any, y: Tensor, r: Tensor) -> Tensor:
-        return torch.cat([r[:1] + (r[-1] - r[0]) * k / self.substeps for k in range(self.substeps)] + [r[-1:]])
+        return torch.cat(
+            [r[:1] + (r[-1] - r[0]) * k / self.substeps for k in range(self.substeps)] + [r[-1:]]
+        )
 
 
 @dataclass(frozen=True)
 class Scipy(Solver):
     """The methods of ``scipy.integrate.solve_ivp``, on the whole batch as one vector of float64.
 
-    Radau, BDF and LSODA are for small stiff problems: the first two estimate a Jacobian with one evaluation for every
-    entry of the batch.
+    Radau, BDF and LSODA are for small stiff problems: they estimate a Jacobian with one evaluation
+    for every entry of the batch.
 
     Args:
         method: a name in ``SCIPY``.
@@ -238,7 +246,8 @@ class Scipy(Solver):
 
     >>> from solvers import Equation, solve
     >>> decay = Equation(lambda x, t: -x)
-    >>> out = solve(decay, torch.ones(1, 1).double(), solver=Scipy("DOP853", 1e-9, 1e-9), grid=[0.0, 1.0])
+    >>> x = torch.ones(1, 1).double()
+    >>> out = solve(decay, x, solver=Scipy("DOP853", 1e-9, 1e-9), grid=[0.0, 1.0])
     >>> abs(float(out.x) - 0.36787944117) < 1e-9
     True
     """
@@ -284,7 +293,12 @@ class Scipy(Solver):
 
         try:
             run = getattr(integrate, self.method)(
-                function, 0.0, x.reshape(-1).double().cpu().numpy(), drift.length, rtol=self.rtol, atol=self.atol
+                function,
+                0.0,
+                x.reshape(-1).double().cpu().numpy(),
+                drift.length,
+                rtol=self.rtol,
+                atol=self.atol,
             )
             while run.status == "running":
                 run.step()
@@ -298,10 +312,10 @@ class Scipy(Solver):
 class TorchSDE(Solver):
     """The fixed-step methods of ``torchsde.sdeint``, one step for every grid interval.
 
-    The library is given the increments of this package's Brownian path in place of its own, so a sample depends on its
-    seed alone and finer grids follow the same path. Where alpha(t) = 0 the coefficients of the reverse SDE are infinite
-    and the exact transition is taken, as in Euler-Maruyama. Reversible Heun is not damped: it carries a second
-    state and needs small steps.
+    The library is given the increments of this package's Brownian path in place of its own, so a
+    sample depends on its seed alone and finer grids follow the same path. Where alpha(t) = 0 the
+    coefficients of the reverse SDE are infinite and the exact transition is taken, as in
+    Euler-Maruyama. Reversible Heun is not damped: it carries a second state and needs small steps.
 
     Args:
         method: a name in ``TORCHSDE``.
@@ -355,8 +369,16 @@ class TorchSDE(Solver):
         self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
         """One step of the library."""
-        if isinstance(problem, ReverseProcess) and problem.eta > 0 and float(problem.path(t).alpha) == 0:
-            return ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s)), s, None
+        if (
+            isinstance(problem, ReverseProcess)
+            and problem.eta > 0
+            and float(problem.path(t).alpha) == 0
+        ):
+            return (
+                ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s)),
+                s,
+                None,
+            )
         equation = _SDE(_Drift(problem, x, t, s, check=False), x, TORCHSDE[self.method][0])
         if state is not None:
             # Reversible Heun carries its slope; the check of shapes below then costs no evaluation.
@@ -376,7 +398,7 @@ class TorchSDE(Solver):
 
 
 class _SDE:
-    """An interval of a problem as torchsde wants it: state (B, D), time increasing, diagonal noise."""
+    """An interval as torchsde wants it: state (B, D), time increasing, diagonal noise."""
 
     noise_type = "diagonal"
 

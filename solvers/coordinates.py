@@ -8,9 +8,10 @@ in place of x and t it reads (Karras et al. 2022, table 1, whose network output 
 
     dy/dtheta = (cos(theta) y - D) / sin(theta).
 
-y is exactly constant for Gaussian data of standard deviation d, theta runs over a finite interval even where
-alpha = 0, and nothing depends on how the path is run through in t: the steps of one path are the steps
-of all. For d = 1 on a variance-preserving path y = x and the slope is the velocity alpha eps - sigma x_0.
+y is exactly constant for Gaussian data of standard deviation d, theta runs over a finite interval
+even where alpha = 0, and nothing depends on how the path is run through in t: the steps of one path
+are the steps of all. For d = 1 on a variance-preserving path y = x and dy/dtheta is the velocity
+alpha eps - sigma x_0.
 
 Every drift of the time t itself fits the same interface: N = 1 and theta = t.
 """
@@ -88,8 +89,8 @@ class Time:
 class Angle:
     """The angle theta between data and noise, for the probability flow of a path.
 
-    theta(t) is inverted by Newton steps on log theta as a function of log t (nearly linear towards the data
-    for every path), safeguarded by the bracket of a table.
+    theta(t) is inverted by Newton steps on log theta as a function of log t (nearly linear towards
+    the data for every path), safeguarded by the bracket of a table.
 
     Args:
         path: t -> Scales, elementwise.

@@ -6,11 +6,13 @@ The step size decides whether the corrector helps or harms:
 
     "sigma"     delta = 2 (snr sigma(s))^2: no norms, so no sample sees another and low dimensions are safe
     "norm"      delta = 2 a (snr |xi| / |score|)^2 per sample, a = alpha(t)^2 / alpha(s)^2, the rule of
-                Song et al. 2021, algorithms 4 and 5, with the norms of the sample instead of the batch mean
+                Song et al. 2021, algorithms 4 and 5, with the norms of the sample instead of the
+                batch mean
 
-The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in the published
-code. At a fixed step size Langevin steps have a bias of their own, of order delta over the variance along a
-direction: snr sets how far the law can be trusted, not the number of steps.
+The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in
+the published code. At a fixed step size Langevin steps have a bias of their own, of order delta
+over the variance along a direction: snr sets how far the law can be trusted, not the number of
+steps.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class PredictorCorrector(Solver):
         correct_first: whether to correct at t before the prediction, and not at s after it.
 
     Raises:
-        ValueError: corrections < 0, snr <= 0, an unknown rule, or a predictor that cannot be corrected.
+        ValueError: corrections < 0, snr <= 0, an unknown rule, or a predictor that cannot be
+        corrected.
 
     >>> PredictorCorrector(corrections=2).evaluations(steps=10)
     28

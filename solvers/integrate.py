@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from solvers.grids import make_grid
-from solvers.noise import BrownianPath, Noise, as_seeds, depth_for
-from solvers.problem import Equation, Problem, ReverseProcess
+from solvers.noise import BrownianPath, Noise, as_seeds
+from solvers.problem import Equation, KnownTimes, Problem, ReverseProcess
 from solvers.registry import SOLVERS, find
 from solvers.solver import BudgetSpentError, Estimate, Solver
 
@@ -146,6 +146,8 @@ def steps(
     noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
     meter = Meter(problem.model, len(x), problem.cost)
     problem = replace(problem, model=meter)
+    if isinstance(problem, ReverseProcess):
+        problem = replace(problem, path=KnownTimes(problem.path, times))
     ends_at_data = _ends_at_data(problem, times)
     state = solver.init(problem, times)
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
@@ -342,7 +344,7 @@ def _ends_at_data(problem: Problem, times: Tensor) -> bool:
 
 
 def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch: int) -> Noise:
-    return BrownianPath(as_seeds(seeds, batch), problem.clock, depth_for(problem.clock, times))
+    return BrownianPath.along(as_seeds(seeds, batch), problem.clock, times)
 
 
 def _finite(x: Tensor) -> Tensor:

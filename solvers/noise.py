@@ -22,29 +22,32 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_30, _27, _31, _32 = (np.uint64(n) for n in (30, 27, 31, 32))
 
 # Streams keep the uses of one seed apart.
 PRIOR, BROWNIAN, INDEPENDENT, FORWARD = 1, 2, 3, 4
 
 
-def _wrap(n: int | Tensor) -> int | Tensor:
-    # Tensors wrap by themselves; Python integers do not.
-    return n if isinstance(n, Tensor) else (n + 2**63) % 2**64 - 2**63
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser, in place; unsigned arithmetic wraps."""
+    z ^= z >> _30
+    z *= _MIX_1
+    z ^= z >> _27
+    z *= _MIX_2
+    z ^= z >> _31
+    return z
 
 
-def _xorshift(z: Tensor, n: int) -> Tensor:
-    # int64 shifts are arithmetic: the mask makes them logical.
-    return z ^ ((z >> n) & ((1 << (64 - n)) - 1))
-
-
-def _mix(z: Tensor) -> Tensor:
-    return _xorshift(_xorshift(_xorshift(z, 30) * _MIX_1, 27) * _MIX_2, 31)
+def _unsigned(n: int | Tensor) -> NDArray[np.uint64]:
+    return n.numpy().astype(np.uint64) if isinstance(n, Tensor) else np.array(n % 2**64, np.uint64)
 
 
 def as_seeds(seeds: Iterable[int] | Tensor, n: int) -> Tensor:
@@ -74,10 +77,10 @@ def standard_normal(
         seeds: one integer per sample, (B,).
         shape: shape of one sample.
         stream: what the noise is for (``PRIOR``, ``BROWNIAN``, ``INDEPENDENT``, ``FORWARD``, or a number of your own).
-        counter: which draw of the stream; one integer, or one per sample (B,).
+        counter: which draw of the stream; one integer, one per sample (B,), or several draws (K, 1).
 
     Returns:
-        (B, *shape). Sample k depends on seeds[k] alone, not on the batch.
+        (B, *shape), or (K, B, *shape). Sample k depends on seeds[k] alone, not on the batch.
 
     >>> together = standard_normal([5, 6, 7], (4,), stream=1)
     >>> torch.equal(together[1:2], standard_normal([6], (4,), stream=1))
@@ -85,16 +88,20 @@ def standard_normal(
     """
     shape = tuple(shape)
     keys = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds), dtype=torch.int64)
-    keys = _mix(_mix(_mix(keys + _GAMMA) + _wrap(stream * _GAMMA)) + _wrap(counter * _GAMMA))
+    z = _mix(_mix(_unsigned(keys) + _GAMMA) + _unsigned(stream) * _GAMMA)
+    z = _mix(z + _unsigned(counter) * _GAMMA)
     size = math.prod(shape)
     half = (size + 1) // 2
-    bits = _mix(keys[:, None] + torch.arange(1, half + 1) * _GAMMA)
-    high = ((bits >> 32) & 0xFFFFFFFF).to(torch.float32)
-    low = (bits & 0xFFFFFFFF).to(torch.float32)
-    radius = high.add_(0.5).mul_(2.0**-32).log_().mul_(-2).sqrt_()
-    angle = low.mul_(2 * math.pi * 2.0**-32)
-    out = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
-    return out[:, :size].reshape(len(keys), *shape)
+    bits = _mix(z[..., None] + np.arange(1, half + 1, dtype=np.uint64) * _GAMMA)
+    # (n + 1/2) / 2^32 for the upper half of the bits: never 0, and 1 at most, after rounding.
+    radius = (bits >> _32).astype(np.float32)
+    radius += np.float32(0.5)
+    radius *= np.float32(2.0**-32)
+    radius = np.sqrt(np.float32(-2) * np.log(radius))
+    angle = bits.astype(np.uint32).astype(np.float32)
+    angle *= np.float32(2 * math.pi * 2.0**-32)
+    out = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    return torch.from_numpy(out)[..., :size].reshape(*z.shape, *shape)
 
 
 class Clock(NamedTuple):
@@ -228,6 +235,13 @@ class BrownianPath:
     clock: Clock
     depth: int = 10
     _cache: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _positions: dict[float, float] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def along(cls, seeds: Tensor, clock: Clock, times: Tensor) -> BrownianPath:
+        """The path of a run along a grid: deep enough for it, and its positions looked up once."""
+        u = clock.position(times.double().cpu()).tolist()
+        return cls(seeds, clock, _depth(u), _positions=dict(zip(times.tolist(), u, strict=True)))
 
     def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The normalised increment W(s) - W(t), for times of the whole batch or of each sample.
@@ -237,7 +251,7 @@ class BrownianPath:
         """
         if t.ndim > 0 or s.ndim > 0:
             return self._increment_each(x, t, s)
-        u, v = self.clock.position(float(t)), self.clock.position(float(s))
+        u, v = self._position(float(t)), self._position(float(s))
         span = abs(self.clock.variance(v) - self.clock.variance(u))
         if span == 0:
             raise ValueError(
@@ -249,16 +263,19 @@ class BrownianPath:
             weights[node] = weights.get(node, 0.0) - w
         scale = 1 / math.sqrt(span)
         weights = {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
-        shape = x.shape[1:]
         # Neighbouring steps share the top of the tree: only the last step's normals are kept.
-        self._cache = {
-            n: self._cache[n] if n in self._cache else standard_normal(self.seeds, shape, BROWNIAN, n)
-            for n in weights
-        }
+        fresh = [n for n in weights if n not in self._cache]
+        drawn = standard_normal(self.seeds, x.shape[1:], BROWNIAN, torch.tensor(fresh, dtype=torch.int64)[:, None])
+        known = {**self._cache, **dict(zip(fresh, drawn, strict=True))}
+        self._cache = {n: known[n] for n in weights}
         total = torch.zeros(x.shape, dtype=torch.float32)
         for n, w in weights.items():
             total.add_(self._cache[n], alpha=w)
         return _place(total, x)
+
+    def _position(self, t: float) -> float:
+        found = self._positions.get(t)
+        return self.clock.position(t) if found is None else found
 
     def _increment_each(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         ones = (len(x), *(1,) * (x.ndim - 1))
@@ -293,7 +310,11 @@ class BrownianPath:
 
 def depth_for(clock: Clock, times: Tensor) -> int:
     """The tree depth at which no two times of a grid share a leaf (at least 9, at most 40)."""
-    u = sorted({clock.position(float(t)) for t in times})
+    return _depth(clock.position(times.double().cpu()).tolist())
+
+
+def _depth(positions: list[float]) -> int:
+    u = sorted(set(positions))
     gap = min((b - a for a, b in zip(u, u[1:], strict=False)), default=1.0)
     return min(max(9, math.ceil(-math.log2(gap)) + 1), 40)
 

@@ -4,9 +4,9 @@ One step of a pair from (t, x) with step h evaluates k_1 = f(t, x) and
 
     k_{i+1} = f(t + c_i h, x + h sum_j a_ij k_j),        i = 1 .. stages,
 
-The last row of a is the solution of order p, so that its slope is the first of the next step ("first same as
-last"); ``embedded`` are the weights of a second solution of order p - 1 from the same slopes. Coefficients
-are kept as exact rationals (those of Tsitouras are the published 16 digits).
+The last row of a is the solution of order p: its slope is the first of the next step ("first same
+as last"); ``embedded`` are the weights of a second solution of order p - 1 from the same slopes.
+Coefficients are kept as exact rationals (those of Tsitouras are the published 16 digits).
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ DORMAND_PRINCE = Pair(
 )
 
 _TSITOURAS_SOLUTION = _row(
-    "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774"
+    "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742"
+    " -3.290069515436081 2.324710524099774"
 )
 
 TSITOURAS = Pair(
@@ -105,7 +106,8 @@ TSITOURAS = Pair(
         _row("2.8971530571054935 -6.359448489975075 4.3622954328695815"),
         _row("5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525"),
         _row(
-            "5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383"
+            "5.86145544294642 -12.92096931784711 8.159367898576159"
+            " -0.071584973281401 -0.028269050394068383"
         ),
         _TSITOURAS_SOLUTION,
     ),
@@ -114,8 +116,8 @@ TSITOURAS = Pair(
         for w, d in zip(
             (*_TSITOURAS_SOLUTION, Fraction(0)),
             _row(
-                "-0.00178001105222577714 -0.0008164344596567469 0.007880878010261995 -0.1447110071732629 "
-                "0.5823571654525552 -0.45808210592918697 1/66"
+                "-0.00178001105222577714 -0.0008164344596567469 0.007880878010261995"
+                " -0.1447110071732629 0.5823571654525552 -0.45808210592918697 1/66"
             ),
             strict=True,
         )

@@ -4,17 +4,17 @@ Between two times s < t the forward process makes the exact Gaussian transition
 
     x_t = a x_s + sqrt(V) xi,      a = alpha_t / alpha_s,      V = sigma_t^2 - a^2 sigma_s^2,
 
-which is x_s + f_i(x_s) + G_i xi with f_i(x) = (a - 1) x and G_i^2 = V. The reverse step takes f_i and G_i
-from it, with noise level eta:
+which is x_s + f_i(x_s) + G_i xi with f_i(x) = (a - 1) x and G_i^2 = V. The reverse step takes f_i
+and G_i from it, with noise level eta:
 
     x_s = x - f_i(x) + (1 + eta^2)/2 V score(x, t) + eta sqrt(V) xi
 
-(Song et al. 2021, appendix E for eta = 1 and appendix D.3, the probability flow, for eta = 0). On a
-variance-preserving path V = 1 - a^2 =: beta_i and it reads (2 - sqrt(1 - beta_i)) x + beta_i score +
-sqrt(beta_i) xi; on a variance-exploding one x + (sigma_t^2 - sigma_s^2) score + ... .
+(Song et al. 2021, appendix E for eta = 1 and appendix D.3, the probability flow, for eta = 0). On
+a variance-preserving path V = 1 - a^2 =: beta_i and it reads (2 - sqrt(1 - beta_i)) x + beta_i
+score + sqrt(beta_i) xi; on a variance-exploding one x + (sigma_t^2 - sigma_s^2) score + ... .
 
-Where alpha(t) = 0 the linearisation 2 - a of 1/a says nothing; from there the exact transition for the
-current D is taken, which is the ancestral step.
+Where alpha(t) = 0 the linearisation 2 - a of 1/a says nothing; from there the exact transition for
+the current D is taken, which is the ancestral step.
 """
 
 from __future__ import annotations
@@ -61,4 +61,8 @@ class ReverseDiffusion(Solver):
         variance = (sigma_t - a * sigma_s) * (sigma_t + a * sigma_s)
         pull = (1 + problem.eta**2) / 2 * variance / sigma_t**2
         out = x0 * (pull * alpha_t) + x * (2 - a - pull)
-        return out if xi is None else out.add_(xi, alpha=problem.eta * math.sqrt(variance)), s, state
+        return (
+            out if xi is None else out.add_(xi, alpha=problem.eta * math.sqrt(variance)),
+            s,
+            state,
+        )

@@ -4,14 +4,14 @@ r"""Stochastic Heun: the trapezoidal rule on the drift, with the noise of the wh
     x'  = x + h b(x, t) + n
     x_s = x + h/2 [b(x, t) + b(x', s)] + n
 
-g is taken at the same x at both times, so the result is the Ito solution for any g. For additive noise
-(every reverse process) it has weak order 2: in the expansion of b(x', s) the mean of b'' n^2 / 2 and the covariance
-of b' n with n are those of the order-2 weak Taylor scheme, and the variance of n equals int g^2 dt to third
-order in h. Its strong order is 1, because int (W_u - W_t) du is replaced by h/2 (W_s - W_t); with g
-depending on x both orders fall to those of Euler-Maruyama.
+g is taken at the same x at both times, so the result is the Ito solution for any g. For additive
+noise (every reverse process) it has weak order 2: in the expansion of b(x', s) the mean of b'' n^2
+/ 2 and the covariance of b' n with n are those of the order-2 weak Taylor scheme, and the variance
+of n equals int g^2 dt to third order in h. Its strong order is 1, because int (W_u - W_t) du is
+replaced by h/2 (W_s - W_t); with g depending on x both orders fall to those of Euler-Maruyama.
 
-Where alpha(t) = 0 the drift of a reverse SDE is infinite; from there the same two stages are taken with the exact
-transition for constant D, first with D and then with the mean of D and D'.
+Where alpha(t) = 0 the drift of a reverse SDE is infinite; from there the same two stages are taken
+with the exact transition for constant D, first with D and then with the mean of D and D'.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 r"""Samplers of other libraries under one roof.
 
-Every library has its own scaling of x, so a ``Task`` speaks in z = x / alpha and rho = sigma / alpha, which all
-share: x_0 + rho eps. A peer starts at z_1 = x_1 / alpha(1), at the log-SNR of t = 1, and asks
-``denoise(z, rho)`` at whatever level it believes to be at; that is converted to the model's continuous time. So
-no peer suffers from the rounding of its times to those of a discrete model. Each call is counted there.
+Every library has its own scaling of x, so a ``Task`` speaks in z = x / alpha and rho = sigma /
+alpha, which all share: x_0 + rho eps. A peer starts at z_1 = x_1 / alpha(1), at the log-SNR of t =
+1, and asks ``denoise(z, rho)`` at whatever level it believes to be at; that is converted to the
+model's continuous time. So no peer suffers from the rounding of its times to those of a discrete
+model. Each call is counted there.
 
-A ``Config`` is one sampler with its settings. It runs in the largest number of steps that costs no more than the
-given evaluations, and gives None where even one step is too much.
+A ``Config`` is one sampler with its settings. It runs in the largest number of steps that costs no
+more than the given evaluations, and gives None where even one step is too much.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """azula: its deterministic samplers on each of its noise schedules.
 
-Times are uniform, so the schedule is the grid. Its alpha_min (or sigma_max) is set so that t = 1 is at the log-SNR of
-the start; its sigma_min is where a run ends. The last evaluation is one step before.
+Times are uniform, so the schedule is the grid. Its alpha_min (or sigma_max) is set so that t = 1 is
+at the log-SNR of the start; its sigma_min is where a run ends. The last evaluation is one step
+before.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def _run(name: str, schedule_name: str, sigma_min: float, task: Task, nfe: int) 
     )
     first, last = (float(denoiser.schedule(t)[0]) for t in sampler.timesteps[[0, -1]])
     # Its scales are tensors, and would promote a float32 x where they are not 0-d.
-    return (sampler(task.z1 * first) / last).to(task.z1.dtype)
+    x: Tensor = sampler(task.z1 * first) / last
+    return x.to(task.z1.dtype)
 
 
 def configs() -> list[Config]:

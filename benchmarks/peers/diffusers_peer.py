@@ -1,14 +1,15 @@
-"""diffusers: its multistep, single-step and Heun schedulers, run without noise, on each of their sigma grids.
+"""diffusers: its multistep, single-step and Heun schedulers, on each of their sigma grids.
 
-Their tables of a thousand steps are filled with the log-SNRs of the model's own path, so that they start where
-we start, and the model is evaluated at the sigma that the scheduler works with. Three scalings of x occur:
+Their tables of a thousand steps are filled with the log-SNRs of the model's own path, so that they
+start where we start, and the model is evaluated at the sigma that the scheduler works with. Three
+scalings of x occur:
 
     "vp"    x = z / sqrt(1 + sigma^2)       DPM-Solver, UniPC, DEIS, SA-Solver, DDIM, PNDM, IPNDM
     "ve"    x = z                           Euler, Heun, LMS, DPM-2, EDM
     "flow"  x = (1 - s) z, s = sigma / (1 + sigma)
 
-Left out: spacing "leading" and flow sigmas within DPM-Solver and UniPC, which start at another log-SNR, and
-schedulers that need noise.
+Left out: spacing "leading" and flow sigmas within DPM-Solver and UniPC, which start at another
+log-SNR, and schedulers that need noise.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from benchmarks.peers import STEPS, Config, Task
 from sde_diffusion import SDE
 
 # Their names for the grids.
-_SPACING = {"uniform": {}, "trailing": {"timestep_spacing": "trailing"}}
-_SIGMAS = {g: {f"use_{g}_sigmas": True} for g in ("karras", "exponential", "beta")}
+_SPACING: dict[str, dict[str, Any]] = {"uniform": {}, "trailing": {"timestep_spacing": "trailing"}}
+_SIGMAS: dict[str, dict[str, Any]] = {
+    g: {f"use_{g}_sigmas": True} for g in ("karras", "exponential", "beta")
+}
 _ENDS = ("zero", "sigma_min")
 
 
@@ -90,7 +93,9 @@ def _walk(scheduler: Any, task: Task, scaling: str, level: Callable[[Any, int], 
     return (x / scale(end)).to(task.z1.dtype)
 
 
-def _table(name: str, settings: dict[str, Any], scaling: str, task: Task, nfe: int) -> Tensor | None:
+def _table(
+    name: str, settings: dict[str, Any], scaling: str, task: Task, nfe: int
+) -> Tensor | None:
     """A scheduler with a table of sigmas."""
     import diffusers
 
@@ -134,7 +139,7 @@ def _edm(name: str, settings: dict[str, Any], task: Task, nfe: int) -> Tensor:
 
 
 def _ipndm(grid: str, task: Task, nfe: int) -> Tensor:
-    """iPNDM on its own grid, sigma = sin^2, from the log-SNR of the start, or on another."""
+    """IPNDMScheduler on its own grid, sigma = sin^2 from the log-SNR of the start, or another."""
     import diffusers
 
     u = torch.linspace(1, 0, nfe + 1, dtype=torch.float64)
@@ -165,7 +170,9 @@ def _flow(name: str, task: Task, nfe: int) -> Tensor | None:
     top, low = (rho / (1 + rho) for rho in (task.rho_max, task.rho_min))
     if name == "FlowMatchEulerDiscrete":
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(sigmas=torch.linspace(top, top / nfe, nfe, dtype=torch.float64).tolist())
+        scheduler.set_timesteps(
+            sigmas=torch.linspace(top, top / nfe, nfe, dtype=torch.float64).tolist()
+        )
     else:
         scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
         scheduler.sigma_max, scheduler.sigma_min = top, low
@@ -183,31 +190,38 @@ def _tables() -> Iterator[tuple[str, str, dict[str, Any], str]]:
     grids = {**_SPACING, **_SIGMAS}
     multistep = {**grids, "lu": {"use_lu_lambdas": True}}
     # A step of the noise form to sigma = 0 does not exist.
-    plus = {
+    plus: dict[str, dict[str, Any]] = {
         "++2M midpoint": {"solver_order": 2},
         "++2M heun": {"solver_order": 2, "solver_type": "heun"},
         "++3M": {"solver_order": 3},
     }
-    noise = {f"-{n}": {"solver_order": n, "algorithm_type": "dpmsolver"} for n in (2, 3)}
+    noise: dict[str, dict[str, Any]] = {
+        f"-{n}": {"solver_order": n, "algorithm_type": "dpmsolver"} for n in (2, 3)
+    }
     for (kind, settings), (grid, how), end in product(plus.items(), multistep.items(), _ENDS):
         final = {"final_sigmas_type": end}
         yield "DPMSolverMultistep", f"{kind} {grid} {end}", {**settings, **how, **final}, "vp"
     for (kind, settings), (grid, how) in product(noise.items(), multistep.items()):
         final = {"final_sigmas_type": "sigma_min"}
         yield "DPMSolverMultistep", f"{kind} {grid}", {**settings, **how, **final}, "vp"
-    singlestep = {"uniform": {}, **_SIGMAS}
+    singlestep: dict[str, dict[str, Any]] = {"uniform": {}, **_SIGMAS}
     for n, (grid, how), end in product((2, 3), singlestep.items(), _ENDS):
         settings = {"solver_order": n, "lower_order_final": True, "final_sigmas_type": end, **how}
         yield "DPMSolverSinglestep", f"++{n}S {grid} {end}", settings, "vp"
     for (kind, settings), (grid, how) in product(noise.items(), singlestep.items()):
         final = {"lower_order_final": True, "final_sigmas_type": "sigma_min"}
         yield "DPMSolverSinglestep", f"{kind} {grid}", {**settings, **how, **final}, "vp"
-    unipc = {
+    unipc: dict[str, dict[str, Any]] = {
         f"-{n} {b}": {"solver_order": n, "solver_type": b}
         for n, b in ((2, "bh1"), (2, "bh2"), (3, "bh2"))
     }
     for (kind, settings), (grid, how), end in product(unipc.items(), grids.items(), _ENDS):
-        yield "UniPCMultistep", f"{kind} {grid} {end}", {**settings, **how, "final_sigmas_type": end}, "vp"
+        yield (
+            "UniPCMultistep",
+            f"{kind} {grid} {end}",
+            {**settings, **how, "final_sigmas_type": end},
+            "vp",
+        )
     for n, (grid, how) in product((2, 3), grids.items()):
         yield "DEISMultistep", f"-{n} {grid}", {"solver_order": n, **how}, "vp"
     for (p, c), (grid, how) in product(((2, 2), (3, 3), (3, 4)), grids.items()):
@@ -233,12 +247,23 @@ def configs() -> list[Config]:
 
     diffusers.logging.set_verbosity_error()
     out = [
-        Config("diffusers", f"{name}{label if label[0] in '-+' else ' ' + label}", partial(_table, name, how, scaling))
+        Config(
+            "diffusers",
+            f"{name}{label if label[0] in '-+' else ' ' + label}",
+            partial(_table, name, how, scaling),
+        )
         for name, label, how, scaling in _tables()
     ]
+    run: Callable[[Task, int], Tensor | None]
     for spacing in ("trailing", "linspace"):
         how: dict[str, Any] = {"timestep_spacing": spacing}
-        out.append(Config("diffusers", f"DDIM {spacing}", partial(_discrete, "DDIM", {**how, "clip_sample": False})))
+        out.append(
+            Config(
+                "diffusers",
+                f"DDIM {spacing}",
+                partial(_discrete, "DDIM", {**how, "clip_sample": False}),
+            )
+        )
         for skip in (True, False):
             run = partial(_discrete, "PNDM", {**how, "skip_prk_steps": skip})
             out.append(Config("diffusers", f"PNDM {spacing}{'' if skip else ' prk'}", run))

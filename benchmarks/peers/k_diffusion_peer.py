@@ -1,7 +1,7 @@
 """k-diffusion: its deterministic samplers on Karras and exponential grids.
 
-Its state is z = x_0 + sigma eps. Where sigma_min is the user's to choose, several are offered; each grid ends with a
-step to 0, except that of ``dpm_fast``, which ends at sigma_min.
+Its state is z = x_0 + sigma eps. Where sigma_min is the user's to choose, several are offered; each
+grid ends with a step to 0, except that of ``dpm_fast``, which ends at sigma_min.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _append_dims(x: Tensor, ndim: int) -> Tensor:
 
 
 def _sampling() -> Any:
-    """``k_diffusion.sampling`` alone: the package's own import asks for torchvision and much else."""
+    """``k_diffusion.sampling`` alone: the package's import asks for torchvision and more."""
     if "k_diffusion" not in sys.modules:
         spec = importlib.util.find_spec("k_diffusion")
         if spec is None:
@@ -58,9 +58,7 @@ _SAMPLERS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
 }
 
 
-def _run(
-    name: str, grid: str, sigma_min: str | float, task: Task, nfe: int
-) -> Tensor | None:
+def _run(name: str, grid: str, sigma_min: str | float, task: Task, nfe: int) -> Tensor | None:
     k = _sampling()
     low = task.rho_min if isinstance(sigma_min, str) else sigma_min
 
@@ -68,14 +66,16 @@ def _run(
         return task.denoise(z, float(sigma[0]))
 
     if name == "dpm_fast":
-        return k.sample_dpm_fast(model, task.z1, low, task.rho_max, nfe, disable=True)
+        out: Tensor = k.sample_dpm_fast(model, task.z1, low, task.rho_max, nfe, disable=True)
+        return out
     function, a, b, settings = _SAMPLERS[name]
     n = (nfe - b) // a
     if n < 1:
         return None
     sigmas = getattr(k, f"get_sigmas_{grid}")(n, low, task.rho_max).to(task.z1.dtype)
     sigmas[0] = task.rho_max
-    return getattr(k, function)(model, task.z1, sigmas, disable=True, **settings)
+    out = getattr(k, function)(model, task.z1, sigmas, disable=True, **settings)
+    return out
 
 
 def configs() -> list[Config]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.card import versions
-from sde_diffusion.cli import inspect, sample, train
+from sde_diffusion.cli import inspect, sample, solvers, train, verify
 from sde_diffusion.cli.errors import Guarded
 
 HELP = """Train score-based diffusion models, and sample them with a solver you can choose.
@@ -17,6 +17,8 @@ HELP = """Train score-based diffusion models, and sample them with a solver you 
 \b
 sdediff train --sde vp                     train on the bundled digits
 sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
+sdediff solvers                            the table of solvers
+sdediff verify                             measure every solver against what it declares
 
 SDEDIFF_TRACEBACK=1 adds a traceback to the one sentence that an error is told in."""
 
@@ -57,3 +59,5 @@ def mount(command: Callable[..., None], examples: str | None = None) -> None:
 mount(train.train, train.EXAMPLES)
 mount(sample.sample, sample.EXAMPLES)
 mount(inspect.inspect, inspect.EXAMPLES)
+mount(solvers.solvers)
+mount(verify.verify)

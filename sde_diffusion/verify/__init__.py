@@ -1,7 +1,7 @@
 """Solvers against their own claims, on targets whose solutions are known.
 
-    order            deterministic: slope of the error on exact flows, within 0.15 of the declared order
-    weak             stochastic: slope of the errors of mean and variance, without Monte Carlo where possible
+    order            deterministic: slope of the error on exact flows, within 0.15 of the order
+    weak             stochastic: slope of the errors of mean and variance, exact where possible
     strong           stochastic: slope of the distance on one Brownian path
     tolerance, cap   adaptive: error against tolerance; interval and budget
     equation         the order on plain equations
@@ -20,8 +20,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 
@@ -38,7 +41,7 @@ from sde_diffusion.verify import (
 from sde_diffusion.verify.check import Check, Report
 from sde_diffusion.verify.declared import declaration
 from sde_diffusion.verify.plugin import find_solver
-from solvers import ReverseProcess, Solver
+from solvers import SOLVERS, ReverseProcess, Solver
 
 CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
     "order": orders.order,
@@ -68,20 +71,57 @@ def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
         checks: names in ``CHECKS``; all by default.
 
     Raises:
-        FileNotFoundError, ValueError, TypeError: see ``find_solver``; ValueError also for a solver that integrates no
-            ReverseProcess.
+        FileNotFoundError: see ``find_solver``.
+        ValueError: the same, or the solver integrates no ReverseProcess.
+        TypeError: see ``find_solver``.
 
     >>> report = verify("ddim", ["order", "evaluations"])
     >>> report.passed, report.checks[1].measured
     (True, 'equal for every budget')
     """
-    name, solver = find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
+    name, solver = (
+        find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
+    )
     if ReverseProcess not in solver.needs:
         raise ValueError(f"{name} takes no ReverseProcess, and the targets are reverse processes")
     began = time.perf_counter()
     done = [run_check(check, solver) for check in (CHECKS if checks is None else checks)]
     found = tuple(check for check in done if check is not None)
     return Report(name, declaration(solver), found, time.perf_counter() - began)
+
+
+def verify_all(
+    solvers: Iterable[str | Solver] | None = None,
+    jobs: int | None = None,
+    on_report: Callable[[Report], None] | None = None,
+) -> list[Report]:
+    """Check many solvers, side by side.
+
+    Args:
+        solvers: as in ``verify``; every name in ``SOLVERS`` by default.
+        jobs: processes; as many as there are cores by default. 1 stays in this one.
+        on_report: called with each report as it comes, for progress.
+
+    Returns:
+        The reports, in the order of ``solvers``.
+    """
+    wanted = list(SOLVERS if solvers is None else solvers)
+    jobs = min(jobs or os.cpu_count() or 1, len(wanted))
+    reports = []
+    if jobs == 1:
+        for solver in wanted:
+            reports.append(verify(solver))
+            if on_report is not None:
+                on_report(reports[-1])
+        return reports
+    # Fresh processes: a fork of a program with threads may hang. One thread each: the tensors are
+    # small.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for report in pool.map(verify, wanted):
+            reports.append(report)
+            if on_report is not None:
+                on_report(report)
+    return reports
 
 
 @torch.no_grad()
@@ -94,8 +134,8 @@ def run_check(name: str, solver: Solver) -> Check | None:
     """
     try:
         return CHECKS[name](solver)
-    except Exception as error:  # whatever a solver raises, the report says so and the other checks go on
+    except Exception as error:  # of any kind: the report says it, and the other checks go on
         return Check(name, False, "a result", f"{type(error).__name__}: {error}")
 
 
-__all__ = ["CHECKS", "Check", "Report", "find_solver", "run_check", "verify"]
+__all__ = ["CHECKS", "Check", "Report", "find_solver", "run_check", "verify", "verify_all"]

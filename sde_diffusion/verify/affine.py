@@ -1,12 +1,13 @@
-r"""Exact linear propagation of noise: what a stochastic solver does to Gaussian data, without Monte Carlo.
+r"""Exact linear propagation of noise: what a stochastic solver does to Gaussian data.
 
-On Gaussian data the denoiser is affine, so most solvers map a starting point and the normals they draw to an
-affine combination x_N = b + a x_1 + sum_j c_j xi_j. A batch whose rows hold one unit each (x_1 = 1, or one
-xi_j = 1, all else 0) reads off b, a and every c_j in one run.
+On Gaussian data the denoiser is affine, so most solvers map a starting point and the normals they
+draw to an affine combination x_N = b + a x_1 + sum_j c_j xi_j. A batch whose rows hold one unit
+each (x_1 = 1, or one xi_j = 1, all else 0) reads off b, a and every c_j in one run.
 
-The driving Brownian motion is one xi for each piece between neighbouring times that any of the runs asked
-for, so increments over overlapping intervals, and those of coarse and fine grids, are correlated as they are
-on one path. Noise independent of the path is one xi for each time and index it was asked at.
+The driving Brownian motion is one xi for each piece between neighbouring times that any of the
+runs asked for, so increments over overlapping intervals, and those of coarse and fine grids, are
+correlated as they are on one path. Noise independent of the path is one xi for each time and
+index it was asked at.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class _Recorder:
 
 
 class _Units:
-    """Answers the same questions with unit vectors along the batch; the last row gets them all, signed."""
+    """Answers the same questions with unit vectors along the batch; the last row gets all."""
 
     def __init__(self, record: _Recorder, clock: Clock) -> None:
         times = sorted({t for span in record.spans for t in span})

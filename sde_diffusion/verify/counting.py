@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -28,14 +30,14 @@ class _Silent:
 
 
 def evaluations(solver: Solver) -> Check | None:
-    """For each budget of 1 to 50 evaluations: counted == declared <= budget, or a ValueError below the minimum."""
+    """For budgets of 1 to 50: counted == declared <= budget, or a ValueError below the minimum."""
     if solver.adaptive:
         return None
     problem = ReverseProcess(lambda x, t: 0.5 * x, VP, eta=float(solver.stochastic))
     x, least, wrong, spent = torch.ones(1, 1, dtype=DTYPE), minimum(solver), [], []
     for n in _BUDGETS:
         if n < least:
-            if not refuses(lambda n=n: solve(problem, x, solver=solver, nfe=n)):
+            if not refuses(partial(solve, problem, x, solver=solver, nfe=n)):
                 wrong.append(f"nfe={n} accepted, though one step takes {least}")
             continue
         intervals = solver.steps_for(n)

@@ -1,13 +1,16 @@
-"""What a result must not depend on: the rest of the batch, earlier runs, and runs at the same time."""
+"""What a result must not depend on: the rest of the batch, and other runs."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.verify.check import Check
-from sde_diffusion.verify.targets import VP, mixture, process, start
-from solvers import Solver, make_grid, solve, steps
+from sde_diffusion.verify.targets import mixture, process, start
+from solvers import Solver, make_grid, steps
 from solvers.noise import BrownianPath, Noise
 
 _NFE = 12
@@ -16,7 +19,7 @@ _ROUNDING = 1e-12
 
 
 class _Recording:
-    """Brownian paths that keep the noise handed to one sample; rows are tracked as the batch shrinks."""
+    """Brownian paths that keep the noise handed to one sample, also when the batch shrinks."""
 
     def __init__(self, path: Noise, rows: Tensor, kept: list[Tensor]) -> None:
         self.path, self.index, self.kept = path, rows, kept
@@ -36,7 +39,7 @@ class _Recording:
 
 
 def batch(solver: Solver) -> Check | None:
-    """Sample 5 alone, in a batch of 7 and in one of 64: bit-equal noise, and one result to rounding."""
+    """Sample 5 alone, among 7 and among 64: bit-equal noise, and one result to rounding."""
     problem, x = process(mixture(), solver), start(64)
     times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
     ends, noises, counts = [], [], []
@@ -55,45 +58,33 @@ def batch(solver: Solver) -> Check | None:
         "batch",
         equal and apart <= _ROUNDING * _size(ends[0]) and len(set(counts)) == 1,
         "alone = in 7 = in 64: noise bit-equal, result to 1e-12, equal evaluations",
-        f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, evaluations {counts}",
+        f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, "
+        f"evaluations {counts}",
         {"difference": apart, "noise_equal": float(equal), "evaluations": counts},
     )
 
 
 def reuse(solver: Solver) -> Check | None:
     """One solver object: a second run, and two runs taking turns, give bit-equal results."""
-    exact = mixture()
-    problem, x, y = process(exact, solver), start(16)[:4], start(16)[4:12]
+    problem, batches = process(mixture(), solver), (start(16)[:4], start(16)[4:12])
+    times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
 
-    def end(x: Tensor) -> Tensor:
-        return solve(problem, x, solver=solver, nfe=None if solver.adaptive else _NFE).x
+    def begin(x: Tensor) -> Iterator[Tensor]:
+        noise = BrownianPath(torch.arange(len(x)), problem.clock, 26)
+        return (step.x for step in steps(problem, x, times, solver, noise))
 
-    def begin(x: Tensor) -> tuple[Tensor, Noise]:
-        times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
-        return times, BrownianPath(torch.arange(len(x)), VP.reverse(exact).clock, 12)
-
-    again = torch.equal(end(x), end(x))
-    alone, turns = [], []
-    for z in (x, y):
-        for step in steps(problem, z, (args := begin(z))[0], solver, args[1]):
-            out = step.x
-        alone.append(out)
-    runs = [steps(problem, z, (args := begin(z))[0], solver, args[1]) for z in (x, y)]
-    last: list[Tensor] = [x, y]
-    going = [True, True]
-    while any(going):
-        for k in (0, 1):
-            if going[k] and (taken := next(runs[k], None)) is not None:
-                last[k] = taken.x
-            else:
-                going[k] = False
-    turns = [torch.equal(a, b) for a, b in zip(alone, last, strict=True)]
+    alone = [list(begin(x))[-1] for x in batches]
+    second = torch.equal(list(begin(batches[0]))[-1], alone[0])
+    turns = list(zip_longest(*map(begin, batches)))
+    last = [[x for x in run if x is not None][-1] for run in zip(*turns, strict=True)]
+    in_turn = all(torch.equal(a, b) for a, b in zip(alone, last, strict=True))
     return Check(
         "reuse",
-        again and all(turns),
+        second and in_turn,
         "bit-equal",
-        f"second run {'equal' if again else 'differs'}, runs in turn {'equal' if all(turns) else 'differ'}",
-        {"second_run_equal": float(again), "runs_in_turn_equal": float(all(turns))},
+        f"second run {'equal' if second else 'differs'}, "
+        f"runs in turn {'equal' if in_turn else 'differ'}",
+        {"second_run_equal": float(second), "runs_in_turn_equal": float(in_turn)},
     )
 
 

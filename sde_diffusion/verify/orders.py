@@ -1,4 +1,4 @@
-"""Deterministic solvers: the fitted order on exact flows. Every solver: the order on a plain equation."""
+"""The fitted order on exact flows, and on plain equations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sde_diffusion.verify.adaptive import tolerance_of
 from sde_diffusion.verify.affine import affine_maps
 from sde_diffusion.verify.check import Check
 from sde_diffusion.verify.slopes import fit, order_check
-from sde_diffusion.verify.targets import DTYPE, T_END, VP, flows, run, smooth_grid, start
+from sde_diffusion.verify.targets import DTYPE, VP, flows, run, smooth_grid, start
 from solvers import Equation, Solver
 
 STEPS = (20, 40, 80, 160, 320)
@@ -21,7 +21,7 @@ _ROUNDING = 1e-12
 
 
 def order(solver: Solver) -> Check | None:
-    """The declared order against the slope of the error at t = 0.1, on exact Gaussian and mixture flows."""
+    """The declared order against the slope of the error at t = 0.1, on both exact flows."""
     if solver.stochastic or solver.adaptive:
         return None
     x, fits = start(_BATCH), {}
@@ -36,8 +36,8 @@ def order(solver: Solver) -> Check | None:
 def equation(solver: Solver) -> Check | None:
     """The order on plain equations, for solvers that take them.
 
-    x' = x (1 - x) for a deterministic solver; dx = -x dt + dw / 2, whose moments are known, for a stochastic
-    one. Adaptive solvers must reach the solution within ten times their tolerance.
+    x' = x (1 - x) for a deterministic solver; dx = -x dt + dw / 2, whose moments are known, for a
+    stochastic one. Adaptive solvers must reach the solution within ten times their tolerance.
     """
     if Equation not in solver.needs or (solver.adaptive and solver.stochastic):
         return None

@@ -14,12 +14,13 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     """A solver and what to call it.
 
     Args:
-        spec: a name in ``SOLVERS``, or ``path/to/file.py:Name`` where Name is a Solver: a class that needs no
-            arguments, or an instance.
+        spec: a name in ``SOLVERS``, or ``path/to/file.py:Name`` where Name is a Solver: a class
+            that needs no arguments, or an instance.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown name; a file that does not run, or has no such name; a class that needs arguments.
+        ValueError: an unknown name; a file that does not run, or has no such name; a class that
+            needs arguments.
         TypeError: the name is there and is not a Solver.
 
     >>> find_solver("ddim")
@@ -50,7 +51,7 @@ def find_solver(spec: str) -> tuple[str, Solver]:
             thing = thing()
         except TypeError as error:
             raise ValueError(
-                f"{name} cannot be made without arguments ({error}); name an instance of it instead, "
+                f"{name} cannot be made without arguments ({error}); name an instance of it, "
                 f"such as 'mine = {name}(...)' and {path}:mine"
             ) from error
     if not isinstance(thing, Solver):

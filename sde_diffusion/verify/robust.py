@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE, SDES
+from sde_diffusion.verify.affine import affine_maps
 from sde_diffusion.verify.check import Check
 from sde_diffusion.verify.declared import minimum
-from sde_diffusion.verify.affine import affine_maps
 from sde_diffusion.verify.moments import exact_moments, line
 from sde_diffusion.verify.targets import (
     T_END,
@@ -53,7 +52,7 @@ def few_steps(solver: Solver) -> Check | None:
 
 
 def matrix(solver: Solver) -> Check | None:
-    """{vp, cosine, subvp, ve} x {1, 2, 3, 7, 20, 50} evaluations x four grids on a narrow mixture."""
+    """Four paths x {1, 2, 3, 7, 20, 50} evaluations x four grids, on a narrow mixture."""
     wrong, runs = [], 0
     for name in PATHS:
         sde = SDES[name]()
@@ -63,9 +62,7 @@ def matrix(solver: Solver) -> Check | None:
             if counted > budget:
                 faults.append(f"{counted} evaluations")
             if not solver.adaptive and counted != solver.evaluations(len(times) - 1):
-                faults.append(
-                    f"counted {counted}, declared {solver.evaluations(len(times) - 1)}"
-                )
+                faults.append(f"counted {counted}, declared {solver.evaluations(len(times) - 1)}")
             wrong += [f"{name}, nfe={budget}, {label}: {fault}" for fault in faults]
     return Check(
         "matrix",
@@ -90,9 +87,7 @@ def _cases(solver: Solver, sde: SDE) -> Iterator[tuple[str, int, Tensor]]:
             yield label, budget, times
 
 
-def _run(
-    solver: Solver, sde: SDE, times: Tensor, nfe: int | None = None
-) -> tuple[list[str], int]:
+def _run(solver: Solver, sde: SDE, times: Tensor, nfe: int | None = None) -> tuple[list[str], int]:
     """(what went wrong, evaluations) of one run."""
     problem = process(mixture(sde, 0.1), solver)
     # Each sample of an adaptive solver asks its path at times of its own: few are enough.
@@ -109,8 +104,8 @@ def _run(
 def grids(solver: Solver) -> Check | None:
     """A user's grid of very unequal steps converges, and so does one that runs from data to noise.
 
-    The error at 160 steps is less than a third of that at 20: on the exact Gaussian flow, or of the exact
-    moments for a stochastic solver.
+    The error at 160 steps is less than a third of that at 20: on the exact Gaussian flow, or of
+    the exact moments for a stochastic solver.
     """
     if solver.adaptive:
         return None

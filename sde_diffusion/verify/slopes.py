@@ -1,8 +1,8 @@
 r"""Fitted orders: the slope of log error on log step.
 
-A method of order p has error C h^p (1 + O(h)) until rounding takes over. The slope is fitted to the three
-finest grids whose error is still above the floor that rounding and the reference set; coarser grids are
-outside the asymptotic range and are left out, finer ones measure the floor.
+A method of order p has error C h^p (1 + O(h)) until rounding takes over. The slope is fitted to
+the three finest grids whose error is still above the floor that rounding and the reference set;
+coarser grids are outside the asymptotic range and are left out, finer ones measure the floor.
 """
 
 from __future__ import annotations
@@ -42,26 +42,27 @@ def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: i
         points: how many of the finest grids above the floor to use.
 
     Returns:
-        The slope on the three finest grids above the floor: infinite if there are fewer than two of these,
-        NaN if an error is not finite.
+        The slope on the three finest grids above the floor: infinite if there are fewer than two
+        of these, NaN if an error is not finite.
 
     >>> round(fit([10, 20, 40, 80], [1e-2, 1e-4, 1e-6, 1e-15], floor=1e-12).slope, 2)
     6.64
     """
     if not all(math.isfinite(e) for e in errors):
         return Fit(math.nan, math.nan, tuple(errors))
-    used = [(math.log(n), math.log(e)) for n, e in zip(steps, errors, strict=True) if e > floor]
-    used = used[-points:]
+    used = [(n, e) for n, e in zip(steps, errors, strict=True) if e > floor][-points:]
     if len(used) < 2:
         return Fit(math.inf, errors[-1], tuple(errors))
-    slope = -float(np.polyfit(*zip(*used, strict=True), 1)[0])
+    n, e = np.log(np.array(used).T)
+    slope = -float(np.polyfit(n, e, 1)[0])
     return Fit(slope, errors[-1], tuple(errors))
 
 
 def agrees(fits: Mapping[str, Fit], order: float) -> bool:
     """Whether the worst of several fits is the declared order, within 0.15.
 
-    A method may do better than it declares on one target (it may even be exact there), never worse on any.
+    A method may do better than it declares on one target (it may even be exact there), never
+    worse on any.
 
     >>> gaussian, mixture = Fit(math.inf, 0.0, ()), Fit(2.05, 1e-4, ())
     >>> agrees({"gaussian": gaussian, "mixture": mixture}, 2), agrees({"mixture": mixture}, 1)

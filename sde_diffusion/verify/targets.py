@@ -1,14 +1,15 @@
 r"""Exact targets, their exact flows, and the grids that orders are fitted on.
 
     gaussian   N(mu, C) in the plane: the flow is known in closed form
-    mixture    three Gaussians in the plane: DOP853 at a tolerance of 1e-13, with its error stated as the
-               difference from a run at 1e-11
+    mixture    three Gaussians in the plane: DOP853 at a tolerance of 1e-13; its error is stated as
+               the difference from a run at 1e-11
 
-Smooth grids are equal steps of v in sqrt(t) = 1 - (1 - sqrt(t_end)) (1 - cos(pi v / 2)): every step shrinks
-with 1/N, and the first ones with 1/N^2. A multistep method starts with steps of low order; on such a grid the
-first step of order 1 adds an error of order 4 to the result, the second one of order 6. So the order of the
-method shows, and not that of its start. Even grids are equal steps in sqrt(t), for stochastic solvers, whose
-weak order is at most 2 or so: the first step does not limit it.
+Smooth grids are equal steps of v in sqrt(t) = 1 - (1 - sqrt(t_end)) (1 - cos(pi v / 2)): every
+step shrinks with 1/N, and the first ones with 1/N^2. A multistep method starts with steps of low
+order; on such a grid the first step of order 1 adds an error of order 4 to the result, the second
+one of order 6. So the order of the method shows, and not that of its start. Even grids are equal
+steps in sqrt(t), for stochastic solvers, whose weak order is at most 2 or so: the first step does
+not limit it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def gaussian(sde: SDE = VP) -> Gaussian:
 
 @lru_cache
 def mixture(sde: SDE = VP, std: float = 0.5) -> GaussianMixture:
-    """Three Gaussians of unequal weight in the plane; wide ones by default, so that orders show early."""
+    """Three Gaussians in the plane; wide ones by default, so that orders show early."""
     means = torch.tensor([[-0.8, -0.32], [0.72, -0.48], [0.16, 0.8]], dtype=DTYPE)
     return GaussianMixture(means, std, torch.tensor([0.5, 0.3, 0.2]), sde=sde)
 
@@ -55,17 +56,17 @@ def start(batch: int, sde: SDE = VP, dtype: torch.dtype = DTYPE) -> Tensor:
 
 
 def smooth_grid(n: int, end: float = T_END) -> Tensor:
-    """n steps from t = 1 to ``end``, short ones first.
+    """A grid of n steps from t = 1 to ``end``, short ones first.
 
-    >>> smooth_grid(2).tolist()
-    [1.0, 0.64..., 0.1]
+    >>> [round(t, 3) for t in smooth_grid(2).tolist()]
+    [1.0, 0.64, 0.1]
     """
     v = 1 - torch.cos(torch.linspace(0, math.pi / 2, n + 1, dtype=DTYPE))
     return _pinned((1 - (1 - math.sqrt(end)) * v) ** 2, end)
 
 
 def even_grid(n: int, end: float = T_END) -> Tensor:
-    """n steps from t = 1 to ``end``, equal ones in sqrt(t).
+    """A grid of n steps from t = 1 to ``end``, equal ones in sqrt(t).
 
     >>> even_grid(2, end=0.0).tolist()
     [1.0, 0.25, 0.0]
@@ -74,7 +75,7 @@ def even_grid(n: int, end: float = T_END) -> Tensor:
 
 
 def irregular_grid(n: int, end: float = 0.0) -> Tensor:
-    """n steps from t = 1 to ``end`` of very unequal length, as a user may give them.
+    """A grid of n steps from t = 1 to ``end`` of very unequal length, as a user may give them.
 
     >>> [round(t, 3) for t in irregular_grid(3).tolist()]
     [1.0, 0.459, 0.301, 0.0]
@@ -119,7 +120,7 @@ def _dop853(batch: int, rtol: float) -> Tensor:
 def run(
     solver: Solver, problem: Any, x: Tensor, times: Tensor, noise: Noise | None = None
 ) -> Tensor:
-    """x at the end of a grid."""
+    """Run a solver along a grid and return x at its end."""
     for step in steps(problem, x, times, solver, noise):
         out = step.x
     return out
@@ -155,7 +156,7 @@ class SharedPath:
 def shared_path(
     sde: SDE, batch: int, times: tuple[float, ...] | None = None, first: int = 0
 ) -> SharedPath:
-    """The Brownian paths of a run on these times, or of depth 26 for any times; seeds first, first + 1, ..."""
+    """Brownian paths for these times, or of depth 26 for any; seeds from ``first`` on."""
     clock = sde.reverse(mixture(sde)).clock
     depth = 26 if times is None else depth_for(clock, torch.tensor(times, dtype=DTYPE))
     return SharedPath(BrownianPath(torch.arange(first, first + batch), clock, depth))

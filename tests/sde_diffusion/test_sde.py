@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import EDM, SDE, SDES, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE, make_sde, sde_name
+from solvers import ReverseProcess, make_grid
 
 ALL = [kind() for kind in SDES.values()] + [VPSDE(0.3, 12.0), VESDE(0.02, 80.0), CosineVPSDE(0.02)]
 ids = [repr(sde) for sde in ALL]
@@ -157,6 +158,25 @@ def test_a_schedule_of_ones_own_needs_two_methods() -> None:
     torch.testing.assert_close(sde(t).dalpha, -t)
     torch.testing.assert_close(sde(t).dsigma, 1.5 * t**0.5)
     torch.testing.assert_close(sde.time(sde.half_log_snr(t)), t, rtol=1e-12, atol=0)
+
+
+def test_two_schedules_of_one_plain_class_do_not_share_grids() -> None:
+    """Grids and plans are cached by path: equality must see the attributes of an undecorated subclass."""
+
+    class Power(SDE):
+        def __init__(self, p: float) -> None:
+            object.__setattr__(self, "p", p)
+
+        def alpha(self, t: Tensor) -> Tensor:
+            return 1 - 0.9 * t
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return t**self.p
+
+    one, two = Power(1.0), Power(2.0)
+    assert one != two
+    grids = [make_grid("log-snr", ReverseProcess(lambda x, t: x, sde), 5) for sde in (one, two)]
+    assert not torch.equal(*grids)
 
 
 def test_names_make_the_classes_and_back() -> None:

@@ -1,8 +1,9 @@
 """The exact law of a solver's result on Gaussian data in one dimension, without Monte Carlo.
 
-There every solver is an affine map of the start and of the normals it draws. Row 0 of a batch starts one standard
-deviation from the mean and draws zeros, row k starts at the mean and draws a one as its k-th normal: the squares of
-what the rows add to the mean's own result sum to the variance.
+There every solver is an affine map of the start and of the normals it draws. Row 0 of a batch
+starts one standard deviation from the mean and draws zeros, row k starts at the mean and draws a
+one as its k-th normal: the squares of what the rows add to the mean's own result sum to the
+variance.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from solvers import Solver, steps
 
 
 class Impulses:
-    """Answers the k-th question with the k-th unit vector of the batch; all zeros when ``unit`` is 0."""
+    """Answers the k-th question with the k-th unit vector of the batch.
 
-    def __init__(self, unit: float) -> None:
-        self.unit, self.asked = unit, 0
+    All zeros when ``unit`` is 0.
+    """
+
+    def __init__(self, unit: float, asked: int = 0) -> None:
+        self.unit, self.asked = unit, asked
 
     def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         self.asked += 1
@@ -56,6 +60,25 @@ def law(
     x = mean.repeat(draws * len(times) + 1, 1)
     x[0] += variance[0, 0].sqrt()
     return float(centre), float((run(x, Impulses(1.0)) - centre).square().sum())
+
+
+def chain_law(
+    data: Gaussian, solver: Solver, times: Tensor, *, eta: float = 1.0, draws: int = 4
+) -> tuple[float, float]:
+    """As ``law`` for a solver without memory, step by step: quick for any number of steps."""
+    process = data.sde.reverse(data, eta=eta)
+    mean, variance = (float(c) for c in data.moments(times[0]))
+    probe = torch.zeros(draws + 2, 1, dtype=torch.float64)
+    probe[1] = 1.0
+    for t, s in zip(times, times[1:], strict=False):
+        if float(process.path(s).sigma) == 0:
+            out = process.finish(probe, t)
+        else:
+            out = solver.step(process, probe, t, s, None, Impulses(1.0, asked=1))[0]
+        gain = float(out[1] - out[0])
+        mean = float(out[0]) + gain * mean
+        variance = gain**2 * variance + float((out[2:] - out[0]).square().sum())
+    return mean, variance
 
 
 def orders(errors: list[float]) -> list[float]:

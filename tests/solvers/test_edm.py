@@ -167,7 +167,7 @@ def test_restart_counts() -> None:
     ode = sde.probability_flow(GaussianMixture(MIXTURE, STD, sde=sde))
     x = sde.prior((2, 2))
     for solver in (Restart(), many):
-        for n in range(solver.evaluations(1), 70):
+        for n in (1, 14, 15, 20, 21, 42, 43, 44, 83):
             out = solve(ode, x, solver=solver, nfe=n)
             count = solver.evaluations(len(out.times) - 1)
             assert out.nfe.tolist() == [count] * 2 and count <= n < solver.evaluations(

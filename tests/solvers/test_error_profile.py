@@ -1,4 +1,4 @@
-"""Local error estimates: they are free, they have the order of the local error, and they say where it sits."""
+"""Local error estimates: free, of the order of the local error, and telling where it sits."""
 
 from __future__ import annotations
 
@@ -108,7 +108,11 @@ def test_the_profile_finds_the_hard_part() -> None:
     """A narrow mixture resolves its modes late: an even grid has its largest errors there."""
     narrow = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]).double(), std=0.05, sde=SDE)
     errors = solve(
-        SDE.probability_flow(narrow), X, solver="pf-ode", grid=torch.linspace(1, 0, 31).double(), errors=True
+        SDE.probability_flow(narrow),
+        X,
+        solver="pf-ode",
+        grid=torch.linspace(1, 0, 31).double(),
+        errors=True,
     ).errors
     assert errors is not None
     assert float(errors.t[errors.error.mean(1).argmax(), 0]) < 0.4

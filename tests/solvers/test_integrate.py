@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.analytic import GaussianMixture
-from sde_diffusion.sde import VPSDE
+from sde_diffusion.sde import VPSDE, Flow
 from solvers import SOLVERS, Equation, ReverseProcess, Solver, make_grid, solve, steps
 from solvers.noise import Noise
 from solvers.problem import Problem, like
@@ -107,6 +107,17 @@ def test_encoding_and_decoding_return(name: str) -> None:
     assert errors[1] < errors[0] / 2.5 and errors[1] < 0.1, errors
 
 
+@pytest.mark.parametrize("name", ["ddim", "unipc", "pf-ode", "dpm++3m"])
+def test_encoding_may_end_in_pure_noise(name: str) -> None:
+    """alpha(1) = 0 on the straight path: the last step up is the ancestral one, finite and standard normal."""
+    exact = GaussianMixture(MEANS, 0.3, sde=Flow())
+    data = exact.draw(2000, seed=2)
+    grid = torch.linspace(0.02, 1, 60, dtype=torch.float64)
+    noise = solve(Flow().probability_flow(exact), data, solver=name, grid=grid).x
+    assert float(noise.mean().abs()) < 0.1
+    assert float(noise.std()) == pytest.approx(1, abs=0.05)
+
+
 def test_nan_from_the_network_names_the_sample_and_the_time() -> None:
     def broken(x: Tensor, t: Tensor) -> Tensor:
         x0 = EXACT.denoise(x, t)
@@ -175,7 +186,7 @@ def test_a_solver_of_ones_own_runs_and_has_its_order() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"solver": "dpm++2n"}, r"unknown solver 'dpm\+\+2n'; did you mean 'dpm\+\+2m'"),
+        ({"solver": "dpm++2n"}, r"unknown solver 'dpm\+\+2n'; did you mean 'dpm\+\+2s'"),
         ({"nfe": 0}, "at least 1"),
         ({"nfe": 4, "steps": 4}, "not both"),
         ({}, "give a budget"),

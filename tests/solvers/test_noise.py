@@ -1,4 +1,8 @@
-"""Noise: normality, independence, one stream for every batch, and the law of the Brownian path from its weights."""
+"""Noise.
+
+Normality, independence, one stream for every batch, and the law of the Brownian path from its
+weights.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde import CosineVPSDE, VPSDE
+from sde_diffusion.sde import VPSDE, CosineVPSDE
 from solvers import ReverseProcess
 from solvers.noise import (
     BROWNIAN,
@@ -38,14 +42,20 @@ def dense(clock: Clock, u: float, depth: int, nodes: list[int]) -> Tensor:
 
 
 def test_moments_are_those_of_the_normal() -> None:
-    """10^6 numbers; standard errors of the first four moments are 1, sqrt 2, sqrt 15 and sqrt 96 times 1e-3."""
+    """10^6 numbers.
+
+    Standard errors of the first four moments are 1, sqrt 2, sqrt 15 and sqrt 96 times 1e-3.
+    """
     z = standard_normal(range(1000), (1000,), BROWNIAN, 3).double()
     for power, moment, spread in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(float((z**power).mean()) - moment) < 4e-3 * math.sqrt(spread)
 
 
 def test_the_distribution_function_is_the_normal_one() -> None:
-    """Kolmogorov-Smirnov distance of 10^5 numbers: 1.95 / sqrt(n) is exceeded once in a thousand."""
+    """Kolmogorov-Smirnov distance of 10^5 numbers.
+
+    1.95 / sqrt(n) is exceeded once in a thousand.
+    """
     z = standard_normal(range(100), (1000,), PRIOR).flatten().double().sort().values
     expected = torch.special.ndtr(z)
     steps = torch.arange(1, len(z) + 1) / len(z)
@@ -61,7 +71,9 @@ def test_the_distribution_function_is_the_normal_one() -> None:
         standard_normal(range(400), (500,), BROWNIAN, 14),  # child node
         standard_normal(range(400), (500,), FORWARD, 7),
         standard_normal(range(400), (500,), BROWNIAN, 7).roll(1, dims=1),  # next position
-        standard_normal(range(400), (500,), BROWNIAN, 7).roll(250, dims=1),  # same bits, other coordinate
+        standard_normal(range(400), (500,), BROWNIAN, 7).roll(
+            250, dims=1
+        ),  # same bits, other coordinate
     ],
 )
 def test_neighbouring_keys_are_independent(other: Tensor) -> None:
@@ -90,8 +102,14 @@ def test_known_bits() -> None:
         bits = mix((key + i * gamma) & mask)
         radius.append(math.sqrt(-2 * math.log(((bits >> 32) + 0.5) / 2**32)))
         angle.append(2 * math.pi * (bits & 0xFFFFFFFF) / 2**32)
-    expected = [radius[0] * math.cos(angle[0]), radius[1] * math.cos(angle[1]), radius[0] * math.sin(angle[0])]
-    assert standard_normal([seed], (3,), stream, counter)[0].tolist() == pytest.approx(expected, rel=1e-5)
+    expected = [
+        radius[0] * math.cos(angle[0]),
+        radius[1] * math.cos(angle[1]),
+        radius[0] * math.sin(angle[0]),
+    ]
+    assert standard_normal([seed], (3,), stream, counter)[0].tolist() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 5, 5)])
@@ -142,14 +160,19 @@ def test_increments_of_a_grid_are_independent(clock: Clock) -> None:
 
 
 def test_two_times_in_one_leaf_are_not_independent() -> None:
-    """Why a run needs its depth: within a leaf one normal serves all, and the Gram matrix says so."""
+    """Why a run needs its depth.
+
+    Within a leaf one normal serves all, and the Gram matrix says so.
+    """
     u, v = 0.501, 0.51
     nodes = sorted({*levy_weights(LINE, u, 5), *levy_weights(LINE, v, 5)})
     gram = float(dense(LINE, u, 5, nodes) @ dense(LINE, v, 5, nodes))
     assert abs(gram - u) > 1e-3
     deep = depth_for(LINE, torch.tensor([u, v]))
     nodes = sorted({*levy_weights(LINE, u, deep), *levy_weights(LINE, v, deep)})
-    assert float(dense(LINE, u, deep, nodes) @ dense(LINE, v, deep, nodes)) == pytest.approx(u, abs=1e-12)
+    assert float(dense(LINE, u, deep, nodes) @ dense(LINE, v, deep, nodes)) == pytest.approx(
+        u, abs=1e-12
+    )
 
 
 def test_dyadic_points_do_not_depend_on_the_depth() -> None:
@@ -165,7 +188,9 @@ def test_ends_are_exact() -> None:
     for clock in (LINE, SNR):
         start, end = levy_weights(clock, 0.0, 9), levy_weights(clock, 1.0, 9)
         c0, c1 = clock.variance(0.0), clock.variance(1.0)
-        assert {n: w for n, w in start.items() if w} == pytest.approx({-1: math.sqrt(c0)} if c0 else {})
+        assert {n: w for n, w in start.items() if w} == pytest.approx(
+            {-1: math.sqrt(c0)} if c0 else {}
+        )
         assert {n: w for n, w in end.items() if w} == pytest.approx(
             {0: math.sqrt(c1 - c0)} | ({-1: math.sqrt(c0)} if c0 else {})
         )
@@ -178,9 +203,9 @@ def test_weights_for_each_sample_are_those_of_each_alone(depth: int) -> None:
         nodes, weights = levy_weights_each(clock, u, depth)
         for k, position in enumerate(u.tolist()):
             alone = levy_weights(clock, position, depth)
-            assert dict(zip(nodes[:, k].tolist(), weights[:, k].tolist(), strict=True)) == pytest.approx(
-                alone, rel=1e-9, abs=1e-12 * math.sqrt(clock.variance(1.0))
-            )
+            assert dict(
+                zip(nodes[:, k].tolist(), weights[:, k].tolist(), strict=True)
+            ) == pytest.approx(alone, rel=1e-9, abs=1e-12 * math.sqrt(clock.variance(1.0)))
 
 
 def test_per_sample_times_ask_the_same_path() -> None:
@@ -197,7 +222,10 @@ def test_per_sample_times_ask_the_same_path() -> None:
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_increments_add_up(per_sample: bool) -> None:
-    """W(c) - W(a) = (W(b) - W(a)) + (W(c) - W(b)): a rejected step and its two halves see one path."""
+    """W(c) - W(a) = (W(b) - W(a)) + (W(c) - W(b)).
+
+    A rejected step and its two halves see one path.
+    """
     x = torch.zeros(2, 50)
     path = BrownianPath(as_seeds(range(2), 2), SNR, depth=20)
     a, b, c = (t.expand(2, 1) if per_sample else t for t in times(0.9, 0.55, 0.3))
@@ -223,7 +251,10 @@ def test_increments_have_unit_variance() -> None:
 
 
 def test_clamped_ends() -> None:
-    """Pure noise and clean data lie at the ends of the clock; times beyond its range are one point of it."""
+    """Pure noise and clean data lie at the ends of the clock.
+
+    Times beyond its range are one point of it.
+    """
     cosine = ReverseProcess(lambda x, t: x, CosineVPSDE()).clock
     assert cosine.position(1.0) == 0.0
     assert cosine.position(0.0) == 1.0
@@ -249,5 +280,9 @@ def test_independent_noise_is_keyed_by_time_and_number() -> None:
     x, (t, s) = torch.zeros(50, 1000), times(0.4, 0.4 + 1e-9)
     z = path.independent(x, t)
     assert torch.equal(z, path.independent(x, t))
-    for other in (path.independent(x, t, 1), path.independent(x, s), path.increment(x, t, times(0.3)[0])):
+    for other in (
+        path.independent(x, t, 1),
+        path.independent(x, s),
+        path.increment(x, t, times(0.3)[0]),
+    ):
         assert abs(float((z * other).mean())) < 4 / math.sqrt(z.numel())

@@ -51,7 +51,10 @@ def _elementary(tree: Tree, a: list[list[Fraction]]) -> list[Fraction]:
     out = [Fraction(1)] * len(a)
     for branch in tree:
         inner = _elementary(branch, a)
-        out = [o * sum(x * y for x, y in zip(row, inner, strict=True)) for o, row in zip(out, a, strict=True)]
+        out = [
+            o * sum(x * y for x, y in zip(row, inner, strict=True))
+            for o, row in zip(out, a, strict=True)
+        ]
     return out
 
 
@@ -73,7 +76,8 @@ def test_the_number_of_trees_is_cayleys() -> None:
 def test_order_conditions(name: str) -> None:
     pair = PAIRS[name]
     solution = (*pair.rows[-1], Fraction(0))
-    # The published numbers of Tsitouras have 16 digits, and the largest are near 12; the other two are exact.
+    # The published numbers of Tsitouras have 16 digits, and the largest are near 12; the other two
+    # are exact.
     allowed = Fraction(2, 10**14) if name == "tsit5" else Fraction(0)
     for weights, order in ((solution, pair.order), (pair.embedded, pair.order - 1)):
         for n in range(1, order + 1):

@@ -1,0 +1,301 @@
+"""The comparison counts at the model, starts everyone alike, and has one endpoint for all."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+pytest.importorskip("rich")
+
+from benchmarks.candidates import candidate_grid
+from benchmarks.peers import LIBRARIES, Config, Task, peers
+from benchmarks.problems import Problem, digits, rms, spectrum
+from benchmarks.report import interval, summarise
+from benchmarks.solvers import Records, compute, main, measure, ours, prepare
+from sde_diffusion import VPSDE, GaussianMixture
+from solvers.grids import GRIDS
+
+
+def small(std: float = 0.5) -> Problem:
+    means = torch.tensor([[-1.0, 0.5], [1.0, 0.0], [0.3, -0.8]], dtype=torch.float64)
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    model = GaussianMixture(means, std=std, weights=weights, sde=VPSDE())
+    return Problem("small", model, (2,), reference_steps=300)
+
+
+@lru_cache
+def endpoints() -> tuple[Problem, Tensor, Tensor]:
+    problem = small()
+    x1 = problem.noises(0, 4)
+    return problem, x1, problem.endpoints(x1)[0]
+
+
+def installed(library: str) -> list[Config]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found, missing = peers((library,))
+    if missing:
+        pytest.skip(f"{library} is not installed: {missing[library]}")
+    return found
+
+
+def run(config: Config, nfe: int) -> tuple[int, float]:
+    problem, x1, target = endpoints()
+    task = Task(problem.model, x1)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        x = config.run(task, nfe)
+    assert x is not None
+    return task.calls, float(rms(x - target).mean())
+
+
+def test_the_reference_is_the_flow_by_another_integrator() -> None:
+    problem, x1, target = endpoints()
+    sde = problem.model.sde
+
+    def slope(t: float, x: np.ndarray) -> np.ndarray:
+        state = torch.from_numpy(x)[None]
+        return (
+            sde.probability_flow(problem.model)
+            .drift(state, torch.tensor(t, dtype=torch.float64))[0]
+            .numpy()
+        )
+
+    for k in range(2):
+        out = solve_ivp(slope, (1.0, 1e-9), x1[k].numpy(), method="DOP853", rtol=1e-10, atol=1e-12)
+        assert np.abs(out.y[:, -1] - target[k].numpy()).max() < 1e-7
+
+
+def test_the_closed_form_of_the_spectrum_is_its_flow() -> None:
+    problem = spectrum()
+    x1 = problem.noises(0, 1)
+    exact, error = problem.endpoints(x1)
+    assert error == 0
+    coarse, fine = (float(rms(problem._integrate(x1, n) - exact)) for n in (200, 800))
+    assert fine < min(1e-6, coarse / 30)
+
+
+def test_the_error_of_a_reference_is_stated_and_falls() -> None:
+    problem = small()
+    x1 = problem.noises(0, 4)
+    coarse, fine = (
+        Problem("small", problem.model, (2,), reference_steps=n).endpoints(x1)[1] for n in (40, 160)
+    )
+    assert fine < coarse / 16
+
+
+@pytest.mark.parametrize("config", ours(), ids=lambda c: c.name)
+def test_ours_keep_to_the_budget_and_converge(config: Config) -> None:
+    assert run(config, 11)[0] in (10, 11)
+    errors = [run(config, nfe)[1] for nfe in (20, 160)]
+    assert errors[1] < min(errors[0] / 2, 0.02)
+
+
+# A sampler of each kind, and what its error at 160 evaluations must be below.
+SAMPLERS = {
+    "diffusers": {
+        "DPMSolverMultistep++2M midpoint karras zero": 0.01,
+        "DPMSolverMultistep++3M lu zero": 0.01,
+        "DPMSolverMultistep-2 exponential": 0.01,
+        "DPMSolverSinglestep++2S karras zero": 0.01,
+        "UniPCMultistep-2 bh2 exponential zero": 0.01,
+        "DEISMultistep-3 uniform": 0.01,
+        "SASolver-22 exponential": 0.01,
+        "HeunDiscrete karras": 0.01,
+        "KDPM2Discrete karras": 0.01,
+        "LMSDiscrete karras": 0.01,
+        "EulerDiscrete karras": 0.05,
+        "DDIM trailing": 0.05,
+        "PNDM trailing": 0.05,
+        "EDMDPMSolverMultistep++2M karras zero": 0.01,
+        "IPNDM angle": 0.01,
+        "FlowMatchEulerDiscrete": 0.05,
+        "FlowMatchHeunDiscrete": 0.01,
+    },
+    "k_diffusion": {
+        "euler karras sigma_min=model": 0.05,
+        "heun karras sigma_min=model": 0.01,
+        "dpm_2 karras sigma_min=model": 0.01,
+        "lms-4 karras sigma_min=model": 0.01,
+        "dpmpp_2s karras sigma_min=model": 0.01,
+        "dpmpp_sde eta=0 karras sigma_min=model": 0.01,
+        "dpmpp_2m exponential sigma_min=model": 0.01,
+        "dpmpp_3m_sde eta=0 exponential sigma_min=model": 0.01,
+        "dpm_fast sigma_min=model": 0.01,
+    },
+    "azula": {
+        "Euler Cosine sigma_min=0.001": 0.05,
+        "Heun Cosine sigma_min=0.001": 0.02,
+        **{f"{kind}-2 Cosine sigma_min=0.001": 0.02 for kind in ("zAB", "vAB", "zEAB", "xEAB")},
+        "REAB-2 Cosine sigma_min=0.001": 0.05,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("library", "name"), [(a, b) for a, names in SAMPLERS.items() for b in names]
+)
+def test_a_peer_keeps_to_the_budget_and_converges(library: str, name: str) -> None:
+    (config,) = (c for c in installed(library) if c.name == name)
+    for nfe in (10, 11):
+        calls = run(config, nfe)[0]
+        two_stage = re.match(r"Heun|KDPM2|FlowMatchHeun|heun|dpm_2|dpmpp_2s|dpmpp_sde", name)
+        assert calls == nfe or (two_stage and calls == nfe - 1)
+    assert run(config, 160)[1] < SAMPLERS[library][name]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_no_peer_exceeds_its_budget(library: str) -> None:
+    problem = endpoints()[0]
+    for config in installed(library)[::3]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            noises, _ = prepare(problem, 0, 2, 1, "test", Path())
+            measure(problem, config, 6, noises, 8)
+
+
+def test_a_task_starts_at_the_log_snr_of_t_1() -> None:
+    problem, x1, _ = endpoints()
+    task = Task(problem.model, x1)
+    alpha, sigma = problem.model.sde(1.0)[:2]
+    assert task.rho_max == pytest.approx(float(sigma / alpha), rel=1e-12)
+    torch.testing.assert_close(task.z1 * alpha, x1)
+    at_start = task.denoise(task.z1, task.rho_max)
+    torch.testing.assert_close(at_start, problem.model.denoise(x1, torch.ones(len(x1))))
+    assert task.calls == 1
+
+
+def test_missing_libraries_are_named() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("azula", "benchmarks.peers.azula_peer"):
+            patch.delitem(__import__("sys").modules, module, raising=False)
+        patch.setitem(__import__("sys").modules, "azula", None)
+        found, missing = peers(("azula",))
+    assert found == []
+    assert "azula" in missing["azula"]
+
+
+def test_a_run_is_resumed(tmp_path: Path) -> None:
+    arguments = [
+        "--problems",
+        "checkerboard",
+        "--nfe",
+        "4",
+        "--samples",
+        "3",
+        "--sets",
+        "2",
+        "--libraries",
+    ]
+    arguments += ["--solvers", "ddim", "pf-ode", "--out", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.problems.EXACT", {"checkerboard": small})
+        main(arguments)
+        lines = (tmp_path / "records.jsonl").read_text()
+        (tmp_path / "records.jsonl").write_text(lines.splitlines()[0] + '\n{"key": "torn')
+        main(arguments)
+    first, second = (
+        Records.open(tmp_path / "records.jsonl").lines,
+        {x["key"]: x for x in map(json.loads, lines.splitlines())},
+    )
+    assert {k: v["errors"] for k, v in first.items()} == {k: v["errors"] for k, v in second.items()}
+    assert (tmp_path / "report.md").exists()
+
+
+def test_more_calls_than_allowed_are_an_error() -> None:
+    problem = endpoints()[0]
+
+    def greedy(task: Task, nfe: int) -> Tensor:
+        for _ in range(nfe + 1):
+            out = task.denoise(task.z1, 1.0)
+        return out
+
+    noises, _ = prepare(problem, 0, 2, 1, "test", Path())
+    with pytest.raises(RuntimeError, match="made 6 calls with a budget of 5"):
+        measure(problem, Config("x", "greedy", greedy), 5, noises, 8)
+
+
+def test_a_model_that_returns_nan_is_refused() -> None:
+    problem = small()
+    problem.model.denoise = lambda x, t: x * math.nan  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match="flow of 'small' is not finite"):
+        problem.endpoints(problem.noises(0, 2))
+
+
+@pytest.mark.parametrize("bad", [["--nfe", "0"], ["--samples", "1"], ["--sets", "0"]])
+def test_bad_arguments_are_refused(bad: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(bad)
+
+
+def line(library: str, solver: str, errors: list[float]) -> dict[str, object]:
+    head = {"problem": "p", "library": library, "solver": solver, "nfe": 5, "sets": 2, "calls": 5}
+    return {**head, "errors": errors}
+
+
+def test_the_summary_names_the_best_peer_and_ties() -> None:
+    peer = [1.0, 1.1, 0.9, 1.0, 1.1, 0.9]
+    lines = [
+        line("a", "worse", [2.0] * 6),
+        line("b", "best", peer),
+        line("sdediff", "half", [e / 2 for e in peer]),
+        line("sdediff", "mixed", [0.5, 0.5, 0.5, 1.4, 1.4, 1.4]),
+    ]
+    (entry,) = summarise(lines)
+    assert entry["best_peer"]["name"] == "b: best"
+    assert entry["ours"]["half"]["ratio"] == pytest.approx(0.5)
+    assert entry["ours"]["half"]["first"] == "ours"
+    assert entry["ours"]["mixed"]["first"] == "tie"
+
+
+def test_the_interval_has_the_width_of_the_standard_error() -> None:
+    values = np.random.default_rng(1).normal(size=400)
+    low, high = interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    with pytest.raises(ValueError, match="at least 2"):
+        interval(values[:1])
+
+
+def test_the_default_grids_are_among_the_candidates() -> None:
+    sde = VPSDE()
+    for name, kind in [
+        ("power", "power-1.5"),
+        ("log-snr", "log-snr"),
+        ("karras", "karras"),
+        ("angle", "angle"),
+    ]:
+        torch.testing.assert_close(
+            candidate_grid(sde, kind, 10, 0.04), GRIDS[name](sde, 10), rtol=1e-9, atol=1e-12
+        )
+
+
+def test_a_fingerprint_tells_models_apart() -> None:
+    assert digits(0.15).fingerprint == digits(0.15).fingerprint
+    assert digits(0.15).fingerprint != digits(0.2).fingerprint
+
+
+def test_records_are_kept_by_key(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    problem, _, _ = endpoints()
+    noises, _ = prepare(problem, 0, 2, 1, "test", tmp_path)
+    records = Records.open(tmp_path / "records.jsonl")
+    calls = []
+
+    def count(task: Task, nfe: int) -> Tensor:
+        calls.append(nfe)
+        return task.denoise(task.z1, task.rho_max)
+
+    for _ in range(2):
+        compute(problem, [(Config("x", "one", count), 3)], noises, records, 8, Console(quiet=True))
+    assert calls == [3]
