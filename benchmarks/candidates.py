@@ -38,7 +38,10 @@ from solvers.grids import rho_min
 
 _SEEDS = 2**41
 FACTORS = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-GRIDS = ("power-1.25", "power-1.5", "power-2", "angle", "angle-0.5", "log-snr", "karras")
+GRIDS = (
+    *("power-1.25", "power-1.5", "power-2", "angle", "angle-0.5"),
+    *("log-snr", "karras", "flow", "flow-0.5", "sine"),
+)
 FORMS = tuple(product(("data", "noise", "velocity"), ("lambda", "rho", "angle", "time")))
 
 
@@ -84,6 +87,14 @@ def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
         high = min(rho_of(sde, 1.0), 400.0)
         if family == "karras":
             rho = (high ** (1 / 7) + u * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+        elif family == "flow":
+            scale = float(parameter or 1)
+            s = high / (scale + high) + u * (low / (scale + low) - high / (scale + high))
+            rho = scale * s / (1 - s)
+        elif family == "sine":
+            # sin(atan(rho)) = sin(v)^2 with v even, as IPNDM has it.
+            first, last = (math.asin(math.sqrt(math.sin(math.atan(r)))) for r in (high, low))
+            rho = torch.tan(torch.asin(torch.sin(first + u * (last - first)) ** 2))
         else:
             rho = high * (low / high) ** u
         t = sde.time(-torch.log(rho))

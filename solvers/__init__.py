@@ -20,6 +20,7 @@ from solvers.integrate import Solution, Step, solve, steps
 from solvers.ipndm import IPNDM
 from solvers.noise import BrownianPath
 from solvers.pairs import PAIRS
+from solvers.pf_ode import ProbabilityFlow
 from solvers.problem import Equation, ReverseProcess, Scales
 from solvers.registry import SOLVERS, find
 from solvers.restart import Restart
@@ -71,7 +72,7 @@ SOLVERS.update({
         2, form="velocity", variable="angle", sde=True, grid="quadratic", source="solvers/exponential.py (velocity form)"
     ),
     "torchsde": TorchSDE(),
-    "pf-ode": ExponentialAdams(2, corrector=True),
+    "pf-ode": ProbabilityFlow(),
 })
 
 

@@ -1,19 +1,21 @@
-r"""Adaptive integration of SDEs: improved Euler with an error estimate, a step size for every sample.
+r"""Adaptive integration of SDEs: improved Euler with an error estimate, a step size per sample.
 
-An attempt from t to s evaluates m at both ends of the step, with one Brownian increment xi:
+An attempt from t to s evaluates m at both ends of the step, with one Brownian increment xi; with
+additive noise the result is of weak order 2:
 
     x'  = A x + B m(x, t) + N xi                      Euler
-    x'' = x' + B/2 [m(x', s) - m(x, t)]               improved Euler: weak order 2 for additive noise
+    x'' = x' + B/2 [m(x', s) - m(x, t)]               improved Euler
 
 For an Equation m is the drift, A = 1, B = s - t and N = sqrt|s - t| g. For a reverse process, m is
 what a network with EDM's or the velocity parametrization predicts,
 
-    m = (n x_0 - d^2 alpha x / n) / (sigma d),    n = sqrt(sigma^2 + d^2 alpha^2),    theta = atan(sigma / (d alpha)),
+    m = (n x_0 - d^2 alpha x / n) / (sigma d),    n = sqrt(sigma^2 + d^2 alpha^2),
+    theta = atan(sigma / (d alpha)),
 
 with x_0 the denoised x, and A, B, N solve the rest exactly: with q = cos theta_t / cos theta_s,
 
-    A = n_s/n_t q^(eta^2),    B = (1 + eta^2) n_s Int_(theta_s)^(theta_t) (cos theta / cos theta_s)^(eta^2) d theta,
-    N = n_s sqrt(1 - q^(2 eta^2)).
+    A = n_s/n_t q^(eta^2),    N = n_s sqrt(1 - q^(2 eta^2)),
+    B = (1 + eta^2) n_s Int_(theta_s)^(theta_t) (cos theta / cos theta_s)^(eta^2) d theta.
 
 No time is stiff in it, pure noise (alpha_t = 0) is an ordinary start, and Gaussian data of
 standard deviation d is solved exactly. Interpolating x_0 instead would leave the estimate below
@@ -25,9 +27,9 @@ accepts x''. The next step is h times clip(0.9 err^(-0.9), 0.2, 5), at most 0.9 
 rejection (Jolicoeur-Martineau et al. 2021, algorithm 1).
 
 A rejected step is tried again on the same Brownian path, asked at the nearer time. Drawing a fresh
-xi instead would keep the small increments and throw away the large ones, which narrows the law: in
-one dimension a standard deviation of 0.50 came out as 0.72 or worse, and a tighter tolerance did
-not help.
+xi instead would keep the increments that happen to give small errors and throw away the others: on
+data of standard deviation 0.2 it gave 0.188, 0.221 and 0.249 at the tolerances 0.1, 0.03 and 0.01,
+worse for more work, where the kept path gave 0.201, 0.204 and 0.204 (standard error 0.002).
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class AdaptiveSDE(Solver):
     >>> from solvers import Equation, solve
     >>> ou = Equation(lambda x, t: -x, lambda x, t: torch.full((), 2.0).sqrt())
     >>> out = solve(ou, torch.zeros(4000, 1), solver=AdaptiveSDE(), grid=[0.0, 1.0])
-    >>> round(float(out.x.std()), 2)
-    0.93
+    >>> abs(float(out.x.std()) - 0.93) < 0.03
+    True
     """
 
     rtol: float = 0.02
@@ -95,7 +97,8 @@ class AdaptiveSDE(Solver):
         if not min(self.rtol, self.atol, self.first, self.sigma_data) > 0:
             raise ValueError(
                 "tolerances, the first step and sigma_data must be positive; got "
-                f"rtol={self.rtol}, atol={self.atol}, first={self.first}, sigma_data={self.sigma_data}"
+                f"rtol={self.rtol}, atol={self.atol}, first={self.first}, "
+                f"sigma_data={self.sigma_data}"
             )
 
     def step(

@@ -1,13 +1,14 @@
-r"""Predictor-corrector sampling: any predictor, and Langevin steps that keep the marginal at one time.
+r"""Predictor-corrector sampling: any predictor, and Langevin steps that keep the marginal there.
 
     x <- x + delta score(x, s) + sqrt(2 delta) xi,       score = (alpha D - x) / sigma^2
 
 The step size decides whether the corrector helps or harms:
 
-    "sigma"     delta = 2 (snr sigma(s))^2: no norms, so no sample sees another and low dimensions are safe
-    "norm"      delta = 2 a (snr |xi| / |score|)^2 per sample, a = alpha(t)^2 / alpha(s)^2, the rule of
-                Song et al. 2021, algorithms 4 and 5, with the norms of the sample instead of the
-                batch mean
+    "sigma"     delta = 2 (snr sigma)^2: no norms, so no sample sees another and low dimensions
+                are safe
+    "norm"      delta = 2 a (snr |xi| / |score|)^2 per sample, a = alpha(t)^2 / alpha(s)^2, the
+                rule of Song et al. 2021, algorithms 4 and 5, with the norms of the sample instead
+                of the batch mean
 
 The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in
 the published code. At a fixed step size Langevin steps have a bias of their own, of order delta
@@ -63,18 +64,19 @@ class PredictorCorrector(Solver):
     def __post_init__(self) -> None:
         if self.corrections < 0 or not self.snr > 0:
             raise ValueError(
-                f"expected corrections >= 0 and snr > 0; got corrections={self.corrections}, snr={self.snr}"
+                "expected corrections >= 0 and snr > 0; got "
+                f"corrections={self.corrections}, snr={self.snr}"
             )
         choose(self.rule, {"sigma": 1, "norm": 1}, "step-size rule")
         if self.predictor.adaptive:
             raise ValueError(
-                f"the predictor must take one step for each grid interval; {type(self.predictor).__name__} "
-                "chooses its own"
+                "the predictor must take one step for each grid interval; "
+                f"{type(self.predictor).__name__} chooses its own"
             )
         if getattr(self.predictor, "corrector", False):
             raise ValueError(
-                "this predictor redoes its last step when the value at its end is known, which would undo the "
-                "Langevin steps there; use it with corrector=False"
+                "this predictor redoes its last step when the value at its end is known, which "
+                "would undo the Langevin steps there; use it with corrector=False"
             )
 
     def evaluations(self, steps: int, finish: bool = True) -> int:
@@ -86,8 +88,9 @@ class PredictorCorrector(Solver):
         """The predictor's state."""
         if problem.stochastic and not self.predictor.stochastic:
             raise ValueError(
-                f"{type(self.predictor).__name__} draws no noise, but the process has some (eta={problem.eta}); "
-                "predict the probability-flow ODE (eta = 0), or use a stochastic predictor"
+                f"{type(self.predictor).__name__} draws no noise, but the process has some "
+                f"(eta={problem.eta}); predict the probability-flow ODE (eta = 0), "
+                "or use a stochastic predictor"
             )
         return self.predictor.init(problem, times)
 

@@ -9,7 +9,7 @@ since the error of that last jump and of the steps before it must shrink togethe
 
     uniform    t linear
     quadratic  t = u^2                                   (Song, Meng & Ermon 2021, appendix D.3)
-    power      t = u^1.5 down to rho_min
+    power      t = u^2.5 down to rho_min
     log-snr    lambda linear                             (Lu et al. 2022, section 3.3)
     karras     rho^(1/7) linear                          (Karras et al. 2022, eq. 5)
     angle      atan(rho) linear: equal steps of the velocity parametrization's angle
@@ -67,7 +67,7 @@ def _quadratic(path: Path, steps: int) -> Tensor:
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
 
 
-def _power(path: Path, steps: int, exponent: float = 1.5) -> Tensor:
+def _power(path: Path, steps: int, exponent: float = 2.5) -> Tensor:
     end = _time_at_rho_min(path, steps)
     t = torch.linspace(1, float(end) ** (1 / exponent), steps, dtype=torch.float64) ** exponent
     return torch.cat([t, t.new_zeros(1)])

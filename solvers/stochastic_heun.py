@@ -1,4 +1,4 @@
-r"""Stochastic Heun: the trapezoidal rule on the drift, with the noise of the whole step in both stages.
+r"""Stochastic Heun: the trapezoidal rule on the drift, with the whole step's noise in both stages.
 
     n   = sqrt(|h|) [g(x, t) + g(x, s)] / 2 xi,        h = s - t
     x'  = x + h b(x, t) + n

@@ -24,7 +24,9 @@ def verify(
     console = Console()
     with Console(stderr=True).status("measuring") as status:
         reports = verify_all(
-            solvers or None, jobs, on_report=lambda report: status.update(f"{report.solver} done")
+            solvers or None,
+            jobs=jobs,
+            on_report=lambda report: status.update(f"{report.solver} done"),
         )
     failed = [report for report in reports if not report.passed]
     if as_json:

@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 import torch
@@ -92,6 +93,7 @@ def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
 
 def verify_all(
     solvers: Iterable[str | Solver] | None = None,
+    checks: Iterable[str] | None = None,
     jobs: int | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> list[Report]:
@@ -99,6 +101,7 @@ def verify_all(
 
     Args:
         solvers: as in ``verify``; every name in ``SOLVERS`` by default.
+        checks: names in ``CHECKS``; all by default.
         jobs: processes; as many as there are cores by default. 1 stays in this one.
         on_report: called with each report as it comes, for progress.
 
@@ -108,16 +111,17 @@ def verify_all(
     wanted = list(SOLVERS if solvers is None else solvers)
     jobs = min(jobs or os.cpu_count() or 1, len(wanted))
     reports = []
+    one = partial(verify, checks=None if checks is None else tuple(checks))
     if jobs == 1:
         for solver in wanted:
-            reports.append(verify(solver))
+            reports.append(one(solver))
             if on_report is not None:
                 on_report(reports[-1])
         return reports
     # Fresh processes: a fork of a program with threads may hang. One thread each: the tensors are
     # small.
     with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for report in pool.map(verify, wanted):
+        for report in pool.map(one, wanted):
             reports.append(report)
             if on_report is not None:
                 on_report(report)

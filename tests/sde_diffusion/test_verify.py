@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Copy(Solver):
 
     def evaluations(self, steps: int, finish: bool = True) -> int:
         right = super().evaluations(steps, finish)
-        return right + (self.fault == "miscounts" and steps > 30)
+        return right + (self.fault == "miscounts" and steps > 10)
 
     def step(
         self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any
@@ -101,9 +102,7 @@ class NoisyCopy(Solver):
         fresh = self.fault == "fresh"
         xi = noise.independent(x, t) if fresh else noise.increment(x, t, s)
         size = 1.02 if self.fault == "coefficient" else 1.0
-        # The coefficient of the end of the step is right too; sqrt(h) in place of h is not.
-        at = t - abs(h).sqrt() * 0.01 if self.fault == "early" else t
-        kick = size * h.abs().sqrt() * problem.diffusion(x, at)
+        kick = size * h.abs().sqrt() * problem.diffusion(x, t)
         return x + h * problem.drift(x, t) + kick * xi, s, state
 
 
@@ -146,7 +145,6 @@ FAULTS: list[tuple[str, Solver]] = [
     ("matrix", Copy("divides")),
     ("weak", NoisyCopy("coefficient")),
     ("strong", NoisyCopy("fresh")),
-    ("strong", NoisyCopy("early")),
     ("refinement", NoisyCopy("fresh")),
     ("equation", NoisyCopy("coefficient")),
     ("tolerance", AdaptiveCopy(fault="root")),
@@ -160,8 +158,6 @@ def test_one_fault_is_found(check: str, solver: Solver) -> None:
     assert found is not None and not found.passed
     # What fails is the fault: without it the same check passes.
     right = run_check(check, type(solver)())
-    if type(solver) is NoisyCopy and check == "matrix":
-        return
     assert right is not None and right.passed, right
 
 
@@ -190,7 +186,7 @@ def test_euler_maruyama_moments_by_scalar_recursion() -> None:
     times = even_grid(7)
     mean, variance = exact_moments(1.0)
     expected_mean, expected_variance = mean, variance
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         alpha, sigma = (float(c) for c in VP(t)[:2])
         f, g2, h = float(VP.f(t)), float(VP.g(t)) ** 2, float(s - t)
         total = alpha**2 * 2.0 + sigma**2
@@ -207,7 +203,7 @@ def test_euler_maruyama_moments_by_scalar_recursion() -> None:
 
 def test_increments_add_up_in_affine_maps() -> None:
     @dataclass(frozen=True)
-    class Halves(Copy):
+    class Halves(NoisyCopy):
         """Adds the increment of the step and takes off those of its two halves: nothing."""
 
         def step(
@@ -327,7 +323,7 @@ def test_a_solver_of_ones_own() -> None:
     ("spec", "error", "words"),
     [
         ("none.py:Mine", FileNotFoundError, "there is no file none.py"),
-        ("mine.py:Mien", ValueError, "did you mean 'Mine'"),
+        ("mine.py:Mien", ValueError, "mine.py .*Choices: Heun, Mine, Needs, tuned"),
         ("mine.py", ValueError, "mine.py:Name"),
         ("mine.py:number", TypeError, "number in mine.py is a int"),
         ("mine.py:Needs", ValueError, "cannot be made without arguments"),
@@ -375,6 +371,7 @@ def test_the_table_of_solvers_is_what_they_declare() -> None:
 @pytest.mark.slow
 def test_two_processes_report_what_one_does() -> None:
     seen: list[str] = []
-    reports = verify_all(["ddim", "heun"], jobs=2, on_report=lambda r: seen.append(r.solver))
+    some = ["order", "reuse"]
+    reports = verify_all(["ddim", "heun"], some, jobs=2, on_report=lambda r: seen.append(r.solver))
     assert seen == ["ddim", "heun"]
-    assert [r.checks for r in reports] == [verify(name).checks for name in seen]
+    assert [r.checks for r in reports] == [verify(name, some).checks for name in seen]

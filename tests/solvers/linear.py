@@ -8,6 +8,8 @@ variance.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,7 @@ from solvers import Solver, steps
 
 
 class Impulses:
-    """Answers the k-th question with the k-th unit vector of the batch.
-
-    All zeros when ``unit`` is 0.
-    """
+    """Answers the k-th question with ``unit`` in row k of the batch and zeros elsewhere."""
 
     def __init__(self, unit: float, asked: int = 0) -> None:
         self.unit, self.asked = unit, asked
@@ -70,7 +69,7 @@ def chain_law(
     mean, variance = (float(c) for c in data.moments(times[0]))
     probe = torch.zeros(draws + 2, 1, dtype=torch.float64)
     probe[1] = 1.0
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         if float(process.path(s).sigma) == 0:
             out = process.finish(probe, t)
         else:

@@ -60,8 +60,7 @@ def test_modes_and_widths_at_three_tolerances(sde: SDE, tolerance: float) -> Non
 
 
 def test_the_path_is_kept_across_rejections() -> None:
-    """Dx = sin(40 x)/10 dt + dw, most of whose attempts are rejected, stays within 1/10 of its own w.
-    """
+    """Dx = sin(40 x)/10 dt + dw, with many a rejection, stays within 1/10 of its own w."""
     seeds = as_seeds(range(500), 500)
     wiggle = Equation(lambda x, t: 0.1 * torch.sin(40 * x), lambda x, t: torch.ones(()))
     out = solve(
@@ -98,16 +97,14 @@ def test_it_converges_to_the_solution_on_the_same_path() -> None:
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(), CosineVPSDE(), Flow()])
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_coefficients_solve_the_linear_part(sde: SDE, eta: float) -> None:
-    """A, B and N against scipy integration of dx = (slope x + gain m) dt + eta g dw for m = 1 and for its variance.
-    """
+    """A, B and N against scipy integration of the drift for m = 0 and 1, and of the variance."""
     t, s, d = 0.7, 0.55, 0.8
     process = ReverseProcess(lambda x, t: x, sde, eta)
     times = [torch.full((1, 1), c, dtype=torch.float64) for c in (t, s)]
     got = [float(c) for c in _coefficients(process, torch.zeros(1, 1).double(), *times, d)]
 
     def rates(at: float) -> tuple[float, float, float]:
-        """(coefficient of x, coefficient of m, eta^2 g^2) at a time, from the process's own drift.
-        """
+        """(coefficient of x, coefficient of m, eta^2 g^2) at a time, from the drift."""
         alpha, sigma = (float(c) for c in sde(at)[:2])
         n = math.hypot(sigma, d * alpha)
 
@@ -178,7 +175,7 @@ def test_evaluations_are_two_per_attempt_and_capped() -> None:
         assert int(capped.nfe.max()) <= cap
         assert set(capped.status) == {"nfe_cap"}
         assert capped.x.isfinite().all()
-    with pytest.raises(ValueError, match="at least 3|more than nfe"):
+    with pytest.raises(ValueError, match=r"at least 3|more than nfe"):
         solve(sde.reverse(mix), x1, solver="adaptive-sde", nfe=2)
 
 

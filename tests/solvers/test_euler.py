@@ -57,6 +57,17 @@ def test_stochastic_heun_has_weak_order_2(sde: SDE) -> None:
     assert orders(variances)[-1] == pytest.approx(2, abs=0.15)
 
 
+def test_sde_has_weak_order_2_and_is_exact_for_unit_data() -> None:
+    """The velocity form removes a Gaussian of standard deviation sigma_data = 1 whole."""
+    unit = gaussian(VPSDE(), 0.0, 1.0)
+    assert law(unit, SOLVERS["sde"], quadratic(3)) == pytest.approx((0, 1), abs=1e-12)
+    data = gaussian(VPSDE())
+    mean, variance = (float(c) for c in data.moments(torch.tensor(END, dtype=torch.float64)))
+    laws = [law(data, SOLVERS["sde"], quadratic(n)) for n in (80, 160, 320)]
+    assert orders([abs(m - mean) for m, _ in laws])[-1] == pytest.approx(2, abs=0.15)
+    assert orders([abs(v - variance) for _, v in laws])[-1] == pytest.approx(2, abs=0.15)
+
+
 def test_exponential_euler_maruyama_has_weak_order_1_and_an_exact_mean() -> None:
     """For constant noise prediction the mean of a Gaussian does not move.
 

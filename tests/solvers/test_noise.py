@@ -1,4 +1,4 @@
-"""Noise.
+"""Counter-based noise and the Brownian path.
 
 Normality, independence, one stream for every batch, and the law of the Brownian path from its
 weights.

@@ -43,8 +43,7 @@ def one_step(sde: SDE, t: float, s: float, eta: float = 1.0) -> tuple[float, flo
 
 
 def test_vp_step_is_the_papers_with_the_exact_beta() -> None:
-    """x = (2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z, beta = 1 - exp(-int_s^t beta(u) du).
-    """
+    """x = (2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z, beta = 1 - exp(-int beta(u) du)."""
     t, s = 0.62, 0.6
     out, score = one_step(VPSDE(), t, s)
     beta = -math.expm1(-(0.1 * (t - s) + 19.9 * (t**2 - s**2) / 2))
