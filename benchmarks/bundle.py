@@ -1,7 +1,7 @@
 """Make the bundled digits network: train it with one command, then export it with its provenance.
 
-    sdediff train --sde vp --steps 6000 --out runs/bundled
-    python -m benchmarks.bundle runs/bundled
+sdediff train --sde vp --steps 6000 --out runs/bundled
+python -m benchmarks.bundle runs/bundled
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from sklearn.neural_network import MLPClassifier
 
 from sde_diffusion import sample
 from sde_diffusion.checkpoint import load
-from sde_diffusion.places import BUNDLED
 from sde_diffusion.data import load_data
+from sde_diffusion.places import BUNDLED
 
 
 def classifier(x: np.ndarray, labels: np.ndarray) -> MLPClassifier:
@@ -72,7 +72,9 @@ def main() -> None:
     arguments = parser.parse_args()
 
     train, held_out = (load_data("digits", split=split) for split in ("train", "test"))
-    flat = {d.name + s: d.batch(torch.arange(len(d))).flatten(1).numpy() for s, d in (("", train), (" held out", held_out))}
+    flat = {
+        d.name + s: d.batch(torch.arange(len(d))).flatten(1).numpy() for s, d in (("", train), (" held out", held_out))
+    }
     real, test = flat.values()
     judge = classifier(real, train.labels.numpy())
     model = load(arguments.run or BUNDLED)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import ScoreModel, frechet_distance, load
-from sde_diffusion.places import BUNDLED
 from sde_diffusion.data import load_data
+from sde_diffusion.places import BUNDLED
 from sde_diffusion.sample import sample_batches
 from solvers import SOLVERS, Solver
 from solvers.exponential import ExponentialAdams

@@ -11,7 +11,7 @@ from sde_diffusion.checkpoint import load
 from sde_diffusion.metrics import frechet_distance
 from sde_diffusion.sample import sample
 from sde_diffusion.score import ScoreModel
-from sde_diffusion.sde import EDM, SDE, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE
+from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from sde_diffusion.train import train
 
 __all__ = [

@@ -168,7 +168,8 @@ class Gaussian(ScoreModel):
         mean, covariance = torch.as_tensor(mean).double(), torch.as_tensor(covariance).double()
         if mean.ndim != 1 or covariance.shape not in ((len(mean),), (len(mean), len(mean))):
             raise ValueError(
-                f"expected mean (D,) and covariance (D,) or (D, D); got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+                f"expected mean (D,) and covariance (D,) or (D, D); got {tuple(mean.shape)} and "
+                f"{tuple(covariance.shape)}"
             )
         if covariance.ndim == 1:
             variances, basis = covariance, torch.eye(len(mean), dtype=torch.float64)
@@ -198,9 +199,7 @@ class Gaussian(ScoreModel):
         """
         net = self.network
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.sde.marginal(t), self.sde.marginal(s)
-        ratio = torch.sqrt(
-            (alpha_s**2 * net.variances + sigma_s**2) / (alpha_t**2 * net.variances + sigma_t**2)
-        )
+        ratio = torch.sqrt((alpha_s**2 * net.variances + sigma_s**2) / (alpha_t**2 * net.variances + sigma_t**2))
         centred = (x.double() - alpha_t * net.mean) @ net.basis
         return (alpha_s * net.mean + (centred * ratio) @ net.basis.T).to(x.dtype)
 

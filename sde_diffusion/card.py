@@ -265,9 +265,7 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     needed = ("checkpoint", "n", "seed", "solver", "grid", "eta", "nfe", "batch_size", "machine")
     missing = [key for key in (*needed, "x") if key not in card]
     if card.get("kind") != KIND or missing:
-        raise CheckpointError(
-            f"{path} is no card of samples: expected a {CARD} as sdediff sample writes it"
-        )
+        raise CheckpointError(f"{path} is no card of samples: expected a {CARD} as sdediff sample writes it")
     return card
 
 

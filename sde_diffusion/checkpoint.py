@@ -103,10 +103,7 @@ def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) ->
     try:
         card = description["network"]
         if network is None and card["name"] is None:
-            raise ValueError(
-                f"this model has a network of your own, {card['class']}; pass it: "
-                "load(path, network=...)"
-            )
+            raise ValueError(f"this model has a network of your own, {card['class']}; pass it: load(path, network=...)")
         shape = description["shape"]
         return ScoreModel(
             network if network is not None else build(card["name"], **card["settings"]),
@@ -136,15 +133,11 @@ def find(path: str | os.PathLike[str]) -> Stored:
     if (path / "checkpoints").is_dir():
         path = newest_checkpoint(path)
     elif not (path / STATE).exists():
-        raise CheckpointError(
-            f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})"
-        )
+        raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})")
     state = read_state(path)
     try:
         digest = state["files"]["ema.safetensors"]["sha256"]
-        return Stored(
-            path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest
-        )
+        return Stored(path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest)
     except KeyError as error:
         raise CheckpointError(f"{path / STATE} has no entry {error}") from None
 
@@ -157,14 +150,11 @@ def _find_export(path: Path) -> Stored:
         raise CheckpointError(f"{path} is torn, or no safetensors file: {error}") from None
     if header is None:
         raise CheckpointError(
-            f"{path} holds tensors, but not what model they belong to: it was not exported by "
-            "sdediff"
+            f"{path} holds tensors, but not what model they belong to: it was not exported by sdediff"
         )
     card = json.loads(header)
     if card.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {card.get('format')}; this version of sdediff reads format {FORMAT}"
-        )
+        raise CheckpointError(f"{path} has format {card.get('format')}; this version of sdediff reads format {FORMAT}")
     return Stored(path, path, card["model"], card.get("data", {}), card.get("step"), sha256(path))
 
 

@@ -83,9 +83,7 @@ def default_model(
         )
 
 
-def _changed(
-    settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str
-) -> dict[str, Any]:
+def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
     for name in given or {}:
         if name not in settings:
             known = ", ".join(settings) or "none"

@@ -81,7 +81,5 @@ class Draws:
         """Seed of torch's own generator, from which dropout draws."""
         return key(self.seed, "network", step)
 
-    def _generator(
-        self, use: str, step: int, device: torch.device | str = "cpu"
-    ) -> torch.Generator:
+    def _generator(self, use: str, step: int, device: torch.device | str = "cpu") -> torch.Generator:
         return torch.Generator(device).manual_seed(key(self.seed, use, step))

@@ -63,9 +63,7 @@ class EMA:
         floating = [name for name, value in self._source.items() if value.is_floating_point()]
         self._weights = [self._source[name].detach() for name in floating]
         self._masters = [self._average[name] for name in floating]
-        self._same_type = all(
-            w.dtype == m.dtype for w, m in zip(self._weights, self._masters, strict=True)
-        )
+        self._same_type = all(w.dtype == m.dtype for w, m in zip(self._weights, self._masters, strict=True))
         self._copied = [name for name in self._source if name not in set(floating)]
 
     @torch.no_grad()

@@ -66,8 +66,7 @@ def find_model(path: str | os.PathLike[str] | None = None) -> Stored:
     run = None if path is not None else latest_run(RUNS)
     if run is None and not BUNDLED.is_file():
         raise FileNotFoundError(
-            f"no run in {RUNS}/ and no bundled model at {BUNDLED}; train one first: "
-            "sdediff train --sde vp"
+            f"no run in {RUNS}/ and no bundled model at {BUNDLED}; train one first: sdediff train --sde vp"
         )
     return find(BUNDLED if run is None else run)
 

@@ -29,15 +29,11 @@ def to_uint8(x: Tensor) -> Tensor:
     tensor([  0, 128, 255, 255], dtype=torch.uint8)
     """
     if not (finite := x.isfinite()).all():
-        raise ValueError(
-            f"{int((~finite).sum())} of {x.numel()} values are not finite: no bytes for them"
-        )
+        raise ValueError(f"{int((~finite).sum())} of {x.numel()} values are not finite: no bytes for them")
     return ((x.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def image_grid(
-    x: Tensor, *, columns: int | None = None, scale: int | None = None, gap: int = 2
-) -> Image.Image:
+def image_grid(x: Tensor, *, columns: int | None = None, scale: int | None = None, gap: int = 2) -> Image.Image:
     """Return images side by side, row by row, on mid-grey.
 
     Args:
@@ -59,9 +55,7 @@ def image_grid(
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     scale = max(1, VISIBLE // max(height, width)) if scale is None else scale
     if columns < 1 or scale < 1 or gap < 0:
-        raise ValueError(
-            f"columns {columns}, scale {scale}, gap {gap}: expected columns and scale from 1 up"
-        )
+        raise ValueError(f"columns {columns}, scale {scale}, gap {gap}: expected columns and scale from 1 up")
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     pixels = to_uint8(x).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
@@ -73,9 +67,7 @@ def image_grid(
     return Image.fromarray((canvas[..., 0] if channels == 1 else canvas).numpy())
 
 
-def save_grid(
-    path: str | os.PathLike[str], x: Tensor, *, columns: int | None = None, scale: int | None = None
-) -> None:
+def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = None, scale: int | None = None) -> None:
     """Write `image_grid(x)` to a PNG file.
 
     Raises:

@@ -65,9 +65,7 @@ def newest_checkpoint(run: Path) -> Path:
         for reason in reasons:
             warnings.warn(f"{reason}; using {folder.name} instead", stacklevel=2)
         return folder
-    raise CheckpointError(
-        f"no whole checkpoint in {run}: {reasons[0] if reasons else 'checkpoints/ is empty'}"
-    )
+    raise CheckpointError(f"no whole checkpoint in {run}: {reasons[0] if reasons else 'checkpoints/ is empty'}")
 
 
 def latest_run(root: str | os.PathLike[str] = "runs") -> Path | None:
@@ -136,9 +134,7 @@ class Run:
             partial.rename(path)
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                error.errno, f"could not start a run in {path}: {error.strerror}"
-            ) from error
+            raise OSError(error.errno, f"could not start a run in {path}: {error.strerror}") from error
         return cls(path, config)
 
     @classmethod
@@ -153,8 +149,7 @@ class Run:
         path = Path(out)
         if not (path / "config.json").is_file():
             raise FileNotFoundError(
-                f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out "
-                "to start a run there"
+                f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
             )
         run = cls(path, read_json(path / "config.json"))
         if (path / "checkpoints").is_dir():

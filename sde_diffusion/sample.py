@@ -124,7 +124,7 @@ def sample(
     tensor(1.)
     """
     model.eval()
-    out = []
+    out: list[Tensor] = []
     for part in sample_batches(
         model,
         n,
@@ -136,9 +136,10 @@ def sample(
         shape=shape,
         batch_size=batch_size,
         eta=eta,
+        on_step=None,
         **condition,
     ):
-        check_status(part, start=sum(map(len, out)))
+        check_status(part, start=sum(len(x) for x in out))
         out.append(part.x)
     return torch.cat(out)
 
@@ -159,6 +160,7 @@ def check_status(part: Solution, start: int = 0) -> None:
     early = [name for name in status if name != "ok"]
     if early:
         warnings.warn(
-            f"{len(early)} of {len(status)} samples ended early ({', '.join(sorted(set(early)))}); raise nfe or the tolerance",
+            f"{len(early)} of {len(status)} samples ended early ({', '.join(sorted(set(early)))}); raise nfe or the "
+            "tolerance",
             stacklevel=2,
         )

@@ -140,9 +140,7 @@ class ScoreModel(nn.Module):
         a, b = self.sde.velocity_weights(t)
         p, q = self._affine(t)
         slope = a - alpha / sigma * b
-        return _per_sample(slope * p + b / sigma, x) * x + _per_sample(slope * q, x) * self.output(
-            x, t, **condition
-        )
+        return _per_sample(slope * p + b / sigma, x) * x + _per_sample(slope * q, x) * self.output(x, t, **condition)
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network's output should be for x_t = alpha x_0 + sigma eps.
@@ -162,9 +160,7 @@ class ScoreModel(nn.Module):
             return _per_sample(a, x0) * x0 + _per_sample(b, x0) * eps
         # F = (x_0 - p x_t) / q with the terms in x_0 collected: 1 - p alpha = sigma^2 / n^2.
         n = torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
-        return _per_sample(sigma / (n * self.sigma_data), x0) * x0 - _per_sample(
-            self.sigma_data * alpha / n, x0
-        ) * eps
+        return _per_sample(sigma / (n * self.sigma_data), x0) * x0 - _per_sample(self.sigma_data * alpha / n, x0) * eps
 
     def output_gain(self, t: Tensor) -> Tensor:
         """|d eps / d output|: the factor from an error of the output to an error of the noise (float64).

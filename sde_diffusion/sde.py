@@ -192,9 +192,7 @@ class SDE(ABC):
             ValueError: the model belongs to another path, or predicts noise where alpha(1) = 0.
         """
         if model.sde != self:
-            raise ValueError(
-                f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)"
-            )
+            raise ValueError(f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)")
         if model.predicts not in ("data", "velocity") and float(self.marginal(1.0)[0]) == 0:
             raise ValueError(
                 f"{type(self).__name__} has alpha(1) = 0: pure noise tells nothing of x_0, so a network that "
@@ -256,9 +254,7 @@ class VPSDE(_LinearBeta):
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: B = log(1 + exp(-2 lambda)), then the quadratic in t."""
-        total = torch.nn.functional.softplus(
-            -2 * torch.as_tensor(half_log_snr, dtype=torch.float64), threshold=1e9
-        )
+        total = torch.nn.functional.softplus(-2 * torch.as_tensor(half_log_snr, dtype=torch.float64), threshold=1e9)
         rise = self.beta_max - self.beta_min
         # The root of rise t^2/2 + beta_min t = B, written without cancellation.
         return (2 * total / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * rise * total))).clamp(0, 1)

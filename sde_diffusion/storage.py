@@ -36,9 +36,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
     """
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(
-                f"the state '{name}' is a {type(value).__name__}; only tensors can be saved"
-            )
+            raise TypeError(f"the state '{name}' is a {type(value).__name__}; only tensors can be saved")
     # Copies, because safetensors refuses tied weights; loading ties them again.
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     return safetensors.torch.save(own, metadata)
@@ -99,9 +97,7 @@ def write_file(path: Path, content: bytes) -> None:
         raise
 
 
-def write_folder(
-    folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
-) -> None:
+def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     """Write each group of tensors as `<name>.safetensors`, and `state.json`, as one folder.
 
     Args:
@@ -152,9 +148,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         if not path.is_file():
             raise CheckpointError(f"{folder} is not a whole checkpoint: {name} is missing")
         if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(
-                f"{path} is torn: {path.stat().st_size} bytes of {expected['bytes']}"
-            )
+            raise CheckpointError(f"{path} is torn: {path.stat().st_size} bytes of {expected['bytes']}")
         if sha256(path) != expected["sha256"]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not the one in {STATE}")
     return state

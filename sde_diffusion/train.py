@@ -79,10 +79,7 @@ def train(
     if model.shape is None:
         model.shape = data.shape
     if model.shape != data.shape:
-        raise ValueError(
-            f"the model is for samples of shape {model.shape}; those of {data.name} are "
-            f"{data.shape}"
-        )
+        raise ValueError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
     if resume and out is None:
         raise ValueError("resume=True needs the folder of the run: out=...")
 
@@ -108,9 +105,7 @@ def train(
         trainer.network.train()
         caught: list[int] = stack.enter_context(signals.deferred()) if run else []
         # torch's own generator is seeded at every step: the caller's state is put back afterwards.
-        stack.enter_context(
-            torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-        )
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         _loop(trainer, run, caught, progress)
     signals.finish(caught)
     result = copy.deepcopy(model)
@@ -179,9 +174,7 @@ def _continue(trainer: Trainer, run: Run, about: Mapping[str, Any]) -> None:
     folder = newest_checkpoint(run.path)
     state = read_state(folder)
     if state["step"] > trainer.config.steps:
-        raise ValueError(
-            f"{run.path} is at step {state['step']} already, beyond steps={trainer.config.steps}"
-        )
+        raise ValueError(f"{run.path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
     groups = {name: unpack(folder / f"{name}.safetensors") for name in trainer.groups()}
     trainer.restore(groups, state)
     run.cut_metrics(trainer.step)
@@ -211,8 +204,7 @@ def _device(name: str) -> torch.device:
 def _check_model(model: ScoreModel) -> None:
     if not isinstance(model, ScoreModel):
         raise TypeError(
-            f"expected a ScoreModel, got {type(model).__name__}; wrap a network: "
-            "ScoreModel(network, VPSDE())"
+            f"expected a ScoreModel, got {type(model).__name__}; wrap a network: ScoreModel(network, VPSDE())"
         )
     if not isinstance(model.network, nn.Module):
         raise TypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")

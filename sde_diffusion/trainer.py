@@ -48,9 +48,7 @@ class Trainer:
         ValueError: the network has nothing to train, or its output is not shaped like its input.
     """
 
-    def __init__(
-        self, model: ScoreModel, data: Data, config: TrainConfig, device: torch.device
-    ) -> None:
+    def __init__(self, model: ScoreModel, data: Data, config: TrainConfig, device: torch.device) -> None:
         self.model = model.to(device)
         self.data = data
         self.config = config

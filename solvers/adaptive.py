@@ -139,8 +139,8 @@ class EmbeddedRungeKutta(Solver):
         """Refuse a grid that starts where the flow is not defined."""
         if isinstance(problem, ReverseProcess) and float(problem.path(times[0]).sigma) == 0:
             raise ValueError(
-                f"the flow cannot start at t = {float(times[0]):.6g}, where sigma = 0 and the score "
-                "does not exist; start a little later, for example at 1e-4"
+                f"the flow cannot start at t = {float(times[0]):.6g}, where sigma = 0 and the "
+                "score does not exist; start a little later, for example at 1e-4"
             )
 
     def step(

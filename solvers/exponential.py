@@ -44,7 +44,7 @@ from solvers.ancestral import ancestral_step
 from solvers.errors import choose
 from solvers.grids import Path, time_at
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess, Scales
+from solvers.problem import ReverseProcess
 from solvers.solver import Estimate, Solver
 
 FORMS = ("data", "noise", "velocity")
@@ -90,7 +90,7 @@ class State(NamedTuple):
     """History of a run: values newest first, and what the corrector redoes."""
 
     plan: tuple[PlannedStep, ...]
-    index: int
+    number: int
     values: tuple[Tensor, ...]
     base: Tensor | None
     xi: Tensor | None
@@ -188,29 +188,29 @@ class ExponentialAdams(Solver):
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
     ) -> tuple[Tensor, Tensor, State]:
         """Evaluate at t, correct x there if planned, and predict x at s."""
-        step = state.plan[state.index]
+        step = state.plan[state.number]
         if step.t != float(t) or step.s != float(s):
             raise ValueError(
-                f"step {state.index} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
+                f"step {state.number} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
                 f"{float(t):.6g} to {float(s):.6g}: a multistep method needs the grid it was initialised with"
             )
         x0 = problem.denoise(x, t)
         xi = noise.increment(x, t, s) if step.predictor.noise else None
         if step.order == 0:
             out = ancestral_step(problem, x, x0, t, s, xi, eta=step.predictor.noise)
-            return out, s, State(state.plan, state.index + 1, (), None, None)
+            return out, s, State(state.plan, state.number + 1, (), None, None)
         value = x0 if self.form == "data" else x0.mul(step.value[0]).add_(x, alpha=step.value[1])
-        if state.index > 0 and (redo := state.plan[state.index - 1].corrector) and state.base is not None:
+        if state.number > 0 and (redo := state.plan[state.number - 1].corrector) and state.base is not None:
             x = _combine(redo, state.base, (value, *state.values), state.xi)
         values = (value, *state.values[: self.predictor_order - 1])
         out = _combine(step.predictor, x, values, xi)
-        return out, s, State(state.plan, state.index + 1, values, x, xi)
+        return out, s, State(state.plan, state.number + 1, values, x, xi)
 
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
     ) -> Estimate | None:
-        """RMS of corrected minus predicted x, for the step before; without corrector of orders p and p - 1."""
-        step, last = before.plan[before.index], before.plan[before.index - 1]
+        """RMS of corrected minus predicted x for the step before, or of orders p and p - 1."""
+        step, last = before.plan[before.number], before.plan[before.number - 1]
         if self.corrector:
             if before.base is None or last.corrector is None or after.base is None:
                 return None
@@ -220,7 +220,7 @@ class ExponentialAdams(Solver):
             return None
         lower = replace(self, predictor_order=step.order - 1, lower_order_final=False)
         times = (*(planned.t for planned in before.plan), before.plan[-1].s)
-        weights = lower.plan(problem.path, problem.eta, times)[before.index].predictor.weights
+        weights = lower.plan(problem.path, problem.eta, times)[before.number].predictor.weights
         apart = [a - b for a, b in zip(step.predictor.weights, (*weights, 0.0), strict=True)]
         return Estimate(t, s, _rms(_combine(Update(0.0, tuple(apart), 0.0), x, after.values, None)))
 
@@ -237,9 +237,7 @@ def _combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor |
 
 
 @lru_cache(maxsize=128)
-def _plan(
-    solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, ...]
-) -> tuple[PlannedStep, ...]:
+def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, ...]) -> tuple[PlannedStep, ...]:
     t = torch.tensor(times, dtype=torch.float64)
     alpha, sigma = (c.numpy() for c in path(t)[:2])
     with np.errstate(divide="ignore"):
@@ -255,9 +253,7 @@ def _plan(
         """From time i to i + 1, interpolating at the nodes."""
         basis = _lagrange(psi_nodes[nodes], psi_at[i])
         tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
-        decay, kernel, noise = _kernel(
-            solver, tau, alpha[i : i + 2], sigma[i : i + 2], h[i], np.exp(-at[i])
-        )
+        decay, kernel, noise = _kernel(solver, tau, alpha[i : i + 2], sigma[i : i + 2], h[i], np.exp(-at[i]))
         weights = (basis * kernel) @ _W
         if solver.weights != "exact":
             weights = _published(solver.weights, weights, kernel, (lam[nodes] - lam[i]) / h[i])
@@ -337,4 +333,3 @@ def _kernel(
     kernel = (1 + tau**2) * n[1] * h * rho * d / (rho**2 + d**2) * q ** (tau**2)
     noise = n[1] * math.sqrt(max(-math.expm1(2 * tau**2 * math.log(q_t)), 0.0))
     return n[1] / n[0] * q_t ** (tau**2), kernel, noise
-

@@ -73,17 +73,13 @@ def _power(path: Path, steps: int, exponent: float = 2.5) -> Tensor:
     return torch.cat([t, t.new_zeros(1)])
 
 
-def _in_rho(
-    forward: Callable[[float], float], inverse: Callable[[Tensor], Tensor]
-) -> Callable[[Path, int], Tensor]:
+def _in_rho(forward: Callable[[float], float], inverse: Callable[[Tensor], Tensor]) -> Callable[[Path, int], Tensor]:
     """Equal steps of a function of rho from t = 1 to rho_min, then 0."""
 
     def grid(path: Path, steps: int) -> Tensor:
         alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
         start = sigma / alpha if alpha * _RHO_MAX > sigma else _RHO_MAX
-        rho = inverse(
-            torch.linspace(forward(start), forward(rho_min(steps)), steps, dtype=torch.float64)
-        )
+        rho = inverse(torch.linspace(forward(start), forward(rho_min(steps)), steps, dtype=torch.float64))
         t = time_at(path, -torch.log(rho))
         t[0] = 1.0
         return torch.cat([t, t.new_zeros(1)])

@@ -1,6 +1,6 @@
 r"""Heun's method on the drift in t: an Euler step, then the mean of the slopes at both of its ends.
 
-    x' = x + h drift(x, t),     x_s = x + h/2 [drift(x, t) + drift(x', s)],     h = s - t
+x' = x + h drift(x, t),     x_s = x + h/2 [drift(x, t) + drift(x', s)],     h = s - t
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class Solution:
         failed_at: per sample the first time reached with x not finite, NaN where all is well, float64 (B,).
         times: the grid.
         trajectory: x at every time of the grid, or None.
-        errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row for every step or
-            round of attempts that left one; error is NaN where a sample made no step.
+        errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row
+            for every step or round of attempts that left one; NaN where a sample made no step.
     """
 
     x: Tensor
@@ -145,9 +145,10 @@ def steps(
     _check(problem, x, solver)
     noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
     meter = Meter(problem.model, len(x), problem.cost)
-    problem = replace(problem, model=meter)
     if isinstance(problem, ReverseProcess):
-        problem = replace(problem, path=KnownTimes(problem.path, times))
+        problem = replace(problem, model=meter, path=KnownTimes(problem.path, times))
+    else:
+        problem = replace(problem, model=meter)
     ends_at_data = _ends_at_data(problem, times)
     state = solver.init(problem, times)
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)

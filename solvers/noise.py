@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -290,9 +291,7 @@ class BrownianPath:
         weights_v = (weights_v - weights_u * shared) * scale
         weights_u = weights_u * ~shared * scale
         total = torch.zeros(x.shape, dtype=torch.float32)
-        for node, w in zip(
-            torch.cat([nodes_v, nodes_u]), torch.cat([weights_v, -weights_u]), strict=True
-        ):
+        for node, w in zip(torch.cat([nodes_v, nodes_u]), torch.cat([weights_v, -weights_u]), strict=True):
             if bool(w.any()):
                 z = standard_normal(self.seeds, x.shape[1:], BROWNIAN, node)
                 total.addcmul_(z, w.to(torch.float32).reshape(ones))
@@ -315,7 +314,7 @@ def depth_for(clock: Clock, times: Tensor) -> int:
 
 def _depth(positions: list[float]) -> int:
     u = sorted(set(positions))
-    gap = min((b - a for a, b in zip(u, u[1:], strict=False)), default=1.0)
+    gap = min((b - a for a, b in pairwise(u)), default=1.0)
     return min(max(9, math.ceil(-math.log2(gap)) + 1), 40)
 
 

@@ -34,7 +34,7 @@ class Estimate(NamedTuple):
 
 
 class BudgetSpentError(RuntimeError):
-    """A network call would exceed the cap of a sample; raised at the call, for solvers that hand control away."""
+    """A network call would exceed the cap of a sample; raised at the call."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,7 @@ class Solver(ABC):
             low, high = (middle, high) if self.evaluations(middle, finish) <= evaluations else (low, middle)
         return low
 
-    def estimate(
-        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any
-    ) -> Estimate | None:
+    def estimate(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any) -> Estimate | None:
         """The local error estimate that becomes known with a step; asked for only when a caller wants it.
 
         It is made from what the step used anyway, with no model evaluation.
@@ -128,8 +126,8 @@ class Solver(ABC):
             after: the state that it returned.
 
         Returns:
-            An estimate of this step's error or, in a method that corrects later, of the one before; None when
-            there is none.
+            An estimate of this step's error or, in a method that corrects later, of the one before;
+            None when there is none.
         """
         return None
 

@@ -22,9 +22,7 @@ sdediff inspect --json digits.safetensors
 
 def inspect(
     run: RunArgument = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead, for programs.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
     """Say what a run or checkpoint is: process, network, data, training.
 

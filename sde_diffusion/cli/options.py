@@ -11,8 +11,7 @@ RunArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="RUN",
-        help="A run folder, one of its checkpoints, an exported .safetensors file, or the word "
-        "bundled.",
+        help="A run folder, one of its checkpoints, an exported .safetensors file, or the word bundled.",
         show_default="the latest in runs/, else the bundled model",
     ),
 ]

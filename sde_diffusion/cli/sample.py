@@ -39,8 +39,7 @@ def sample(
         str | None,
         typer.Option(
             "--solver",
-            help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. "
-            "'sdediff solvers' says more.",
+            help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. 'sdediff solvers' says more.",
             show_default="pf-ode",
         ),
     ] = None,
@@ -68,8 +67,7 @@ def sample(
         float | None,
         typer.Option(
             "--eta",
-            help="Noise level of the reverse process: 0 is the probability-flow ODE, 1 the "
-            "reverse-time SDE.",
+            help="Noise level of the reverse process: 0 is the probability-flow ODE, 1 the reverse-time SDE.",
             show_default="1 for stochastic solvers, else 0",
         ),
     ] = None,

@@ -55,15 +55,12 @@ def train(
         str | None,
         option(
             "--data",
-            f"What to learn: {choices(NAMES)}; or the path of an .npy or .npz file or a folder of "
-            "images.",
+            f"What to learn: {choices(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
             DATA,
             "digits",
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None, option("--data-dir", "Where the files of mnist and cifar10 are.", DATA)
-    ] = None,
+    data_dir: Annotated[Path | None, option("--data-dir", "Where the files of mnist and cifar10 are.", DATA)] = None,
     out: Annotated[
         Path | None,
         option(
@@ -81,9 +78,7 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = False,
-    sde: Annotated[
-        str | None, option("--sde", f"The forward process: {choices(SDES)}.", MODEL, "vp")
-    ] = None,
+    sde: Annotated[str | None, option("--sde", f"The forward process: {choices(SDES)}.", MODEL, "vp")] = None,
     predicts: Annotated[
         str | None,
         option(
@@ -93,38 +88,24 @@ def train(
             "noise; velocity where alpha(1) = 0",
         ),
     ] = None,
-    beta_min: Annotated[
-        float | None, option("--beta-min", "Of vp and subvp.", MODEL, "0.1")
-    ] = None,
-    beta_max: Annotated[
-        float | None, option("--beta-max", "Of vp and subvp.", MODEL, "20.0")
-    ] = None,
+    beta_min: Annotated[float | None, option("--beta-min", "Of vp and subvp.", MODEL, "0.1")] = None,
+    beta_max: Annotated[float | None, option("--beta-max", "Of vp and subvp.", MODEL, "20.0")] = None,
     sigma_min: Annotated[float | None, option("--sigma-min", "Of ve.", MODEL, "0.01")] = None,
-    sigma_max: Annotated[
-        float | None, option("--sigma-max", "Of ve and edm.", MODEL, "50.0, edm 80.0")
-    ] = None,
+    sigma_max: Annotated[float | None, option("--sigma-max", "Of ve and edm.", MODEL, "50.0, edm 80.0")] = None,
     steps: Annotated[int | None, setting("steps", "Updates of the weights.")] = None,
     batch_size: Annotated[int | None, setting("batch-size", "Samples in one update.")] = None,
     lr: Annotated[float | None, setting("lr", "Learning rate of AdamW after the warm-up.")] = None,
-    warmup: Annotated[
-        int | None, setting("warmup", "Updates over which the learning rate rises from 0.")
-    ] = None,
+    warmup: Annotated[int | None, setting("warmup", "Updates over which the learning rate rises from 0.")] = None,
     schedule: Annotated[
         str | None,
         setting("schedule", f"Of the learning rate after the warm-up: {choices(SCHEDULES)}."),
     ] = None,
     weight_decay: Annotated[float | None, setting("weight-decay", "Of AdamW.")] = None,
     clip: Annotated[float | None, setting("clip", "Largest norm of the gradient.")] = None,
-    weight: Annotated[
-        str | None, setting("weight", f"Weight of the loss over time: {choices(WEIGHTS)}.")
-    ] = None,
+    weight: Annotated[str | None, setting("weight", f"Weight of the loss over time: {choices(WEIGHTS)}.")] = None,
     t_min: Annotated[float | None, setting("t-min", "Smallest time that is trained on.")] = None,
-    ema: Annotated[
-        float | None, setting("ema", "Decay of the average of the weights, in [0, 1).")
-    ] = None,
-    seed: Annotated[
-        int | None, setting("seed", "Of first weights, data order, times, noise and dropout.")
-    ] = None,
+    ema: Annotated[float | None, setting("ema", "Decay of the average of the weights, in [0, 1).")] = None,
+    seed: Annotated[int | None, setting("seed", "Of first weights, data order, times, noise and dropout.")] = None,
     device: DeviceOption = None,
     log_every: Annotated[
         int | None, setting("log-every", "Updates from one line of metrics.jsonl to the next.")
@@ -133,18 +114,10 @@ def train(
         int | None, setting("checkpoint-every", "Updates from one checkpoint to the next.")
     ] = None,
     keep: Annotated[int | None, setting("keep", "Checkpoints that are kept, the newest.")] = None,
-    width: Annotated[
-        int | None, option("--width", "Hidden values of an MLP.", NETWORK, "by the data")
-    ] = None,
-    depth: Annotated[
-        int | None, option("--depth", "Residual blocks of an MLP.", NETWORK, "4")
-    ] = None,
-    channels: Annotated[
-        int | None, option("--channels", "First channels of a U-Net.", NETWORK, "by the data")
-    ] = None,
-    blocks: Annotated[
-        int | None, option("--blocks", "Blocks per level of a U-Net.", NETWORK, "by the data")
-    ] = None,
+    width: Annotated[int | None, option("--width", "Hidden values of an MLP.", NETWORK, "by the data")] = None,
+    depth: Annotated[int | None, option("--depth", "Residual blocks of an MLP.", NETWORK, "4")] = None,
+    channels: Annotated[int | None, option("--channels", "First channels of a U-Net.", NETWORK, "by the data")] = None,
+    blocks: Annotated[int | None, option("--blocks", "Blocks per level of a U-Net.", NETWORK, "by the data")] = None,
     dropout: Annotated[
         float | None,
         option("--dropout", "Probability of dropping a value.", NETWORK, "by the data"),
@@ -172,25 +145,16 @@ def train(
         samples,
         sde=sde,
         predicts=predicts,
-        sde_settings=given(
-            beta_min=beta_min, beta_max=beta_max, sigma_min=sigma_min, sigma_max=sigma_max
-        ),
-        network_settings=given(
-            width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout
-        ),
+        sde_settings=given(beta_min=beta_min, beta_max=beta_max, sigma_min=sigma_min, sigma_max=sigma_max),
+        network_settings=given(width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout),
         seed=config.seed,
         like=like,
     )
     out = out or new_run(data_name, sde or "vp")
     size = sum(p.numel() for p in model.network.parameters())
     typer.echo(samples.describe())
-    typer.echo(
-        f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}"
-    )
-    typer.echo(
-        f"run {out}, {config.steps} steps; after an interruption: "
-        f"sdediff train --resume --out {out}"
-    )
+    typer.echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
+    typer.echo(f"run {out}, {config.steps} steps; after an interruption: sdediff train --resume --out {out}")
     start = time.perf_counter()
     run_training(model, samples, config, out=out, resume=resume)
     typer.echo(f"trained in {time.perf_counter() - start:.0f} s")

@@ -70,15 +70,11 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> Data
         return load_toy(name, split)
     if name in PUBLISHED:
         if data_dir is None:
-            raise ValueError(
-                f"{name} is read from files: say where they are with data_dir (--data-dir)"
-            )
+            raise ValueError(f"{name} is read from files: say where they are with data_dir (--data-dir)")
         return PUBLISHED[name](Path(data_dir), split)
     path = Path(name).expanduser()
     if not (path.suffix or len(path.parts) > 1 or path.exists()):
         choose(name, dict.fromkeys(NAMES), "data set (or path)")
     if split != "train":
-        raise ValueError(
-            f"{path} has no {split} split; load the held-out samples from a path of their own"
-        )
+        raise ValueError(f"{path} has no {split} split; load the held-out samples from a path of their own")
     return load_path(path)

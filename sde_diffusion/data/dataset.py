@@ -50,15 +50,9 @@ class Data:
         """Refuse what no network could train on."""
         x, labels = self.x, self.labels
         if self.kind not in KINDS:
-            raise ValueError(
-                f"{self.name}: unknown kind '{self.kind}'; choices: {', '.join(KINDS)}"
-            )
-        if x.dtype not in (torch.uint8, torch.float32) or (
-            x.dtype == torch.uint8 and not self.is_image
-        ):
-            raise TypeError(
-                f"{self.name}: {self.kind} data of {x.dtype}; expected float32, or uint8 for images"
-            )
+            raise ValueError(f"{self.name}: unknown kind '{self.kind}'; choices: {', '.join(KINDS)}")
+        if x.dtype not in (torch.uint8, torch.float32) or (x.dtype == torch.uint8 and not self.is_image):
+            raise TypeError(f"{self.name}: {self.kind} data of {x.dtype}; expected float32, or uint8 for images")
         if x.ndim < 2 or (self.is_image and x.ndim != 4):
             need = "(N, C, H, W)" if self.is_image else "(N, ...) of rank 2 or more"
             raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}; expected {need}")
@@ -131,9 +125,7 @@ class Data:
         )
 
 
-def as_data(
-    x: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, name: str = "array"
-) -> Data:
+def as_data(x: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, name: str = "array") -> Data:
     """Return an array as a data set, reading its meaning from its type and shape.
 
     =====================  ==============================================  =======================
@@ -171,9 +163,7 @@ def as_data(
     else:
         with np.errstate(over="ignore"):  # too large for float32 is reported as not finite
             values = values.astype(np.float32)
-    return Data(
-        name, torch.tensor(values), None if labels is None else as_labels(labels, name), kind
-    )
+    return Data(name, torch.tensor(values), None if labels is None else as_labels(labels, name), kind)
 
 
 def channels_first(images: np.ndarray, name: str) -> np.ndarray:
@@ -206,9 +196,7 @@ def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
     try:
         array = np.asarray(x)
     except ValueError as error:  # nested lists of unequal lengths
-        raise ValueError(
-            f"{what} does not form one array: samples of mixed shapes? ({error})"
-        ) from None
+        raise ValueError(f"{what} does not form one array: samples of mixed shapes? ({error})") from None
     if array.dtype == object or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
         raise TypeError(f"{what} is of type {array.dtype}; expected real numbers")
     return array

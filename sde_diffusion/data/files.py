@@ -13,9 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sde_diffusion.data.dataset import Data, as_data
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
-)
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 CHANNELS = {"L": 1, "RGB": 3}
 
 
@@ -29,9 +27,7 @@ def load_path(path: Path) -> Data:
     if path.is_dir():
         return load_folder(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"no data at {path}: expected an .npy or .npz file or a folder of images"
-        )
+        raise FileNotFoundError(f"no data at {path}: expected an .npy or .npz file or a folder of images")
     if path.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path} is no data file: expected .npy, .npz or a folder of images")
     return load_array(path)
@@ -50,9 +46,7 @@ def load_array(path: Path) -> Data:
     arrays = read_arrays(path)
     labels = arrays.pop("labels", None)
     if "x" not in arrays and len(arrays) != 1:
-        raise ValueError(
-            f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')"
-        )
+        raise ValueError(f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')")
     x = arrays["x"] if "x" in arrays else arrays.popitem()[1]
     return as_data(x, labels, name=str(path))
 
@@ -80,13 +74,10 @@ def load_folder(root: Path) -> Data:
     paths = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     if not paths:
-        raise ValueError(
-            f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}"
-        )
+        raise ValueError(f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}")
     first = read_image(paths[0])
     x = np.empty((len(paths), *first.shape), np.uint8)
     for k, path in enumerate(paths):
@@ -109,9 +100,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in CHANNELS:
-                raise ValueError(
-                    f"{path} has mode {image.mode}; convert it to gray (L) or colour (RGB) first"
-                )
+                raise ValueError(f"{path} has mode {image.mode}; convert it to gray (L) or colour (RGB) first")
             pixels = np.asarray(image, np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read the image {path}: {error}") from None

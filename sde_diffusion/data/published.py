@@ -65,9 +65,7 @@ def load_mnist(folder: Path, split: str) -> Data:
     for stem in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
         found = [folder / name for name in (stem, f"{stem}.gz") if (folder / name).exists()]
         if not found:
-            raise FileNotFoundError(
-                f"no MNIST in {folder}: expected mnist.npz, or {stem} or {stem}.gz"
-            )
+            raise FileNotFoundError(f"no MNIST in {folder}: expected mnist.npz, or {stem} or {stem}.gz")
         pair.append(read_idx(found[0]))
     return as_data(pair[0], pair[1], "mnist")
 
@@ -115,10 +113,7 @@ def read_strips(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     arrays = read_arrays(path)
     try:
         labels = torch.tensor(arrays.pop("labels").astype(np.int64))
-        strips = [
-            np.asarray(Image.open(io.BytesIO(arrays[name].tobytes())).convert("RGB"))
-            for name in sorted(arrays)
-        ]
+        strips = [np.asarray(Image.open(io.BytesIO(arrays[name].tobytes())).convert("RGB")) for name in sorted(arrays)]
         images = torch.tensor(np.concatenate(strips).reshape(len(labels), 32, 32, 3))
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(f"{path} is no file of labels and WebP strips: {error!r}") from None

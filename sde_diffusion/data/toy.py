@@ -73,6 +73,4 @@ def load_toy(name: str, split: str) -> Data:
     if split == "test":
         points, labels = law(np.random.default_rng(1))
     x = torch.tensor(((points - centre) / scale).astype(np.float32))
-    return Data(
-        name, x, None if labels is None else torch.tensor(labels, dtype=torch.int64), "vector"
-    )
+    return Data(name, x, None if labels is None else torch.tensor(labels, dtype=torch.int64), "vector")

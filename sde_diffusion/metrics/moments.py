@@ -38,7 +38,9 @@ class Moments:
             raise ValueError("moments of no samples")
         bad = ~x.isfinite().all(1)
         if bool(bad.any()):
-            raise ValueError(f"{int(bad.sum())} of {len(x)} feature vectors are not finite; the first is {int(bad.nonzero()[0])}")
+            raise ValueError(
+                f"{int(bad.sum())} of {len(x)} feature vectors are not finite; the first is {int(bad.nonzero()[0])}"
+            )
         mean = x.mean(0)
         x = x - mean
         return cls(len(x), mean, x.T @ x)

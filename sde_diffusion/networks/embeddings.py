@@ -93,19 +93,13 @@ class Condition(nn.Module):
     True
     """
 
-    def __init__(
-        self, features: int, width: int, kind: str = "sinusoidal", classes: int | None = None
-    ) -> None:
+    def __init__(self, features: int, width: int, kind: str = "sinusoidal", classes: int | None = None) -> None:
         """Build the layers."""
         super().__init__()
         if classes is not None and classes < 1:
-            raise ValueError(
-                f"classes is {classes}; give a number from 1 up, or None for no labels"
-            )
+            raise ValueError(f"classes is {classes}; give a number from 1 up, or None for no labels")
         self.classes = classes
-        self.time = nn.Sequential(
-            Waves(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.time = nn.Sequential(Waves(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
 
     def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -117,9 +111,7 @@ class Condition(nn.Module):
                 free) outside 0..classes.
         """
         if t.ndim != 1:
-            raise ValueError(
-                f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)"
-            )
+            raise ValueError(f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)")
         vector: Tensor = self.time(t)
         if self.label is None or self.classes is None:
             if label is not None:

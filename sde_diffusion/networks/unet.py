@@ -168,19 +168,11 @@ class UNet(nn.Module):
         bottom = len(widths) - 1
         self.condition = Condition(2 * channels, vector, embedding, classes)
         self.enter = nn.Conv2d(self.shape[0], widths[0], 3, padding=1)
-        self.down = nn.ModuleList(
-            nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom)
-        )
-        self.shrink = nn.ModuleList(
-            nn.Conv2d(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom)
-        )
+        self.down = nn.ModuleList(nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom))
+        self.shrink = nn.ModuleList(nn.Conv2d(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom))
         self.middle = nn.ModuleList(stage(widths[bottom], bottom) for _ in range(2 * blocks))
-        self.grow = nn.ModuleList(
-            nn.Conv2d(widths[k + 1], widths[k], 3, padding=1) for k in range(bottom)
-        )
-        self.up = nn.ModuleList(
-            nn.ModuleList(stage(2 * widths[k], k) for _ in range(blocks)) for k in range(bottom)
-        )
+        self.grow = nn.ModuleList(nn.Conv2d(widths[k + 1], widths[k], 3, padding=1) for k in range(bottom))
+        self.up = nn.ModuleList(nn.ModuleList(stage(2 * widths[k], k) for _ in range(blocks)) for k in range(bottom))
         self.norm = group_norm(widths[0])
         self.leave = zero(nn.Conv2d(widths[0], self.shape[0], 3, padding=1))
 

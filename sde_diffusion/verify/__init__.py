@@ -80,9 +80,7 @@ def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
     >>> report.passed, report.checks[1].measured
     (True, 'equal for every budget')
     """
-    name, solver = (
-        find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
-    )
+    name, solver = find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
     if ReverseProcess not in solver.needs:
         raise ValueError(f"{name} takes no ReverseProcess, and the targets are reverse processes")
     began = time.perf_counter()

@@ -39,14 +39,9 @@ def tolerance(solver: Solver) -> Check | None:
     errors = {}
     for name, (model, exact, _) in flows(_BATCH).items():
         flow = VP.probability_flow(model)
-        errors[name] = [
-            float((run(with_tolerance(solver, tol), flow, x, times) - exact).norm())
-            for tol in _TOLERANCES
-        ]
+        errors[name] = [float((run(with_tolerance(solver, tol), flow, x, times) - exact).norm()) for tol in _TOLERANCES]
     counts = [1 / tol for tol in _TOLERANCES]
-    slopes = {
-        name: fit(counts, e, floor=1e-11, points=len(counts)).slope for name, e in errors.items()
-    }
+    slopes = {name: fit(counts, e, floor=1e-11, points=len(counts)).slope for name, e in errors.items()}
     return Check(
         "tolerance",
         all(0.7 <= slope <= 1.3 for slope in slopes.values()),

@@ -53,9 +53,7 @@ class AffineMap(NamedTuple):
         return ((shift + gain * mean) ** 2 + gain**2 * variance + noise) ** 0.5
 
 
-def affine_maps(
-    solver: Solver, problem: Equation | ReverseProcess, grids: Sequence[Tensor]
-) -> list[AffineMap] | None:
+def affine_maps(solver: Solver, problem: Equation | ReverseProcess, grids: Sequence[Tensor]) -> list[AffineMap] | None:
     """The maps of several grids in terms of the same normals.
 
     Args:

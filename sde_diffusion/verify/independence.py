@@ -58,8 +58,7 @@ def batch(solver: Solver) -> Check | None:
         "batch",
         equal and apart <= _ROUNDING * _size(ends[0]) and len(set(counts)) == 1,
         "alone = in 7 = in 64: noise bit-equal, result to 1e-12, equal evaluations",
-        f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, "
-        f"evaluations {counts}",
+        f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, evaluations {counts}",
         {"difference": apart, "noise_equal": float(equal), "evaluations": counts},
     )
 
@@ -82,8 +81,7 @@ def reuse(solver: Solver) -> Check | None:
         "reuse",
         second and in_turn,
         "bit-equal",
-        f"second run {'equal' if second else 'differs'}, "
-        f"runs in turn {'equal' if in_turn else 'differ'}",
+        f"second run {'equal' if second else 'differs'}, runs in turn {'equal' if in_turn else 'differ'}",
         {"second_run_equal": float(second), "runs_in_turn_equal": float(in_turn)},
     )
 

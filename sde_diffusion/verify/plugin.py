@@ -38,8 +38,7 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     able = {
         key: value
         for key, value in found.items()
-        if isinstance(value, Solver)
-        or (isinstance(value, type) and issubclass(value, Solver) and value is not Solver)
+        if isinstance(value, Solver) or (isinstance(value, type) and issubclass(value, Solver) and value is not Solver)
     }
     if name not in found:
         if not able:

@@ -59,9 +59,7 @@ def details(report: Report) -> Table:
 
 def catalogue(solvers: dict[str, Solver]) -> Table:
     """What every solver declares."""
-    table = Table(
-        title="Solvers", caption="N is the number of steps; the last one ends at the data"
-    )
+    table = Table(title="Solvers", caption="N is the number of steps; the last one ends at the data")
     for title in ("name", "order", "kind", "evaluations", "least", "grid", "source"):
         table.add_column(title, no_wrap=title == "name")
     for name, solver in solvers.items():
@@ -117,7 +115,5 @@ def _fitted(checks: Mapping[str, Check]) -> str:
     ):
         if name in checks:
             fitted = checks[name].figures.get("fitted")
-            words.append(
-                f"{unit}{fitted:.2f}" if isinstance(fitted, float) else checks[name].measured
-            )
+            words.append(f"{unit}{fitted:.2f}" if isinstance(fitted, float) else checks[name].measured)
     return ", ".join(words)

@@ -68,8 +68,7 @@ def matrix(solver: Solver) -> Check | None:
         "matrix",
         not wrong,
         "finite, evaluations as declared and within budget",
-        "; ".join(wrong[:3]) + (f" ... {len(wrong)} in all" if len(wrong) > 3 else "")
-        or f"{runs} runs",
+        "; ".join(wrong[:3]) + (f" ... {len(wrong)} in all" if len(wrong) > 3 else "") or f"{runs} runs",
         {"runs": runs, "wrong": len(wrong)},
     )
 

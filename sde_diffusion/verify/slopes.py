@@ -83,14 +83,10 @@ def described(fits: Mapping[str, Fit]) -> str:
     >>> described({"gaussian": Fit(math.inf, 0.0, ()), "mixture": Fit(1.987, 3e-5, ())})
     'gaussian exact, mixture 1.99'
     """
-    return ", ".join(
-        f"{name} {'exact' if math.isinf(f.slope) else f'{f.slope:.2f}'}" for name, f in fits.items()
-    )
+    return ", ".join(f"{name} {'exact' if math.isinf(f.slope) else f'{f.slope:.2f}'}" for name, f in fits.items())
 
 
-def order_check(
-    name: str, what: str, declared: float, fits: Mapping[str, Fit], steps: Sequence[int]
-) -> Check:
+def order_check(name: str, what: str, declared: float, fits: Mapping[str, Fit], steps: Sequence[int]) -> Check:
     """The check that fits agree with a declared order."""
     return Check(
         name,

@@ -117,9 +117,7 @@ def _dop853(batch: int, rtol: float) -> Tensor:
     return torch.from_numpy(out.y[:, -1]).reshape(x.shape)
 
 
-def run(
-    solver: Solver, problem: Any, x: Tensor, times: Tensor, noise: Noise | None = None
-) -> Tensor:
+def run(solver: Solver, problem: Any, x: Tensor, times: Tensor, noise: Noise | None = None) -> Tensor:
     """Run a solver along a grid and return x at its end."""
     for step in steps(problem, x, times, solver, noise):
         out = step.x
@@ -153,9 +151,7 @@ class SharedPath:
 
 
 @lru_cache(maxsize=512)
-def shared_path(
-    sde: SDE, batch: int, times: tuple[float, ...] | None = None, first: int = 0
-) -> SharedPath:
+def shared_path(sde: SDE, batch: int, times: tuple[float, ...] | None = None, first: int = 0) -> SharedPath:
     """Brownian paths for these times, or of depth 26 for any; seeds from ``first`` on."""
     clock = sde.reverse(mixture(sde)).clock
     depth = 26 if times is None else depth_for(clock, torch.tensor(times, dtype=DTYPE))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sde_diffusion.analytic import EmpiricalData, Gaussian, GaussianMixture
-from sde_diffusion.sde import CosineVPSDE, VESDE, VPSDE
+from sde_diffusion.sde import VESDE, VPSDE, CosineVPSDE
 
 MEANS = torch.tensor([[-1.0, 0.5], [0.8, 1.0], [0.0, -1.2]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -77,7 +77,9 @@ def test_gaussian_posterior_by_conditioning_with_full_covariance() -> None:
         expected = mean + alpha * cov @ torch.linalg.solve(marginal, x[0] - alpha * mean)
         got = exact.denoise(x, torch.tensor([t], dtype=torch.float64))[0]
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
-        torch.testing.assert_close(exact.moments(torch.tensor(t, dtype=torch.float64))[1], marginal, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            exact.moments(torch.tensor(t, dtype=torch.float64))[1], marginal, rtol=1e-10, atol=1e-10
+        )
 
 
 def test_gaussian_flow_carries_the_marginal() -> None:

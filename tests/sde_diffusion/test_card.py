@@ -23,11 +23,7 @@ from solvers.euler import Euler
 def model(seed: int = 0, shape: tuple[int, ...] = (2,)) -> Stored:
     """A random network: its samples mean nothing and depend on everything."""
     torch.manual_seed(seed)
-    small = (
-        UNet(shape, 4, (1,), blocks=1, attention=(), heads=1)
-        if len(shape) == 3
-        else MLP(shape, width=8, depth=1)
-    )
+    small = UNet(shape, 4, (1,), blocks=1, attention=(), heads=1) if len(shape) == 3 else MLP(shape, width=8, depth=1)
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = Path(f"model-{seed}-{len(shape)}.safetensors")

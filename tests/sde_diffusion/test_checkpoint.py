@@ -208,9 +208,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(whole: Path, tmp_path: Path) 
     assert_same(load(run), before)
 
 
-def test_an_interrupted_writer_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path / "step-1", {"model": {"w": torch.ones(2)}}, {"step": 1})
 
     def interrupt(*arguments: object) -> None:

@@ -20,9 +20,7 @@ def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> 
 
 
 def test_settings_reach_what_they_are_of() -> None:
-    model = default_model(
-        POINTS, sde_settings={"beta_max": 7.0}, network_settings={"width": 6, "depth": 1}
-    )
+    model = default_model(POINTS, sde_settings={"beta_max": 7.0}, network_settings={"width": 6, "depth": 1})
     assert model.sde == VPSDE(beta_max=7.0)
     assert model.network.settings["width"] == 6 and len(model.network.blocks) == 1
 

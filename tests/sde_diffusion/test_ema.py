@@ -26,10 +26,7 @@ def test_average_is_the_weighted_sum_of_all_past_weights() -> None:
         history.append(network.weight.detach().double().clone())
     # The weight of step j is (1 - d_j) times every later decay; all of them sum to 1.
     decays = [0.0] + [min(0.9, (1 + k) / (10 + k)) for k in range(1, 201)]
-    shares = [
-        (1 - decays[j]) * float(torch.tensor(decays[j + 1 :], dtype=torch.float64).prod())
-        for j in range(201)
-    ]
+    shares = [(1 - decays[j]) * float(torch.tensor(decays[j + 1 :], dtype=torch.float64).prod()) for j in range(201)]
     assert sum(shares) == pytest.approx(1, abs=1e-12)
     expected = sum(s * h for s, h in zip(shares, history, strict=True))
     torch.testing.assert_close(ema.state()["weight"].double(), expected, rtol=1e-5, atol=1e-5)

@@ -17,9 +17,7 @@ from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSD
 PATHS = [VPSDE(), SubVPSDE(), VESDE(sigma_max=5.0), EDM(sigma_max=5.0), Flow(), CosineVPSDE()]
 
 
-def monte_carlo(
-    model: GaussianMixture, weight: str, t_min: float, batches: int = 200
-) -> tuple[float, float]:
+def monte_carlo(model: GaussianMixture, weight: str, t_min: float, batches: int = 200) -> tuple[float, float]:
     """The loss and its standard error from independent batches."""
     generator = torch.Generator().manual_seed(0)
     means = []
@@ -45,9 +43,7 @@ def w(name: str, sde: SDE, t: float) -> float:
 
 @pytest.mark.parametrize("weight", WEIGHTS)
 @pytest.mark.parametrize("sde", PATHS, ids=lambda sde: type(sde).__name__)
-def test_the_loss_of_the_exact_gaussian_model_is_the_posterior_variance(
-    sde: SDE, weight: str
-) -> None:
+def test_the_loss_of_the_exact_gaussian_model_is_the_posterior_variance(sde: SDE, weight: str) -> None:
     # eps given x_t has variance alpha^2 s^2 / (sigma^2 + alpha^2 s^2) for data N(0, s^2 I).
     s, t_min = 0.6, 0.02
     exact = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), std=s, sde=sde)
@@ -70,9 +66,7 @@ def test_the_loss_of_the_exact_mixture_is_the_posterior_variance_by_brute_force(
     # Bayes on a grid: p(x_0) p(x_t | x_0) for every pair, then the variance of x_0 given x_t.
     x0 = torch.linspace(-3, 2.5, 801, dtype=torch.float64)
     x = torch.linspace(-5, 5, 801, dtype=torch.float64)
-    prior = 0.3 * torch.exp(-(((x0 + 1) / s) ** 2) / 2) + 0.7 * torch.exp(
-        -(((x0 - 0.4) / s) ** 2) / 2
-    )
+    prior = 0.3 * torch.exp(-(((x0 + 1) / s) ** 2) / 2) + 0.7 * torch.exp(-(((x0 - 0.4) / s) ** 2) / 2)
 
     def variance_of_noise(t: float) -> float:
         alpha, sigma = (float(c) for c in sde(t)[:2])

@@ -73,10 +73,7 @@ def content(out: Path) -> dict[str, object]:
     folder = out / "checkpoints" / f"step-{newest(out):06d}"
     files: dict[str, object] = {p.name: p.read_bytes() for p in folder.iterdir()}
     lines = (out / "metrics.jsonl").read_text().splitlines()
-    files["metrics"] = [
-        {name: value for name, value in json.loads(line).items() if name != "time"}
-        for line in lines
-    ]
+    files["metrics"] = [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
     return files
 
 

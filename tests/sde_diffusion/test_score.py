@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.analytic import GaussianMixture
 from sde_diffusion.score import PREDICTS, ScoreModel
-from sde_diffusion.sde import EDM, SDE, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE
+from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import SOLVERS, solve
 
 PATHS = [VPSDE(), SubVPSDE(), VESDE(), EDM(), Flow(), CosineVPSDE()]
@@ -112,7 +112,7 @@ def test_pure_noise_works_for_data_and_velocity_only() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown parametrization 'epsilon'.*noise"):
+    with pytest.raises(ValueError, match=r"unknown parametrization 'epsilon'.*noise"):
         ScoreModel(None, VPSDE(), "epsilon")
     with pytest.raises(TypeError, match="VPSDE"):
         ScoreModel(None, "vp")  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.score import ScoreModel
-from sde_diffusion.sde import EDM, SDE, SDES, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE, make_sde, sde_name
+from sde_diffusion.sde import EDM, SDE, SDES, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE, make_sde, sde_name
 from solvers import ReverseProcess, make_grid
 
 ALL = [kind() for kind in SDES.values()] + [VPSDE(0.3, 12.0), VESDE(0.02, 80.0), CosineVPSDE(0.02)]

@@ -66,9 +66,7 @@ def test_training_reaches_the_known_minimum_on_gaussian_data() -> None:
     t = ((torch.arange(4000) + 0.5) / 4000).double()
     alpha, sigma = (c[:, None].float() for c in sde(t)[:2])
     generator = torch.Generator().manual_seed(1)
-    xt = alpha * s * torch.randn(4000, 2, generator=generator) + sigma * torch.randn(
-        4000, 2, generator=generator
-    )
+    xt = alpha * s * torch.randn(4000, 2, generator=generator) + sigma * torch.randn(4000, 2, generator=generator)
     with torch.no_grad():
         best = sigma / (sigma**2 + (alpha * s) ** 2) * xt
         excess = float((trained.noise(xt, t) - best).square().mean())
@@ -107,9 +105,7 @@ def test_one_step_is_clipped_adam_on_the_stated_draws() -> None:
     # After one step Adam has moved every weight by lr * g / (|g| + 1e-8).
     start = model()
     reference = model()
-    train(
-        start, POINTS, steps=1, batch_size=8, warmup=0, schedule="constant", seed=3, progress=False
-    )
+    train(start, POINTS, steps=1, batch_size=8, warmup=0, schedule="constant", seed=3, progress=False)
     draws = Draws(seed=3, samples=50, batch_size=8, t_min=1e-5)
     x0 = POINTS[draws.index(1)]
     t, eps = draws.times(1), draws.noise(1, x0)
@@ -211,9 +207,7 @@ class Raising(nn.Module):
         return self.inner(x, t)
 
 
-@pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
-)
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_saves_the_step_and_the_rest_can_follow(
     tmp_path: Path, number: int, error: type[BaseException]
 ) -> None:
@@ -224,9 +218,7 @@ def test_a_signal_saves_the_step_and_the_rest_can_follow(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert checkpoints(tmp_path / "b")[0].name == "step-000009"
     # Step 9 is in the middle of a line of the log, and that line comes out whole.
-    rest = train(
-        model(Raising(mlp(), 0, number)), POINTS, out=tmp_path / "b", resume=True, progress=False
-    )
+    rest = train(model(Raising(mlp(), 0, number)), POINTS, out=tmp_path / "b", resume=True, progress=False)
     assert torch.equal(weights(whole), weights(rest))
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 

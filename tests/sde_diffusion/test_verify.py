@@ -53,9 +53,7 @@ class Copy(Solver):
         right = super().evaluations(steps, finish)
         return right + (self.fault == "miscounts" and steps > 10)
 
-    def step(
-        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any
-    ) -> tuple[Tensor, Tensor, Any]:
+    def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
         h = float(s - t)
         if self.fault == "stride":
             h = -((h * h) ** 0.5)  # always towards the data
@@ -95,9 +93,7 @@ class NoisyCopy(Solver):
     stochastic = True
     source = "a test"
 
-    def step(
-        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any
-    ) -> tuple[Tensor, Tensor, Any]:
+    def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
         h = s - t
         fresh = self.fault == "fresh"
         xi = noise.independent(x, t) if fresh else noise.increment(x, t, s)
@@ -119,9 +115,7 @@ class AdaptiveCopy(Solver):
     grid = "ends"
     source = "a test"
 
-    def step(
-        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any
-    ) -> tuple[Tensor, Tensor, Any]:
+    def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
         from solvers.adaptive import EmbeddedRungeKutta
 
         tolerance = math.sqrt(self.rtol) * 1e-2 if self.fault == "root" else self.rtol
@@ -196,9 +190,7 @@ def test_euler_maruyama_moments_by_scalar_recursion() -> None:
         expected_variance = gain**2 * expected_variance + abs(h) * g2
     maps = affine_maps(SOLVERS["euler-maruyama"], VP.reverse(line()), [times])
     assert maps is not None
-    assert maps[0].moments(mean, variance) == pytest.approx(
-        (expected_mean, expected_variance), rel=1e-5
-    )
+    assert maps[0].moments(mean, variance) == pytest.approx((expected_mean, expected_variance), rel=1e-5)
 
 
 def test_increments_add_up_in_affine_maps() -> None:
@@ -214,8 +206,7 @@ def test_increments_add_up_in_affine_maps() -> None:
             c = [clock.variance(clock.position(float(u))) for u in (t, m, s)]
             roots = [math.sqrt(c[2] - c[0]), math.sqrt(c[1] - c[0]), math.sqrt(c[2] - c[1])]
             whole, left, right = (
-                root * noise.increment(x, a, b)
-                for root, (a, b) in zip(roots, ((t, s), (t, m), (m, s)), strict=True)
+                root * noise.increment(x, a, b) for root, (a, b) in zip(roots, ((t, s), (t, m), (m, s)), strict=True)
             )
             return x + (whole - left - right) / roots[0], s, state
 

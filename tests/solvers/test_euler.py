@@ -132,7 +132,7 @@ def test_samples_at_1000_steps(name: str) -> None:
     """Mean and full covariance of 4,096 samples within 4 standard errors.
 
     The errors are sd / sqrt(n) = 0.016 sd and sqrt((c_ij^2 + c_ii c_jj) / n); the bias at 1,000
-    steps is a quarter of them or less (above).
+    steps is less than half of them (above).
     """
     n, mean = 4096, torch.tensor([1.0, -0.5], dtype=torch.float64)
     covariance = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.float64)

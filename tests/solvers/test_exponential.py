@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import mpmath
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.analytic import Gaussian, GaussianMixture
-from sde_diffusion.sde import EDM, SDE, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE
+from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import SOLVERS, ReverseProcess, make_grid, solve
 from solvers.exponential import FORMS, VARIABLES, ExponentialAdams
 from solvers.noise import BrownianPath, as_seeds, depth_for
@@ -135,9 +136,11 @@ def test_dpm_solver_pp_2m_is_its_paper(tau: float) -> None:
     x = torch.tensor([[0.4]], dtype=torch.float64)
     process = ReverseProcess(model, sde, tau)
     run = solve(process, x, solver=name, grid=times, seeds=[3])
-    path = BrownianPath(as_seeds([3], 1), process.clock, depth_for(process.clock, torch.tensor(times, dtype=torch.float64)))
+    path = BrownianPath(
+        as_seeds([3], 1), process.clock, depth_for(process.clock, torch.tensor(times, dtype=torch.float64))
+    )
     value, history, last_h = 0.4, [], None
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         (a_t, s_t), (a_s, s_s) = ((float(c) for c in sde(u)[:2]) for u in (t, s))
         h = math.log(a_s / s_s) - math.log(a_t / s_t)
         history.append(math.sin(3 * value) + t)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sde_diffusion.analytic import GaussianMixture
-from sde_diffusion.sde import EDM, SDE, CosineVPSDE, Flow, SubVPSDE, VESDE, VPSDE
+from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import GRIDS, Equation, ReverseProcess, make_grid
 from solvers.grids import rho_min, time_at
 

@@ -65,9 +65,7 @@ def test_the_command_of_the_first_page(moons: Path) -> None:
     assert arrays(folder)["seeds"].tolist() == list(range(2000))
 
 
-def test_without_a_run_the_bundled_model_is_sampled(
-    moons: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_run_the_bundled_model_is_sampled(moons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundled = export(load(moons), "bundled.safetensors", data=find(moons).data, step=3)
     shutil.rmtree("runs")
     monkeypatch.setattr(places, "BUNDLED", bundled)
@@ -111,9 +109,7 @@ def test_options_reach_the_solver(moons: Path) -> None:
     assert card["grid"] == {"name": None, "times": [1.0, 0.5, 0.2, 0.0]}
     assert (card["n"], card["eta"], card["seed"], card["batch_size"]) == (5, 0.5, 3, 2)
     assert card["solver"]["name"] == "ddpm" and card["nfe"]["most"] == 3
-    expected = library_sample(
-        load(moons), 5, solver="ddpm", grid=[1, 0.5, 0.2, 0], eta=0.5, seed=3, batch_size=2
-    )
+    expected = library_sample(load(moons), 5, solver="ddpm", grid=[1, 0.5, 0.2, 0], eta=0.5, seed=3, batch_size=2)
     assert np.array_equal(arrays(folder)["x"], expected.numpy())
     named = sampled(*["--n", "2", "--steps", "6", "--grid", "karras"])
     assert json.loads((named / "card.json").read_text())["grid"]["name"] == "karras"
@@ -152,9 +148,7 @@ def test_the_card_of_another_model_is_refused(moons: Path) -> None:
     assert CliRunner().invoke(app, train).exit_code == 0
     message = refused("runs/other", "--card", str(card))
     assert find("runs/moons").sha256 in message and find("runs/other").sha256 in message
-    assert "leave out --n, --batch-size" in refused(
-        "--card", str(card), "--n", "3", "--batch-size", "2"
-    )
+    assert "leave out --n, --batch-size" in refused("--card", str(card), "--n", "3", "--batch-size", "2")
 
 
 @pytest.mark.parametrize(

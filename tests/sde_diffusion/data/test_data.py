@@ -13,9 +13,7 @@ from sklearn.datasets import load_digits
 
 from sde_diffusion.data import load_data
 
-FOLDER = Path(
-    os.environ.get("SDEDIFF_DATA_DIR", Path(__file__).resolve().parents[4] / "shared" / "data")
-)
+FOLDER = Path(os.environ.get("SDEDIFF_DATA_DIR", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 def needs(name):
@@ -26,9 +24,7 @@ def needs(name):
 
 def moments(data):
     """Return mean and standard deviation per channel of bytes / 255."""
-    counts = np.stack(
-        [np.bincount(data.x[:, k].numpy().ravel(), minlength=256) for k in range(data.shape[0])]
-    )
+    counts = np.stack([np.bincount(data.x[:, k].numpy().ravel(), minlength=256) for k in range(data.shape[0])])
     share, level = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
     mean = share @ level
     return mean, np.sqrt(share @ level**2 - mean**2)
@@ -42,9 +38,7 @@ def test_digits_are_split_in_two_with_every_class_in_proportion():
     rows = [
         (*row.tolist(), label)
         for data in (train, test)
-        for row, label in zip(
-            (data.x.flatten(1) / (255 / 16)).round().int(), data.labels.tolist(), strict=True
-        )
+        for row, label in zip((data.x.flatten(1) / (255 / 16)).round().int(), data.labels.tolist(), strict=True)
     ]
     assert len(set(rows)) == len(every) == 1797 and set(rows) == every
     share = test.labels.bincount() / (train.labels.bincount() + test.labels.bincount())

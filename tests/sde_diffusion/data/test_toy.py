@@ -61,6 +61,4 @@ def test_the_swiss_roll_winds_once_and_a_half():
     turn = (radius - angle) / (2 * np.pi)
     off = 2 * np.pi * np.abs(turn - np.round(turn))  # distance to the nearest arm, along the radius
     assert off.mean() == pytest.approx(0.3 * (2 / np.pi) ** 0.5, rel=0.05)
-    assert np.quantile(radius, [0.25, 0.75]) == pytest.approx(
-        [2.25 * np.pi, 3.75 * np.pi], rel=0.02
-    )
+    assert np.quantile(radius, [0.25, 0.75]) == pytest.approx([2.25 * np.pi, 3.75 * np.pi], rel=0.02)

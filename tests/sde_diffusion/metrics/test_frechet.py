@@ -75,5 +75,5 @@ def test_bad_input_is_refused() -> None:
         frechet_distance(normal(9, 4), normal(9, 5))
     broken = normal(9, 4)
     broken[3, 1] = torch.nan
-    with pytest.raises(ValueError, match="1 of 9 .* the first is 3"):
+    with pytest.raises(ValueError, match=r"1 of 9 .* the first is 3"):
         frechet_distance(broken, normal(9, 4))

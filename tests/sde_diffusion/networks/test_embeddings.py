@@ -10,9 +10,7 @@ from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, Waves
 def test_waves_are_stationary_and_of_constant_norm(kind):
     waves = Waves(32, kind)
     t, s = torch.tensor([[0.1, 0.7, -2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
-    torch.testing.assert_close(
-        waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64)
-    )
+    torch.testing.assert_close(waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64))
     inner = (waves(t) * waves(s)).sum(1)
     shifted = (waves(t + 0.123) * waves(s + 0.123)).sum(1)
     torch.testing.assert_close(inner, shifted)

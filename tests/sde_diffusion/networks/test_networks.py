@@ -31,9 +31,7 @@ def example(name, settings, batch=5):
     generator = torch.Generator().manual_seed(0)
     network = build(name, **settings).double().eval()
     for parameter in network.parameters():
-        parameter.data = 0.3 * torch.randn(
-            parameter.shape, generator=generator, dtype=torch.float64
-        )
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     x = torch.randn(batch, *settings["shape"], generator=generator, dtype=torch.float64)
     t = torch.rand(batch, generator=generator, dtype=torch.float64)
     return network, x, t, torch.arange(batch) % 4
