@@ -58,9 +58,7 @@ class Setting(NamedTuple):
 
     def solver(self) -> ExponentialAdams:
         """The solver, without its grid."""
-        return ExponentialAdams(
-            self.order, self.form, self.variable, self.corrector, lower_order_final=self.lower
-        )
+        return ExponentialAdams(self.order, self.form, self.variable, self.corrector, lower_order_final=self.lower)
 
     def times(self, sde: SDE, n: int) -> Tensor:
         """The grid of n steps."""
@@ -105,9 +103,7 @@ def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
 def settings() -> Iterator[Setting]:
     """All candidates."""
     both = (False, True)
-    for (form, variable), order, corrector, grid, factor, lower in product(
-        FORMS, (2, 3), both, GRIDS, FACTORS, both
-    ):
+    for (form, variable), order, corrector, grid, factor, lower in product(FORMS, (2, 3), both, GRIDS, FACTORS, both):
         yield Setting(form, variable, order, corrector, grid, factor, lower)
 
 
@@ -132,9 +128,7 @@ def best_peers(path: Path) -> dict[tuple[str, int], float]:
     return {(e["problem"], e["nfe"]): e["best_peer"]["mean"] for e in entries if e["best_peer"]}
 
 
-def show(
-    errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8
-) -> None:
+def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8) -> None:
     """The best settings for each problem and budget, and over all."""
     ratio: dict[str, dict[tuple[str, int], float]] = {}
     table = Table("problem", "NFE", "best setting", "error", "best peer", "ratio", "second")
@@ -144,9 +138,7 @@ def show(
         for name, error in ranked:
             ratio.setdefault(name, {})[key] = error / base
         (first, error), (second, _) = ranked[0], ranked[1]
-        table.add_row(
-            key[0], str(key[1]), first, f"{error:.3g}", f"{base:.3g}", f"{error / base:.2f}", second
-        )
+        table.add_row(key[0], str(key[1]), first, f"{error:.3g}", f"{base:.3g}", f"{error / base:.2f}", second)
     console.print(table)
     budgets = sorted({nfe for _, nfe in errors})
     names = list(dict.fromkeys(problem for problem, _ in errors))
@@ -166,9 +158,7 @@ def show(
 
 def main(argv: list[str] | None = None) -> None:
     """Measure what is missing and print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="benchmarks.candidates", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="benchmarks.candidates", description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
     parser.add_argument("--run", nargs="*", default=[])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))

@@ -85,9 +85,7 @@ def _against(line: Line, peer: Line) -> Line:
     a, b = np.array(line["errors"]), np.array(peer["errors"])
     wins = {
         bool(x.mean() < y.mean())
-        for x, y in zip(
-            np.array_split(a, line["sets"]), np.array_split(b, line["sets"]), strict=True
-        )
+        for x, y in zip(np.array_split(a, line["sets"]), np.array_split(b, line["sets"]), strict=True)
     }
     low, high = interval(a - b)
     tie = len(wins) > 1 or low <= 0 <= high
@@ -114,8 +112,7 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
             factor = min(reported) / reference
             note = "" if factor >= 20 else " **Less than 20 times: take more reference steps.**"
             out += [
-                f"Reference's own error {reference:.2g}; the smallest error below is {factor:.0f} "
-                f"times that.{note}",
+                f"Reference's own error {reference:.2g}; the smallest error below is {factor:.0f} times that.{note}",
                 "",
             ]
         out += [
@@ -143,9 +140,7 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
             cells = [f"{e['ours'][name]['mean']:.3g}" if name in e["ours"] else "" for e in here]
             out.append(f"| {name} | " + " | ".join(cells) + " |")
         out.append("")
-    ratios = [
-        e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]
-    ]
+    ratios = [e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]]
     if ratios:
         out += [
             f"Ratio of {DEFAULT} to the best peer over all {len(ratios)} problems and budgets: "
@@ -193,9 +188,7 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     plt.close(figure)
 
 
-def write_report(
-    lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str]
-) -> list[Line]:
+def write_report(lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str]) -> list[Line]:
     """Write report.md, report.json and a plot for every problem."""
     entries = summarise(lines)
     text = markdown(entries, references, missing)

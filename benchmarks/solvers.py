@@ -39,9 +39,9 @@ from benchmarks import problems as problem_table
 from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, rms
 from benchmarks.report import write_report
+from sde_diffusion import GaussianMixture
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
-from solvers.grids import make_grid
 from solvers.solver import Solver
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
@@ -76,17 +76,19 @@ def ours(names: Iterable[str] | None = None) -> list[Config]:
     return [Config(OURS, name, partial(run_ours, solver)) for name, solver in chosen.items()]
 
 
+@torch.no_grad()
 def settings_of(config: Config, problem: Problem, nfe: int) -> str:
-    """Digest of what a name of ours stands for: a record of an earlier meaning is not used."""
+    """Digest of what a name of ours does, so that a record of an earlier meaning is not used.
+
+    It is made from a run on two Gaussians in the plane, which every change of weights or grid changes.
+    """
     if config.library != OURS:
         return ""
-    solver: Solver = config.run.args[0]  # type: ignore[attr-defined]
-    try:
-        path = ReverseProcess(problem.model.denoise, problem.model.sde)
-        grid = make_grid(solver.grid, path, solver.steps_for(nfe)).tolist()
-    except ValueError:
-        grid = []
-    return hashlib.sha256(f"{solver!r} {grid}".encode()).hexdigest()[:12]
+    means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
+    x = config.run(probe, nfe)
+    result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
+    return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 
 
 @dataclass
@@ -125,15 +127,13 @@ class Noises:
     sets: int
 
 
-def prepare(
-    problem: Problem, first: int, n: int, sets: int, label: str, out: Path
-) -> tuple[Noises, float]:
+def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[Noises, float]:
     """Noises with their endpoints, stored or computed, and the endpoints' error."""
     x1 = problem.noises(first, n * sets)
     path = out / "references" / f"{problem.name}-{problem.fingerprint}-{first}-{n * sets}.npz"
     if path.exists():
         stored = np.load(path)
-        x, error = torch.from_numpy(stored["x"]).to(x1), float(stored["error"])
+        x, error = torch.from_numpy(stored["x"]).to(x1.device), float(stored["error"])
     else:
         x, error = problem.endpoints(x1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,9 +142,7 @@ def prepare(
 
 
 @torch.no_grad()
-def measure(
-    problem: Problem, config: Config, nfe: int, noises: Noises, batch: int
-) -> dict[str, Any]:
+def measure(problem: Problem, config: Config, nfe: int, noises: Noises, batch: int) -> dict[str, Any]:
     """Run once; the error of every sample, None where they are not all finite or nothing was run.
 
     Raises:
@@ -243,14 +241,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
     parser.add_argument("--samples", type=int, default=128, help="noises in each set")
     parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
-    parser.add_argument(
-        "--screen", type=int, default=16, help="noises to screen the peers on; 0: no screening"
-    )
+    parser.add_argument("--screen", type=int, default=16, help="noises to screen the peers on; 0: no screening")
     parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument(
-        "--reference-steps", type=int, default=400, help="of the reference of a run"
-    )
+    parser.add_argument("--reference-steps", type=int, default=400, help="of the reference of a run")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")
@@ -260,9 +254,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     if min(args.nfe) < 1:
         parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
     if args.samples < 2 or args.sets < 1:
-        parser.error(
-            f"an interval needs at least 2 samples in 1 set; got {args.samples} in {args.sets}"
-        )
+        parser.error(f"an interval needs at least 2 samples in 1 set; got {args.samples} in {args.sets}")
     return args
 
 
@@ -286,9 +278,7 @@ def main(argv: list[str] | None = None) -> None:
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
         if args.screen:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
-            kept = best_of(
-                compute(problem, contenders, few, records, args.batch, console), args.keep
-            )
+            kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
         lines += compute(problem, jobs, noises, records, args.batch, console)

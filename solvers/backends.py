@@ -172,6 +172,11 @@ class TorchDiffEq(Solver):
         return 3 if short else TORCHDIFFEQ[self.method][0]
 
     @property
+    def batch_independent(self) -> bool:
+        """Whether the method has no error norm, which the batch would share."""
+        return not self.adaptive
+
+    @property
     def adaptive(self) -> bool:
         """Whether the number of evaluations is known only afterwards."""
         return TORCHDIFFEQ[self.method][1] is None
@@ -257,6 +262,7 @@ class Scipy(Solver):
     atol: float = 1e-4
 
     adaptive = True
+    batch_independent = False
     grid = "ends"
 
     def __post_init__(self) -> None:

@@ -4,6 +4,8 @@ r"""Predictor-corrector sampling: any predictor, and Langevin steps that keep th
 
 The step size decides whether the corrector helps or harms:
 
+    "step"      delta = 2 (snr sigma)^2 min(h, 1), h = lambda(s) - lambda(t): a Langevin diffusion that
+                runs along with lambda, whose bias falls with the steps
     "sigma"     delta = 2 (snr sigma)^2: no norms, so no sample sees another and low dimensions
                 are safe
     "norm"      delta = 2 a (snr |xi| / |score|)^2 per sample, a = alpha(t)^2 / alpha(s)^2, the
@@ -11,9 +13,9 @@ The step size decides whether the corrector helps or harms:
                 of the batch mean
 
 The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in
-the published code. At a fixed step size Langevin steps have a bias of their own, of order delta
-over the variance along a direction: snr sets how far the law can be trusted, not the number of
-steps.
+the published code. Langevin steps have a bias of their own, of order delta over the variance along a
+direction. With "sigma" and "norm" it stays however many steps there are: then snr, and not the number
+of steps, sets how far the law can be trusted, and there is no order of convergence.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class PredictorCorrector(Solver):
         predictor: a fixed-step solver; the process must suit it.
         corrections: Langevin steps with each prediction; each costs one evaluation.
         snr: signal-to-noise ratio of a Langevin step.
-        rule: step-size rule, "sigma" or "norm".
+        rule: step-size rule, "step", "sigma" or "norm"; the declared order holds for "step".
         correct_first: whether to correct at t before the prediction, and not at s after it.
 
     Raises:
@@ -52,8 +54,8 @@ class PredictorCorrector(Solver):
 
     predictor: Solver = field(default_factory=DDPM)
     corrections: int = 1
-    snr: float = 0.1
-    rule: str = "sigma"
+    snr: float = 0.16
+    rule: str = "step"
     correct_first: bool = False
 
     order = 1
@@ -67,7 +69,7 @@ class PredictorCorrector(Solver):
                 "expected corrections >= 0 and snr > 0; got "
                 f"corrections={self.corrections}, snr={self.snr}"
             )
-        choose(self.rule, {"sigma": 1, "norm": 1}, "step-size rule")
+        choose(self.rule, {"step": 1, "sigma": 1, "norm": 1}, "step-size rule")
         if self.predictor.adaptive:
             raise ValueError(
                 "the predictor must take one step for each grid interval; "
@@ -110,11 +112,13 @@ class PredictorCorrector(Solver):
         """Langevin steps at one end of the interval from t to s."""
         alpha, sigma = (float(c) for c in problem.path(at)[:2])
         shrink = float(problem.path(t).alpha) / float(problem.path(s).alpha)
+        h = problem.half_log_snr(float(s)) - problem.half_log_snr(float(t)) if self.rule == "step" else 1.0
+        snr = self.snr * min(h, 1.0) ** 0.5
         for k in range(self.corrections):
             xi = noise.independent(x, at, k)
             pull = problem.denoise(x, at).mul(alpha).sub(x)  # sigma^2 score
-            if self.rule == "sigma":
-                x = x.add(pull, alpha=2 * self.snr**2).add_(xi, alpha=2 * self.snr * sigma)
+            if self.rule != "norm":
+                x = x.add(pull, alpha=2 * snr**2).add_(xi, alpha=2 * snr * sigma)
             else:
                 root = (_norm(xi) / _norm(pull)).mul(self.snr * sigma * shrink)
                 x = x + 2 * root**2 * pull + 2 * root * sigma * xi

@@ -71,7 +71,7 @@ class ERSDE(Solver):
     20
     """
 
-    values: int = 3
+    values: int = 2
 
     stochastic = True
     strong_order = 1.0

@@ -173,8 +173,8 @@ class ExponentialAdams(Solver):
 
     @property
     def strong_order(self) -> float | None:
-        """1 on one Brownian path: the noise is additive."""
-        return 1.0 if self.sde else None
+        """1 on one Brownian path, since the noise is additive; none declared where it is switched on and off."""
+        return 1.0 if self.sde and self.noisy == (0.0, 1.0) else None
 
     def plan(self, path: Path, eta: float, times: tuple[float, ...]) -> tuple[PlannedStep, ...]:
         """The steps of a grid with their orders and weights; a last step to t = 0 is not part of it."""

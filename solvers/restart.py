@@ -49,10 +49,13 @@ class Interval(NamedTuple):
         return of // 9 if self.points is None else self.points - 1
 
 
-class State(NamedTuple):
-    """The times of the repetitions after each step of the grid, and how many steps are done."""
+Repetition = tuple[int, tuple[Tensor, ...]]
 
-    repetitions: tuple[tuple[tuple[Tensor, ...], ...], ...]
+
+class State(NamedTuple):
+    """The repetitions after each step of the grid, (number, times), and how many steps are done."""
+
+    repetitions: tuple[tuple[Repetition, ...], ...]
     done: int
 
 
@@ -112,8 +115,9 @@ class Restart(Solver):
     ) -> tuple[Tensor, Tensor, State]:
         """One step of Heun's method, then the repetitions that end at s."""
         x = heun_step(problem, x, t, s)
-        for k, again in enumerate(state.repetitions[state.done]):
-            xi = noise.independent(x, s, k)
+        for key, again in state.repetitions[state.done]:
+            # Keyed by the repetition and not by a time of the grid: runs of other budgets get the same noise.
+            xi = noise.independent(x, torch.zeros(()), key)
             x = add_noise(problem, x, s, again[0], xi if self.s_noise == 1 else xi * self.s_noise)
             for a, b in pairwise(again):
                 x = heun_step(problem, x, a, b)
@@ -123,14 +127,14 @@ class Restart(Solver):
 @lru_cache(maxsize=128)
 def _repetitions(
     intervals: tuple[Interval, ...], path: Path, times: tuple[float, ...]
-) -> tuple[tuple[tuple[Tensor, ...], ...], ...]:
-    """For each step of the grid, the times of the repetitions after it."""
+) -> tuple[tuple[Repetition, ...], ...]:
+    """For each step of the grid, the repetitions after it."""
     t = torch.tensor(times, dtype=torch.float64)
     alpha, sigma = path(t)[:2]
     rho = sigma / alpha
     ends = [i for i in range(1, len(times)) if rho[i] > 0]
-    found: list[list[tuple[Tensor, ...]]] = [[] for _ in times]
-    for interval in intervals if ends else ():
+    found: list[list[Repetition]] = [[] for _ in times]
+    for number, interval in enumerate(intervals if ends else ()):
         m = interval.steps(len(times) - 1)
         if m == 0:
             continue
@@ -140,5 +144,5 @@ def _repetitions(
         levels = torch.linspace(start ** (1 / 7), end ** (1 / 7), m + 1, dtype=torch.float64) ** 7
         inner = time_at(path, -torch.log(levels))
         again = (*inner[:-1].unbind(), t[low])
-        found[low - 1] += [again] * interval.repeats
+        found[low - 1] += [(64 * number + k, again) for k in range(interval.repeats)]
     return tuple(tuple(repetitions) for repetitions in found)

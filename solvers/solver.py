@@ -70,6 +70,11 @@ class Solver(ABC):
         return False
 
     @property
+    def batch_independent(self) -> bool:
+        """Whether a sample is the same in every batch; only adapters of other libraries may say no."""
+        return True
+
+    @property
     def needs(self) -> tuple[type, ...]:
         """The problem types it can integrate."""
         return (ReverseProcess, Equation)

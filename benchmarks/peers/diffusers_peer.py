@@ -29,9 +29,7 @@ from sde_diffusion import SDE
 
 # Their names for the grids.
 _SPACING: dict[str, dict[str, Any]] = {"uniform": {}, "trailing": {"timestep_spacing": "trailing"}}
-_SIGMAS: dict[str, dict[str, Any]] = {
-    g: {f"use_{g}_sigmas": True} for g in ("karras", "exponential", "beta")
-}
+_SIGMAS: dict[str, dict[str, Any]] = {g: {f"use_{g}_sigmas": True} for g in ("karras", "exponential", "beta")}
 _ENDS = ("zero", "sigma_min")
 
 
@@ -93,9 +91,7 @@ def _walk(scheduler: Any, task: Task, scaling: str, level: Callable[[Any, int], 
     return (x / scale(end)).to(task.z1.dtype)
 
 
-def _table(
-    name: str, settings: dict[str, Any], scaling: str, task: Task, nfe: int
-) -> Tensor | None:
+def _table(name: str, settings: dict[str, Any], scaling: str, task: Task, nfe: int) -> Tensor | None:
     """A scheduler with a table of sigmas."""
     import diffusers
 
@@ -170,9 +166,7 @@ def _flow(name: str, task: Task, nfe: int) -> Tensor | None:
     top, low = (rho / (1 + rho) for rho in (task.rho_max, task.rho_min))
     if name == "FlowMatchEulerDiscrete":
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(
-            sigmas=torch.linspace(top, top / nfe, nfe, dtype=torch.float64).tolist()
-        )
+        scheduler.set_timesteps(sigmas=torch.linspace(top, top / nfe, nfe, dtype=torch.float64).tolist())
     else:
         scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
         scheduler.sigma_max, scheduler.sigma_min = top, low
@@ -195,9 +189,7 @@ def _tables() -> Iterator[tuple[str, str, dict[str, Any], str]]:
         "++2M heun": {"solver_order": 2, "solver_type": "heun"},
         "++3M": {"solver_order": 3},
     }
-    noise: dict[str, dict[str, Any]] = {
-        f"-{n}": {"solver_order": n, "algorithm_type": "dpmsolver"} for n in (2, 3)
-    }
+    noise: dict[str, dict[str, Any]] = {f"-{n}": {"solver_order": n, "algorithm_type": "dpmsolver"} for n in (2, 3)}
     for (kind, settings), (grid, how), end in product(plus.items(), multistep.items(), _ENDS):
         final = {"final_sigmas_type": end}
         yield "DPMSolverMultistep", f"{kind} {grid} {end}", {**settings, **how, **final}, "vp"
@@ -212,8 +204,7 @@ def _tables() -> Iterator[tuple[str, str, dict[str, Any], str]]:
         final = {"lower_order_final": True, "final_sigmas_type": "sigma_min"}
         yield "DPMSolverSinglestep", f"{kind} {grid}", {**settings, **how, **final}, "vp"
     unipc: dict[str, dict[str, Any]] = {
-        f"-{n} {b}": {"solver_order": n, "solver_type": b}
-        for n, b in ((2, "bh1"), (2, "bh2"), (3, "bh2"))
+        f"-{n} {b}": {"solver_order": n, "solver_type": b} for n, b in ((2, "bh1"), (2, "bh2"), (3, "bh2"))
     }
     for (kind, settings), (grid, how), end in product(unipc.items(), grids.items(), _ENDS):
         yield (
@@ -227,9 +218,7 @@ def _tables() -> Iterator[tuple[str, str, dict[str, Any], str]]:
     for (p, c), (grid, how) in product(((2, 2), (3, 3), (3, 4)), grids.items()):
         settings = {"predictor_order": p, "corrector_order": c, "tau_func": _no_noise, **how}
         yield "SASolver", f"-{p}{c} {grid}", settings, "vp"
-    for name, (grid, how) in product(
-        ("HeunDiscrete", "KDPM2Discrete", "LMSDiscrete", "EulerDiscrete"), grids.items()
-    ):
+    for name, (grid, how) in product(("HeunDiscrete", "KDPM2Discrete", "LMSDiscrete", "EulerDiscrete"), grids.items()):
         yield name, grid, how, "ve"
 
 

@@ -16,6 +16,8 @@ from solvers.noise import BrownianPath, Noise
 _NFE = 12
 _SAMPLE = 5
 _ROUNDING = 1e-12
+# What a shared error norm may move a sample by, relative to its size, at the default tolerances.
+_COUPLED = 1e-2
 
 
 class _Recording:
@@ -54,6 +56,14 @@ def batch(solver: Solver) -> Check | None:
         noises.append(torch.stack(kept) if kept else torch.zeros(0))
     apart = max(float((end - ends[0]).abs().max()) for end in ends)
     equal = all(torch.equal(noise, noises[0]) for noise in noises)
+    if not solver.batch_independent:
+        return Check(
+            "batch",
+            equal and apart <= _COUPLED * _size(ends[0]),
+            "declared: one error norm for the batch; noise bit-equal, result to 0.01",
+            f"noise {'equal' if equal else 'differs'}, result differs by {apart:.0e}, evaluations {counts}",
+            {"difference": apart, "noise_equal": float(equal), "evaluations": counts},
+        )
     return Check(
         "batch",
         equal and apart <= _ROUNDING * _size(ends[0]) and len(set(counts)) == 1,

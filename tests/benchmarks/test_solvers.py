@@ -17,6 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("rich")
 
+from benchmarks import candidates
 from benchmarks.candidates import candidate_grid
 from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, rms, spectrum
@@ -65,11 +66,7 @@ def test_the_reference_is_the_flow_by_another_integrator() -> None:
 
     def slope(t: float, x: np.ndarray) -> np.ndarray:
         state = torch.from_numpy(x)[None]
-        return (
-            sde.probability_flow(problem.model)
-            .drift(state, torch.tensor(t, dtype=torch.float64))[0]
-            .numpy()
-        )
+        return sde.probability_flow(problem.model).drift(state, torch.tensor(t, dtype=torch.float64))[0].numpy()
 
     for k in range(2):
         out = solve_ivp(slope, (1.0, 1e-9), x1[k].numpy(), method="DOP853", rtol=1e-10, atol=1e-12)
@@ -88,9 +85,7 @@ def test_the_closed_form_of_the_spectrum_is_its_flow() -> None:
 def test_the_error_of_a_reference_is_stated_and_falls() -> None:
     problem = small()
     x1 = problem.noises(0, 4)
-    coarse, fine = (
-        Problem("small", problem.model, (2,), reference_steps=n).endpoints(x1)[1] for n in (40, 160)
-    )
+    coarse, fine = (Problem("small", problem.model, (2,), reference_steps=n).endpoints(x1)[1] for n in (40, 160))
     assert fine < coarse / 16
 
 
@@ -142,9 +137,7 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("library", "name"), [(a, b) for a, names in SAMPLERS.items() for b in names]
-)
+@pytest.mark.parametrize(("library", "name"), [(a, b) for a, names in SAMPLERS.items() for b in names])
 def test_a_peer_keeps_to_the_budget_and_converges(library: str, name: str) -> None:
     (config,) = (c for c in installed(library) if c.name == name)
     for nfe in (10, 11):
@@ -269,14 +262,32 @@ def test_the_interval_has_the_width_of_the_standard_error() -> None:
 def test_the_default_grids_are_among_the_candidates() -> None:
     sde = VPSDE()
     for name, kind in [
-        ("power", "power-1.5"),
         ("log-snr", "log-snr"),
         ("karras", "karras"),
         ("angle", "angle"),
     ]:
-        torch.testing.assert_close(
-            candidate_grid(sde, kind, 10, 0.04), GRIDS[name](sde, 10), rtol=1e-9, atol=1e-12
-        )
+        torch.testing.assert_close(candidate_grid(sde, kind, 10, 0.04), GRIDS[name](sde, 10), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", candidates.GRIDS)
+def test_a_candidate_grid_has_its_ends_and_spacing(kind: str) -> None:
+    sde = VPSDE()
+    t = candidate_grid(sde, kind, 9, 0.05)
+    rho = torch.exp(-sde.half_log_snr(t[:-1]))
+    assert t[0] == 1
+    assert t[-1] == 0
+    assert float(rho[-1]) == pytest.approx(0.05, rel=1e-9)
+    family, _, parameter = kind.partition("-")
+    p = float(parameter) if parameter.replace(".", "").isdigit() else 1.0
+    even = {
+        "power": t[:-1] ** (1 / p),
+        "angle": torch.atan(rho / p),
+        "log": rho.log(),
+        "karras": rho ** (1 / 7),
+        "flow": rho / (p + rho),
+        "sine": torch.asin(torch.sin(torch.atan(rho)).sqrt()),
+    }[family]
+    torch.testing.assert_close(even.diff(), even.diff().mean().expand(8), rtol=1e-4, atol=1e-9)
 
 
 def test_a_fingerprint_tells_models_apart() -> None:

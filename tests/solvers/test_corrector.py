@@ -73,9 +73,9 @@ def test_either_order_is_the_same_chain_shifted_by_one_correction() -> None:
     process = SDE_VP.reverse(mix)
     times = torch.tensor([0.9, 0.7, 0.4], dtype=torch.float64)
     noise = BrownianPath(as_seeds(range(4), 4), process.clock)
-    first, after = (PredictorCorrector(snr=0.2, correct_first=c) for c in (True, False))
+    first, after = (PredictorCorrector(snr=0.2, rule="sigma", correct_first=c) for c in (True, False))
     only = PredictorCorrector(
-        DDIM(), snr=0.2
+        DDIM(), snr=0.2, rule="sigma"
     )  # a prediction over no time would leave x: do the correction by hand
 
     def correct(x: Tensor, t: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ def test_langevin_law_is_the_ar1_of_its_step_size(corrections: int) -> None:
     """On N(0, v) it maps a variance V to (1 - delta/v)^2 V + 2 delta, delta = 2 (snr sigma)^2."""
     data = Gaussian(torch.zeros(1), torch.tensor([0.25]), sde=SDE_VP)
     t, s = torch.tensor([0.5, 0.4], dtype=torch.float64)
-    solver = PredictorCorrector(DDIM(), corrections, snr=0.3)
+    solver = PredictorCorrector(DDIM(), corrections, snr=0.3, rule="sigma")
     x = torch.zeros(corrections + 2, 1, dtype=torch.float64)
     x[0] = 2.0
     out = solver.step(SDE_VP.probability_flow(data), x, t, s, None, Impulses(1.0))[0]
@@ -134,7 +134,7 @@ def test_norm_rule_is_the_papers_for_each_sample() -> None:
         )
 
 
-@pytest.mark.parametrize("rule", ["sigma", "norm"])
+@pytest.mark.parametrize("rule", ["step", "sigma", "norm"])
 @pytest.mark.parametrize("correct_first", [False, True])
 def test_a_sample_does_not_depend_on_its_batch(rule: str, correct_first: bool) -> None:
     solver = PredictorCorrector(corrections=2, rule=rule, correct_first=correct_first)
@@ -147,7 +147,7 @@ def test_a_sample_does_not_depend_on_its_batch(rule: str, correct_first: bool) -
         assert torch.allclose(together[rows], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["sigma", "norm"])
+@pytest.mark.parametrize("rule", ["step", "sigma", "norm"])
 @pytest.mark.parametrize("correct_first", [False, True])
 def test_pure_noise_is_a_start(rule: str, correct_first: bool) -> None:
     sde = CosineVPSDE()
@@ -163,7 +163,7 @@ def test_multistep_predictors_keep_the_law() -> None:
     """
     n = 4000
     data = Gaussian(torch.tensor([0.5]), torch.tensor([0.09]), sde=SDE_VP)
-    solver = PredictorCorrector(SOLVERS["sde"], snr=0.05)
+    solver = PredictorCorrector(SOLVERS["sde"], snr=0.05, rule="sigma")
     x = solve(
         SDE_VP.reverse(data), SDE_VP.prior((n, 1)), solver=solver, steps=100, grid="quadratic"
     ).x
