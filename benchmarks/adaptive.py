@@ -51,9 +51,7 @@ RIVAL = "torchdiffeq dopri5, raw"
 class AsItIs(TorchDiffEq):
     """``torchdiffeq.odeint`` with its own settings; times are clamped, since it probes outside."""
 
-    def step(
-        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any
-    ) -> tuple[Tensor, Tensor, Any]:
+    def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
         """The whole interval."""
         start, end = float(t.flatten()[0]), float(s)
 
@@ -69,10 +67,7 @@ class AsItIs(TorchDiffEq):
 def contestants(tolerance: float) -> dict[str, Solver]:
     """The solvers at one tolerance."""
     return {
-        **{
-            f"{n}, angle": EmbeddedRungeKutta(PAIRS[n], tolerance)
-            for n in ("rk45", "tsit5", "rk23")
-        },
+        **{f"{n}, angle": EmbeddedRungeKutta(PAIRS[n], tolerance) for n in ("rk45", "tsit5", "rk23")},
         "rk45, raw": EmbeddedRungeKutta(PAIRS["rk45"], tolerance, form="raw"),
         RIVAL: AsItIs("dopri5", tolerance, tolerance),
         "torchdiffeq dopri5, adapter": TorchDiffEq("dopri5", tolerance, tolerance),
@@ -120,9 +115,7 @@ def ratios(records: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     for name in dict.fromkeys(r["solver"] for r in records):
         out[name] = {}
         for kind in ("median", "rms"):
-            pairs = [
-                at_error(records, name, kind, r[kind]) / r["nfe"] for r in rival if r[kind] < 0.05
-            ]
+            pairs = [at_error(records, name, kind, r[kind]) / r["nfe"] for r in rival if r[kind] < 0.05]
             out[name][kind] = float(np.nanmedian(pairs)) if np.isfinite(pairs).any() else math.nan
     return out
 
@@ -172,9 +165,7 @@ def main() -> None:
             row = (f"{r['nfe']:.1f}", str(r["nfe_max"]), f"{r['median']:.1e}", f"{r['rms']:.1e}")
             table.add_row(r["solver"], f"{r['tolerance']:.1e}", *row, f"{r['ok']:.0%}")
         console.print(table)
-        short = Table(
-            "solver", "by median", "by rms", title=f"{title}: NFE / NFE of {RIVAL} at equal error"
-        )
+        short = Table("solver", "by median", "by rms", title=f"{title}: NFE / NFE of {RIVAL} at equal error")
         for name, ratio in ratios(records).items():
             short.add_row(name, f"{ratio['median']:.2f}", f"{ratio['rms']:.2f}")
         console.print(short)

@@ -29,51 +29,56 @@ from solvers.singlestep import SingleStep
 from solvers.solver import Solver
 from solvers.stochastic_heun import StochasticHeun
 
-SOLVERS.update({
-    "euler": Euler(),
-    "ddim": DDIM(),
-    "heun": Heun(),
-    "edm": EDMHeun(),
-    "dpm-solver-2": SingleStep(2, form="noise"),
-    "dpm-solver-3": SingleStep(3, form="noise"),
-    "dpm++2s": SingleStep(2, form="data"),
-    "dpm++3s": SingleStep(3, form="data"),
-    "ipndm": IPNDM(),
-    "dpm++2m": ExponentialAdams(2, weights="bh2", source="Lu et al. 2022b, algorithm 2"),
-    "dpm++3m": ExponentialAdams(3, source="Lu et al. 2022b (3M, with its order)"),
-    "deis": ExponentialAdams(
-        3, form="noise", variable="time", grid="quadratic", source="Zhang & Chen 2023, eq. 15 (tAB2)"
-    ),
-    "unipc": ExponentialAdams(
-        2, corrector=True, weights="bh2", source="Zhao et al. 2023, algorithms 5-8 (UniPC-2, bh2)"
-    ),
-    "rk23": EmbeddedRungeKutta(PAIRS["rk23"], rtol=1e-3),
-    "rk45": EmbeddedRungeKutta(),
-    "tsit5": EmbeddedRungeKutta(PAIRS["tsit5"]),
-    "torchdiffeq": TorchDiffEq(),
-    "scipy": Scipy(),
-    "euler-maruyama": EulerMaruyama(),
-    "exponential-euler-maruyama": ExponentialAdams(
-        1, form="noise", sde=True, source="Lu et al. 2022b, eq. 18 (SDE-DPM-Solver-1)"
-    ),
-    "reverse-diffusion": ReverseDiffusion(),
-    "stochastic-heun": StochasticHeun(),
-    "ddpm": DDPM(),
-    "dpm++2m-sde": ExponentialAdams(2, sde=True, weights="bh2", source="Lu et al. 2022b, eq. 19"),
-    "dpm++3m-sde": ExponentialAdams(3, sde=True, source="Lu et al. 2022b, extended to 3M"),
-    "sa": ExponentialAdams(
-        3, corrector=True, sde=True, noisy=(0.2, 0.8), source="Xue et al. 2023, algorithm 1"
-    ),
-    "er-sde": ERSDE(),
-    "restart": Restart(),
-    "pc": PredictorCorrector(),
-    "adaptive-sde": AdaptiveSDE(),
-    "sde": ExponentialAdams(
-        2, form="velocity", variable="angle", sde=True, grid="quadratic", source="solvers/exponential.py (velocity form)"
-    ),
-    "torchsde": TorchSDE(),
-    "pf-ode": ProbabilityFlow(),
-})
+SOLVERS.update(
+    {
+        "euler": Euler(),
+        "ddim": DDIM(),
+        "heun": Heun(),
+        "edm": EDMHeun(),
+        "dpm-solver-2": SingleStep(2, form="noise"),
+        "dpm-solver-3": SingleStep(3, form="noise"),
+        "dpm++2s": SingleStep(2, form="data"),
+        "dpm++3s": SingleStep(3, form="data"),
+        "ipndm": IPNDM(),
+        "dpm++2m": ExponentialAdams(2, weights="bh2", source="Lu et al. 2022b, algorithm 2"),
+        "dpm++3m": ExponentialAdams(3, source="Lu et al. 2022b (3M, with its order)"),
+        "deis": ExponentialAdams(
+            3, form="noise", variable="time", grid="quadratic", source="Zhang & Chen 2023, eq. 15 (tAB2)"
+        ),
+        "unipc": ExponentialAdams(
+            2, corrector=True, weights="bh2", source="Zhao et al. 2023, algorithms 5-8 (UniPC-2, bh2)"
+        ),
+        "rk23": EmbeddedRungeKutta(PAIRS["rk23"], rtol=1e-3),
+        "rk45": EmbeddedRungeKutta(),
+        "tsit5": EmbeddedRungeKutta(PAIRS["tsit5"]),
+        "torchdiffeq": TorchDiffEq(),
+        "scipy": Scipy(),
+        "euler-maruyama": EulerMaruyama(),
+        "exponential-euler-maruyama": ExponentialAdams(
+            1, form="noise", sde=True, source="Lu et al. 2022b, eq. 18 (SDE-DPM-Solver-1)"
+        ),
+        "reverse-diffusion": ReverseDiffusion(),
+        "stochastic-heun": StochasticHeun(),
+        "ddpm": DDPM(),
+        "dpm++2m-sde": ExponentialAdams(2, sde=True, weights="bh2", source="Lu et al. 2022b, eq. 19"),
+        "dpm++3m-sde": ExponentialAdams(3, sde=True, source="Lu et al. 2022b, extended to 3M"),
+        "sa": ExponentialAdams(3, corrector=True, sde=True, noisy=(0.2, 0.8), source="Xue et al. 2023, algorithm 1"),
+        "er-sde": ERSDE(),
+        "restart": Restart(),
+        "pc": PredictorCorrector(),
+        "adaptive-sde": AdaptiveSDE(),
+        "sde": ExponentialAdams(
+            2,
+            form="velocity",
+            variable="angle",
+            sde=True,
+            grid="quadratic",
+            source="solvers/exponential.py (velocity form)",
+        ),
+        "torchsde": TorchSDE(),
+        "pf-ode": ProbabilityFlow(),
+    }
+)
 
 
 __all__ = [

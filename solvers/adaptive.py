@@ -67,9 +67,7 @@ class State(NamedTuple):
 
     def rows(self, index: Tensor) -> State:
         """The state of a part of the batch."""
-        return self._replace(
-            **{name: getattr(self, name)[index] for name in self._fields[:7]}, gap=None
-        )
+        return self._replace(**{name: getattr(self, name)[index] for name in self._fields[:7]}, gap=None)
 
 
 @dataclass(frozen=True)
@@ -197,9 +195,7 @@ class EmbeddedRungeKutta(Solver):
         )
         return torch.where(keep, like(end.scale, x) * new, x), torch.where(keep, end.t, t), state
 
-    def estimate(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, before: Any, after: State
-    ) -> Estimate:
+    def estimate(self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, before: Any, after: State) -> Estimate:
         """RMS over the sample of the embedded difference; NaN where the attempt was rejected."""
         assert after.gap is not None
         size = after.gap.flatten(1).square().mean(1).sqrt().to(torch.float64) * after.scale
@@ -232,9 +228,7 @@ class EmbeddedRungeKutta(Solver):
 
     def _weight(self, y: Tensor, new: Tensor) -> Tensor:
         rtol = max(self.rtol, 10 * torch.finfo(y.dtype).eps)
-        return (self.rtol if self.atol is None else self.atol) + rtol * torch.maximum(
-            y.abs(), new.abs()
-        )
+        return (self.rtol if self.atol is None else self.atol) + rtol * torch.maximum(y.abs(), new.abs())
 
     def _factor(self, error: Tensor, finite: Tensor, accepted: Tensor, state: State) -> Tensor:
         p = self.pair.order

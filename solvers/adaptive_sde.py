@@ -135,9 +135,7 @@ class AdaptiveSDE(Solver):
             return problem.drift(x, t)
         alpha, sigma = problem.path(t)[:2]
         d, n = self.sigma_data, torch.hypot(sigma, self.sigma_data * alpha)
-        return (
-            like(n / (sigma * d), x) * problem.denoise(x, t) - like(d * alpha / (n * sigma), x) * x
-        )
+        return like(n / (sigma * d), x) * problem.denoise(x, t) - like(d * alpha / (n * sigma), x) * x
 
 
 def _limited(problem: Problem, t: Tensor, h: Tensor, left: Tensor) -> Tensor:
@@ -154,9 +152,7 @@ def _limited(problem: Problem, t: Tensor, h: Tensor, left: Tensor) -> Tensor:
 _GAUSS = np.polynomial.legendre.leggauss(12)
 
 
-def _coefficients(
-    problem: Problem, x: Tensor, t: Tensor, s: Tensor, d: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _coefficients(problem: Problem, x: Tensor, t: Tensor, s: Tensor, d: float) -> tuple[Tensor, Tensor, Tensor]:
     """(A, B, N) of a step, in the dtype of x."""
     if isinstance(problem, Equation):
         h = s - t

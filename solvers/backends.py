@@ -85,9 +85,7 @@ def _require(name: str) -> Any:
 class _Drift:
     """The drift of an interval as a function of r = |t - start| in [0, length], clamped to it."""
 
-    def __init__(
-        self, problem: Problem, x: Tensor, start: Tensor, end: Tensor, check: bool
-    ) -> None:
+    def __init__(self, problem: Problem, x: Tensor, start: Tensor, end: Tensor, check: bool) -> None:
         self.problem, self.check = problem, check
         self.start, self.end = start.reshape(-1)[0].cpu(), end.cpu()
         self.length = abs(float(self.end - self.start))
@@ -151,7 +149,7 @@ class TorchDiffEq(Solver):
     >>> x = torch.ones(1, 1).double()
     >>> out = solve(decay, x, solver=TorchDiffEq("rk4"), grid=[0.0, 0.5, 1.0])
     >>> round(float(out.x), 6), out.nfe.tolist()
-    (0.368117, [8])
+    (0.368171, [8])
     """
 
     method: str = "dopri5"
@@ -228,9 +226,7 @@ class TorchDiffEq(Solver):
         return drift.result(_shape(x))
 
     def _substeps(self, f: Any, y: Tensor, r: Tensor) -> Tensor:
-        return torch.cat(
-            [r[:1] + (r[-1] - r[0]) * k / self.substeps for k in range(self.substeps)] + [r[-1:]]
-        )
+        return torch.cat([r[:1] + (r[-1] - r[0]) * k / self.substeps for k in range(self.substeps)] + [r[-1:]])
 
 
 @dataclass(frozen=True)
@@ -375,11 +371,7 @@ class TorchSDE(Solver):
         self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
         """One step of the library."""
-        if (
-            isinstance(problem, ReverseProcess)
-            and problem.eta > 0
-            and float(problem.path(t).alpha) == 0
-        ):
+        if isinstance(problem, ReverseProcess) and problem.eta > 0 and float(problem.path(t).alpha) == 0:
             return (
                 ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s)),
                 s,
@@ -438,9 +430,7 @@ def _increments(x: Tensor, t: Tensor, s: Tensor, noise: Noise, method: str) -> A
         dtype, device = x.dtype, x.device
         levy_area_approximation = "space-time" if method == "srk" else "none"
 
-        def __call__(
-            self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False
-        ) -> Any:
+        def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
             h = abs(float(s) - float(t))
             w = noise.increment(x, t, s).flatten(1) * h**0.5
             if not return_U:

@@ -105,9 +105,7 @@ class Angle:
     tensor([0.2500, 1.0000], dtype=torch.float64)
     """
 
-    def __init__(
-        self, path: Callable[[Tensor], Scales], low: float, high: float, sigma_data: float = 1.0
-    ) -> None:
+    def __init__(self, path: Callable[[Tensor], Scales], low: float, high: float, sigma_data: float = 1.0) -> None:
         self.path, self.d = path, sigma_data
         ends = torch.tensor([low, high], dtype=torch.float64).log()
         self.t = torch.linspace(float(ends[0]), float(ends[1]), 2049, dtype=torch.float64).exp()

@@ -66,8 +66,7 @@ class PredictorCorrector(Solver):
     def __post_init__(self) -> None:
         if self.corrections < 0 or not self.snr > 0:
             raise ValueError(
-                "expected corrections >= 0 and snr > 0; got "
-                f"corrections={self.corrections}, snr={self.snr}"
+                f"expected corrections >= 0 and snr > 0; got corrections={self.corrections}, snr={self.snr}"
             )
         choose(self.rule, {"step": 1, "sigma": 1, "norm": 1}, "step-size rule")
         if self.predictor.adaptive:
@@ -106,9 +105,7 @@ class PredictorCorrector(Solver):
         x, s, state = self.predictor.step(problem, x, t, s, state, noise)
         return self._correct(problem, x, t, s, s, noise), s, state
 
-    def _correct(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, at: Tensor, noise: Noise
-    ) -> Tensor:
+    def _correct(self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, at: Tensor, noise: Noise) -> Tensor:
         """Langevin steps at one end of the interval from t to s."""
         alpha, sigma = (float(c) for c in problem.path(at)[:2])
         shrink = float(problem.path(t).alpha) / float(problem.path(s).alpha)

@@ -127,9 +127,7 @@ class EDMHeun(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """The times that churn goes back to; they are cached."""
         if self.stochastic and times[-1] > times[0]:
-            raise ValueError(
-                "churn adds noise on the way to the data, but the grid increases; use s_churn=0"
-            )
+            raise ValueError("churn adds noise on the way to the data, but the grid increases; use s_churn=0")
         return State(_starts(self, problem.path, tuple(times.tolist())), 0)
 
     def step(

@@ -94,9 +94,7 @@ class ERSDE(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """Plan the whole grid; plans are cached."""
         if problem.stochastic and times[-1] > times[0]:
-            raise ValueError(
-                "a reverse SDE runs towards the data, but the grid increases; use eta = 0"
-            )
+            raise ValueError("a reverse SDE runs towards the data, but the grid increases; use eta = 0")
         return State(_plan(self.values, problem.path, problem.eta, tuple(times.tolist())), 0, ())
 
     def step(

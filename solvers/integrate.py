@@ -165,9 +165,8 @@ def steps(
             if reached.ndim == 0:
                 reached = reached.to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
             meter.cap = None if nfe is None else nfe - reserve
-            for x, reached, estimate in _attempts(
-                solver, problem, meter, x, reached, s, noise, status, errors
-            ):
+            for attempt in _attempts(solver, problem, meter, x, reached, s, noise, status, errors):
+                x, reached, estimate = attempt
                 yield Step(index, reached, x, meter.count.clone(), status.clone(), estimate)
             meter.cap = None
             continue
@@ -334,7 +333,8 @@ def _times(
     needed = solver.evaluations(len(times) - 1, _ends_at_data(problem, times))
     if calls is not None and needed > calls:
         raise ValueError(
-            f"{len(times) - 1} steps of {type(solver).__name__} take {needed * problem.cost} evaluations, more than nfe={nfe}; "
+            f"{len(times) - 1} steps of {type(solver).__name__} take {needed * problem.cost} evaluations, more than "
+            f"nfe={nfe}; "
             "use fewer steps or a larger budget"
         )
     return times

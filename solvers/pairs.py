@@ -57,9 +57,7 @@ class Pair:
     @cached_property
     def error(self) -> tuple[float, ...]:
         """Solution minus embedded weights, subtracted exactly and then rounded."""
-        return tuple(
-            float(w - v) for w, v in zip((*self.rows[-1], Fraction(0)), self.embedded, strict=True)
-        )
+        return tuple(float(w - v) for w, v in zip((*self.rows[-1], Fraction(0)), self.embedded, strict=True))
 
 
 def _row(numbers: str) -> tuple[Fraction, ...]:
@@ -92,8 +90,7 @@ DORMAND_PRINCE = Pair(
 )
 
 _TSITOURAS_SOLUTION = _row(
-    "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742"
-    " -3.290069515436081 2.324710524099774"
+    "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774"
 )
 
 TSITOURAS = Pair(
@@ -105,10 +102,7 @@ TSITOURAS = Pair(
         _row("-0.008480655492356989 0.335480655492357"),
         _row("2.8971530571054935 -6.359448489975075 4.3622954328695815"),
         _row("5.325864828439257 -11.748883564062828 7.4955393428898365 -0.09249506636175525"),
-        _row(
-            "5.86145544294642 -12.92096931784711 8.159367898576159"
-            " -0.071584973281401 -0.028269050394068383"
-        ),
+        _row("5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383"),
         _TSITOURAS_SOLUTION,
     ),
     embedded=tuple(

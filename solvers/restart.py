@@ -92,9 +92,7 @@ class Restart(Solver):
         for interval in self.intervals:
             repeats, low, high, points = interval
             if repeats < 0 or not 0 < low < high < math.inf or (points is not None and points < 2):
-                raise ValueError(
-                    f"expected repeats >= 0, 0 < low < high and points >= 2 or None; got {interval}"
-                )
+                raise ValueError(f"expected repeats >= 0, 0 < low < high and points >= 2 or None; got {interval}")
         if not self.s_noise > 0:
             raise ValueError(f"s_noise must be positive; got {self.s_noise}")
 

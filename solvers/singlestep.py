@@ -185,9 +185,7 @@ def _plan(solver: SingleStep, path: Path, times: tuple[float, ...]) -> tuple[Sta
     return tuple(stages)
 
 
-def _stages(
-    form: str, published: bool, alpha: Array, sigma: Array
-) -> list[tuple[float, tuple[float, ...]]]:
+def _stages(form: str, published: bool, alpha: Array, sigma: Array) -> list[tuple[float, tuple[float, ...]]]:
     """(decay, weights) of each stage of a step; empty if its nodes are too uneven."""
     order = len(alpha) - 1
     variable = alpha / sigma if form == "ratio" else np.log(alpha) - np.log(sigma)

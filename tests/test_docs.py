@@ -16,9 +16,7 @@ import typer.main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(p for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if p.is_file())
-FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=indent)``` *$", re.M | re.S
-)
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<code>.*?)^(?P=indent)``` *$", re.M | re.S)
 
 
 class Block(NamedTuple):
@@ -33,9 +31,7 @@ def blocks(text: str, *languages: str) -> list[Block]:
     found = []
     for match in FENCE.finditer(text):
         code = re.sub(f"^{match['indent']}", "", match["code"], flags=re.M)
-        found.append(
-            Block(match["info"].strip(), code, text.count("\n", 0, match.start("code")) + 1)
-        )
+        found.append(Block(match["info"].strip(), code, text.count("\n", 0, match.start("code")) + 1))
     return [b for b in found if b.info.split(" ")[0] in languages and "no-run" not in b.info]
 
 
@@ -51,12 +47,8 @@ def script(text: str) -> str:
 def run(text: str, name: str = "page") -> subprocess.CompletedProcess[str]:
     path = Path(f"{name}.py").absolute()
     path.write_text(script(text))
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    }
-    return subprocess.run(
-        [sys.executable, str(path)], env=env, capture_output=True, text=True, timeout=120
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run([sys.executable, str(path)], env=env, capture_output=True, text=True, timeout=120)
 
 
 def commands(text: str) -> list[list[str]]:
@@ -84,9 +76,7 @@ def parse_only(command: Any) -> Any:
 
 def parse(app: Any, args: list[str]) -> None:
     try:
-        parse_only(typer.main.get_command(app)).main(
-            args=args, prog_name="sdediff", standalone_mode=False
-        )
+        parse_only(typer.main.get_command(app)).main(args=args, prog_name="sdediff", standalone_mode=False)
     except Exception as error:
         message = error.format_message() if hasattr(error, "format_message") else error
         raise ValueError(f"sdediff {shlex.join(args)}: {message}") from error
@@ -103,9 +93,7 @@ def test_every_fence_is_read(path: Path) -> None:
     assert len(openings) == sum(bool(m["info"].strip()) for m in FENCE.finditer(text))
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in PAGES if blocks(p.read_text(), "python")], ids=page_name
-)
+@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p.read_text(), "python")], ids=page_name)
 def test_python_blocks_run(path: Path) -> None:
     done = run(path.read_text(), path.stem)
     assert done.returncode == 0, f"{page_name(path)}: {done.stderr}"

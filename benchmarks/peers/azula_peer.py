@@ -32,10 +32,8 @@ def _schedule(name: str, rho_max: float, sigma_min: float) -> Any:
     kind = getattr(noise, f"{name}Schedule")
     if name == "VE":
         return kind(sigma_min=sigma_min, sigma_max=rho_max)
-    if name in ("VP", "Cosine"):
-        alpha_min = math.sqrt((1 + sigma_min**2) / (1 + rho_max**2))
-    else:
-        alpha_min = 1 / rho_max
+    preserving = name in ("VP", "Cosine")
+    alpha_min = math.sqrt((1 + sigma_min**2) / (1 + rho_max**2)) if preserving else 1 / rho_max
     return kind(alpha_min=alpha_min, sigma_min=sigma_min)
 
 

@@ -79,10 +79,7 @@ def _cases(solver: Solver, sde: SDE) -> Iterator[tuple[str, int, Tensor]]:
             if not solver.adaptive and budget < minimum(solver):
                 continue
             n = 2 if solver.adaptive else solver.steps_for(budget)
-            if label == "irregular":
-                times = irregular_grid(n)
-            else:
-                times = make_grid(label, process(mixture(sde), solver), n)
+            times = irregular_grid(n) if label == "irregular" else make_grid(label, process(mixture(sde), solver), n)
             yield label, budget, times
 
 

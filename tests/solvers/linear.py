@@ -37,9 +37,7 @@ class Impulses:
         raise NotImplementedError
 
 
-def law(
-    data: Gaussian, solver: Solver, times: Tensor, *, eta: float = 1.0, draws: int = 2
-) -> tuple[float, float]:
+def law(data: Gaussian, solver: Solver, times: Tensor, *, eta: float = 1.0, draws: int = 2) -> tuple[float, float]:
     """Mean and variance at the last time of a run that starts from the exact law at the first.
 
     Args:

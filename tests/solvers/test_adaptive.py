@@ -34,9 +34,7 @@ def noise(sde: SDE, batch: int = 6, dim: int = 2) -> Tensor:
 @pytest.mark.parametrize("d", [0.5, 2.0])
 def test_the_angle_is_inverted_to_rounding(sde: SDE, d: float) -> None:
     angle = Angle(sde, 1e-9, 1.0, d)
-    t = torch.cat(
-        [torch.logspace(-9, 0, 400).double().clamp(1e-9, 1), torch.linspace(0.001, 1, 400).double()]
-    )
+    t = torch.cat([torch.logspace(-9, 0, 400).double().clamp(1e-9, 1), torch.linspace(0.001, 1, 400).double()])
     theta = angle.position(t)
     back = angle.position(angle.time(theta))
     assert float(((back - theta) / theta).abs().max()) < 2e-15
@@ -135,9 +133,7 @@ def test_increasing_times_encode() -> None:
     back = solve(process, there, solver=solver, grid=[1e-3, 0.7, 1.0]).x
     assert torch.allclose(back, x, atol=1e-6)
     decay = Equation(lambda x, t: -x)
-    out = solve(
-        decay, torch.ones(1, 1).double(), solver=EmbeddedRungeKutta(rtol=1e-10), grid=[1.0, 0.0]
-    )
+    out = solve(decay, torch.ones(1, 1).double(), solver=EmbeddedRungeKutta(rtol=1e-10), grid=[1.0, 0.0])
     assert abs(float(out.x) - math.e) < 1e-8
 
 
@@ -260,9 +256,7 @@ def test_dt_min_stops_a_discontinuity() -> None:
         return torch.where(t[:, None] < 0.5, 1.0, 1e6) * torch.ones_like(x)
 
     x = torch.zeros(1, 1, dtype=torch.float64)
-    out = solve(
-        Equation(jump), x, solver=EmbeddedRungeKutta(rtol=1e-6, dt_min=1e-6), grid=[0.0, 1.0]
-    )
+    out = solve(Equation(jump), x, solver=EmbeddedRungeKutta(rtol=1e-6, dt_min=1e-6), grid=[0.0, 1.0])
     assert out.status == ["dt_min"]
     assert abs(float(out.x) - 0.5) < 1e-4
 
@@ -283,9 +277,7 @@ def test_the_cap_is_never_exceeded(nfe: int) -> None:
 def test_capped_samples_are_finished_from_where_they_stopped() -> None:
     process, x = flow(VPSDE()), noise(VPSDE(), 4)
     solver = EmbeddedRungeKutta(rtol=1e-7)
-    *_, before, last = steps(
-        process, x, torch.tensor([1.0, 0.3, 1e-4, 0.0]).double(), solver, nfe=21
-    )
+    *_, before, last = steps(process, x, torch.tensor([1.0, 0.3, 1e-4, 0.0]).double(), solver, nfe=21)
     assert bool((before.t > 0.0).all())
     expected = process.model(before.x, before.t.reshape(-1))
     assert torch.allclose(last.x, expected, rtol=1e-12)
@@ -338,6 +330,4 @@ def test_bad_settings_are_refused(settings: dict[str, float], words: str) -> Non
 def test_a_stochastic_process_is_refused() -> None:
     sde = VPSDE()
     with pytest.raises(ValueError, match="euler-maruyama"):
-        solve(
-            sde.reverse(GaussianMixture(MEANS, std=0.3, sde=sde)), noise(sde), solver="rk45", nfe=40
-        )
+        solve(sde.reverse(GaussianMixture(MEANS, std=0.3, sde=sde)), noise(sde), solver="rk45", nfe=40)

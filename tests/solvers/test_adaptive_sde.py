@@ -111,11 +111,7 @@ def test_coefficients_solve_the_linear_part(sde: SDE, eta: float) -> None:
         def drift(x: float, m: float) -> float:
             x0 = (m * sigma * d + d**2 * alpha * x / n) / n
             one = torch.full((1, 1), at, dtype=torch.float64)
-            return float(
-                process.drift_from(
-                    torch.full((1, 1), x0).double(), torch.full((1, 1), x).double(), one
-                )
-            )
+            return float(process.drift_from(torch.full((1, 1), x0).double(), torch.full((1, 1), x).double(), one))
 
         g = float(process.diffusion(torch.zeros(1, 1).double(), torch.tensor([[at]]).double()))
         return drift(1, 0), drift(0, 1), g**2
@@ -192,9 +188,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 def test_images_and_float32_are_kept() -> None:
     sde = VPSDE()
-    mix = GaussianMixture(
-        torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), 0.2, sde=sde
-    )
+    mix = GaussianMixture(torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)), 0.2, sde=sde)
     out = solve(sde.reverse(mix), sde.prior((3, 1, 4, 4)), solver="adaptive-sde")
     assert out.x.dtype == torch.float32
     assert out.x.shape == (3, 1, 4, 4)
@@ -230,9 +224,7 @@ def test_ornstein_uhlenbeck() -> None:
     assert float(x.var()) == pytest.approx(variance, abs=4 * variance * math.sqrt(2 / n))
 
 
-@pytest.mark.parametrize(
-    "settings", [{"rtol": 0.0}, {"atol": -1.0}, {"first": 0.0}, {"sigma_data": 0.0}]
-)
+@pytest.mark.parametrize("settings", [{"rtol": 0.0}, {"atol": -1.0}, {"first": 0.0}, {"sigma_data": 0.0}])
 def test_bad_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         AdaptiveSDE(**settings)

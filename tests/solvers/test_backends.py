@@ -20,9 +20,7 @@ from solvers.backends import SCIPY, TORCHDIFFEQ, TORCHSDE, Scipy, TorchDiffEq, T
 
 ROOT = Path(__file__).resolve().parents[2]
 SDE = VPSDE()
-MIXTURE = GaussianMixture(
-    torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE
-)
+MIXTURE = GaussianMixture(torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE)
 FLOW = SDE.probability_flow(MIXTURE)
 X = SDE.prior((4, 2), seeds=range(4), dtype=torch.float64)
 EXACT = solve(FLOW, X, solver=EmbeddedRungeKutta(rtol=1e-12), grid=[1.0, 0.1]).x
@@ -72,32 +70,24 @@ def test_increasing_times(solver: Any) -> None:
     assert float(seen_times.min()) >= 0.1 and float(seen_times.max()) <= 1.0
 
 
-@pytest.mark.parametrize(
-    ("method", "substeps"), [*((name, 1) for name in FIXED), ("explicit_adams", 4)]
-)
+@pytest.mark.parametrize(("method", "substeps"), [*((name, 1) for name in FIXED), ("explicit_adams", 4)])
 def test_fixed_methods_have_their_order_and_cost(method: str, substeps: int) -> None:
     solver = TorchDiffEq(method, substeps=substeps)
     errors = []
     for count in (80, 160):
-        out = solve(
-            FLOW, X, solver=solver, grid=torch.linspace(1, 0.1, count + 1, dtype=torch.float64)
-        )
+        out = solve(FLOW, X, solver=solver, grid=torch.linspace(1, 0.1, count + 1, dtype=torch.float64))
         assert out.nfe.tolist() == [solver.evaluations(count, finish=False)] * 4
         errors.append(float((out.x - EXACT).norm()))
     assert abs(math.log2(errors[0] / errors[1]) - solver.order) < 0.15, errors
 
 
 def test_torchdiffeq_euler_is_euler() -> None:
-    out, ours = (
-        solve(FLOW, X, solver=s, steps=7, grid="uniform") for s in (TorchDiffEq("euler"), "euler")
-    )
+    out, ours = (solve(FLOW, X, solver=s, steps=7, grid="uniform") for s in (TorchDiffEq("euler"), "euler"))
     assert torch.allclose(out.x, ours.x, rtol=1e-12)
     assert torch.equal(out.nfe, ours.nfe)
 
 
-@pytest.mark.parametrize(
-    "solver", [TorchDiffEq(), TorchDiffEq("dopri8"), Scipy(), Scipy("DOP853")], ids=label
-)
+@pytest.mark.parametrize("solver", [TorchDiffEq(), TorchDiffEq("dopri8"), Scipy(), Scipy("DOP853")], ids=label)
 @pytest.mark.parametrize("nfe", [3, 20, 37])
 def test_the_cap_keeps_the_state_reached(solver: Any, nfe: int) -> None:
     process, seen = spied(FLOW)
@@ -124,9 +114,7 @@ def test_a_drift_that_is_not_finite_stops_its_sample(solver: Any) -> None:
     assert 0 <= float(out.failed_at[1]) < math.log(2 / 1.5)
 
 
-@pytest.mark.parametrize(
-    "solver", [TorchDiffEq(), Scipy(), EmbeddedRungeKutta()], ids=lambda s: type(s).__name__
-)
+@pytest.mark.parametrize("solver", [TorchDiffEq(), Scipy(), EmbeddedRungeKutta()], ids=lambda s: type(s).__name__)
 def test_a_blow_up_is_a_status_not_an_assertion(solver: Solver) -> None:
     """dx = 4 x^2 from 1 is 1 / (1 - 4 t), which nobody can follow beyond t = 1/4."""
     blow_up = Equation(lambda x, t: 4 * x * x)
@@ -156,8 +144,7 @@ def test_torchsde_euler_is_euler_maruyama() -> None:
     process = SDE.reverse(MIXTURE)
     seeds = [11, 5, 7, 3]
     theirs, ours = (
-        solve(process, X, solver=s, grid=uniform(30), seeds=seeds)
-        for s in (TorchSDE("euler"), "euler-maruyama")
+        solve(process, X, solver=s, grid=uniform(30), seeds=seeds) for s in (TorchSDE("euler"), "euler-maruyama")
     )
     assert torch.allclose(theirs.x, ours.x, rtol=1e-10)
     assert torch.equal(theirs.nfe, ours.nfe)
@@ -253,9 +240,7 @@ def test_bad_settings_are_refused(make: Any, words: str) -> None:
     ("solver", "package"),
     [(TorchDiffEq(), "torchdiffeq"), (Scipy(), "scipy"), (TorchSDE(), "torchsde")],
 )
-def test_a_missing_package_is_named(
-    solver: Any, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_named(solver: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, package: str | None = None) -> Any:
         raise ImportError(name)
 
@@ -266,7 +251,5 @@ def test_a_missing_package_is_named(
 
 def test_importing_solvers_imports_no_backend() -> None:
     code = "import sys, solvers; print({'torchdiffeq', 'torchsde', 'scipy'} & {*sys.modules})"
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

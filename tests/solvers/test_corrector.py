@@ -129,9 +129,7 @@ def test_norm_rule_is_the_papers_for_each_sample() -> None:
         score = mix.score(x[k : k + 1], s.expand(1))
         z = noise.independent(x, s)[k : k + 1]
         delta = 2 * (1 - beta) * (0.16 * float(z.norm()) / float(score.norm())) ** 2
-        assert torch.allclose(
-            got[k : k + 1], x[k : k + 1] + delta * score + math.sqrt(2 * delta) * z, atol=1e-5
-        )
+        assert torch.allclose(got[k : k + 1], x[k : k + 1] + delta * score + math.sqrt(2 * delta) * z, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["step", "sigma", "norm"])
@@ -141,9 +139,7 @@ def test_a_sample_does_not_depend_on_its_batch(rule: str, correct_first: bool) -
     mix, x1 = mixture(64)
     together = solve(SDE_VP.reverse(mix), x1, solver=solver, steps=8).x
     for rows in (slice(0, 7), slice(63, 64)):
-        alone = solve(
-            SDE_VP.reverse(mix), x1[rows], solver=solver, steps=8, seeds=range(64)[rows]
-        ).x
+        alone = solve(SDE_VP.reverse(mix), x1[rows], solver=solver, steps=8, seeds=range(64)[rows]).x
         assert torch.allclose(together[rows], alone, atol=1e-5)
 
 
@@ -164,9 +160,7 @@ def test_multistep_predictors_keep_the_law() -> None:
     n = 4000
     data = Gaussian(torch.tensor([0.5]), torch.tensor([0.09]), sde=SDE_VP)
     solver = PredictorCorrector(SOLVERS["sde"], snr=0.05, rule="sigma")
-    x = solve(
-        SDE_VP.reverse(data), SDE_VP.prior((n, 1)), solver=solver, steps=100, grid="quadratic"
-    ).x
+    x = solve(SDE_VP.reverse(data), SDE_VP.prior((n, 1)), solver=solver, steps=100, grid="quadratic").x
     assert float(x.mean()) == pytest.approx(0.5, abs=4 * 0.3 / math.sqrt(n))
     assert float(x.std()) == pytest.approx(0.3, abs=4 * 0.3 / math.sqrt(2 * n))
 

@@ -170,9 +170,7 @@ def test_restart_counts() -> None:
         for n in (1, 14, 15, 20, 21, 42, 43, 44, 83):
             out = solve(ode, x, solver=solver, nfe=n)
             count = solver.evaluations(len(out.times) - 1)
-            assert out.nfe.tolist() == [count] * 2 and count <= n < solver.evaluations(
-                len(out.times)
-            )
+            assert out.nfe.tolist() == [count] * 2 and count <= n < solver.evaluations(len(out.times))
 
 
 def test_without_repetitions_it_is_heun_bit_for_bit() -> None:
@@ -181,12 +179,8 @@ def test_without_repetitions_it_is_heun_bit_for_bit() -> None:
     x = sde.prior((3, 2))
     for nfe in (5, 15, 31):
         solver = Restart() if nfe < 21 else Restart((Interval(0, 0.06, 0.3),))
-        assert torch.equal(
-            solve(ode, x, solver=solver, nfe=nfe).x, solve(ode, x, solver="edm", nfe=nfe).x
-        )
-    assert not torch.equal(
-        solve(ode, x, solver="restart", nfe=31).x, solve(ode, x, solver="edm", nfe=31).x
-    )
+        assert torch.equal(solve(ode, x, solver=solver, nfe=nfe).x, solve(ode, x, solver="edm", nfe=nfe).x)
+    assert not torch.equal(solve(ode, x, solver="restart", nfe=31).x, solve(ode, x, solver="edm", nfe=31).x)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ from solvers.adaptive import EmbeddedRungeKutta
 from solvers.exponential import ExponentialAdams
 
 SDE = VPSDE()
-MIXTURE = GaussianMixture(
-    torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE
-)
+MIXTURE = GaussianMixture(torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE)
 FLOW = SDE.probability_flow(MIXTURE)
 X = SDE.prior((6, 2), seeds=range(6), dtype=torch.float64)
 

@@ -138,9 +138,7 @@ def test_samples_at_1000_steps(name: str) -> None:
     covariance = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
     data = Gaussian(mean, covariance, sde=VPSDE())
     x1 = data.sde.prior((n, 2), seeds=range(n))
-    x = solve(
-        data.sde.reverse(data), x1, solver=name, steps=1000, grid="quadratic", seeds=range(n)
-    ).x.double()
+    x = solve(data.sde.reverse(data), x1, solver=name, steps=1000, grid="quadratic", seeds=range(n)).x.double()
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diag() / n).sqrt()).all()
     found = (x - mean).T @ (x - mean) / n
     error = ((covariance**2 + covariance.diag()[:, None] * covariance.diag()) / n).sqrt()
@@ -155,22 +153,16 @@ def test_noise_that_depends_on_x_is_ito(name: str) -> None:
     """
     n = 20_000
     equation = Equation(lambda x, t: torch.zeros_like(x), lambda x, t: x)
-    x = solve(
-        equation, torch.ones(n, 1), solver=name, grid=torch.linspace(0, 0.25, 21), seeds=range(n)
-    ).x
+    x = solve(equation, torch.ones(n, 1), solver=name, grid=torch.linspace(0, 0.25, 21), seeds=range(n)).x
     assert float(x.mean()) == pytest.approx(1, abs=4 * (0.284 / n) ** 0.5)
 
 
 @pytest.mark.parametrize("sde", [CosineVPSDE(), Flow()])
-@pytest.mark.parametrize(
-    "name", ["euler-maruyama", "stochastic-heun", "reverse-diffusion", "pc", "sde"]
-)
+@pytest.mark.parametrize("name", ["euler-maruyama", "stochastic-heun", "reverse-diffusion", "pc", "sde"])
 def test_pure_noise_is_a_start(name: str, sde: SDE) -> None:
     """Alpha(1) = 0: the law is right, and one step returns the mean of the data."""
     data = gaussian(sde)
-    mean, variance = law(
-        data, SOLVERS[name], torch.linspace(1, 0, 101, dtype=torch.float64), draws=3
-    )
+    mean, variance = law(data, SOLVERS[name], torch.linspace(1, 0, 101, dtype=torch.float64), draws=3)
     assert mean == pytest.approx(1.5, abs=0.05)
     assert variance == pytest.approx(0.25, rel=0.1)
     assert law(data, SOLVERS[name], torch.tensor([1.0, 0.0]).double()) == pytest.approx((1.5, 0))
@@ -180,10 +172,7 @@ def test_euler_is_exact_on_a_straight_path_and_halves_its_error_with_the_step() 
     decay = Equation(lambda x, t: -x)
     x = torch.ones(1, 1, dtype=torch.float64)
     errors = [
-        abs(
-            float(solve(decay, x, solver="euler", grid=torch.linspace(0, 1, n + 1)).x)
-            - 0.36787944117144233
-        )
+        abs(float(solve(decay, x, solver="euler", grid=torch.linspace(0, 1, n + 1)).x) - 0.36787944117144233)
         for n in (40, 80, 160)
     ]
     assert orders(errors)[-1] == pytest.approx(1, abs=0.02)
@@ -202,19 +191,12 @@ def test_evaluations_are_counted_and_never_exceed_the_budget(name: str) -> None:
     for nfe in range(1, 51):
         out = solve(data.sde.reverse(data), x, solver=name, nfe=nfe)
         solver = SOLVERS[name]
-        assert (
-            int(out.nfe)
-            == solver.evaluations(len(out.times) - 1)
-            <= nfe
-            < solver.evaluations(len(out.times))
-        )
+        assert int(out.nfe) == solver.evaluations(len(out.times) - 1) <= nfe < solver.evaluations(len(out.times))
     assert out.x.dtype == torch.float32
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), CosineVPSDE(), SubVPSDE(), VESDE(), Flow()])
-@pytest.mark.parametrize(
-    "name", ["euler-maruyama", "stochastic-heun", "reverse-diffusion", "pc", "sde"]
-)
+@pytest.mark.parametrize("name", ["euler-maruyama", "stochastic-heun", "reverse-diffusion", "pc", "sde"])
 def test_a_sample_does_not_depend_on_its_batch(name: str, sde: SDE) -> None:
     mix = GaussianMixture(torch.tensor([[-1.0, 0.3], [0.8, 0.0]]), 0.3, sde=sde)
 

@@ -37,9 +37,7 @@ def test_exact_for_a_cubic_in_rho_on_equal_steps() -> None:
     integral = lambda r: r - r**2 / 2 + 0.2 * r**3 / 3 - 0.05 * r**4 / 4  # noqa: E731
     for i in (3, 4, 5):  # four values are known from the fourth step on
         exact = integral(8 * times[i + 1]) - integral(8 * times[i])
-        assert float(out.trajectory[i + 1] - out.trajectory[i]) == pytest.approx(
-            float(exact), rel=1e-12
-        )
+        assert float(out.trajectory[i + 1] - out.trajectory[i]) == pytest.approx(float(exact), rel=1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3, 4])

@@ -71,9 +71,7 @@ def test_the_distribution_function_is_the_normal_one() -> None:
         standard_normal(range(400), (500,), BROWNIAN, 14),  # child node
         standard_normal(range(400), (500,), FORWARD, 7),
         standard_normal(range(400), (500,), BROWNIAN, 7).roll(1, dims=1),  # next position
-        standard_normal(range(400), (500,), BROWNIAN, 7).roll(
-            250, dims=1
-        ),  # same bits, other coordinate
+        standard_normal(range(400), (500,), BROWNIAN, 7).roll(250, dims=1),  # same bits, other coordinate
     ],
 )
 def test_neighbouring_keys_are_independent(other: Tensor) -> None:
@@ -107,9 +105,7 @@ def test_known_bits() -> None:
         radius[1] * math.cos(angle[1]),
         radius[0] * math.sin(angle[0]),
     ]
-    assert standard_normal([seed], (3,), stream, counter)[0].tolist() == pytest.approx(
-        expected, rel=1e-5
-    )
+    assert standard_normal([seed], (3,), stream, counter)[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 5, 5)])
@@ -170,9 +166,7 @@ def test_two_times_in_one_leaf_are_not_independent() -> None:
     assert abs(gram - u) > 1e-3
     deep = depth_for(LINE, torch.tensor([u, v]))
     nodes = sorted({*levy_weights(LINE, u, deep), *levy_weights(LINE, v, deep)})
-    assert float(dense(LINE, u, deep, nodes) @ dense(LINE, v, deep, nodes)) == pytest.approx(
-        u, abs=1e-12
-    )
+    assert float(dense(LINE, u, deep, nodes) @ dense(LINE, v, deep, nodes)) == pytest.approx(u, abs=1e-12)
 
 
 def test_dyadic_points_do_not_depend_on_the_depth() -> None:
@@ -188,9 +182,7 @@ def test_ends_are_exact() -> None:
     for clock in (LINE, SNR):
         start, end = levy_weights(clock, 0.0, 9), levy_weights(clock, 1.0, 9)
         c0, c1 = clock.variance(0.0), clock.variance(1.0)
-        assert {n: w for n, w in start.items() if w} == pytest.approx(
-            {-1: math.sqrt(c0)} if c0 else {}
-        )
+        assert {n: w for n, w in start.items() if w} == pytest.approx({-1: math.sqrt(c0)} if c0 else {})
         assert {n: w for n, w in end.items() if w} == pytest.approx(
             {0: math.sqrt(c1 - c0)} | ({-1: math.sqrt(c0)} if c0 else {})
         )
@@ -203,9 +195,9 @@ def test_weights_for_each_sample_are_those_of_each_alone(depth: int) -> None:
         nodes, weights = levy_weights_each(clock, u, depth)
         for k, position in enumerate(u.tolist()):
             alone = levy_weights(clock, position, depth)
-            assert dict(
-                zip(nodes[:, k].tolist(), weights[:, k].tolist(), strict=True)
-            ) == pytest.approx(alone, rel=1e-9, abs=1e-12 * math.sqrt(clock.variance(1.0)))
+            assert dict(zip(nodes[:, k].tolist(), weights[:, k].tolist(), strict=True)) == pytest.approx(
+                alone, rel=1e-9, abs=1e-12 * math.sqrt(clock.variance(1.0))
+            )
 
 
 def test_per_sample_times_ask_the_same_path() -> None:

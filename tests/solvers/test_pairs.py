@@ -51,10 +51,7 @@ def _elementary(tree: Tree, a: list[list[Fraction]]) -> list[Fraction]:
     out = [Fraction(1)] * len(a)
     for branch in tree:
         inner = _elementary(branch, a)
-        out = [
-            o * sum(x * y for x, y in zip(row, inner, strict=True))
-            for o, row in zip(out, a, strict=True)
-        ]
+        out = [o * sum(x * y for x, y in zip(row, inner, strict=True)) for o, row in zip(out, a, strict=True)]
     return out
 
 

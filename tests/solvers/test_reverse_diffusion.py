@@ -73,19 +73,14 @@ def test_probability_flow_takes_half_the_score_and_no_noise() -> None:
 def test_weak_order_1(sde: SDE, eta: float) -> None:
     data = Gaussian(torch.tensor([0.0]), torch.tensor([0.25]), sde=sde)
     exact = float(data.moments(torch.tensor(0.05, dtype=torch.float64))[1])
-    errors = [
-        abs(chain_law(data, SOLVER, quadratic(n), eta=eta)[1] - exact) for n in (160, 320, 640)
-    ]
+    errors = [abs(chain_law(data, SOLVER, quadratic(n), eta=eta)[1] - exact) for n in (160, 320, 640)]
     assert orders(errors)[-1] == pytest.approx(1, abs=0.15)
 
 
 def test_the_flow_member_is_deterministic() -> None:
     data = Gaussian(torch.zeros(1), torch.ones(1), sde=VPSDE())
     x = torch.randn(3, 1, generator=torch.Generator().manual_seed(0))
-    runs = [
-        solve(VPSDE().probability_flow(data), x, solver=SOLVER, nfe=10, seeds=s).x
-        for s in ([0, 1, 2], [3, 4, 5])
-    ]
+    runs = [solve(VPSDE().probability_flow(data), x, solver=SOLVER, nfe=10, seeds=s).x for s in ([0, 1, 2], [3, 4, 5])]
     assert torch.equal(*runs)
 
 

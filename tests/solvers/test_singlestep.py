@@ -74,9 +74,7 @@ def test_one_published_step_equals_the_paper(order: int, form: str) -> None:
     assert 1e-5 < abs(float(exact.x - step.x)) < 0.1
 
 
-@pytest.mark.parametrize(
-    "fractions", [[0.0, 0.2, 0.6, 1.0], [0.0, 1 / 3, 2 / 3, 1.0], [0, 0.4, 0.6, 1]]
-)
+@pytest.mark.parametrize("fractions", [[0.0, 0.2, 0.6, 1.0], [0.0, 1 / 3, 2 / 3, 1.0], [0, 0.4, 0.6, 1]])
 @pytest.mark.parametrize("form", ["data", "noise"])
 def test_a_step_is_exact_for_a_polynomial_in_lambda(form: str, fractions: list[float]) -> None:
     sde = VPSDE()
@@ -148,9 +146,7 @@ def test_the_plan_covers_every_interval_once(order: int) -> None:
 def test_even_nodes_are_of_full_order_but_for_the_remainder() -> None:
     sde = VPSDE()
     for n, expected in ((6, [3, 3]), (7, [2, 2, 3]), (8, [2, 3, 3]), (2, [2]), (1, [1])):
-        plan = SingleStep(3).plan(
-            sde, tuple(lambda_grid(sde, torch.linspace(0, 1, n + 1).tolist()).tolist())
-        )
+        plan = SingleStep(3).plan(sde, tuple(lambda_grid(sde, torch.linspace(0, 1, n + 1).tolist()).tolist()))
         assert [stage.order for stage in plan if stage.k == 0] == expected
 
 

@@ -69,9 +69,7 @@ def test_dtype_shape_and_batch(name: str) -> None:
 def test_a_thousand_steps_and_an_end_before_0(name: str) -> None:
     sde = VPSDE()
     process = sde.probability_flow(mixture(sde))
-    out = solve(
-        process, sde.prior((2, 2)), solver=name, grid=torch.linspace(1, 0.01, 1001).double()
-    )
+    out = solve(process, sde.prior((2, 2)), solver=name, grid=torch.linspace(1, 0.01, 1001).double())
     assert set(out.status) == {"ok"}
     assert out.nfe.tolist() == [SOLVERS[name].evaluations(1000, finish=False)] * 2
     assert float(torch.cdist(out.x, MEANS).min(1).values.max()) < 1.5
