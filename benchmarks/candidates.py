@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--grids", nargs="*", default=list(GRIDS))
     parser.add_argument("--lower", nargs="*", type=int, default=[0, 1], help="orders that fall")
     parser.add_argument("--factors", nargs="*", type=float, default=list(FACTORS))
-    parser.add_argument("--reference-steps", type=int, default=400)
+    parser.add_argument("--reference-steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

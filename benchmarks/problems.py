@@ -7,8 +7,9 @@ r"""Problems of the comparison: a model, its noises, and where its converged flo
 
 The error of a solver is the distance of each of its samples to the endpoint that the same model's
 probability flow reaches from the same noise. That endpoint is known in closed form for the
-Gaussian. For the others it is computed with the velocity form in steps of equal angle atan(rho /
-0.5), order 4, and its own error is the distance to a run with half the steps.
+Gaussian. For the others it is computed with the velocity form at order 4 on a grid of equal steps of
+rho^(1/7), which resolves a network's dependence on log rho as well as a mixture's on rho. Its own
+error is the distance to a run with half the steps and four times the last rho.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from sde_diffusion.checkpoint import load
 from solvers import solve
 from solvers.exponential import ExponentialAdams
 
+# The range of rho of a reference. What is left below the end is a jump with an error of rho^2.
+_START, _END = 4096.0, 1e-5
 _REFERENCE = ExponentialAdams(3, form="velocity", variable="angle", corrector=True, sigma_data=0.5)
 
 
@@ -87,22 +90,23 @@ class Problem:
         if self.flow is not None:
             return self.flow(x1), 0.0
         fine, coarse = (
-            torch.cat([self._integrate(part, steps) for part in x1.split(batch)])
-            for steps in (self.reference_steps, self.reference_steps // 2)
+            torch.cat([self._integrate(part, *how) for part in x1.split(batch)])
+            for how in ((self.reference_steps, _END), (self.reference_steps // 2, 4 * _END))
         )
         if not bool(fine.isfinite().all()):
             raise FloatingPointError(f"the flow of '{self.name}' is not finite: its model returns NaN or inf")
         return fine, float(rms(fine - coarse).mean())
 
-    def _integrate(self, x1: Tensor, steps: int) -> Tensor:
+    def _integrate(self, x1: Tensor, steps: int, end: float = _END) -> Tensor:
         # In float64 even where the model is not: steps this small would add up its rounding.
         model = copy.deepcopy(self.model).double()
         sde = model.sde
-        # A network has never seen the smallest noise levels; the last jump errs by rho^2.
-        end = 1e-5 if self.dtype == torch.float64 else 1e-3
-        grid = angle_grid(sde, steps, end, 0.5)
+        first = min(rho_of(sde, 1.0), _START) ** (1 / 7)
+        rho = torch.linspace(first, end ** (1 / 7), steps, dtype=torch.float64) ** 7
+        t = sde.time(-torch.log(rho))
+        t[0] = 1.0
         flow = sde.probability_flow(model)
-        return solve(flow, x1.double(), solver=_REFERENCE, grid=grid).x
+        return solve(flow, x1.double(), solver=_REFERENCE, grid=torch.cat([t, t.new_zeros(1)])).x
 
 
 def rms(x: Tensor) -> Tensor:
@@ -181,7 +185,7 @@ def spectrum() -> Problem:
     return Problem("spectrum", model, (3072,), samples=16, flow=flow)
 
 
-def run(path: str | Path, reference_steps: int = 400) -> Problem:
+def run(path: str | Path, reference_steps: int = 800) -> Problem:
     """The problem of a run directory or checkpoint.
 
     Raises:

@@ -244,7 +244,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--screen", type=int, default=16, help="noises to screen the peers on; 0: no screening")
     parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--reference-steps", type=int, default=400, help="of the reference of a run")
+    parser.add_argument("--reference-steps", type=int, default=800, help="of the reference of a run")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")

@@ -160,7 +160,7 @@ def draw(
         "seed": seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None,
-        "solver": {"name": name, **solver_json.describe(instance)},
+        "solver": {"name": name, **solver_json.describe(instance.member(len(parts[0].times) - 1))},
         "grid": {
             "name": (grid or instance.grid) if grid is None or isinstance(grid, str) else None,
             "times": parts[0].times.tolist(),

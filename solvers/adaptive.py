@@ -99,7 +99,7 @@ class EmbeddedRungeKutta(Solver):
     rtol: float = 1e-4
     atol: float | None = None
     form: str = "velocity"
-    sigma_data: float = 0.5
+    sigma_data: float = 1.0
     dt_min: float = 1e-12
 
     adaptive = True

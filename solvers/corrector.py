@@ -54,7 +54,7 @@ class PredictorCorrector(Solver):
 
     predictor: Solver = field(default_factory=DDPM)
     corrections: int = 1
-    snr: float = 0.16
+    snr: float = 0.1
     rule: str = "step"
     correct_first: bool = False
 

@@ -128,6 +128,7 @@ class ExponentialAdams(Solver):
         ValueError: an unknown form, variable or kind of weights, an order outside 1 to 6, or published
             weights outside the variable lambda.
 
+    >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> [step.order for step in ExponentialAdams(3).plan(straight, 0.0, (1.0, 0.7, 0.4, 0.2, 0.1, 0.0))]
     [0, 1, 2, 3]

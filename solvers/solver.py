@@ -136,6 +136,10 @@ class Solver(ABC):
         """
         return None
 
+    def member(self, steps: int) -> Solver:
+        """The solver that runs a grid of so many steps: itself, unless it chooses among others."""
+        return self
+
     def init(self, problem: Any, times: Tensor) -> Any:
         """The state before the first step; None for a solver without memory.
 

@@ -110,7 +110,7 @@ def test_strong_order_1_on_one_brownian_path(name: str) -> None:
 LAWS_AT_1000 = {
     "euler-maruyama": (6e-4, 3e-3),
     "ddpm": (1e-6, 1.1e-2),
-    "pc": (1e-6, 5e-3),
+    "pc": (1e-6, 1.1e-2),  # its predictor is ddpm, and the Langevin step shrinks with the grid
     "reverse-diffusion": (2e-3, 7e-3),
     "stochastic-heun": (5e-6, 1e-5),
 }
