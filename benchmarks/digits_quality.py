@@ -1,6 +1,6 @@
 """Are the samples of a digits model digits? A classifier, class shares and distances to the training set.
 
-    python benchmarks/digits_quality.py [RUN] [--n 1000] [--solver pf-ode] [--nfe 20] [--json FILE]
+    python -m benchmarks.digits_quality [RUN] [--n 1000] [--solver pf-ode] [--nfe 20] [--json FILE]
 
 Prints the same figures for held-out real digits, which neither the model nor the classifier has seen:
 

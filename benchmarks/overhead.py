@@ -1,6 +1,6 @@
 """Solver overhead: time of a solve over the time of its network calls alone, alternated in one run.
 
-    python benchmarks/overhead.py [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
+    python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
 
 The bare side calls the bundled digits network on the same batch as often as the solve does. Rounds alternate the two
 sides; the figure is the median of the ratios of neighbouring rounds.

@@ -1,6 +1,6 @@
 """The README's table: every solver of the library on the bundled digits network, at 5, 10, 20 and 50 NFE.
 
-    python benchmarks/table.py [RUN] [--n 1000] [--json FILE] [--write README.md]
+    python -m benchmarks.table [RUN] [--n 1000] [--json FILE] [--write README.md]
 
 - error     deterministic solvers: distance of each sample to the end of the same network's converged
             probability flow from the same noise (root mean square over pixels in [-1, 1]), mean over samples

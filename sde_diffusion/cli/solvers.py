@@ -20,4 +20,5 @@ def solvers(
     if as_json:
         typer.echo(json.dumps({name: declaration(s) for name, s in SOLVERS.items()}, indent=2))
     else:
-        Console().print(catalogue(SOLVERS))
+        console = Console()
+        console.print(catalogue(SOLVERS, console.width))

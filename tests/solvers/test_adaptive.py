@@ -100,7 +100,7 @@ def test_fixed_steps_have_the_order_of_the_pair(name: str, form: str) -> None:
     pair = PAIRS[name]
     process, x = flow(VPSDE()), noise(VPSDE(), 3)
     loose = EmbeddedRungeKutta(pair, rtol=1e6, form=form)
-    exact = solve(process, x, solver=EmbeddedRungeKutta(rtol=1e-13), grid=[1.0, 0.2]).x
+    exact = solve(process, x, solver=EmbeddedRungeKutta(rtol=1e-14), grid=[1.0, 0.2]).x
     errors = []
     for count in (80, 160) if pair.order == 5 else (20, 40):
         times = torch.linspace(1, 0.2, count + 1, dtype=torch.float64)
@@ -139,12 +139,13 @@ def test_increasing_times_encode() -> None:
 
 
 def test_float32_matches_float64() -> None:
-    """States are rounded, times and error control are not: the same steps and result."""
+    """States are rounded, times and error control are not: the same result to the tolerance."""
     process, x = flow(VPSDE()), noise(VPSDE(), 32)
     double = solve(process, x, solver="rk45")
     single = solve(process, x.float(), solver="rk45")
     assert single.x.dtype == torch.float32
-    assert float((single.x - double.x).abs().max()) < 1e-4
+    assert float((single.x - double.x).abs().max()) < 1e-3
+    assert float((single.x - double.x).abs().median()) < 2e-5
     assert float((single.nfe - double.nfe).abs().max()) <= 6
     # A tolerance below float32 is raised to what float32 can resolve instead of grinding to a halt.
     tiny = solve(process, x.float(), solver=EmbeddedRungeKutta(rtol=1e-12))
