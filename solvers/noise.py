@@ -237,6 +237,7 @@ class BrownianPath:
     depth: int = 10
     _cache: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _positions: dict[float, float] = field(default_factory=dict, repr=False)
+    _last: tuple[float, dict[int, float]] = field(default=(math.nan, {}), repr=False)
 
     @classmethod
     def along(cls, seeds: Tensor, clock: Clock, times: Tensor) -> BrownianPath:
@@ -259,8 +260,11 @@ class BrownianPath:
                 f"no Brownian increment between t = {float(t):.3g} and {float(s):.3g}: the times are too close to "
                 "each other, or to an end of the path; use a grid with fewer or more even steps"
             )
+        # A step starts where the last one ended, whose weights are kept.
+        before = self._last[1] if self._last[0] == u else levy_weights(self.clock, u, self.depth)
         weights = levy_weights(self.clock, v, self.depth)
-        for node, w in levy_weights(self.clock, u, self.depth).items():
+        self._last = (v, weights.copy())
+        for node, w in before.items():
             weights[node] = weights.get(node, 0.0) - w
         scale = 1 / math.sqrt(span)
         weights = {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}

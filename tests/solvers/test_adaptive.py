@@ -146,7 +146,8 @@ def test_float32_matches_float64() -> None:
     assert single.x.dtype == torch.float32
     assert float((single.x - double.x).abs().max()) < 1e-3
     assert float((single.x - double.x).abs().median()) < 2e-5
-    assert float((single.nfe - double.nfe).abs().max()) <= 6
+    # An attempt at the edge of the tolerance may fall to the other side, in few samples.
+    assert int((single.nfe != double.nfe).sum()) <= 5
     # A tolerance below float32 is raised to what float32 can resolve instead of grinding to a halt.
     tiny = solve(process, x.float(), solver=EmbeddedRungeKutta(rtol=1e-12))
     assert tiny.status == ["ok"] * 32
