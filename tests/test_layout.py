@@ -18,7 +18,7 @@ LAYERS = [
     {"score", "runs", "solver_json"},
     {"analytic", "losses", "guidance", "checkpoint"},
     {"sample", "likelihood", "config", "draws", "places", "defaults"},
-    {"trainer", "tune", "verify"},
+    {"trainer", "tune", "verify", "profile"},
     {"train", "card"},
     {"cli"},
     {"__main__"},

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table
 
 from sde_diffusion import card as cards
+from sde_diffusion.checkpoint import load
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.places import find_model, samples_folder, unused
+from sde_diffusion.profile import Profile, error_profile
 from solvers import GRIDS, SOLVERS
 
 EXAMPLES = """
@@ -25,6 +29,7 @@ sdediff sample runs/moons-vp --n 5000      another run
 sdediff sample --solver ddpm --nfe 200 --seed 7
 sdediff sample --solver rk45               chooses its own steps
 sdediff sample --nfe 8 --grid karras --out karras8
+sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --card samples/pf-ode-nfe20/card.json
 """
 
@@ -101,6 +106,10 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Also show at which times the solver makes its error, by its own estimate."),
+    ] = False,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -148,6 +157,19 @@ def sample(
         typer.echo(f"picture {shown}")
     else:
         typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
+    if profile:
+        keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
+        show_profile(error_profile(load(stored), **keep))
+
+
+def show_profile(found: Profile) -> None:
+    """Print an error profile as bars."""
+    table = Table("t", "to", "error", "", title="Local error by time", box=SIMPLE_HEAD, pad_edge=False)
+    largest = max(found.error)
+    for t, s, error in zip(found.t, found.s, found.error, strict=True):
+        table.add_row(f"{t:.4f}", f"{s:.4f}", f"{error:.2e}", "#" * round(40 * error / largest))
+    Console().print(table)
+    typer.echo(f"half of the error is made between t = {found.half[0]:.4g} and {found.half[1]:.4g}")
 
 
 def times_of(grid: str | None) -> str | list[float] | None:

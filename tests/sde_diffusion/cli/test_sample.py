@@ -197,3 +197,9 @@ def test_a_traceback_only_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run("gone").exception.__class__ is SystemExit
     monkeypatch.setenv("SDEDIFF_TRACEBACK", "1")
     assert isinstance(run("gone").exception, FileNotFoundError)
+
+
+def test_profile_names_the_range_of_times() -> None:
+    result = CliRunner().invoke(app, ["sample", "bundled", "--n", "2", "--nfe", "8", "--profile", "--out", "profiled"])
+    assert result.exit_code == 0, result.output
+    assert "half of the error is made between t = " in result.output
