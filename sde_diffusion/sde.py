@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 def _times(t: float | Tensor) -> Tensor:
     t = torch.as_tensor(t, dtype=torch.float64)
     # Checked on the CPU alone: reading a device tensor here would stall every training step.
-    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {t.min():.6g} to {t.max():.6g}")
+    if t.device.type == "cpu" and t.numel() > 0:
+        low, high = (float(end) for end in t.aminmax())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {low:.6g} to {high:.6g}")
     return t
 
 

@@ -54,7 +54,10 @@ class Meter:
         if self.cap is not None and int(self.count[self.rows].max()) + self.cost > self.cap:
             raise BudgetSpentError(f"a sample has used its {self.cap} network evaluations")
         out = self.model(x, t, **{name: value[self.rows] for name, value in condition.items()})
-        self.count[self.rows] += self.cost
+        if isinstance(self.rows, slice):
+            self.count += self.cost
+        else:
+            self.count[self.rows] += self.cost
         if out.shape != x.shape:
             raise ValueError(
                 f"the model must return the shape of its input: got {tuple(out.shape)} for x of {tuple(x.shape)}"
