@@ -37,12 +37,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from solvers.ancestral import ancestral_step
 from solvers.errors import choose
 from solvers.grids import Path, time_at
+from solvers.interpolation import POINTS, Array, lagrange
+from solvers.interpolation import WEIGHTS as QUADRATURE
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
 from solvers.solver import Estimate, Solver
@@ -51,11 +52,8 @@ FORMS = ("data", "noise", "velocity")
 VARIABLES = ("lambda", "rho", "angle", "time")
 WEIGHTS = ("exact", "bh1", "bh2", "dpm++3m")
 
-Array = NDArray[np.float64]
-# 64 points integrate exp(-H (1-u)) times a cubic to rounding for every H up to about 60.
-_GAUSS = np.polynomial.legendre.leggauss(64)
 # The end of the step is added with weight 0, so that the kernel's value there is at hand.
-_U, _W = np.append((_GAUSS[0] + 1) / 2, 1.0), np.append(_GAUSS[1] / 2, 0.0)
+_U, _W = np.append(POINTS, 1.0), np.append(QUADRATURE, 0.0)
 
 
 class Update(NamedTuple):
@@ -94,16 +92,6 @@ class State(NamedTuple):
     values: tuple[Tensor, ...]
     base: Tensor | None
     xi: Tensor | None
-
-
-def _lagrange(nodes: Array, at: Array) -> Array:
-    """Lagrange basis on the nodes: (len(nodes), len(at))."""
-    basis = np.ones((len(nodes), len(at)))
-    for j, node in enumerate(nodes):
-        for k, other in enumerate(nodes):
-            if k != j:
-                basis[j] *= (at - other) / (node - other)
-    return basis
 
 
 @dataclass(frozen=True)
@@ -252,7 +240,7 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
 
     def update(i: int, nodes: list[int]) -> Update:
         """From time i to i + 1, interpolating at the nodes."""
-        basis = _lagrange(psi_nodes[nodes], psi_at[i])
+        basis = lagrange(psi_nodes[nodes], psi_at[i])
         tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
         decay, kernel, noise = _kernel(solver, tau, alpha[i : i + 2], sigma[i : i + 2], h[i], np.exp(-at[i]))
         weights = (basis * kernel) @ _W
