@@ -1,9 +1,10 @@
-"""Solver overhead: time of a solve over the time of its network calls alone, alternated in one run.
+"""Solver overhead: time of a solve over the time of its network calls alone, alternated step by step.
 
     python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
 
-The bare side calls the bundled digits network on the same batch as often as the solve does. Rounds alternate the two
-sides; the figure is the median of the ratios of neighbouring rounds.
+After every step of the solver the bundled digits network is called bare, on the same batch, as often as the step called
+it: what else the machine does then weighs on both sides alike. A round is one run, its ratio the sum of its step times
+over the sum of its bare calls, planning included; the figure is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -21,46 +22,52 @@ from rich.table import Table
 
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.places import BUNDLED
-from solvers import SOLVERS, solve
+from solvers import SOLVERS, Step, solve
 
 
 def ratio(model: ScoreModel, name: str, nfe: int, batch: int, rounds: int) -> dict[str, float]:
     """Median ratio with the spread of the rounds."""
     solver = SOLVERS[name]
     device = next(model.parameters()).device
+    assert model.shape is not None
     process = model.sde.reverse(model, float(solver.stochastic))
     x1 = model.sde.prior((batch, *model.shape), device=device)
     t = torch.full((batch,), 0.5, device=device)
-    calls = int(solve(process, x1, solver=name, nfe=nfe).nfe[0])
 
-    def timed(run: object) -> float:
-        start = time.perf_counter()
-        run()  # type: ignore[operator]
+    def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter()
 
-    def bare() -> None:
-        for _ in range(calls):
-            model.network(x1, t)
+    ratios, network, calls = [], [], 0
+    for _ in range(rounds + 1):
+        run = whole = bare = 0.0
+        calls = 0
 
-    def whole() -> None:
-        solve(process, x1, solver=name, nfe=nfe)
+        def step_done(step: Step) -> None:
+            nonlocal run, whole, bare, calls
+            stopped = now()
+            fresh = int(step.nfe[0]) - calls
+            for _ in range(fresh):
+                model.network(x1, t)
+            calls += fresh
+            whole += stopped - run
+            run = now()
+            bare += run - stopped
 
-    timed(bare), timed(whole)
-    ratios, network = [], []
-    for k in range(rounds):
-        sides = (bare, whole) if k % 2 else (whole, bare)
-        seconds = {side: timed(side) for side in sides}
-        ratios.append(seconds[whole] / seconds[bare])
-        network.append(seconds[bare] / calls)
-    low, _, high = statistics.quantiles(ratios, n=4)
+        run = now()
+        solve(process, x1, solver=name, nfe=nfe, on_step=step_done)
+        whole += now() - run
+        ratios.append(whole / bare)
+        network.append(bare / calls)
+    # The first round warms up.
+    low, _, high = statistics.quantiles(ratios[1:], n=4)
     return {
         "nfe": calls,
-        "ratio": statistics.median(ratios),
+        "ratio": statistics.median(ratios[1:]),
         "quartile_low": low,
         "quartile_high": high,
-        "network_ms": 1e3 * statistics.median(network),
+        "network_ms": 1e3 * statistics.median(network[1:]),
     }
 
 

@@ -245,7 +245,8 @@ def _steady(h: Tensor) -> Tensor:
 
 
 def _norm(y: Tensor, weight: Tensor) -> Tensor:
-    return (y / weight).flatten(1).square().mean(1).sqrt().to(torch.float64)
+    # Detached: the sizes of the steps are no part of a gradient through the solution.
+    return (y / weight).detach().flatten(1).square().mean(1).sqrt().to(torch.float64)
 
 
 def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

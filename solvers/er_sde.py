@@ -34,7 +34,7 @@ from solvers.grids import Path
 from solvers.interpolation import POINTS, WEIGHTS, Array, lagrange
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
-from solvers.solver import Solver
+from solvers.solver import Estimate, Solver, rms_of_sum
 
 _SHIFT, _POWER = math.log(10.0), 0.3
 
@@ -114,6 +114,18 @@ class ERSDE(Solver):
         if update.noise > 0:
             out.add_(noise.increment(x, t, s), alpha=update.noise)
         return out, s, State(state.plan, state.done + 1, values)
+
+    def estimate(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
+    ) -> Estimate | None:
+        """RMS of the difference to the step with one value of D less."""
+        weights = before.plan[before.done].weights
+        if len(weights) < 2:
+            return None
+        times = (*(update.t for update in before.plan), before.plan[-1].s)
+        lower = _plan(len(weights) - 1, problem.path, problem.eta, times)[before.done].weights
+        apart = [a - b for a, b in zip(weights, (*lower, 0.0), strict=True)]
+        return Estimate(t, s, rms_of_sum(apart, after.values))
 
 
 @lru_cache(maxsize=128)

@@ -46,7 +46,7 @@ from solvers.interpolation import POINTS, Array, lagrange
 from solvers.interpolation import WEIGHTS as QUADRATURE
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
-from solvers.solver import Estimate, Solver
+from solvers.solver import Estimate, Solver, rms_of_sum
 
 FORMS = ("data", "noise", "velocity")
 VARIABLES = ("lambda", "rho", "angle", "time")
@@ -204,18 +204,14 @@ class ExponentialAdams(Solver):
             if before.base is None or last.corrector is None or after.base is None:
                 return None
             t, s = (torch.tensor(c, dtype=torch.float64) for c in (last.t, last.s))
-            return Estimate(t, s, _rms(after.base - x))
+            return Estimate(t, s, rms_of_sum((1.0, -1.0), (after.base, x)))
         if step.order < 2:
             return None
         lower = replace(self, predictor_order=step.order - 1, lower_order_final=False)
         times = (*(planned.t for planned in before.plan), before.plan[-1].s)
         weights = lower.plan(problem.path, problem.eta, times)[before.number].predictor.weights
         apart = [a - b for a, b in zip(step.predictor.weights, (*weights, 0.0), strict=True)]
-        return Estimate(t, s, _rms(_combine(Update(0.0, tuple(apart), 0.0), x, after.values, None)))
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x.flatten(1).square().mean(1).sqrt().to(torch.float64)
+        return Estimate(t, s, rms_of_sum(apart, after.values))
 
 
 def _combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor | None) -> Tensor:

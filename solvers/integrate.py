@@ -160,7 +160,7 @@ def steps(
     for index in range(len(times) - 1):
         t, s = times[index], times[index + 1]
         estimate = None
-        if ends_at_data and index == len(times) - 2:
+        if ends_at_data and index == len(times) - 2 and not solver.finishes:
             assert isinstance(problem, ReverseProcess)
             # A sample that was stopped on the way is denoised from the time it reached.
             x = problem.finish(x, t if reached.ndim == 0 else reached)
@@ -202,7 +202,7 @@ def _attempts(
     """
     rows = (status == Status.ok).nonzero()[:, 0]
     state: Any = None
-    rounds = 0
+    reported = False
     while True:
         if meter.cap is not None:
             # The first attempt of a sample also evaluates its starting slope.
@@ -211,6 +211,7 @@ def _attempts(
             if bool(over.any()):
                 status[rows[over]] = Status.nfe_cap
                 rows, state = rows[~over], state if state is None else state.rows(~over)
+                reported = False
         if len(rows) == 0:
             break
         meter.rows = rows.cpu()
@@ -229,11 +230,11 @@ def _attempts(
             status[rows[stalled & ~bad]] = Status.dt_min
         going = (at.reshape(-1) != s.to(at)) & ~stalled
         rows, state = rows[going], state.rows(going)
-        rounds += 1
+        reported = True
         yield x, reached, estimate
     meter.rows = slice(None)
-    if rounds == 0:
-        # Every sample was stopped before: the interval is reported all the same.
+    if not reported:
+        # Every sample was stopped before, or the last ones just now by the cap.
         yield x, reached, None
 
 
@@ -324,13 +325,15 @@ def _times(
         raise ValueError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
     if nfe is not None and (nfe != int(nfe) or nfe < 1):
         raise ValueError(f"nfe is a number of network evaluations, at least 1; got {nfe}")
-    named = grid is None or isinstance(grid, str)
+    named = isinstance(solver.grid if grid is None else grid, str)
     calls = None if nfe is None else nfe // problem.cost
     if solver.adaptive and named:
         steps = 2
     elif named and steps is None:
         if calls is None:
             raise ValueError("give a budget: nfe=20, or steps=20")
+        steps = solver.steps_for(calls)
+    elif grid is None and calls is not None:
         steps = solver.steps_for(calls)
     times = make_grid(solver.grid if grid is None else grid, problem, steps)
     needed = solver.evaluations(len(times) - 1, _ends_at_data(problem, times))

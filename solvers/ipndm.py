@@ -23,7 +23,7 @@ from torch import Tensor
 from solvers.ancestral import ancestral_step
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
-from solvers.solver import Solver
+from solvers.solver import Estimate, Solver, rms_of_sum
 
 ADAMS = (
     (1.0,),
@@ -84,3 +84,22 @@ class IPNDM(Solver):
         for c, value in zip(ADAMS[len(values) - 1], values, strict=True):
             out.add_(value, alpha=c * (sigma_s - ratio * sigma_t))
         return out, s, values
+
+    def estimate(
+        self,
+        problem: ReverseProcess,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        before: tuple[Tensor, ...] | None,
+        after: tuple[Tensor, ...],
+    ) -> Estimate | None:
+        """RMS of the difference to the step with one value less."""
+        if before is None or len(after) < 2:
+            return None
+        alpha_t, sigma_t = (float(c) for c in problem.path(t)[:2])
+        alpha_s, sigma_s = (float(c) for c in problem.path(s)[:2])
+        change = sigma_s - alpha_s / alpha_t * sigma_t
+        lower = (*ADAMS[len(after) - 2], 0.0)
+        apart = [change * (a - b) for a, b in zip(ADAMS[len(after) - 1], lower, strict=True)]
+        return Estimate(t, s, rms_of_sum(apart, after))

@@ -212,6 +212,9 @@ def levy_weights_each(clock: Clock, u: Tensor, depth: int) -> tuple[Tensor, Tens
 # no two of them share a leaf.
 _FINEST = 26
 
+# So many normal numbers are drawn ahead at most (half a MB: they stay in the cache).
+_NUMBERS = 2**17
+
 
 @dataclass
 class BrownianPath:
@@ -235,15 +238,17 @@ class BrownianPath:
     seeds: Tensor
     clock: Clock
     depth: int = 10
-    _cache: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _grid: tuple[float, ...] = field(default=(), repr=False)
     _positions: dict[float, float] = field(default_factory=dict, repr=False)
+    _planned: dict[tuple[float, float], dict[int, float]] = field(default_factory=dict, repr=False)
     _last: tuple[float, dict[int, float]] = field(default=(math.nan, {}), repr=False)
+    _normals: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def along(cls, seeds: Tensor, clock: Clock, times: Tensor) -> BrownianPath:
-        """The path of a run along a grid: deep enough for it, and its positions looked up once."""
+        """The path of a run along a grid: deep enough for it, and drawn many steps at a time."""
         u = clock.position(times.double().cpu()).tolist()
-        return cls(seeds, clock, _depth(u), _positions=dict(zip(times.tolist(), u, strict=True)))
+        return cls(seeds, clock, _depth(u), tuple(u), dict(zip(times.tolist(), u, strict=True)))
 
     def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The normalised increment W(s) - W(t), for times of the whole batch or of each sample.
@@ -254,29 +259,47 @@ class BrownianPath:
         if t.ndim > 0 or s.ndim > 0:
             return self._increment_each(x, t, s)
         u, v = self._position(float(t)), self._position(float(s))
-        span = abs(self.clock.variance(v) - self.clock.variance(u))
-        if span == 0:
+        if u == v or self.clock.variance(u) == self.clock.variance(v):
             raise ValueError(
                 f"no Brownian increment between t = {float(t):.3g} and {float(s):.3g}: the times are too close to "
                 "each other, or to an end of the path; use a grid with fewer or more even steps"
             )
+        weights = self._planned.pop((u, v), None) or self._weights(u, v)
+        if not all(n in self._normals for n in weights):
+            self._draw(weights, v, x)
+        total = torch.zeros(x.shape, dtype=torch.float32)
+        for n, w in weights.items():
+            total.add_(self._normals[n], alpha=w)
+        return _place(total, x)
+
+    def _weights(self, u: float, v: float) -> dict[int, float]:
+        """The normalised increment from u to v as a sum of normals."""
+        scale = 1 / math.sqrt(abs(self.clock.variance(v) - self.clock.variance(u)))
         # A step starts where the last one ended, whose weights are kept.
         before = self._last[1] if self._last[0] == u else levy_weights(self.clock, u, self.depth)
         weights = levy_weights(self.clock, v, self.depth)
         self._last = (v, weights.copy())
         for node, w in before.items():
             weights[node] = weights.get(node, 0.0) - w
-        scale = 1 / math.sqrt(span)
-        weights = {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
-        # Neighbouring steps share the top of the tree: only the last step's normals are kept.
-        fresh = [n for n in weights if n not in self._cache]
+        return {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
+
+    def _draw(self, weights: dict[int, float], v: float, x: Tensor) -> None:
+        """Draw what an increment up to v needs and, as far as the memory goes, those that follow on the grid.
+
+        One call for many steps: for small samples a call costs more than its numbers.
+        """
+        wanted = dict.fromkeys(weights)
+        following = self._grid[self._grid.index(v) :] if v in self._grid else ()
+        for a, b in pairwise(following):
+            if len(wanted) * x.numel() > _NUMBERS or self.clock.variance(a) == self.clock.variance(b):
+                break
+            if (a, b) not in self._planned:
+                self._planned[a, b] = self._weights(a, b)
+            wanted.update(dict.fromkeys(self._planned[a, b]))
+        fresh = [n for n in wanted if n not in self._normals]
         drawn = standard_normal(self.seeds, x.shape[1:], BROWNIAN, torch.tensor(fresh, dtype=torch.int64)[:, None])
-        known = {**self._cache, **dict(zip(fresh, drawn, strict=True))}
-        self._cache = {n: known[n] for n in weights}
-        total = torch.zeros(x.shape, dtype=torch.float32)
-        for n, w in weights.items():
-            total.add_(self._cache[n], alpha=w)
-        return _place(total, x)
+        known = {**self._normals, **dict(zip(fresh, drawn, strict=True))}
+        self._normals = {n: known[n] for n in wanted}
 
     def _position(self, t: float) -> float:
         found = self._positions.get(t)

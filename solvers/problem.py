@@ -67,15 +67,18 @@ class Equation:
     Attributes:
         model: the drift, (x, t) -> like x, with t of shape (B,).
         g: the diffusion, (x, t) -> broadcastable to x; None for an ODE.
+        cost: network passes in one call of ``model``.
+        condition: per-sample tensors (B, ...) passed to every call of ``model``, by name.
 
     >>> decay = Equation(lambda x, t: -x)
     >>> decay.drift(torch.ones(1, 1), torch.tensor(0.0))
     tensor([[-1.]])
     """
 
-    model: Callable[[Tensor, Tensor], Tensor]
+    model: Callable[..., Tensor]
     g: Callable[[Tensor, Tensor], Tensor] | None = None
     cost: int = 1
+    condition: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     @property
     def stochastic(self) -> bool:
@@ -84,7 +87,7 @@ class Equation:
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift at one time for the batch or one time per sample."""
-        return self.model(x, batch_times(t, x))
+        return self.model(x, batch_times(t, x), **self.condition)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """The coefficient of dw; zero for an ODE."""

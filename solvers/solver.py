@@ -10,9 +10,11 @@ and returns the time it reached, one per sample.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from solvers.noise import Noise
@@ -31,6 +33,14 @@ class Estimate(NamedTuple):
     t: Tensor
     s: Tensor
     error: Tensor
+
+
+def rms_of_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """RMS over the entries of each sample of sum_j weights[j] values[j], float64 (B,)."""
+    total = values[0] * weights[0]
+    for weight, value in zip(weights[1:], values[1:], strict=False):
+        total.add_(value, alpha=weight)
+    return total.flatten(1).square().mean(1).sqrt().to(torch.float64)
 
 
 class BudgetSpentError(RuntimeError):
@@ -85,8 +95,13 @@ class Solver(ABC):
         return 1
 
     @property
-    def grid(self) -> str:
-        """The name of its default grid in ``GRIDS``."""
+    def finishes(self) -> bool:
+        """Whether it takes the step to sigma = 0 itself, with one evaluation like ``ReverseProcess.finish``."""
+        return False
+
+    @property
+    def grid(self) -> str | tuple[float, ...]:
+        """The name of its default grid in ``GRIDS``, or the times themselves."""
         return "quadratic"
 
     def evaluations(self, steps: int, finish: bool = True) -> int:

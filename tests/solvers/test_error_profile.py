@@ -12,7 +12,9 @@ from sde_diffusion.analytic import GaussianMixture
 from sde_diffusion.sde import VPSDE
 from solvers import SOLVERS, Solver, solve
 from solvers.adaptive import EmbeddedRungeKutta
+from solvers.er_sde import ERSDE
 from solvers.exponential import ExponentialAdams
+from solvers.ipndm import IPNDM
 
 SDE = VPSDE()
 MIXTURE = GaussianMixture(torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE)
@@ -24,7 +26,7 @@ def grid(steps: int, end: float = 0.05) -> Tensor:
     return torch.linspace(1, end**0.5, steps + 1, dtype=torch.float64) ** 2
 
 
-@pytest.mark.parametrize("name", ["dpm++2m", "unipc", "pf-ode", "rk45", "euler"])
+@pytest.mark.parametrize("name", ["dpm++2m", "unipc", "pf-ode", "ipndm", "er-sde", "rk45", "euler"])
 def test_asking_for_errors_changes_nothing_and_costs_nothing(name: str) -> None:
     settings = {"nfe": 60} if SOLVERS[name].adaptive else {"grid": grid(12)}
     plain = solve(FLOW, X, solver=name, **settings)
@@ -50,6 +52,9 @@ def test_a_solver_without_estimate_leaves_none() -> None:
         # The difference of orders p and p - 1 is the local error of the lower one, of order p.
         (ExponentialAdams(2), 2),
         (ExponentialAdams(3, form="noise", variable="time"), 3),
+        (ERSDE(2), 2),
+        # Weights for even steps leave the lower order's error, of order 2, on an uneven grid.
+        (IPNDM(2), 2),
     ],
 )
 def test_multistep_estimates_shrink_with_the_order(solver: Solver, power: int) -> None:
