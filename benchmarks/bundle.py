@@ -1,7 +1,14 @@
-"""Make the bundled digits network: train it with one command, then export it with its provenance.
+"""Make a network that is kept: train it with one command, then export it with its provenance.
 
-sdediff train --sde vp --steps 6000 --out runs/bundled
-python -m benchmarks.bundle runs/bundled
+The bundled digits network:
+
+    sdediff train --sde vp --steps 10000 --out runs/bundled
+    python -m benchmarks.bundle runs/bundled "sdediff train --sde vp --steps 10000"
+
+The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors:
+
+    sdediff train --data mnist --data-dir DIR --channels 16 --batch-size 64 --steps 5000 --ema 0.998 --out runs/mnist
+    python -m benchmarks.bundle runs/mnist "sdediff train --data mnist ..." --out benchmarks/networks/mnist.safetensors
 """
 
 from __future__ import annotations
@@ -18,14 +25,14 @@ def main() -> None:
     """Export a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
+    parser.add_argument("command", help="how the run was made, for the file's header")
     parser.add_argument("--out", type=Path, default=BUNDLED)
     arguments = parser.parse_args()
     config, stored = read_json(arguments.run / "config.json"), find(arguments.run)
-    options = config["train"]
     provenance = {
-        "command": f"sdediff train --sde vp --steps {options['steps']} --seed {options['seed']}",
+        "command": arguments.command,
         "weights": "exponential moving average",
-        "train": options,
+        "train": config["train"],
         "versions": config["versions"],
     }
     arguments.out.parent.mkdir(exist_ok=True)

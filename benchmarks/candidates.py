@@ -27,10 +27,11 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import problems as problem_table
-from benchmarks.problems import Problem, angle_grid, rho_of, rms
+from benchmarks.problems import Problem, angle_grid
 from benchmarks.report import geometric_mean
 from benchmarks.solvers import NFE, prepare
 from sde_diffusion import SDE
+from sde_diffusion.converged import rho_of, rms
 from solvers import solve
 from solvers.errors import choose
 from solvers.exponential import ExponentialAdams

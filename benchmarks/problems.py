@@ -7,14 +7,11 @@ r"""Problems of the comparison: a model, its noises, and where its converged flo
 
 The error of a solver is the distance of each of its samples to the endpoint that the same model's
 probability flow reaches from the same noise. That endpoint is known in closed form for the
-Gaussian. For the others it is computed with the velocity form at order 4 on a grid of equal steps of
-rho^(1/7), which resolves a network's dependence on log rho as well as a mixture's on rho. Its own
-error is the distance to a run with half the steps and four times the last rho.
+Gaussian; for the others see ``sde_diffusion.converged``.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +23,7 @@ from torch import Tensor, nn
 
 from sde_diffusion import SDE, VPSDE, GaussianMixture, ScoreModel
 from sde_diffusion.checkpoint import load
-from solvers import solve
-from solvers.exponential import ExponentialAdams
-
-# The range of rho of a reference. What is left below the end is a jump with an error of rho^2.
-_START, _END = 4096.0, 1e-5
-_REFERENCE = ExponentialAdams(3, form="velocity", variable="angle", corrector=True, sigma_data=0.5)
+from sde_diffusion.converged import converged
 
 
 @dataclass(frozen=True)
@@ -89,35 +81,7 @@ class Problem:
         """
         if self.flow is not None:
             return self.flow(x1), 0.0
-        fine, coarse = (
-            torch.cat([self._integrate(part, *how) for part in x1.split(batch)])
-            for how in ((self.reference_steps, _END), (self.reference_steps // 2, 4 * _END))
-        )
-        if not bool(fine.isfinite().all()):
-            raise FloatingPointError(f"the flow of '{self.name}' is not finite: its model returns NaN or inf")
-        return fine, float(rms(fine - coarse).mean())
-
-    def _integrate(self, x1: Tensor, steps: int, end: float = _END) -> Tensor:
-        # In float64 even where the model is not: steps this small would add up its rounding.
-        model = copy.deepcopy(self.model).double()
-        sde = model.sde
-        first = min(rho_of(sde, 1.0), _START) ** (1 / 7)
-        rho = torch.linspace(first, end ** (1 / 7), steps, dtype=torch.float64) ** 7
-        t = sde.time(-torch.log(rho))
-        t[0] = 1.0
-        flow = sde.probability_flow(model)
-        return solve(flow, x1.double(), solver=_REFERENCE, grid=torch.cat([t, t.new_zeros(1)])).x
-
-
-def rms(x: Tensor) -> Tensor:
-    """Root mean square of each sample, (B,) float64."""
-    return x.double().flatten(1).square().mean(1).sqrt()
-
-
-def rho_of(sde: SDE, t: float) -> float:
-    """Sigma / alpha."""
-    alpha, sigma = sde(t)[:2]
-    return float(sigma / alpha)
+        return converged(self.model, x1, steps=self.reference_steps, batch_size=batch)
 
 
 def angle_grid(sde: SDE, steps: int, rho_min: float, scale: float = 1.0) -> Tensor:
@@ -167,6 +131,11 @@ class _Diagonal(nn.Module):
         return (alpha * self.variances / (alpha**2 * self.variances + sigma**2)).to(x.dtype) * x
 
 
+def gaussian_spectrum(variances: Tensor, sde: SDE) -> ScoreModel:
+    """The exact model of a Gaussian with these variances."""
+    return ScoreModel(_Diagonal(variances, sde), sde, "data", tuple(variances.shape))
+
+
 def spectrum() -> Problem:
     """3 x 32 x 32 cosine coefficients of variance 1 / (1 + f^2); two channels are weaker."""
     f2 = torch.arange(32, dtype=torch.float64).square()
@@ -181,8 +150,7 @@ def spectrum() -> Problem:
         return x1 * (variances / (alpha**2 * variances + sigma**2)).sqrt().to(x1.dtype)
 
     # The error is a mean over 3072 dimensions: few noises tell it well.
-    model = ScoreModel(_Diagonal(variances, sde), sde, "data", (3072,))
-    return Problem("spectrum", model, (3072,), samples=16, flow=flow)
+    return Problem("spectrum", gaussian_spectrum(variances, sde), (3072,), samples=16, flow=flow)
 
 
 def run(path: str | Path, reference_steps: int = 800) -> Problem:

@@ -15,26 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from sde_diffusion.compare import interval
+
 OURS = "sdediff"
 DEFAULT = "pf-ode"
+TUNED = "tuned"
 Line = dict[str, Any]
-
-
-def interval(difference: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean.
-
-    Raises:
-        ValueError: fewer than 2 samples.
-
-    >>> low, high = interval(np.array([1.0, 2.0, 3.0] * 30))
-    >>> 1.8 < low < 2 < high < 2.2
-    True
-    """
-    if len(difference) < 2:
-        raise ValueError(f"an interval needs at least 2 samples; got {len(difference)}")
-    index = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
-    low, high = np.quantile(difference[index].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -117,18 +103,19 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
             ]
         out += [
             f"| NFE | best peer of {max(e['peers'] for e in here)} | its error | {DEFAULT} "
-            "| ratio | of medians | difference, 95 % | first |",
-            "| ---: | --- | ---: | ---: | ---: | ---: | --- | --- |",
+            "| ratio | of medians | difference, 95 % | first | tuned | ratio |",
+            "| ---: | --- | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |",
         ]
         for e in here:
             peer, own = e["best_peer"], e["ours"].get(DEFAULT)
             if peer is None or own is None:
                 continue
             low, high = own["difference"]
+            made = e["ours"].get(TUNED)
             out.append(
                 f"| {e['nfe']} | {peer['name']} | {peer['mean']:.3g} | {own['mean']:.3g} "
                 f"| {own['ratio']:.2f} | {own['median_ratio']:.2f} | {low:+.2g} to {high:+.2g} "
-                f"| {own['first']} |"
+                f"| {own['first']} | " + (f"{made['mean']:.3g} | {made['ratio']:.2f} |" if made else "| |")
             )
         names = list(dict.fromkeys(n for e in here for n in e["ours"]))
         out += ["", "All of ours, mean error:", ""]
@@ -140,13 +127,14 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
             cells = [f"{e['ours'][name]['mean']:.3g}" if name in e["ours"] else "" for e in here]
             out.append(f"| {name} | " + " | ".join(cells) + " |")
         out.append("")
-    ratios = [e["ours"][DEFAULT]["ratio"] for e in entries if e["best_peer"] and DEFAULT in e["ours"]]
-    if ratios:
-        out += [
-            f"Ratio of {DEFAULT} to the best peer over all {len(ratios)} problems and budgets: "
-            f"geometric mean {geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
-            "",
-        ]
+    for name in (DEFAULT, TUNED):
+        ratios = [e["ours"][name]["ratio"] for e in entries if e["best_peer"] and name in e["ours"]]
+        if ratios:
+            out += [
+                f"Ratio of {name} to the best peer over all {len(ratios)} problems and budgets: "
+                f"geometric mean {geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
+                "",
+            ]
     return "\n".join(out)
 
 
@@ -161,7 +149,7 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.8))
     for name in dict.fromkeys(n for e in here for n in e["ours"]):
         points = [(e["nfe"], e["ours"][name]["mean"]) for e in here if name in e["ours"]]
-        bold = name == DEFAULT
+        bold = name in (DEFAULT, TUNED)
         axes.plot(
             *zip(*points, strict=True),
             label=name,

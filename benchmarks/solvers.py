@@ -12,6 +12,9 @@ Every pair of sampler and budget is one line of ``records.jsonl`` in the output 
 errors of single samples; lines that are there are not computed again. ``report.md``,
 ``report.json`` and the plots are written from them.
 
+Beside the solvers of the table, ``tuned`` is what ``sde_diffusion.tune`` makes for the problem and each of the
+budgets of ``--tuned``, on noises of its own; the solvers it made are in the folder too.
+
 There are 350 configurations of peers. They are first run on a few other noises (``--screen``), and
 only the best of them at each budget (``--keep``) on all; ``--screen 0`` runs all on all.
 """
@@ -37,15 +40,19 @@ from torch import Tensor
 
 from benchmarks import problems as problem_table
 from benchmarks.peers import LIBRARIES, Config, Task, peers
-from benchmarks.problems import Problem, rms
+from benchmarks.problems import Problem
 from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
+from sde_diffusion.converged import rms
+from sde_diffusion.tuning import tuned
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
 from solvers.solver import Solver
+from solvers.table import Row, Table
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
 OURS = "sdediff"
+TUNED = "tuned"
 _SCREEN_SEEDS = 2**40
 
 
@@ -59,6 +66,25 @@ def run_ours(solver: Solver, task: Task, nfe: int) -> Tensor | None:
         return task.model.denoise(x, t)
 
     return solve(ReverseProcess(denoise, task.model.sde), task.x1, solver=solver, nfe=nfe).x
+
+
+def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
+    """The solver made for a problem and budget, made or read."""
+    path = folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        table = Table(tuple(stored["times"]), tuple(Row(*row) for row in stored["rows"]))
+    else:
+        started = time.perf_counter()
+        found = tuned(problem.model, nfe, shape=problem.shape)
+        table = found.table
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seconds = round(time.perf_counter() - started, 1)
+        content = {"seconds": seconds, "stages": found.stages, "times": table.times, "rows": table.rows}
+        path.write_text(json.dumps(content))
+    result = run_ours(table, task, nfe)
+    assert result is not None
+    return result
 
 
 def ours(names: Iterable[str] | None = None) -> list[Config]:
@@ -82,7 +108,7 @@ def settings_of(config: Config, problem: Problem, nfe: int) -> str:
 
     It is made from a run on two Gaussians in the plane, which every change of weights or grid changes.
     """
-    if config.library != OURS:
+    if config.library != OURS or config.name == TUNED:
         return ""
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
@@ -238,6 +264,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", nargs="*", default=[], help="run directories or checkpoints")
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--solvers", nargs="*", help="of ours; all deterministic ones by default")
+    parser.add_argument("--tuned", nargs="*", type=int, default=[5, 6, 8, 10, 15], help="budgets to tune for")
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
     parser.add_argument("--samples", type=int, default=128, help="noises in each set")
     parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
@@ -250,7 +277,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")
     args = parser.parse_args(argv)
     if args.quick:
-        args.samples, args.nfe = 16, [5, 10, 20]
+        args.samples, args.nfe, args.tuned = 16, [5, 10, 20], []
     if min(args.nfe) < 1:
         parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
     if args.samples < 2 or args.sets < 1:
@@ -280,7 +307,9 @@ def main(argv: list[str] | None = None) -> None:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
             kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
+        made = Config(OURS, TUNED, partial(run_tuned, problem, args.out))
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
+        jobs += [(made, nfe) for nfe in args.nfe if nfe in args.tuned]
         lines += compute(problem, jobs, noises, records, args.batch, console)
         # After every problem, so that an interrupted run leaves what it found.
         write_report(lines, references, args.out, missing)

@@ -35,6 +35,8 @@ from sde_diffusion.places import name_of
 from sde_diffusion.plots import save_grid, scatter
 from sde_diffusion.sample import check_status, sample_batches, seeds_of
 from sde_diffusion.storage import FORMAT, CheckpointError, read_json, to_json, write_file
+from sde_diffusion.tuning.files import NAME as TUNED
+from sde_diffusion.tuning.files import find_tuned
 from sde_diffusion.verify.plugin import find_solver
 from solvers import SOLVERS, Solution, Solver, Step
 from solvers.errors import choose
@@ -101,7 +103,8 @@ def draw(
     Args:
         stored: from ``checkpoint.find``.
         n: how many; ``default_count`` of the model's shape by default.
-        solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, or (what to call it, a Solver).
+        solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, "tuned" for what ``sdediff tune`` has made for this
+            model and budget, or (what to call it, a Solver).
         nfe: network evaluations per sample; 20 unless steps or the times are given.
         steps: grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
@@ -115,7 +118,9 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sample``.
         CheckpointError: the weights are not of the network they are said to be.
     """
-    name, instance = (solver, find_solver(solver)[1]) if isinstance(solver, str) else solver
+    if isinstance(solver, str):
+        solver = (solver, find_tuned(stored, nfe) if solver == TUNED else find_solver(solver)[1])
+    name, instance = solver
     place = device_for(device)
     model = load(stored, device=str(place))
     if model.shape is None:
@@ -145,6 +150,7 @@ def draw(
         parts.append(part)
     x = torch.cat([part.x for part in parts]).float().cpu()
     used = torch.cat([part.nfe for part in parts])
+    spacing = instance.grid if grid is None else grid
     card = {
         "format": FORMAT,
         "kind": KIND,
@@ -160,9 +166,9 @@ def draw(
         "seed": seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None,
-        "solver": {"name": name, **solver_json.describe(instance.member(len(parts[0].times) - 1))},
+        "solver": {"name": name, **solver_json.describe(instance.member(model.sde, parts[0].times))},
         "grid": {
-            "name": (grid or instance.grid) if grid is None or isinstance(grid, str) else None,
+            "name": spacing if isinstance(spacing, str) else None,
             "times": parts[0].times.tolist(),
         },
         "eta": eta,
@@ -222,7 +228,7 @@ def redraw(
         device=device or card["machine"]["device"],
         progress=progress,
     )
-    kept = {key: card[key] for key in ("grid", "nfe")}
+    kept = {key: card[key] for key in ("grid", "nfe", "choice") if key in card}
     return Samples(new.x, new.seeds, {**new.card, **kept})
 
 
@@ -314,8 +320,8 @@ def picture(path: Path, samples: Samples) -> bool:
 
 
 def _solver(entry: dict[str, Any]) -> Solver:
-    own = () if entry["name"] in SOLVERS else (find_solver(entry["name"])[1],)
-    return solver_json.restore(entry, own)
+    known = entry["name"] in SOLVERS or entry["name"] == TUNED
+    return solver_json.restore(entry, () if known else (find_solver(entry["name"])[1],))
 
 
 def _reference(data: Mapping[str, Any]) -> Tensor | None:

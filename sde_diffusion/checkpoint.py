@@ -77,7 +77,7 @@ def describe(model: ScoreModel) -> dict[str, Any]:
     kind = type(network)
     name = next((n for n, known in NETWORKS.items() if known is kind), None)
     return {
-        "sde": {"name": sde_name(model.sde), "settings": asdict(model.sde)},
+        "sde": {"name": sde_name(model.sde), "settings": json.loads(json.dumps(asdict(model.sde)))},
         "network": {
             "name": name,
             "class": f"{kind.__module__}.{kind.__qualname__}",
@@ -170,7 +170,8 @@ def load(
     Args:
         path: a run, a checkpoint, an exported file, or what ``find`` found.
         network: an untrained network of the same kind, where it is one of your own.
-        weights: "ema", the average, or "model", the last weights (checkpoints only).
+        weights: "ema", the average, "model", the last weights, or another average of the run by the name of its
+            file, such as "ema-0.9999" or "power-0.1" (checkpoints only).
         device: where to put it.
 
     Returns:
@@ -183,12 +184,12 @@ def load(
     """
     stored = path if isinstance(path, Stored) else find(path)
     model = rebuild(stored.model, network)
-    choose(weights, {"ema": 0, "model": 0}, "weights")
     file = stored.weights
-    if weights == "model":
-        if stored.path == file:
-            raise ValueError(f"{file} was exported with its averaged weights only: weights='ema'")
-        file = file.with_name("model.safetensors")
+    if stored.path == file:
+        choose(weights, {"ema": file}, "weights of an exported file")
+    else:
+        kept = {p.stem: p for p in stored.path.glob("*.safetensors")}
+        file = choose(weights, {n: p for n, p in kept.items() if n.startswith(("model", "ema", "power"))}, "weights")
     try:
         model.network.load_state_dict(unpack(file))
     except RuntimeError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from sde_diffusion.losses import WEIGHTS
+from sde_diffusion.ema import LARGEST_WIDTH
+from sde_diffusion.times import TIMES
+from sde_diffusion.weights import WEIGHTS
 from solvers.errors import choose
 
 
@@ -30,6 +32,8 @@ def cosine(progress: float) -> float:
 
 
 SCHEDULES = {"constant": constant, "cosine": cosine}
+PRECISIONS = ("fp32", "bf16", "fp16")
+TRACKERS = ("none", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,21 @@ class TrainConfig:
         weight_decay: of AdamW.
         clip: largest norm of the gradient; a longer one is scaled down to it.
         weight: weight of the loss, a name in ``WEIGHTS``.
+        times: how times are drawn, a name in ``TIMES``.
         t_min: smallest time that is trained on, > 0.
-        ema: decay of the average of the weights, in [0, 1).
+        ema: decay of the average of the weights, in [0, 1); several are kept side by side, and samples are drawn
+            with the first.
+        ema_widths: widths of power averages whose snapshots allow an average of any width later (``posthoc``).
+        snapshot_every: updates from one such snapshot to the next.
+        labels: give the network the labels of the data.
+        drop_label: probability that a sample is shown without its label, for guidance.
+        flip: mirror images left and right with probability 1/2.
+        precision: of the network: "fp32", "bf16" or "fp16". Process, loss, weights and averages stay float32.
+        accumulate: micro-batches in one update. Together with the number of processes it divides the batch; the
+            result does not change beyond rounding.
         seed: of data order, times, noise and dropout.
         device: "cpu", "cuda", or "auto": cuda where there is one.
+        tracker: "tensorboard" or "wandb" get every line of the log too.
         log_every: updates from one line of metrics.jsonl to the next.
         checkpoint_every: updates from one checkpoint to the next.
         keep: how many checkpoints are kept, the newest ones.
@@ -71,10 +86,19 @@ class TrainConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     weight: str = "simple"
+    times: str = "stratified"
     t_min: float = 1e-5
-    ema: float = 0.999
+    ema: float | tuple[float, ...] = 0.999
+    ema_widths: tuple[float, ...] = ()
+    snapshot_every: int = 500
+    labels: bool = False
+    drop_label: float = 0.1
+    flip: bool = False
+    precision: str = "fp32"
+    accumulate: int = 1
     seed: int = 0
     device: str = "auto"
+    tracker: str = "none"
     log_every: int = 50
     checkpoint_every: int = 500
     keep: int = 2
@@ -82,25 +106,42 @@ class TrainConfig:
     def __post_init__(self) -> None:
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.weight, WEIGHTS, "weight")
-        choose(self.device, {"auto": 0, "cpu": 0, "cuda": 0}, "device")
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
-            self._check(name, int, lambda v: v >= 1, "at least 1")
+        choose(self.times, TIMES, "times")
+        choose(self.device, dict.fromkeys(("auto", "cpu", "cuda")), "device")
+        choose(self.precision, dict.fromkeys(PRECISIONS), "precision")
+        choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "snapshot_every"):
+            _check(name, getattr(self, name), int, lambda v: v >= 1, "at least 1")
         for name in ("warmup", "seed"):
-            self._check(name, int, lambda v: v >= 0, "at least 0")
+            _check(name, getattr(self, name), int, lambda v: v >= 0, "at least 0")
         for name in ("learning_rate", "clip"):
-            self._check(name, float, lambda v: 0 < v < math.inf, "positive")
-        self._check("weight_decay", float, lambda v: 0 <= v < math.inf, "at least 0")
-        self._check("ema", float, lambda v: 0 <= v < 1, "in [0, 1)")
-        self._check("t_min", float, lambda v: 0 < v < 1, "in (0, 1)")
+            _check(name, getattr(self, name), float, lambda v: 0 < v < math.inf, "positive")
+        _check("weight_decay", self.weight_decay, float, lambda v: 0 <= v < math.inf, "at least 0")
+        _check("t_min", self.t_min, float, lambda v: 0 < v < 1, "in (0, 1)")
+        _check("drop_label", self.drop_label, float, lambda v: 0 <= v <= 1, "in [0, 1]")
+        for name in ("labels", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
+        # JSON and TOML know lists only.
+        if isinstance(self.ema, (list, tuple)):
+            object.__setattr__(self, "ema", tuple(self.ema))
+        for decay in self.decays:
+            _check("ema", decay, float, lambda v: 0 <= v < 1, "in [0, 1)")
+        if not self.decays:
+            raise ValueError("ema must name one decay at least; got none")
+        if not isinstance(self.ema_widths, (list, tuple)):
+            raise TypeError(f"ema_widths must be a list of numbers; got {self.ema_widths!r}")
+        object.__setattr__(self, "ema_widths", tuple(self.ema_widths))
+        for width in self.ema_widths:
+            _check("ema_widths", width, float, lambda v: 0 < v <= LARGEST_WIDTH, f"in (0, {LARGEST_WIDTH}]")
+        for name, values in (("ema", self.decays), ("ema_widths", self.ema_widths)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names an average twice: {', '.join(map(str, values))}")
 
-    def _check(self, name: str, kind: type, test: Any, range_: str) -> None:
-        value = getattr(self, name)
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or isinstance(value, bool):
-            what = "a whole number" if kind is int else "a number"
-            raise TypeError(f"{name} must be {what}; got {value!r}")
-        if not test(value):
-            raise ValueError(f"{name} must be {range_}; got {value}")
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """The decays of the exponential averages; samples are drawn with the first."""
+        return self.ema if isinstance(self.ema, tuple) else (self.ema,)
 
     def with_options(self, options: Mapping[str, Any]) -> TrainConfig:
         """A copy with some options changed.
@@ -135,4 +176,13 @@ class TrainConfig:
         >>> TrainConfig(**TrainConfig(steps=7).to_dict()).steps
         7
         """
-        return asdict(self)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def _check(name: str, value: Any, kind: type, test: Callable[[Any], bool], range_: str) -> None:
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        what = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{name} must be {what}; got {value!r}")
+    if not test(value):
+        raise ValueError(f"{name} must be {range_}; got {value}")

@@ -10,18 +10,41 @@ import torch
 
 from sde_diffusion.checkpoint import rebuild
 from sde_diffusion.data import Data
-from sde_diffusion.networks import default_network
+from sde_diffusion.networks import build, default_network
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import SDE, make_sde
 
+# What a setting may be, by what it is otherwise; None says nothing. Whole numbers are truth values to Python.
+_KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
+
 
 def default_predicts(sde: SDE) -> str:
-    """Noise, or velocity where alpha(1) = 0: there the noise says nothing of x_0.
+    """What a network does well to predict.
 
-    >>> [default_predicts(make_sde(name)) for name in ("vp", "cosine")]
-    ['noise', 'velocity']
+    Velocity where alpha(1) = 0, because there the noise says nothing of x_0; the preconditioned "edm" where the
+    noise grows far beyond the data, because there x_0 is a small difference of x and the noise; else the noise.
+
+    >>> [default_predicts(make_sde(name)) for name in ("vp", "cosine", "ve")]
+    ['noise', 'velocity', 'edm']
     """
-    return "noise" if float(sde.marginal(1.0)[0]) > 0 else "velocity"
+    alpha, sigma = (float(c) for c in sde.marginal(1.0))
+    if alpha == 0:
+        return "velocity"
+    return "edm" if sigma > 2 else "noise"
+
+
+def default_options(predicts: str) -> dict[str, str]:
+    """The weight and the times that go with what a network predicts, as options of ``train``.
+
+    The plain error of its output for velocity, which keeps the start of sampling at alpha = 0 in the loss; those of
+    Karras et al. 2022 for "edm".
+
+    >>> default_options("edm")
+    {'weight': 'edm', 'times': 'log-normal'}
+    """
+    if predicts == "edm":
+        return {"weight": "edm", "times": "log-normal"}
+    return {"weight": "velocity" if predicts == "velocity" else "simple", "times": "stratified"}
 
 
 def default_model(
@@ -29,6 +52,7 @@ def default_model(
     *,
     sde: str | None = None,
     predicts: str | None = None,
+    network: str | None = None,
     sde_settings: Mapping[str, Any] | None = None,
     network_settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -40,6 +64,7 @@ def default_model(
         data: what it will be trained on.
         sde: a name in ``SDES``; vp by default.
         predicts: a name in ``PREDICTS``; ``default_predicts`` of the process by default.
+        network: a name in ``NETWORKS``; ``default_network`` of the shape by default.
         sde_settings: settings of the process that differ from its own defaults.
         network_settings: settings of the network that differ from ``default_network``.
         seed: of the weights.
@@ -48,6 +73,7 @@ def default_model(
 
     Raises:
         ValueError: an unknown name or setting, or one out of range.
+        TypeError: a setting of the wrong type.
 
     >>> from sde_diffusion.data import load_data
     >>> model = default_model(load_data("moons"), network_settings={"width": 32})
@@ -65,11 +91,14 @@ def default_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if like is None:
-            network = default_network(data.shape)
-            card: Mapping[str, Any] = {"name": network.name, "settings": network.settings}
+            usual = default_network(data.shape)
+            start = usual if network in (None, usual.name) else build(str(network), shape=data.shape)
+            card: Mapping[str, Any] = {"name": start.name, "settings": start.settings}
             sigma_data = _spread(data) if predicts == "edm" else 1.0
         else:
             card, sigma_data = like["network"], like["sigma_data"]
+            if network not in (None, card["name"]):
+                raise ValueError(f"the network is {card['name']}; it cannot become {network}")
         what = f"the network {card['name']}"
         settings = _changed(card["settings"] or {}, network_settings, what)
         return rebuild(
@@ -84,10 +113,14 @@ def default_model(
 
 
 def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:
-    for name in given or {}:
+    for name, value in (given or {}).items():
         if name not in settings:
             known = ", ".join(settings) or "none"
             raise ValueError(f"{what} has no setting '{name}'; its settings: {known}")
+        usual = settings[name]
+        kinds = next((k for k in _KINDS if isinstance(usual, k)), object)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(usual, bool)):
+            raise TypeError(f"{what}: {name} must be of the kind of {usual!r}; got {value!r}")
     return {**settings, **(given or {})}
 
 

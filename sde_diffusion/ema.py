@@ -1,9 +1,18 @@
-r"""An exponential moving average of a network: the weights that samples are drawn with.
+r"""Moving averages of a network: the weights that samples are drawn with.
 
-    average <- average + (1 - decay_k) (weights - average),   decay_k = min(decay, (1+k) / (10+k)),
+    average <- average + (1 - decay_k) (weights - average)        after the k-th update of the weights.
 
-after the k-th update of the weights. The warm-up forgets the random start: with a constant decay of
-0.999 it would still make up 1/e of the average after 1,000 steps.
+Two families of decays:
+
+    exponential   decay_k = min(decay, (1 + k) / (10 + k)). The warm-up forgets the random start: with a constant
+                  decay of 0.999 it would still make up 1/e of the average after 1,000 steps.
+    power         decay_k = (1 - 1/k)^(gamma + 1) (Karras et al. 2024, Analyzing and improving the training dynamics
+                  of diffusion models, section 3.1). The weights of step j then count as
+                  (j^(gamma+1) - (j-1)^(gamma+1)) / k^(gamma+1): the average keeps its shape as training goes on, has
+                  forgotten the start after one step, and its width is a fixed share of the training time, which
+                  ``gamma_of`` turns into gamma.
+
+A run may keep several at once. `posthoc` makes averages of other widths from saved power averages.
 
 torch.optim.swa_utils.AveragedModel does the same with a copy of the module; it reads its step
 counter from the device at every update, which makes a GPU wait, and keeps the average in the type
@@ -12,11 +21,14 @@ of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+LARGEST_WIDTH = 0.288  # the uniform average, gamma = 0, has 1 / sqrt(12)
 
 
 def decay_at(k: int, decay: float) -> float:
@@ -28,6 +40,34 @@ def decay_at(k: int, decay: float) -> float:
     return min(decay, (1 + k) / (10 + k))
 
 
+def gamma_of(width: float) -> float:
+    """The gamma of a power average whose standard deviation is this share of the training time.
+
+    sigma_rel = (gamma + 1)^(1/2) (gamma + 2)^-1 (gamma + 3)^(-1/2) (Karras et al. 2024, section 3.1).
+
+    Raises:
+        ValueError: a width outside (0, 0.288].
+
+    >>> round(gamma_of(0.1), 2), round(gamma_of(0.05), 2)
+    (6.94, 16.97)
+    """
+    if not 0 < width <= LARGEST_WIDTH:
+        raise ValueError(f"the width of an average lies in (0, {LARGEST_WIDTH}] of the training time; got {width}")
+    s = width**-2  # the equation is the cubic gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s = 0
+    return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
+
+
+def power_decay(width: float) -> Callable[[int], float]:
+    """The decays of a power average.
+
+    >>> decay = power_decay(0.1)
+    >>> decay(1), round(decay(1000), 5)
+    (0.0, 0.99209)
+    """
+    exponent = gamma_of(width) + 1
+    return lambda k: (1 - 1 / k) ** exponent
+
+
 class EMA:
     """The moving average of everything in a network's state: parameters and persistent buffers.
 
@@ -35,7 +75,7 @@ class EMA:
 
     Args:
         network: the network that is trained; on its final device already.
-        decay: the largest decay, in [0, 1).
+        decay: the largest decay, in [0, 1), or a function k -> decay of the k-th update.
 
     Raises:
         ValueError: decay outside [0, 1).
@@ -49,10 +89,10 @@ class EMA:
     tensor([[0.8182]])
     """
 
-    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
-        if not 0 <= decay < 1:
+    def __init__(self, network: nn.Module, decay: float | Callable[[int], float] = 0.999) -> None:
+        if not callable(decay) and not 0 <= decay < 1:
             raise ValueError(f"the decay of an average lies in [0, 1); got {decay}")
-        self.decay = decay
+        self._decay_at = decay if callable(decay) else lambda k: decay_at(k, decay)
         self._source: dict[str, Tensor] = network.state_dict(keep_vars=True)
         self._average: dict[str, Tensor] = {}
         for name, value in self._source.items():
@@ -72,7 +112,7 @@ class EMA:
         weights = self._weights
         if not self._same_type:
             weights = [w.to(m.dtype) for w, m in zip(weights, self._masters, strict=True)]
-        torch._foreach_lerp_(self._masters, weights, 1 - decay_at(k, self.decay))
+        torch._foreach_lerp_(self._masters, weights, 1 - self._decay_at(k))
         for name in self._copied:
             self._average[name].copy_(self._source[name])
 

@@ -21,66 +21,19 @@ which divides by no small number after the network. c is formed in float64 and u
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sde_diffusion.score import ScoreModel
-from sde_diffusion.sde import SDE
-from solvers.errors import choose
+from sde_diffusion.times import stratified as times
+from sde_diffusion.variance import variational_bound
+from sde_diffusion.weights import WEIGHTS, Weight, likelihood, simple, weight_for
 
-Weight = Callable[[SDE, Tensor], Tensor]
+# lambda T of eq. 16 for T = 1000; the bound is a mean over steps here, a sum over them there.
+HYBRID = 1.0
 
-
-def simple(sde: SDE, t: Tensor) -> Tensor:
-    """The weight sigma^2: the plain mean of ||eps - eps_theta||^2 (Ho et al. 2020, eq. 14).
-
-    >>> from sde_diffusion.sde import VPSDE
-    >>> float(simple(VPSDE(beta_min=2.0, beta_max=2.0), torch.tensor(0.5)))  # 1 - exp(-1)
-    0.63212...
-    """
-    return sde(t).sigma ** 2
-
-
-def likelihood(sde: SDE, t: Tensor) -> Tensor:
-    """The weight g^2 (beta for VP): L bounds the negative log-likelihood.
-
-    Song et al. 2021b (Maximum likelihood training of score-based diffusion models), theorem 1.
-
-    >>> from sde_diffusion.sde import VPSDE
-    >>> round(float(likelihood(VPSDE(), torch.tensor(1.0))), 9)
-    20.0
-    """
-    return sde.g(t) ** 2
-
-
-WEIGHTS: dict[str, Weight] = {"simple": simple, "likelihood": likelihood}
-
-
-def times(n: int, t_min: float = 1e-5, generator: torch.Generator | None = None) -> Tensor:
-    """Draw stratified times: one uniform in each of n equal cells of [t_min, 1), in random order.
-
-    The cells share one uniform offset, t = t_min + (1 - t_min) (i + u) / n. Each time alone is
-    uniform; together they cover the interval, which lowers the variance of the loss (Kingma et al.
-    2021, appendix I.1).
-
-    Args:
-        n: how many.
-        t_min: the smallest time, > 0 because sigma(0) = 0.
-        generator: CPU generator; torch's own when absent.
-
-    Returns:
-        (n,) float64 on the CPU.
-
-    >>> t = times(4, t_min=0.2)
-    >>> ((t.sort().values - 0.2) / 0.2).floor()
-    tensor([0., 1., 2., 3.], dtype=torch.float64)
-    """
-    offset = torch.rand((), dtype=torch.float64, generator=generator)
-    cells = torch.randperm(n, generator=generator)
-    return t_min + (1 - t_min) * ((cells + offset) / n)
+__all__ = ["HYBRID", "WEIGHTS", "Weight", "denoising_loss", "likelihood", "simple", "times"]
 
 
 def denoising_loss(
@@ -92,6 +45,9 @@ def denoising_loss(
     **condition: Any,
 ) -> Tensor:
     """Denoising score matching of each sample: w(t) / (sigma^2 d) ||eps - eps_theta(x_t, t)||^2.
+
+    A network with twice the channels also learns the variance of the steps of a DDPM process: ``HYBRID`` times
+    the term of the variational bound is added (Nichol & Dhariwal 2021, eq. 16).
 
     Args:
         model: the score model; one evaluation.
@@ -105,16 +61,22 @@ def denoising_loss(
         (B,) float32. Its mean over the batch is L.
 
     Raises:
-        ValueError: an unknown weight.
+        ValueError: an unknown weight, or a learned variance on a process without steps.
 
+    >>> import torch
     >>> from sde_diffusion.sde import VPSDE
     >>> zero = ScoreModel(lambda x, t: torch.zeros_like(x), VPSDE(), predicts="noise")
     >>> denoising_loss(zero, torch.ones(1, 2), torch.tensor([0.5]), torch.tensor([[1.0, 3.0]]))
     tensor([5.])
     """
-    weigh = choose(weight, WEIGHTS, "weight") if isinstance(weight, str) else weight
+    weigh = weight_for(weight, model.sigma_data)
     c = weigh(model.sde, t) * (model.output_gain(t) / model.sde(t).sigma) ** 2
-    output = model.output(model.sde.perturb(x0, t, eps), t, **condition)
+    x = model.sde.perturb(x0, t, eps)
+    output, variance = model.outputs(x, t, **condition)
     # Subtracted first: bfloat16 is promoted, and float64 does not cancel in float32.
     error = (output - model.target(x0, eps, t)).float()
-    return c.float() * error.square().flatten(1).mean(1)
+    loss = c.float() * error.square().flatten(1).mean(1)
+    if variance is None:
+        return loss
+    bound = variational_bound(model.sde, x0, x, t, model.denoised_from(output, x, t), variance.float())
+    return loss + HYBRID * bound.float()

@@ -5,6 +5,7 @@
         metrics.jsonl              a line per `log_every` steps; only "time" differs between runs
         samples/                   pictures
         checkpoints/step-000240/   model, ema, optimizer .safetensors and state.json
+        snapshots/step-000500/     power averages for ``posthoc``, where the run keeps some; none is removed
 
 A run appears under its name only when it is complete with the checkpoint of step 0, so there is
 always something to resume. Resuming cuts metrics.jsonl back to the checkpoint: the steps after it
@@ -20,7 +21,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
@@ -45,8 +46,17 @@ except ImportError:  # not a POSIX system: no protection against two trainers in
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, newest first; they may be torn."""
-    found = [p for p in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
-    return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
+    return _steps(run / "checkpoints")[::-1]
+
+
+def snapshots(run: Path) -> list[Path]:
+    """The folders of saved power averages, oldest first."""
+    return _steps(run / "snapshots")
+
+
+def _steps(folder: Path) -> list[Path]:
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name[5:]))
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -82,6 +92,21 @@ def latest_run(root: str | os.PathLike[str] = "runs") -> Path | None:
     return max(found)[1] if found else None
 
 
+def run_config(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of config.json of a run.
+
+    Raises:
+        FileNotFoundError: there is no run at ``out``.
+        CheckpointError: its config.json is torn, foreign, or of another version.
+    """
+    path = Path(out)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
+        )
+    return read_json(path / "config.json")
+
+
 class Run:
     """An open run: writes metrics and checkpoints. Use ``create`` or ``reopen``, and ``close``.
 
@@ -93,7 +118,8 @@ class Run:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self._metrics: BinaryIO = (path / "metrics.jsonl").open("ab")
+        # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+        self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
         if fcntl is not None:
             try:
                 fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,8 +136,9 @@ class Run:
         config: Mapping[str, Any],
         groups: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
+        files: Mapping[str, bytes] | None = None,
     ) -> Run:
-        """Make a new run with its checkpoint of step 0.
+        """Make a new run with its checkpoint of step 0, and with other files by name.
 
         Raises:
             FileExistsError: there is something at ``out`` already.
@@ -130,6 +157,8 @@ class Run:
             (partial / "samples").mkdir(parents=True)
             (partial / "metrics.jsonl").touch()
             write_file(partial / "config.json", to_json(config))
+            for name, content in (files or {}).items():
+                write_file(partial / name, content)
             write_folder(partial / "checkpoints" / "step-000000", groups, state)
             partial.rename(path)
         except OSError as error:
@@ -146,14 +175,11 @@ class Run:
             CheckpointError: its config.json is torn, foreign, or of another version.
             RuntimeError: another process is training in it.
         """
-        path = Path(out)
-        if not (path / "config.json").is_file():
-            raise FileNotFoundError(
-                f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
-            )
-        run = cls(path, read_json(path / "config.json"))
-        if (path / "checkpoints").is_dir():
-            sweep(path / "checkpoints")
+        path, config = Path(out), run_config(out)
+        run = cls(path, config)
+        for folder in (path, path / "checkpoints", path / "snapshots"):
+            if folder.is_dir():
+                sweep(folder)
         return run
 
     def update_config(self, **entries: Any) -> None:
@@ -161,10 +187,22 @@ class Run:
         self.config = {**self.config, **entries}
         write_file(self.path / "config.json", to_json(self.config))
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace a file of the run."""
+        write_file(self.path / name, content)
+
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl; it has a "step"."""
-        self._metrics.write((json.dumps(record) + "\n").encode())
-        self._metrics.flush()
+        """Append a line to metrics.jsonl; it has a "step".
+
+        Raises:
+            OSError: it could not be written (disk full); the checkpoints are untouched.
+        """
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            while line:
+                line = line[self._metrics.write(line) :]
+        except OSError as error:
+            raise self._failed("metrics.jsonl", error) from error
 
     def cut_metrics(self, step: int) -> None:
         """Drop every line of metrics.jsonl after ``step``, and a torn last line."""
@@ -198,15 +236,36 @@ class Run:
         try:
             write_folder(folder, groups, state)
         except OSError as error:
-            before = next((c.name for c in checkpoints(self.path)), "none")
-            raise OSError(
-                error.errno,
-                f"could not save {folder}: {error.strerror}; the last whole checkpoint is "
-                f"{before}. Make room and go on with resume=True (--resume)",
-            ) from error
+            raise self._failed(folder.name, error) from error
         for old in checkpoints(self.path)[keep:]:
             discard(old)
         return folder
+
+    def snapshot(self, step: int, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Write the power averages of a step.
+
+        Raises:
+            OSError: it could not be written (disk full); what was there is untouched.
+        """
+        folder = self.path / "snapshots" / f"step-{step:06d}"
+        try:
+            write_folder(folder, groups, state)
+        except OSError as error:
+            raise self._failed(f"the snapshot {folder.name}", error) from error
+
+    def _failed(self, what: str, error: OSError) -> OSError:
+        before = next((c.name for c in checkpoints(self.path)), "none")
+        return OSError(
+            error.errno,
+            f"could not save {what} in {self.path}: {error.strerror}; the last whole checkpoint is {before}. "
+            "Make room and go on with resume=True (--resume)",
+        )
+
+    def cut_snapshots(self, step: int) -> None:
+        """Drop the snapshots after ``step``: their steps are done again."""
+        for folder in snapshots(self.path):
+            if int(folder.name[5:]) > step:
+                discard(folder)
 
     def close(self) -> None:
         """Let another process resume the run."""

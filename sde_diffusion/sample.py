@@ -60,7 +60,7 @@ def sample_batches(
         if len(value) != n:
             raise ValueError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
     solver = find(solver)
-    if nfe is None and steps is None and (grid is None or isinstance(grid, str)) and not solver.adaptive:
+    if nfe is None and steps is None and isinstance(solver.grid if grid is None else grid, str) and not solver.adaptive:
         nfe = 20
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device

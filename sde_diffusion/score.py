@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion.sde import SDE, _per_sample
+from sde_diffusion.sde import SDE
+from sde_diffusion.sde.process import per_sample
 from solvers.errors import choose
 
 PREDICTS = ("noise", "data", "velocity", "score", "edm")
@@ -67,21 +68,34 @@ class ScoreModel(nn.Module):
         self.sigma_data = sigma_data
         self.cost = cost
 
-    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """The network's own output at (x, t): one evaluation."""
+    def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is called with at (x, t)."""
         if self.predicts == "edm":
             alpha, sigma = self.sde.marginal(t)
             c_in = 1 / torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
             c_noise = torch.log(sigma / alpha) / 4
-            out = self.network(_per_sample(c_in, x) * x, c_noise.to(x.dtype), **condition)
-        else:
-            out = self.network(x, t.to(x.dtype), **condition)
-        if out.shape != x.shape:
-            raise ValueError(
-                f"the network must return the shape of its input: x is {tuple(x.shape)}, the output is "
-                f"{tuple(out.shape)}"
-            )
-        return out
+            return per_sample(c_in, x) * x, c_noise.to(x.dtype)
+        return x, t.to(x.dtype)
+
+    def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
+        """The network's output at (x, t), and what it says of the variance if it has twice the channels of x.
+
+        One evaluation.
+        """
+        out = self.network(*self.arguments(x, t), **condition)
+        if out.shape == x.shape:
+            return out, None
+        if out.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
+            first, second = out.chunk(2, dim=1)
+            return first, second
+        raise ValueError(
+            f"the network must return the shape of its input: x is {tuple(x.shape)}, the output is "
+            f"{tuple(out.shape)} (twice the channels are understood as a learned variance)"
+        )
+
+    def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """The network's own output at (x, t): one evaluation."""
+        return self.outputs(x, t, **condition)[0]
 
     def _affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p, q) of x_0 = p x + q output, float64."""
@@ -110,10 +124,14 @@ class ScoreModel(nn.Module):
             t: (B,) in [0, 1].
             condition: passed on to the network.
         """
-        p, q = self._affine(t)
-        return _per_sample(p, x) * x + _per_sample(q, x) * self.output(x, t, **condition)
+        return self.denoised_from(self.output(x, t, **condition), x, t)
 
     forward = denoise
+
+    def denoised_from(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t = x] from the network's output there: no evaluation."""
+        p, q = self._affine(t)
+        return per_sample(p, x) * x + per_sample(q, x) * output
 
     def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[eps | x_t = x] = (x - alpha x_0) / sigma; (B, ...) from x (B, ...) and t (B,)."""
@@ -122,7 +140,7 @@ class ScoreModel(nn.Module):
             return self.output(x, t, **condition)
         p, q = self._affine(t)
         # Collected before the division: near t = 0 the terms in x cancel analytically, not in float32.
-        return _per_sample((1 - alpha * p) / sigma, x) * x - _per_sample(alpha * q / sigma, x) * self.output(
+        return per_sample((1 - alpha * p) / sigma, x) * x - per_sample(alpha * q / sigma, x) * self.output(
             x, t, **condition
         )
 
@@ -130,7 +148,7 @@ class ScoreModel(nn.Module):
         """Grad log p_t(x) = -eps / sigma."""
         if self.predicts == "score":
             return self.output(x, t, **condition)
-        return self.noise(x, t, **condition) * _per_sample(-1 / self.sde.marginal(t)[1], x)
+        return self.noise(x, t, **condition) * per_sample(-1 / self.sde.marginal(t)[1], x)
 
     def velocity(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[v | x_t = x], v = a x_0 + b eps with the weights of the path."""
@@ -140,7 +158,7 @@ class ScoreModel(nn.Module):
         a, b = self.sde.velocity_weights(t)
         p, q = self._affine(t)
         slope = a - alpha / sigma * b
-        return _per_sample(slope * p + b / sigma, x) * x + _per_sample(slope * q, x) * self.output(x, t, **condition)
+        return per_sample(slope * p + b / sigma, x) * x + per_sample(slope * q, x) * self.output(x, t, **condition)
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What the network's output should be for x_t = alpha x_0 + sigma eps.
@@ -154,13 +172,13 @@ class ScoreModel(nn.Module):
         if self.predicts == "data":
             return x0
         if self.predicts == "score":
-            return _per_sample(-1 / sigma, x0) * eps
+            return per_sample(-1 / sigma, x0) * eps
         if self.predicts == "velocity":
             a, b = self.sde.velocity_weights(t)
-            return _per_sample(a, x0) * x0 + _per_sample(b, x0) * eps
+            return per_sample(a, x0) * x0 + per_sample(b, x0) * eps
         # F = (x_0 - p x_t) / q with the terms in x_0 collected: 1 - p alpha = sigma^2 / n^2.
         n = torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
-        return _per_sample(sigma / (n * self.sigma_data), x0) * x0 - _per_sample(self.sigma_data * alpha / n, x0) * eps
+        return per_sample(sigma / (n * self.sigma_data), x0) * x0 - per_sample(self.sigma_data * alpha / n, x0) * eps
 
     def output_gain(self, t: Tensor) -> Tensor:
         """|d eps / d output|: the factor from an error of the output to an error of the noise (float64).

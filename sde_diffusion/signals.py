@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -45,6 +46,44 @@ def deferred() -> Iterator[list[int]]:
         for number, old in before.items():
             # None: a handler that was not set from Python cannot be put back from it.
             signal.signal(number, signal.SIG_DFL if old is None else old)
+
+
+class Agreement:
+    """Whether to stop before the next step: all processes stop at the same one.
+
+    They ask each other about once a second, after a number of steps that they agreed on too.
+
+    Args:
+        agree: the largest of each value over all processes; None for a single process.
+        caught: from ``deferred``; every process ends with the same signal in it.
+
+    >>> stop = Agreement(None, caught := [])
+    >>> stop.reached(1)
+    False
+    >>> caught.append(signal.SIGTERM)
+    >>> stop.reached(2)
+    True
+    """
+
+    def __init__(self, agree: Callable[..., list[float]] | None, caught: list[int]) -> None:
+        self._agree, self._caught = agree, caught
+        self._next: int | None = None
+        self._last = (0, time.perf_counter())
+
+    def reached(self, step: int) -> bool:
+        """Whether a signal came; called before every step."""
+        if self._agree is None:
+            return bool(self._caught)
+        if self._next is not None and step < self._next:
+            return False
+        now = time.perf_counter()
+        pace = (now - self._last[1]) / max(step - self._last[0], 1)
+        number, slowest = self._agree(float(self._caught[0]) if self._caught else 0.0, pace)
+        self._next = step + (1 if self._next is None else max(1, int(1 / slowest)))
+        self._last = step, now
+        if number:
+            self._caught[:] = [int(number)]
+        return bool(number)
 
 
 def finish(caught: list[int]) -> None:

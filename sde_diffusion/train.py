@@ -16,8 +16,10 @@ import copy
 import os
 import platform
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,15 +29,17 @@ from torch import Tensor, nn
 from sde_diffusion import signals
 from sde_diffusion.checkpoint import describe
 from sde_diffusion.config import TrainConfig
+from sde_diffusion.configfile import options_of, write_options
 from sde_diffusion.data import Data, as_data
+from sde_diffusion.engine import Engine
 from sde_diffusion.progress import Meter
-from sde_diffusion.runs import Run, newest_checkpoint
+from sde_diffusion.runs import Run, newest_checkpoint, run_config
 from sde_diffusion.score import ScoreModel
-from sde_diffusion.storage import read_state, unpack
-from sde_diffusion.trainer import Trainer
+from sde_diffusion.storage import read_state, to_json, unpack
+from sde_diffusion.trainer import NotFinite, Trainer
 
 # Options that may change when a run is resumed: none of them alters a step that was already made.
-_FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device"})
+_FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
 
 
 def train(
@@ -45,10 +49,13 @@ def train(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    force: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> ScoreModel:
     """Train a model by weighted denoising score matching.
+
+    Started by ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
 
     Args:
         model: what to train; its network ends with the last weights, in place.
@@ -59,6 +66,7 @@ def train(
             memory.
         resume: continue the run in ``out`` from its newest whole checkpoint. On the CPU, with the
             same number of threads, the result is bit-equal to that of an uninterrupted run.
+        force: resume although options or data differ from those of the run; the difference is a warning then.
         progress: show a bar in a terminal, a line now and then elsewhere.
         options: single options by name, such as ``steps=2000``.
 
@@ -69,7 +77,8 @@ def train(
         FileExistsError: ``out`` exists and ``resume`` was not asked for.
         FileNotFoundError: there is no run to resume.
         ValueError: options, model and data do not fit each other, or not the run that is resumed.
-        FloatingPointError: the loss stopped being finite; the last checkpoint is intact.
+        FloatingPointError: the loss stopped being finite; the last checkpoint is intact, and step, times and
+            samples are in non-finite.json of the run.
         OSError: a checkpoint could not be written; the one before is intact.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint of the last step was
             saved.
@@ -84,102 +93,157 @@ def train(
         raise ValueError("resume=True needs the folder of the run: out=...")
 
     with ExitStack() as stack:
-        run: Run | None = None
-        if resume and out is not None:
-            run = Run.reopen(out)
-            stack.callback(run.close)
-            config = config or TrainConfig(**run.config["train"])
+        stored = run_config(out) if resume and out is not None else None
+        if stored:
+            config = config or TrainConfig(**stored["train"])
         config = (config or TrainConfig()).with_options(options)
-        device = _device(config.device)
-        trainer = Trainer(model, data, config, device)
-        if out is not None:
-            about = {"train": config.to_dict(), "model": describe(model), "data": _about(data)}
-            if run is None:
-                state = {**trainer.state(), **_identity(about)}
-                run = Run.create(out, {**about, "versions": _versions()}, trainer.groups(), state)
-                stack.callback(run.close)
-            else:
-                _continue(trainer, run, about)
+        path = None if out is None else Path(out)
+        if config.tracker != "none" and path is None:
+            raise ValueError(f"tracker='{config.tracker}' writes into the folder of the run: give it with out=...")
+        engine = Engine(config.device, config.precision, config.tracker, path)
+        run = _Shared(engine, path, stack)
+        if stored:
+            run.reopen()
+        trainer = Trainer(model, data, config, engine)
+        about = {"train": config.to_dict(), "model": describe(model), "data": _about(data)}
+        toml = write_options(options_of(about["train"], about["model"], data.name))
+        if stored:
+            _continue(trainer, run, stored, about, toml, force)
+        else:
+            state = {**trainer.state(), **_identity(about)}
+            run.create({**about, "versions": _versions()}, trainer.groups(), state, {"config.toml": toml})
         was_training = trainer.network.training
         stack.callback(trainer.network.train, was_training)
         trainer.network.train()
-        caught: list[int] = stack.enter_context(signals.deferred()) if run else []
+        caught: list[int] = stack.enter_context(signals.deferred()) if path else []
+        stack.enter_context(engine.tracking("tracker", about["train"]))
         # torch's own generator is seeded at every step: the caller's state is put back afterwards.
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-        _loop(trainer, run, caught, progress)
+        stack.enter_context(torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []))
+        try:
+            _loop(trainer, run, _identity(about), caught, progress)
+        except NotFinite as error:
+            details = to_json(error.details)
+            run.once(lambda run: run.write("non-finite.json", details))
+            raise
     signals.finish(caught)
     result = copy.deepcopy(model)
-    result.network.load_state_dict(trainer.ema.state())
+    result.network.load_state_dict(trainer.averages["ema"].state())
     return result.eval()
 
 
-def _loop(trainer: Trainer, run: Run | None, caught: list[int], progress: bool) -> None:
-    config = trainer.config
-    identity = {key: run.config[key] for key in ("model", "data")} if run else {}
+class _Shared:
+    """The run folder as all processes see it: one of them writes, and all learn of its errors."""
+
+    def __init__(self, engine: Engine, path: Path | None, stack: ExitStack) -> None:
+        self.engine, self.path, self._stack = engine, path, stack
+        self._run: Run | None = None
+
+    def create(self, config: Mapping[str, Any], groups: Any, state: Mapping[str, Any], files: Any) -> None:
+        if (path := self.path) is not None:
+            self.engine.once(lambda: self._hold(Run.create(path, config, groups, state, files)))
+
+    def reopen(self) -> None:
+        if (path := self.path) is not None:
+            self.engine.once(lambda: self._hold(Run.reopen(path)))
+
+    def _hold(self, run: Run) -> None:
+        self._run = run
+        self._stack.callback(run.close)
+
+    def once(self, action: Callable[[Run], object]) -> None:
+        """Do something to the run, if there is one."""
+        if self.path is not None:
+            self.engine.once(lambda: action(self._run) if self._run else None)
+
+
+def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: list[int], progress: bool) -> None:
+    config, engine = trainer.config, trainer.engine
     saved = trainer.step
     start, waited, first = time.perf_counter(), trainer.waited, trainer.step
-    with Meter(config.steps, trainer.step, progress) as meter:
-        while trainer.step < config.steps and not caught:
+    stop = signals.Agreement(engine.agree if engine.world > 1 else None, caught)
+    with Meter(config.steps, trainer.step, progress and engine.main) as meter:
+        while trainer.step < config.steps and not stop.reached(trainer.step):
             trainer.advance()
             k = trainer.step
-            if k % config.log_every == 0 or k == config.steps:
+            last = k == config.steps
+            if k % config.log_every == 0 or last:
                 trainer.read()
                 seconds = time.perf_counter() - start
                 rate = (k - first) * config.batch_size / seconds
                 wait = (trainer.waited - waited) / seconds
-                loss = sum(trainer.losses) / len(trainer.losses)
-                record = {
-                    "step": k,
-                    "loss": loss,
-                    "grad_norm": sum(trainer.norms) / len(trainer.norms),
-                    "learning_rate": config.learning_rate_at(k),
-                    "time": {"seconds": seconds, "images_per_second": rate, "data_wait": wait},
-                }
-                meter.measured(loss, rate, wait)
-                trainer.losses.clear()
-                trainer.norms.clear()
+                record = trainer.take_record()
+                meter.measured(record["loss"], rate, wait)
+                figures = {name: value for name, value in record.items() if isinstance(value, (int, float))}
+                record["time"] = {"seconds": seconds, "images_per_second": rate, "data_wait": wait}
+                run.once(lambda run, record=record: run.log(record))  # type: ignore[misc]
+                engine.track({**figures, "images_per_second": rate}, k)
                 start, waited, first = time.perf_counter(), trainer.waited, k
-                if run:
-                    run.log(record)
             meter.update(k)
-            if run and k % config.checkpoint_every == 0:
-                pause = time.perf_counter()
+            pause = time.perf_counter()
+            if trainer.powers and (k % config.snapshot_every == 0 or last):
+                # Before the checkpoint: resumed from there, the run has all snapshots up to it.
+                powers, about = trainer.snapshot(), {"step": k, "widths": list(trainer.powers), **identity}
+                run.once(lambda run, k=k, p=powers, a=about: run.snapshot(k, p, a))  # type: ignore[misc]
+            if k % config.checkpoint_every == 0:
                 _save(trainer, run, identity)
                 saved = k
-                start += time.perf_counter() - pause
-        if run and saved < trainer.step:
+            start += time.perf_counter() - pause
+        if saved < trainer.step:
             _save(trainer, run, identity)
 
 
-def _save(trainer: Trainer, run: Run, identity: Mapping[str, Any]) -> None:
+def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
+    if run.path is None:
+        return
     # Before anything is written: weights that are not finite never replace good ones.
     trainer.read()
-    run.save(trainer.step, trainer.groups(), {**trainer.state(), **identity}, trainer.config.keep)
+    state = {**trainer.state(), **identity}
+    run.once(lambda run: run.save(trainer.step, trainer.groups(), state, trainer.config.keep))
 
 
-def _continue(trainer: Trainer, run: Run, about: Mapping[str, Any]) -> None:
+def _continue(
+    trainer: Trainer, run: _Shared, stored: Mapping[str, Any], about: Mapping[str, Any], toml: bytes, force: bool
+) -> None:
     """Take up a run where its newest whole checkpoint left it."""
+    path = run.path
+    assert path is not None
+    # Options that are younger than the run have their defaults.
+    before = {**stored, "train": TrainConfig(**stored["train"]).to_dict()}
+    changed = []
     for part in ("model", "data", "train"):
-        stored, now = run.config[part], about[part]
         differ = [
-            f"{name}: {stored.get(name)!r} in the run, {now.get(name)!r} now"
-            for name in sorted({*stored, *now})
-            if stored.get(name) != now.get(name) and not (part == "train" and name in _FREE)
+            f"{name}: {before[part].get(name)!r} in the run, {about[part].get(name)!r} now"
+            for name in sorted({*before[part], *about[part]})
+            if before[part].get(name) != about[part].get(name) and not (part == "train" and name in _FREE)
         ]
-        if differ:
+        if differ and (part == "model" or not force):
+            insist = "" if part == "model" else ", or insist with force=True (--force)"
             raise ValueError(
-                f"{run.path} cannot be resumed with another {part} ({'; '.join(differ)}); resume "
-                "it with what it was started with, or start a new run"
+                f"{path} cannot be resumed with another {part} ({'; '.join(differ)}); resume "
+                f"it with what it was started with, or start a new run{insist}"
             )
-    folder = newest_checkpoint(run.path)
+        if differ:
+            changed.append(f"another {part} ({'; '.join(differ)})")
+    folder = newest_checkpoint(path)
     state = read_state(folder)
     if state["step"] > trainer.config.steps:
-        raise ValueError(f"{run.path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
+        raise ValueError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
+    missing = [name for name in trainer.groups() if name != "optimizer" and f"{name}.safetensors" not in state["files"]]
+    if missing:
+        raise ValueError(f"{folder} has no {', '.join(missing)}: a run cannot begin to keep them when it is resumed")
     groups = {name: unpack(folder / f"{name}.safetensors") for name in trainer.groups()}
     trainer.restore(groups, state)
-    run.cut_metrics(trainer.step)
-    if run.config["train"] != about["train"]:
-        run.update_config(train=about["train"])
+
+    def cut(run: Run) -> None:
+        run.cut_metrics(trainer.step)
+        run.cut_snapshots(trainer.step)
+        if stored["train"] != about["train"] or stored["data"] != about["data"]:
+            run.update_config(train=about["train"], data=about["data"])
+            run.write("config.toml", toml)
+
+    run.once(cut)
+    if changed and trainer.engine.main:
+        warnings.warn(f"{path} goes on with {' and '.join(changed)}", stacklevel=3)
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,13 +256,6 @@ def _about(data: Data) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     return {"torch": torch.__version__, "python": platform.python_version()}
-
-
-def _device(name: str) -> torch.device:
-    cuda = torch.cuda.is_available()
-    if name == "cuda" and not cuda:
-        raise ValueError("device='cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
-    return torch.device("cuda" if cuda and name != "cpu" else "cpu")
 
 
 def _check_model(model: ScoreModel) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from solvers.adams import Adams
 from solvers.adaptive import EmbeddedRungeKutta
 from solvers.adaptive_sde import AdaptiveSDE
 from solvers.ancestral import DDIM, DDPM
@@ -40,6 +41,7 @@ SOLVERS.update(
         "dpm++2s": SingleStep(2, form="data"),
         "dpm++3s": SingleStep(3, form="data"),
         "ipndm": IPNDM(),
+        "adams": Adams(),
         "dpm++2m": ExponentialAdams(2, weights="bh2", source="Lu et al. 2022b, algorithm 2"),
         "dpm++3m": ExponentialAdams(3, source="Lu et al. 2022b (3M, with its order)"),
         "deis": ExponentialAdams(

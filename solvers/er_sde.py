@@ -30,10 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.grids import Path
 from solvers.interpolation import POINTS, WEIGHTS, Array, lagrange
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess
+from solvers.problem import Path, ReverseProcess
 from solvers.solver import Estimate, Solver, rms_of_sum
 
 _SHIFT, _POWER = math.log(10.0), 0.3

@@ -41,11 +41,11 @@ from torch import Tensor
 
 from solvers.ancestral import ancestral_step
 from solvers.errors import choose
-from solvers.grids import Path, time_at
+from solvers.grids import time_at
 from solvers.interpolation import POINTS, Array, lagrange
 from solvers.interpolation import WEIGHTS as QUADRATURE
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess
+from solvers.problem import Path, ReverseProcess
 from solvers.solver import Estimate, Solver, rms_of_sum
 
 FORMS = ("data", "noise", "velocity")

@@ -26,12 +26,10 @@ import torch
 from torch import Tensor
 
 from solvers.errors import choose
-from solvers.problem import Equation, Problem, Scales
+from solvers.problem import Equation, Path, Problem
 
 # lambda(1) may be -inf, and log-snr and karras cannot space infinity: the second time is spaced from here.
 _RHO_MAX = 400.0
-
-Path = Callable[[Tensor], Scales]
 
 
 def time_at(path: Path, half_log_snr: Tensor) -> Tensor:

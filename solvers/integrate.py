@@ -205,8 +205,9 @@ def _attempts(
     reported = False
     while True:
         if meter.cap is not None:
-            # The first attempt of a sample also evaluates its starting slope.
-            next_cost = problem.cost * (solver.stages + (state is None))
+            # The first attempt of a sample may also evaluate its starting slope.
+            calls = solver.evaluations(1, finish=False) if state is None else solver.stages
+            next_cost = problem.cost * calls
             over = (meter.count[rows.cpu()] + next_cost > meter.cap).to(x.device)
             if bool(over.any()):
                 status[rows[over]] = Status.nfe_cap
@@ -280,6 +281,10 @@ def solve(
     solver = find(solver)
     _check(problem, x, solver)
     times = _times(problem, solver, nfe, steps, grid)
+    if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
+        raise ValueError(
+            "a reverse process with noise runs towards the data, but the grid increases; encode with eta = 0"
+        )
     noise = _noise(problem, range(len(x)) if seeds is None else seeds, times, len(x))
     at = {-1: x}
     failed_at = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)

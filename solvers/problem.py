@@ -36,6 +36,10 @@ class Scales(NamedTuple):
     dsigma: Tensor
 
 
+Path = Callable[[Tensor], Scales]
+"""t -> Scales: a process, as solvers see it."""
+
+
 def batch_times(t: Tensor, x: Tensor) -> Tensor:
     """Times as a model receives them: (B,) float64 on the device of x.
 

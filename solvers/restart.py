@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from solvers.edm import add_noise, heun_step
-from solvers.grids import Path, time_at
+from solvers.grids import time_at
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess
+from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
 

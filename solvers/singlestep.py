@@ -36,10 +36,9 @@ import torch
 from torch import Tensor
 
 from solvers.errors import choose
-from solvers.grids import Path
 from solvers.interpolation import POINTS, WEIGHTS, Array, lagrange
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess
+from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
 FORMS = ("data", "noise")

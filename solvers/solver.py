@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from solvers.noise import Noise
-from solvers.problem import Equation, ReverseProcess
+from solvers.problem import Equation, Path, ReverseProcess
 
 
 class Estimate(NamedTuple):
@@ -105,7 +105,7 @@ class Solver(ABC):
         return "quadratic"
 
     def evaluations(self, steps: int, finish: bool = True) -> int:
-        """Model evaluations of a run.
+        """Model evaluations of a run; of an adaptive solver the fewest, with one attempt in each interval.
 
         Args:
             steps: number of grid intervals.
@@ -151,8 +151,8 @@ class Solver(ABC):
         """
         return None
 
-    def member(self, steps: int) -> Solver:
-        """The solver that runs a grid of so many steps: itself, unless it chooses among others."""
+    def member(self, path: Path, times: Tensor) -> Solver:
+        """The solver that runs a grid on a path: itself, unless it chooses among others."""
         return self
 
     def init(self, problem: Any, times: Tensor) -> Any:

@@ -22,9 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.grids import Path, make_grid
+from solvers.grids import make_grid
 from solvers.noise import Noise
-from solvers.problem import ReverseProcess
+from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
 # Weights this small against the largest of a row are rounding of the unit-vector run.
@@ -38,7 +38,9 @@ class Row(NamedTuple):
     weights: tuple[float, ...]
 
 
-class _History(NamedTuple):
+class History(NamedTuple):
+    """How many rows are done, and what the model returned, newest first."""
+
     number: int
     values: tuple[Tensor, ...]
 
@@ -95,7 +97,7 @@ class Table(Solver):
             )
         return evaluations
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> _History:
+    def init(self, problem: ReverseProcess, times: Tensor) -> History:
         """Nothing evaluated yet.
 
         Raises:
@@ -103,19 +105,20 @@ class Table(Solver):
         """
         if tuple(times.tolist()) != self.times:
             raise ValueError("a table has its own times; leave out the grid")
-        return _History(0, ())
+        return History(0, ())
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: _History, noise: Noise
-    ) -> tuple[Tensor, Tensor, _History]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: History, noise: Noise
+    ) -> tuple[Tensor, Tensor, History]:
         """One row."""
         decay, weights = self.rows[state.number]
         values = (problem.denoise(x, t), *state.values)
         out = x * decay
         for value, weight in zip(values, weights, strict=False):
             out.add_(value, alpha=weight)
+        # As many as later rows use, and one that an error estimate may use.
         longest = max((len(row.weights) - i for i, row in enumerate(self.rows[state.number + 1 :], 1)), default=0)
-        return out, s, _History(state.number + 1, values[: max(longest, 0)])
+        return out, s, History(state.number + 1, values[: max(longest, 1)])
 
 
 def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | None = None) -> Table:

@@ -14,12 +14,25 @@ ROOT = Path(__file__).resolve().parent.parent
 # Modules (or sub-packages) of sde_diffusion. One may import those of earlier rows only, so the
 # members of a row know nothing of each other. A new module takes its place here.
 LAYERS = [
-    {"networks", "data", "metrics", "sde", "ema", "plots", "storage", "progress", "signals"},
-    {"score", "runs", "solver_json"},
-    {"analytic", "losses", "guidance", "checkpoint"},
-    {"sample", "likelihood", "config", "draws", "places", "defaults"},
-    {"trainer", "tune", "verify", "profile"},
-    {"train", "card"},
+    {"networks", "data", "metrics", "sde", "ema", "plots", "storage", "progress", "signals", "engine"},
+    {"score", "runs", "solver_json", "divergence", "bits", "features", "times", "weights", "variance"},
+    {"analytic", "discrete", "losses", "guidance", "checkpoint", "reference"},
+    {
+        "sample",
+        "converged",
+        "likelihood",
+        "latent",
+        "config",
+        "draws",
+        "places",
+        "defaults",
+        "objective",
+        "posthoc",
+    },
+    {"trainer", "configfile", "tuning", "verify", "profile", "elbo", "compare", "choose_solver"},
+    {"train", "card", "likelihood_report"},
+    {"evaluation"},
+    {"comparison_report"},
     {"cli"},
     {"__main__"},
 ]

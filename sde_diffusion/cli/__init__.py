@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.card import versions
-from sde_diffusion.cli import inspect, sample, solvers, train, verify
+from sde_diffusion.cli import compare, evaluate, inspect, likelihood, prepare, sample, solvers, train, tune, verify
 from sde_diffusion.cli.errors import Guarded
 
 HELP = """Train score-based diffusion models, and sample them with a solver you can choose.
@@ -17,6 +17,9 @@ HELP = """Train score-based diffusion models, and sample them with a solver you 
 \b
 sdediff train --sde vp                     train on the bundled digits
 sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
+sdediff evaluate                           how good its samples are, with standard errors
+sdediff likelihood                         how likely it finds held-out data, in nats and bits
+sdediff tune --nfe 8                       a solver made for one model and budget
 sdediff solvers                            the table of solvers
 sdediff verify                             measure every solver against what it declares
 
@@ -58,6 +61,11 @@ def mount(command: Callable[..., None], examples: str | None = None) -> None:
 
 mount(train.train, train.EXAMPLES)
 mount(sample.sample, sample.EXAMPLES)
+mount(evaluate.evaluate, evaluate.EXAMPLES)
 mount(inspect.inspect, inspect.EXAMPLES)
+mount(likelihood.likelihood, likelihood.EXAMPLES)
+mount(prepare.prepare, prepare.EXAMPLES)
+mount(compare.compare, compare.EXAMPLES)
+mount(tune.tune, tune.EXAMPLES)
 mount(solvers.solvers)
 mount(verify.verify)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from sde_diffusion.checkpoint import rebuild
-from sde_diffusion.cli.options import RunArgument
+from sde_diffusion.data import NAMES, Data, load_data
+from sde_diffusion.data.images import SUFFIXES
+from sde_diffusion.data.inspection import inspect_data
+from sde_diffusion.data.prepared import NOTE
 from sde_diffusion.places import find_model
+from sde_diffusion.plots import save_grid, scatter
+from sde_diffusion.storage import STATE
+
+SHOWN = 64
 
 EXAMPLES = """
 \b
@@ -17,20 +27,46 @@ Examples:
 sdediff inspect                 the model that sdediff sample would use
 sdediff inspect runs/moons-vp
 sdediff inspect --json digits.safetensors
+sdediff inspect cats/ --picture cats.png   a data set: a name or a path, as for train
 """
 
 
 def inspect(
-    run: RunArgument = None,
+    run: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|DATA",
+            help="A run folder, one of its checkpoints, an exported .safetensors file, or the word bundled; or a data "
+            "set, by name or path, as for train.",
+            show_default="the latest in runs/, else the bundled model",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False)
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", help="Write samples of a data set as this .png file.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
-    """Say what a run or checkpoint is: process, network, data, training.
+    """Say what a run or checkpoint is: process, network, data, training. Or what is in a data set.
 
-    Every file is checked against its hash.
+    Every file of a run is checked against its hash. Of a data set: counts, range, spread, duplicates, and the
+    sigma_data and sigma_max that suit it.
     """
+    if run is not None and is_data(run):
+        data = load_data(data_name(run), data_dir)
+        facts = inspect_data(data)
+        if picture is not None:
+            draw(data, picture)
+        show(facts, as_json)
+        return
+    if picture is not None or data_dir is not None:
+        raise ValueError("--picture and --data-dir are for data sets; sdediff sample makes pictures of a model")
     stored = find_model(run)
     network = stored.model["network"]
-    facts: dict[str, Any] = {
+    facts = {
         "path": str(stored.path),
         "sha256": stored.sha256,
         "steps": stored.step,
@@ -42,11 +78,47 @@ def inspect(
     }
     if network["name"] is not None:
         facts["parameters"] = sum(p.numel() for p in rebuild(stored.model).parameters())
+    show(facts, as_json)
+
+
+def show(facts: dict[str, Any], as_json: bool) -> None:
+    """Print facts for people, or for programs."""
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
     for key, value in facts.items():
         typer.echo(f"{key:11} {words(value)}")
+
+
+def is_data(path: Path) -> bool:
+    """Whether a path or name is of data rather than of a model."""
+    if str(path) in NAMES and not (path / "config.json").is_file():
+        return True
+    if path.suffix in (".npy", ".npz"):
+        return True
+    known = ("config.json", STATE, "checkpoints", "*/config.json")
+    return path.is_dir() and not any(any(path.glob(name)) for name in known) and any(images_or_note(path))
+
+
+def images_or_note(folder: Path) -> Iterator[Path]:
+    """What makes a folder data."""
+    return (p for p in folder.rglob("*") if p.name == NOTE or p.suffix.lower() in SUFFIXES)
+
+
+def data_name(path: Path) -> str:
+    """The name of a set, or a path that is not taken for one."""
+    return str(path) if str(path) in NAMES or path.suffix or len(path.parts) > 1 else f"./{path}"
+
+
+def draw(data: Data, path: Path) -> None:
+    """Write a picture of samples spaced evenly over a set."""
+    x = data.batch(torch.linspace(0, len(data) - 1, min(len(data), SHOWN), dtype=torch.float64).long())
+    if data.is_image and data.shape[0] in (1, 3):
+        save_grid(path, x)
+    elif data.shape == (2,):
+        scatter(path, data.batch(slice(0, 5000)))
+    else:
+        raise ValueError(f"there is no picture of {data.kind}s of shape {data.shape}")
 
 
 def words(value: Any) -> str:
@@ -57,7 +129,9 @@ def words(value: Any) -> str:
     """
     if value is None or value == {}:
         return "unknown"
-    if isinstance(value, dict) and "name" in value:
+    if isinstance(value, dict) and "name" not in value:
+        return ", ".join(f"{k}: {v:,}" for k, v in value.items())
+    if isinstance(value, dict):
         rest = value.get("settings") or {k: v for k, v in value.items() if k != "name"}
         inner = ", ".join(f"{k} {v}" for k, v in rest.items())
         return f"{value['name'] or 'your own'}{f' ({inner})' if inner else ''}"

@@ -16,9 +16,12 @@ from rich.table import Table
 
 from sde_diffusion import card as cards
 from sde_diffusion.checkpoint import load
+from sde_diffusion.choose_solver import Choice, choose_solver
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.places import find_model, samples_folder, unused
 from sde_diffusion.profile import Profile, error_profile
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.verify.plugin import find_solver
 from solvers import GRIDS, SOLVERS
 
 EXAMPLES = """
@@ -29,6 +32,7 @@ sdediff sample runs/moons-vp --n 5000      another run
 sdediff sample --solver ddpm --nfe 200 --seed 7
 sdediff sample --solver rk45               chooses its own steps
 sdediff sample --nfe 8 --grid karras --out karras8
+sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --card samples/pf-ode-nfe20/card.json
 """
@@ -106,6 +110,15 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            help="Instead of --nfe: the mean distance of a sample to the model's converged flow that is allowed (RMS, "
+            "in units of the data). A pilot finds the cheapest solver that meets it; with --solver, its budget.",
+            show_default=False,
+        ),
+    ] = None,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Also show at which times the solver makes its error, by its own estimate."),
@@ -123,7 +136,14 @@ def sample(
     options = {name: value for name, value in drawing.items() if value is not None}
     if out is not None:
         cards.require_new(out)  # now, not after the work
+    chosen = None
+    if tolerance is not None and (clash := [k for k in ("nfe", "steps", "grid", "eta") if k in options]):
+        raise ValueError(
+            f"--tolerance chooses the solver and its budget; leave out {', '.join(f'--{k}' for k in clash)}"
+        )
     if card is not None:
+        if tolerance is not None:
+            options["tolerance"] = tolerance
         if options:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
             raise ValueError(f"the card says how its samples are made; leave out {names}")
@@ -133,8 +153,13 @@ def sample(
             drawn = cards.redraw(old, stored, device=device, progress=progress)
     else:
         stored = find_model(run)
+        if tolerance is not None:
+            chosen = choose(load(stored, device=str(cards.device_for(device or "auto"))), tolerance, solver, seed)
+            options |= {"solver": chosen.solver, "nfe": chosen.nfe}
         with bar() as progress:
             drawn = cards.draw(stored, device=device or "auto", progress=progress, **options)
+        if chosen is not None:
+            drawn.card["choice"] = chosen.to_dict()
     made = drawn.card
     out = out or unused(samples_folder(stored) / cards.folder_name(made))
     shown = cards.save(drawn, out)
@@ -144,6 +169,8 @@ def sample(
         f"{made['n']} samples by {made['solver']['name']}, {cards.evaluations(made)} evaluations "
         f"each, in {time.perf_counter() - start:.1f} s"
     )
+    if chosen is not None:
+        typer.echo(f"chosen: {chosen.reason}")
     if card is not None and cards.same(drawn, old):
         typer.echo("bit-equal to the samples of the card")
     elif card is not None:
@@ -160,6 +187,13 @@ def sample(
     if profile:
         keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
         show_profile(error_profile(load(stored), **keep))
+
+
+def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> Choice:
+    """The solver and budget for a tolerance."""
+    solvers = None if solver is None else {solver: find_solver(solver)[1]}
+    with Console(stderr=True).status("pilot") as status:
+        return choose_solver(model, tolerance, solvers=solvers, seed=seed or 0, on_try=status.update)
 
 
 def show_profile(found: Profile) -> None:

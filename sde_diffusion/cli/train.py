@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -11,14 +12,17 @@ import typer
 
 from sde_diffusion import card as cards
 from sde_diffusion.cli.options import DeviceOption
-from sde_diffusion.config import SCHEDULES, TrainConfig
+from sde_diffusion.config import PRECISIONS, SCHEDULES, TRACKERS, TrainConfig
+from sde_diffusion.configfile import read_options
 from sde_diffusion.data import NAMES, load_data
-from sde_diffusion.defaults import default_model
-from sde_diffusion.losses import WEIGHTS
+from sde_diffusion.defaults import default_model, default_options
+from sde_diffusion.networks import NETWORKS
 from sde_diffusion.places import find_model, new_run, run_to_resume, unused
 from sde_diffusion.score import PREDICTS
 from sde_diffusion.sde import SDES
+from sde_diffusion.times import TIMES
 from sde_diffusion.train import train as run_training
+from sde_diffusion.weights import WEIGHTS
 
 EXAMPLES = """
 \b
@@ -28,9 +32,12 @@ sdediff train --sde vp --steps 500         a quick look
 sdediff train --data moons --sde flow      points of the plane
 sdediff train --data cats/ --out my-cats   a folder of images
 sdediff train --data mnist --data-dir data
+sdediff train --labels                     for guidance
+sdediff train --config cats.toml           every option from a file
 sdediff train --resume                     go on with the latest run
+accelerate launch -m sde_diffusion train --out DIR  all GPUs
 """
-DEFAULT = {field.name: str(field.default) for field in fields(TrainConfig)}
+DEFAULT = {field.name: str(field.default) if field.default != () else "none" for field in fields(TrainConfig)}
 DATA, MODEL, STEPS, NETWORK = "Data and run", "Model", "Training", "Network"
 
 
@@ -46,7 +53,8 @@ def choices(names: Any) -> str:
 
 def setting(name: str, text: str) -> Any:
     """An option of the same name as a field of TrainConfig, or nearly."""
-    field = {"lr": "learning_rate"}.get(name, name.replace("-", "_"))
+    renamed = {"lr": "learning_rate", "ema-width": "ema_widths", "labels": "labels"}
+    field = renamed.get(name, name.replace("-", "_"))
     return option(f"--{name}", text, STEPS, DEFAULT[field])
 
 
@@ -78,6 +86,13 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = False,
+    config_file: Annotated[
+        Path | None,
+        option("--config", "A TOML file with any of these options; every run keeps one as config.toml.", DATA),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Resume with other options than before.", rich_help_panel=DATA)
+    ] = False,
     sde: Annotated[str | None, option("--sde", f"The forward process: {choices(SDES)}.", MODEL, "vp")] = None,
     predicts: Annotated[
         str | None,
@@ -85,7 +100,7 @@ def train(
             "--predicts",
             f"What the network outputs: {choices(PREDICTS)}.",
             MODEL,
-            "noise; velocity where alpha(1) = 0",
+            "noise; edm for ve and edm; velocity where alpha(1) = 0",
         ),
     ] = None,
     beta_min: Annotated[float | None, option("--beta-min", "Of vp and subvp.", MODEL, "0.1")] = None,
@@ -102,9 +117,40 @@ def train(
     ] = None,
     weight_decay: Annotated[float | None, setting("weight-decay", "Of AdamW.")] = None,
     clip: Annotated[float | None, setting("clip", "Largest norm of the gradient.")] = None,
-    weight: Annotated[str | None, setting("weight", f"Weight of the loss over time: {choices(WEIGHTS)}.")] = None,
+    weight: Annotated[
+        str | None, option("--weight", f"Weight over time: {choices(WEIGHTS)}.", STEPS, "by --predicts")
+    ] = None,
+    times: Annotated[
+        str | None, option("--times", f"How times are drawn: {choices(TIMES)}.", STEPS, "by --predicts")
+    ] = None,
     t_min: Annotated[float | None, setting("t-min", "Smallest time that is trained on.")] = None,
-    ema: Annotated[float | None, setting("ema", "Decay of the average of the weights, in [0, 1).")] = None,
+    labels: Annotated[
+        bool | None,
+        typer.Option(
+            "--labels/--no-labels", help="Learn what the labels say.", rich_help_panel=STEPS, show_default="no-labels"
+        ),
+    ] = None,
+    drop_label: Annotated[float | None, setting("drop-label", "Probability of hiding a label, for guidance.")] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=STEPS, show_default="no-flip"
+        ),
+    ] = None,
+    ema: Annotated[
+        list[float] | None,
+        setting("ema", "Decay of the average of the weights, in [0, 1). Given again: one more average."),
+    ] = None,
+    ema_widths: Annotated[
+        list[float] | None,
+        setting("ema-width", "Width of a power average, such as 0.05; with two, any other can be made later."),
+    ] = None,
+    snapshot_every: Annotated[
+        int | None, setting("snapshot-every", "Updates from one snapshot of the power averages to the next.")
+    ] = None,
+    precision: Annotated[str | None, setting("precision", f"Of the network: {choices(PRECISIONS)}.")] = None,
+    accumulate: Annotated[int | None, setting("accumulate", "Parts in which a batch is computed.")] = None,
+    tracker: Annotated[str | None, setting("tracker", f"Where figures go too: {choices(TRACKERS)}.")] = None,
     seed: Annotated[int | None, setting("seed", "Of first weights, data order, times, noise and dropout.")] = None,
     device: DeviceOption = None,
     log_every: Annotated[
@@ -114,6 +160,7 @@ def train(
         int | None, setting("checkpoint-every", "Updates from one checkpoint to the next.")
     ] = None,
     keep: Annotated[int | None, setting("keep", "Checkpoints that are kept, the newest.")] = None,
+    network: Annotated[str | None, option("--network", f"{choices(NETWORKS)}.", NETWORK, "by the data")] = None,
     width: Annotated[int | None, option("--width", "Hidden values of an MLP.", NETWORK, "by the data")] = None,
     depth: Annotated[int | None, option("--depth", "Residual blocks of an MLP.", NETWORK, "4")] = None,
     channels: Annotated[int | None, option("--channels", "First channels of a U-Net.", NETWORK, "by the data")] = None,
@@ -129,11 +176,18 @@ def train(
     folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
     checkpoint and stops; --resume goes on, to the last bit as if nothing had happened.
     """
-    options = given(
+    file = read_options(config_file) if config_file else {}
+    options = {name: file[name] for name in DEFAULT if name in file} | given(
         steps=steps, batch_size=batch_size, learning_rate=lr, warmup=warmup, schedule=schedule,
-        weight_decay=weight_decay, clip=clip, weight=weight, t_min=t_min, ema=ema, seed=seed,
-        device=device, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
+        weight_decay=weight_decay, clip=clip, weight=weight, times=times, t_min=t_min, labels=labels,
+        drop_label=drop_label, flip=flip, ema=one_or_more(ema), ema_widths=ema_widths, snapshot_every=snapshot_every,
+        precision=precision, accumulate=accumulate, seed=seed, device=device, tracker=tracker,
+        log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
     )  # fmt: skip
+    data, data_dir, out = data or file.get("data"), data_dir or file.get("data_dir"), out or file.get("out")
+    rank, several = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if several and out is None:
+        raise ValueError("several processes train together: say where the run is with --out")
     config, like, data_name = TrainConfig(), None, data or "digits"
     if resume:
         out, before = run_to_resume(out)
@@ -141,29 +195,52 @@ def train(
         data_name = data or before["data"]["name"]
     config = config.with_options(options)
     samples = load_data(data_name, data_dir)
+    shape = given(width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout)
+    shape = {**file.get("network", {}), **shape}
+    if config.labels and not resume:
+        shape = {"classes": samples.classes, **shape}
     model = default_model(
         samples,
-        sde=sde,
-        predicts=predicts,
-        sde_settings=given(beta_min=beta_min, beta_max=beta_max, sigma_min=sigma_min, sigma_max=sigma_max),
-        network_settings=given(width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout),
+        sde=sde or file.get("sde"),
+        predicts=predicts or file.get("predicts"),
+        network=network or shape.pop("name", None),
+        sde_settings={
+            **file.get("process", {}),
+            **given(beta_min=beta_min, beta_max=beta_max, sigma_min=sigma_min, sigma_max=sigma_max),
+        },
+        network_settings=shape,
         seed=config.seed,
         like=like,
     )
-    out = out or new_run(data_name, sde or "vp")
+    if not resume:
+        suited = default_options(model.predicts)
+        config = config.with_options({name: value for name, value in suited.items() if name not in options})
+    out = Path(out) if out else new_run(data_name, sde or file.get("sde") or "vp")
+
+    def echo(text: str) -> None:
+        if rank == 0:
+            typer.echo(text)
+
     size = sum(p.numel() for p in model.network.parameters())
-    typer.echo(samples.describe())
-    typer.echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
-    typer.echo(f"run {out}, {config.steps} steps; after an interruption: sdediff train --resume --out {out}")
+    echo(samples.describe())
+    echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
+    echo(f"run {out}, {config.steps} steps; after an interruption: sdediff train --resume --out {out}")
     start = time.perf_counter()
-    run_training(model, samples, config, out=out, resume=resume)
-    typer.echo(f"trained in {time.perf_counter() - start:.0f} s")
+    run_training(model, samples, config, out=out, resume=resume, force=force)
+    if rank > 0:
+        return
+    echo(f"trained in {time.perf_counter() - start:.0f} s")
     drawn = cards.draw(find_model(out), device=config.device)
     picture = cards.save(drawn, unused(out / "samples" / f"pf-ode-step-{config.steps:06d}"))
-    typer.echo(f"next: sdediff sample {out} --solver pf-ode --nfe 20")
-    typer.echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+    echo(f"next: sdediff sample {out} --solver pf-ode --nfe 20")
+    echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+
+
+def one_or_more(values: list[float] | None) -> float | list[float] | None:
+    """A single value by itself."""
+    return values[0] if values is not None and len(values) == 1 else values
 
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given."""
-    return {name: value for name, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None and value != []}

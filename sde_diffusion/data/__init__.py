@@ -1,4 +1,4 @@
-"""Data sets by name or path, in memory, ready for training.
+"""Data sets by name or path, ready for training.
 
 =====================================  ========================================  ==================
 name                                   what                                      splits
@@ -7,7 +7,8 @@ digits                                 8 x 8 handwritten digits, bundled        
 moons, rings, checkerboard, swiss-roll points in the plane, generated            20,000 / 20,000
 mnist                                  28 x 28 digits, from `data_dir`           60,000 / 10,000
 cifar10                                32 x 32 colour images, from `data_dir`    50,000 / 10,000
-a path                                 .npy, .npz, or a folder of images         train only
+a path                                 .npy, .npz, a folder of images, or what   train only
+                                       `sdediff prepare` wrote (mapped from disk)
 =====================================  ========================================  ==================
 """
 

@@ -3,6 +3,9 @@
 Images are kept as bytes, 0..255, and become x / 127.5 - 1 in [-1, 1] when a batch is taken.
 Everything else is kept as float32 and is taken as it is. `sde_diffusion.plots.to_uint8` is the way
 back.
+
+A set that was prepared (`sde_diffusion.data.prepared`) stays in its file. Every batch maps the file anew: pages of a
+mapping that lives on are counted as memory of the process, and after an epoch these would be the whole set.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 KINDS = ("image", "vector", "signal")
+CHUNK = 2**24  # values read at once
 SEEN = 2**23  # values that `describe` looks at: all of a small set, the beginning of a large one
 
 
@@ -30,6 +35,7 @@ class Data:
         x: (N, ...) of rank 2 or more, uint8 for the bytes of images, else float32.
         labels: (N,) int64 from 0 up, or None.
         kind: "image" (N, C, H, W), "vector" (N, D) or "signal" (anything else).
+        file: the .npy file that x is mapped from, where it is not in memory. It is trusted to be finite.
 
     Raises:
         TypeError: x or labels of another dtype.
@@ -45,6 +51,7 @@ class Data:
     x: Tensor
     labels: Tensor | None
     kind: str
+    file: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no network could train on."""
@@ -58,7 +65,7 @@ class Data:
             raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}; expected {need}")
         if x.numel() == 0:
             raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}: there is nothing in it")
-        if x.is_floating_point() and not (finite := x.isfinite()).all():
+        if self.file is None and x.is_floating_point() and not (finite := x.isfinite()).all():
             bad = (~finite).nonzero()
             raise ValueError(
                 f"{self.name}: {len(bad)} of {x.numel()} values are not finite, the first at index "
@@ -93,8 +100,15 @@ class Data:
 
     def batch(self, index: Tensor | Sequence[int] | slice) -> Tensor:
         """Return the samples at these positions as float32, bytes scaled by x / 127.5 - 1."""
-        x = self.x[index]
+        x = self.rows(index)
         return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+    def rows(self, index: Tensor | Sequence[int] | slice) -> Tensor:
+        """Return the samples at these positions as they are kept, uint8 or float32."""
+        if self.file is None:
+            return self.x[index]
+        mapped = np.load(self.file, mmap_mode="r")
+        return torch.tensor(mapped[index if isinstance(index, slice) else np.asarray(index)])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,7 +118,9 @@ class Data:
         '2065c768'
         """
         digest = hashlib.sha256(f"{self.kind} {self.x.dtype} {tuple(self.x.shape)}".encode())
-        digest.update(self.x.cpu().numpy().tobytes())
+        count = max(1, CHUNK // max(1, self.x[0].numel()))
+        for start in range(0, len(self), count):
+            digest.update(self.rows(slice(start, start + count)).cpu().numpy().tobytes())
         if self.labels is not None:
             digest.update(b"labels")
             digest.update(self.labels.cpu().numpy().tobytes())
@@ -132,8 +148,8 @@ def as_data(x: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, nam
     type and shape         is read as                                      a batch holds
     =====================  ==============================================  =======================
     uint8 (N, H, W)        gray images, kept as (N, 1, H, W)               bytes / 127.5 - 1
-    uint8 (N, C, H, W)     images, when C is 1 or 3                        bytes / 127.5 - 1
-    uint8 (N, H, W, C)     images, when C is 1 or 3 and axis 1 is not      bytes / 127.5 - 1
+    uint8 (N, C, H, W)     images, when C is 1, 3, 4 or 2 ...              bytes / 127.5 - 1
+    uint8 (N, H, W, C)     ... the first of these on axis 1 or else 3      bytes / 127.5 - 1
     numbers (N, D)         vectors                                         the values, as float32
     numbers (N, C, H, W)   images already scaled to about [-1, 1]          the values, as float32
     numbers, other ranks   signals                                         the values, as float32
@@ -170,13 +186,14 @@ def channels_first(images: np.ndarray, name: str) -> np.ndarray:
     """Return bytes (N, H, W), (N, C, H, W) or (N, H, W, C) as (N, C, H, W)."""
     if images.ndim == 3:
         return images[:, None]
-    if images.shape[1] in (1, 3):
-        return images
-    if images.shape[3] in (1, 3):
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    for channels in (1, 3, 4, 2):
+        if images.shape[1] == channels:
+            return images
+        if images.shape[3] == channels:
+            return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     raise ValueError(
-        f"{name}: bytes of shape {images.shape} are no images: neither axis 1 nor axis 3 has 1 or "
-        "3 channels; give (N, H, W), (N, C, H, W) or (N, H, W, C), or floats for anything else"
+        f"{name}: bytes of shape {images.shape} are no images: neither axis 1 nor axis 3 has 1 to "
+        "4 channels; give (N, H, W), (N, C, H, W) or (N, H, W, C), or floats for anything else"
     )
 
 

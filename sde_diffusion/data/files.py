@@ -9,27 +9,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from sde_diffusion.data.dataset import Data, as_data
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
-CHANNELS = {"L": 1, "RGB": 3}
+from sde_diffusion.data.images import describe, folder_classes, image_paths, pixels
+from sde_diffusion.data.prepared import NOTE, load_prepared
 
 
 def load_path(path: Path) -> Data:
-    """Return the data in an .npy or .npz file or a folder of images.
+    """Return the data in an .npy or .npz file, a folder of images, or what ``sdediff prepare`` wrote.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: it is a file of another kind, or cannot be read.
     """
+    if (path / NOTE).is_file():
+        return load_prepared(path)
     if path.is_dir():
         return load_folder(path)
     if not path.exists():
         raise FileNotFoundError(f"no data at {path}: expected an .npy or .npz file or a folder of images")
     if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path} is no data file: expected .npy, .npz or a folder of images")
+        raise ValueError(
+            f"{path} is no data file: expected .npy, .npz or a folder of images; parquet files are prepared first: "
+            "sdediff prepare"
+        )
     return load_array(path)
 
 
@@ -71,43 +74,22 @@ def load_folder(root: Path) -> Data:
         ValueError: no images, one that cannot be read, or one whose size or mode differs from the
             first.
     """
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    if not paths:
-        raise ValueError(f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}")
+    paths = image_paths(root)
     first = read_image(paths[0])
     x = np.empty((len(paths), *first.shape), np.uint8)
     for k, path in enumerate(paths):
         image = first if k == 0 else read_image(path)
         if image.shape != first.shape:
             raise ValueError(
-                f"{path} is {size(image)}, but {paths[0]} is {size(first)}; all images of a "
-                "folder must have one size and mode"
+                f"{path} is {describe(image)}, but {paths[0]} is {describe(first)}; all images of a "
+                "folder must have one size and mode; sdediff prepare makes them so"
             )
         x[k] = image
-    names = [path.relative_to(root).parts[0] for path in paths]
-    labels = None
-    if all(path.parent != root for path in paths):
-        labels = torch.tensor(np.unique(names, return_inverse=True)[1], dtype=torch.int64)
+    classes = folder_classes(root, paths)
+    labels = None if classes is None else torch.tensor(classes[1], dtype=torch.int64)
     return Data(str(root), torch.tensor(x).permute(0, 3, 1, 2).contiguous(), labels, "image")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return one gray or RGB image as bytes (H, W, C)."""
-    try:
-        with Image.open(path) as image:
-            if image.mode not in CHANNELS:
-                raise ValueError(f"{path} has mode {image.mode}; convert it to gray (L) or colour (RGB) first")
-            pixels = np.asarray(image, np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from None
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def size(image: np.ndarray) -> str:
-    """Say the size and mode of an image (H, W, C)."""
-    height, width, channels = image.shape
-    return f"{width} x {height} {'gray' if channels == 1 else 'RGB'}"
+    """Return one image as bytes (H, W, C)."""
+    return pixels(path, str(path))

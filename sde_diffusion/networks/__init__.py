@@ -1,4 +1,4 @@
-"""Networks: (x, t, label) -> like x. They know nothing of diffusion.
+"""Networks: (x, t, label, context) -> like x. They know nothing of diffusion.
 
 Every network keeps its constructor arguments in `settings`, so that name and settings rebuild it:
 
@@ -13,16 +13,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.unet import UNet
 from solvers.errors import choose
 
-NETWORKS: dict[str, type[UNet] | type[MLP]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
 
-__all__ = ["MLP", "NETWORKS", "UNet", "build", "default_network"]
+__all__ = ["MLP", "NETWORKS", "DiT", "UNet", "build", "default_network"]
 
 
-def build(name: str, **settings: Any) -> UNet | MLP:
+def build(name: str, **settings: Any) -> UNet | DiT | MLP:
     """Return the network of this name with these settings.
 
     Raises:
@@ -32,7 +33,7 @@ def build(name: str, **settings: Any) -> UNet | MLP:
     >>> build("mpl", shape=(2,))
     Traceback (most recent call last):
     ...
-    ValueError: unknown network 'mpl'; did you mean 'mlp'? Choices: mlp, unet
+    ValueError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
     """
     return choose(name, NETWORKS, "network")(**settings)
 
@@ -50,8 +51,9 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
 
     Images (C, H, W) get a U-Net with the levels of its row in `SIZES`, as far as H and W can be
     halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and
-    more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). All else gets an MLP,
-    twice as wide as the sample is long, between 128 and 1024.
+    more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). Signals (C, L) of 32
+    values and more get a U-Net in one dimension. All else gets an MLP, twice as wide as the sample is
+    long, between 128 and 1024.
 
     Raises:
         ValueError: a shape with no sizes or a size below 1.
@@ -60,6 +62,10 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     ([4], 128)
     """
     shape = tuple(shape)
+    if len(shape) == 2 and shape[0] >= 1 and shape[1] >= 32:
+        levels = [level for level in range(4) if shape[1] % 2**level == 0]
+        attention = [shape[1] >> level for level in levels if shape[1] >> level <= 32]
+        return UNet(shape, 32, (1, 2, 2, 2)[: len(levels)], attention=attention, classes=classes)
     if len(shape) != 3 or min(shape) < 1:
         return MLP(shape, width=min(1024, max(128, 2 * math.prod(shape))), classes=classes)
     _, height, width = shape

@@ -8,7 +8,9 @@ rad per unit of time; the lowest is 1 rad, whose wave is monotone on [0, 1]. The
 any scalar of order one, such as c_noise = log(rho) / 4 of Karras et al. 2022 (table 1).
 
 A class adds a learned vector. One more vector stands for "no class": labels equal to `classes` mean
-unconditional, and so does no label at all, which is what classifier-free guidance needs.
+unconditional, and so does no label at all, which is what classifier-free guidance needs. A condition of
+any other kind is a vector of numbers, its context: a linear function of it is added, and where a row is NaN a
+learned vector that stands for "no condition".
 """
 
 from __future__ import annotations
@@ -76,16 +78,17 @@ class Waves(nn.Module):
 
 
 class Condition(nn.Module):
-    """The vector that steers a network: an embedded time, plus a class where there are classes.
+    """The vector that steers a network: an embedded time, plus a class and a context where there are any.
 
     Args:
         features: how many waves the time is expanded in.
         width: length of the vector.
         kind: the time embedding, "sinusoidal" or "fourier".
         classes: how many classes there are; None for a network without labels.
+        context: length of the condition vector; None for a network without.
 
     Raises:
-        ValueError: `classes` below 1, an odd number of features, an unknown kind.
+        ValueError: `classes` or `context` below 1, an odd number of features, an unknown kind.
 
     >>> condition = Condition(8, 16, classes=10)
     >>> t = torch.tensor([0.5])
@@ -93,26 +96,56 @@ class Condition(nn.Module):
     True
     """
 
-    def __init__(self, features: int, width: int, kind: str = "sinusoidal", classes: int | None = None) -> None:
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        kind: str = "sinusoidal",
+        classes: int | None = None,
+        context: int | None = None,
+    ) -> None:
         """Build the layers."""
         super().__init__()
         if classes is not None and classes < 1:
             raise ValueError(f"classes is {classes}; give a number from 1 up, or None for no labels")
+        if context is not None and context < 1:
+            raise ValueError(f"context is {context}; give the length of the condition vector, or None for none")
         self.classes = classes
         self.time = nn.Sequential(Waves(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.context = None if context is None else nn.Linear(context, width)
+        if context is not None:
+            self.no_context = nn.Parameter(torch.zeros(width))
 
-    def forward(self, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the vectors (B, width) of times t, (B,), and labels, (B,) int64 or None.
+    def forward(self, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return the vectors (B, width) of times t, (B,), labels, (B,) int64, and contexts, (B, length).
 
         Raises:
             ValueError: times or labels that are not one per sample, labels for a network without
                 classes, labels that are not int64, or (checked on the CPU only, where looking is
-                free) outside 0..classes.
+                free) outside 0..classes, contexts of another shape or for a network without.
         """
         if t.ndim != 1:
             raise ValueError(f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)")
-        vector: Tensor = self.time(t)
+        return self._add_label(self._add_context(self.time(t), context), t, label)
+
+    def _add_context(self, vector: Tensor, context: Tensor | None) -> Tensor:
+        if self.context is None:
+            if context is not None:
+                raise ValueError("this network was built without a context; call it without one")
+            return vector
+        if context is None:
+            return vector + self.no_context
+        if context.shape != (len(vector), self.context.in_features):
+            raise ValueError(
+                f"context has shape {tuple(context.shape)}; expected ({len(vector)}, {self.context.in_features}), "
+                "one vector per sample"
+            )
+        missing = context.isnan().any(1, keepdim=True)
+        given = self.context(context.nan_to_num().to(vector.dtype))
+        return vector + torch.where(missing, self.no_context, given)
+
+    def _add_label(self, vector: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         if self.label is None or self.classes is None:
             if label is not None:
                 raise ValueError("this network was built without classes; call it without a label")

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call
 
+Layer = TypeVar("Layer", bound="nn.Linear | nn.modules.conv._ConvNd")
 
-def zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+
+def zero(layer: Layer) -> Layer:
     """Set the weight and bias of a layer to zero and return it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -57,6 +59,8 @@ class MLP(nn.Module):
         dropout: probability of dropping a hidden value while training.
         embedding: "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
+        context: length of a condition vector, or None.
+        variance: whether to return twice the channels, for a learned variance.
 
     Raises:
         ValueError: a size below 1, an odd width, an unknown embedding.
@@ -80,6 +84,8 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         embedding: str = "sinusoidal",
         classes: int | None = None,
+        context: int | None = None,
+        variance: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
@@ -96,29 +102,32 @@ class MLP(nn.Module):
             "dropout": dropout,
             "embedding": embedding,
             "classes": classes,
+            "context": context,
+            "variance": variance,
         }
         size = math.prod(self.shape)
-        self.condition = Condition(width, width, embedding, classes)
+        self.condition = Condition(width, width, embedding, classes, context)
         self.enter = nn.Linear(size, width)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.leave = zero(nn.Linear(width, size))
+        self.leave = zero(nn.Linear(width, size * (2 if variance else 1)))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the network's output, shaped like x.
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return the network's output, shaped like x, or with twice its channels.
 
         Args:
             x: noisy samples, (B, *shape).
             t: one time per sample, (B,).
             label: (B,) int64; `classes` means no class. None means no class for the whole batch.
+            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
         check_call(x, t, self.shape)
-        condition = F.silu(self.condition(t, label))
+        condition = F.silu(self.condition(t, label, context))
         h = self.enter(x.flatten(1))
         for block in self.blocks:
             h = block(h, condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
-        return out.reshape(x.shape)
+        return out.reshape(len(x), -1, *self.shape[1:])

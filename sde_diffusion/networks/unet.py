@@ -1,6 +1,6 @@
-r"""A U-Net for images (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
+r"""A U-Net for images, signals and volumes (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
 
-The image goes down through levels of falling resolution and rising channel count and up again; the
+The sample goes down through levels of falling resolution and rising channel count and up again; the
 way up sees, beside its own input, what the way down had at the same place. Every level has `blocks`
 residual blocks on the way down and as many on the way up; on the deepest level the two meet.
 
@@ -14,6 +14,7 @@ network starts at zero, so a new network returns exactly 0 and its blocks start 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -35,23 +36,28 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-class Block(nn.Module):
-    """A residual block with adaptive group norm, (B, enter, H, W) -> (B, leave, H, W)."""
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
-    def __init__(self, enter: int, leave: int, width: int, dropout: float) -> None:
+
+class Block(nn.Module):
+    """A residual block with adaptive group norm, (B, enter, ...) -> (B, leave, ...)."""
+
+    def __init__(self, enter: int, leave: int, width: int, dropout: float, axes: int = 2) -> None:
         """Build the layers."""
         super().__init__()
+        conv = CONVOLUTIONS[axes]
         self.norm1 = group_norm(enter)
-        self.conv1 = nn.Conv2d(enter, leave, 3, padding=1)
+        self.conv1 = conv(enter, leave, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * leave)
         self.norm2 = group_norm(leave)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zero(nn.Conv2d(leave, leave, 3, padding=1))
-        self.skip = nn.Identity() if enter == leave else nn.Conv2d(enter, leave, 1)
+        self.conv2 = zero(conv(leave, leave, 3, padding=1))
+        self.skip = nn.Identity() if enter == leave else conv(enter, leave, 1)
 
     def forward(self, h: Tensor, condition: Tensor) -> Tensor:
         """Return the block's output for features h and condition (B, width)."""
-        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        steer = self.modulation(condition)
+        scale, shift = steer.reshape(*steer.shape, *(1,) * (h.ndim - 2)).chunk(2, dim=1)
         inner = self.conv1(F.silu(self.norm1(h)))
         inner = F.silu(self.norm2(inner) * (1 + scale) + shift)
         out: Tensor = self.skip(h) + self.conv2(self.dropout(inner))
@@ -59,25 +65,25 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention between all positions of an image, (B, C, H, W) -> (B, C, H, W).
+    """Residual self-attention between all positions, (B, C, ...) -> (B, C, ...).
 
     It knows nothing of where a position is: permuting the positions permutes the result.
     """
 
-    def __init__(self, channels: int, heads: int) -> None:
+    def __init__(self, channels: int, heads: int, axes: int = 2) -> None:
         """Build the layers."""
         super().__init__()
         if heads < 1 or channels % heads:
             raise ValueError(f"{channels} channels cannot be shared by {heads} attention heads")
         self.heads = heads
         self.norm = group_norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.leave = zero(nn.Conv2d(channels, channels, 1))
+        self.qkv = CONVOLUTIONS[axes](channels, 3 * channels, 1)
+        self.leave = zero(CONVOLUTIONS[axes](channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         """Return h plus what its positions read from one another."""
-        batch, channels, height, width = h.shape
-        split = (batch, 3, self.heads, channels // self.heads, height * width)
+        batch, channels, *sizes = h.shape
+        split = (batch, 3, self.heads, channels // self.heads, math.prod(sizes))
         q, k, v = self.qkv(self.norm(h)).reshape(split).transpose(3, 4).unbind(1)
         read = F.scaled_dot_product_attention(q, k, v)
         out: Tensor = h + self.leave(read.transpose(2, 3).reshape(h.shape))
@@ -100,19 +106,21 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """A U-Net for images of one size, (B, C, H, W) -> (B, C, H, W).
+    """A U-Net for images (C, H, W), signals (C, L) or volumes (C, D, H, W) of one size.
 
     Args:
-        shape: shape of one image, (C, H, W); H and W divisible by 2^(levels - 1).
+        shape: shape of one sample; every size but the first is divisible by 2^(levels - 1).
         channels: feature channels of the first level.
         multipliers: channels of each level, in units of `channels`; their number is that of the
             levels.
         blocks: residual blocks per level and direction.
-        attention: the heights (H, H/2, H/4, ...) of the levels that have self-attention.
+        attention: the heights (H, H/2, H/4, ..., or lengths) of the levels that have self-attention.
         heads: attention heads; the channels of those levels are divisible by it.
         dropout: probability of dropping a feature while training.
         embedding: "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
+        context: length of a condition vector, or None.
+        variance: whether to return twice the channels, for a learned variance.
 
     Raises:
         ValueError: sizes that do not fit one another, an unknown embedding.
@@ -124,7 +132,7 @@ class UNet(nn.Module):
     >>> UNet((1, 10, 10), multipliers=(1, 2, 2))
     Traceback (most recent call last):
     ...
-    ValueError: 3 levels halve the image 2 times, so H and W must be divisible by 4; got 10 x 10
+    ValueError: 3 levels halve the sample 2 times, so its sizes must be divisible by 4; got 10 x 10
     """
 
     name: ClassVar[str] = "unet"
@@ -140,6 +148,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         embedding: str = "sinusoidal",
         classes: int | None = None,
+        context: int | None = None,
+        variance: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
@@ -154,41 +164,45 @@ class UNet(nn.Module):
             "dropout": dropout,
             "embedding": embedding,
             "classes": classes,
+            "context": context,
+            "variance": variance,
         }
         heights = check_sizes(self.shape, channels, multipliers, blocks, attention)
         widths = [channels * multiplier for multiplier in multipliers]
-        vector = 4 * channels
+        vector, axes = 4 * channels, len(self.shape) - 1
+        conv = CONVOLUTIONS[axes]
 
         def stage(enter: int, level: int) -> Stage:
             leave = widths[level]
             attends = heights[level] in attention
-            block = Block(enter, leave, vector, dropout)
-            return Stage(block, Attention(leave, heads) if attends else None)
+            block = Block(enter, leave, vector, dropout, axes)
+            return Stage(block, Attention(leave, heads, axes) if attends else None)
 
         bottom = len(widths) - 1
-        self.condition = Condition(2 * channels, vector, embedding, classes)
-        self.enter = nn.Conv2d(self.shape[0], widths[0], 3, padding=1)
+        self.condition = Condition(2 * channels, vector, embedding, classes, context)
+        self.enter = conv(self.shape[0], widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom))
-        self.shrink = nn.ModuleList(nn.Conv2d(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom))
+        self.shrink = nn.ModuleList(conv(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom))
         self.middle = nn.ModuleList(stage(widths[bottom], bottom) for _ in range(2 * blocks))
-        self.grow = nn.ModuleList(nn.Conv2d(widths[k + 1], widths[k], 3, padding=1) for k in range(bottom))
+        self.grow = nn.ModuleList(conv(widths[k + 1], widths[k], 3, padding=1) for k in range(bottom))
         self.up = nn.ModuleList(nn.ModuleList(stage(2 * widths[k], k) for _ in range(blocks)) for k in range(bottom))
         self.norm = group_norm(widths[0])
-        self.leave = zero(nn.Conv2d(widths[0], self.shape[0], 3, padding=1))
+        self.leave = zero(conv(widths[0], self.shape[0] * (2 if variance else 1), 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the network's output, shaped like x.
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return the network's output, shaped like x, or with twice its channels.
 
         Args:
-            x: noisy images, (B, C, H, W).
-            t: one time per image, (B,).
+            x: noisy samples, (B, *shape).
+            t: one time per sample, (B,).
             label: (B,) int64; `classes` means no class. None means no class for the whole batch.
+            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
         check_call(x, t, self.shape)
-        condition = F.silu(self.condition(t, label))
+        condition = F.silu(self.condition(t, label, context))
         h = self.enter(x)
         seen = []
         for level, shrink in enumerate(self.shrink):
@@ -218,21 +232,20 @@ def check_sizes(
     >>> check_sizes((1, 8, 8), 32, (1, 2), 2, (4,))
     [8, 4]
     """
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"a U-Net works on images (C, H, W); got shape {shape}")
+    if len(shape) - 1 not in CONVOLUTIONS or min(shape) < 1:
+        raise ValueError(f"a U-Net works on (C, L), (C, H, W) or (C, D, H, W); got shape {shape}")
     if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
         raise ValueError(
             f"a U-Net needs channels, blocks and multipliers from 1 up; got channels {channels}, "
             f"blocks {blocks}, multipliers {tuple(multipliers)}"
         )
-    _, height, width = shape
     halvings = len(multipliers) - 1
-    if height % 2**halvings or width % 2**halvings:
+    if any(size % 2**halvings for size in shape[1:]):
         raise ValueError(
-            f"{halvings + 1} levels halve the image {halvings} times, so H and W must be divisible "
-            f"by {2**halvings}; got {height} x {width}"
+            f"{halvings + 1} levels halve the sample {halvings} times, so its sizes must be divisible "
+            f"by {2**halvings}; got {' x '.join(map(str, shape[1:]))}"
         )
-    heights = [height // 2**level for level in range(halvings + 1)]
+    heights = [shape[1] // 2**level for level in range(halvings + 1)]
     if unknown := sorted(set(attention) - set(heights)):
         raise ValueError(f"attention at heights {unknown}, but the levels have heights {heights}")
     return heights

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from sde_diffusion.checkpoint import describe
+from sde_diffusion.config import TrainConfig
 from sde_diffusion.data import as_data, load_data
-from sde_diffusion.defaults import default_model
+from sde_diffusion.defaults import default_model, default_options
 from sde_diffusion.sde import SDES, VPSDE, make_sde
 
 POINTS = as_data(torch.tensor([[3.0, -3.0], [3.0, 1.0], [-1.0, -3.0], [-1.0, 1.0]]), name="four")
@@ -16,7 +17,10 @@ def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> 
     model = default_model(POINTS, sde=name)
     assert model.sde == make_sde(name)
     model.sde.reverse(model)  # refuses noise where alpha(1) = 0
-    assert model.predicts == ("velocity" if name in ("cosine", "flow") else "noise")
+    expected = {"cosine": "velocity", "flow": "velocity", "ve": "edm", "edm": "edm"}
+    assert model.predicts == expected.get(name, "noise")
+    assert (model.sigma_data != 1.0) == (model.predicts == "edm")  # measured where it is used
+    TrainConfig().with_options(default_options(model.predicts))
 
 
 def test_settings_reach_what_they_are_of() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from sde_diffusion.ema import EMA
+from sde_diffusion.ema import EMA, gamma_of
 
 
 def random_walk(network: nn.Module, generator: torch.Generator) -> None:
@@ -80,3 +81,26 @@ def test_bad_decay_and_foreign_state_are_refused() -> None:
         EMA(nn.Linear(1, 1), decay=1.0)
     with pytest.raises(ValueError, match="another network"):
         EMA(nn.Linear(1, 1)).restore(nn.Linear(2, 1).state_dict())
+
+
+def test_a_power_average_is_the_uniform_mean_at_its_largest_width_and_forgets_the_start() -> None:
+    # gamma = 0 has the profile 1/k: the mean of all weights after an update, whatever the start was.
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Linear(2, 1, bias=False).double()
+    ema = EMA(network, decay=lambda k: 1 - 1 / k)
+    history = []
+    for k in range(1, 51):
+        random_walk(network, generator)
+        ema.update(k)
+        history.append(network.weight.detach().clone())
+    torch.testing.assert_close(ema.state()["weight"], torch.stack(history).mean(0), rtol=1e-12, atol=1e-12)
+    assert gamma_of(0.288) == pytest.approx(0, abs=2e-2)  # 12^-1/2 = 0.2887
+
+
+@pytest.mark.parametrize("width", [0.01, 0.05, 0.1, 0.2, 0.28])
+def test_the_width_is_the_standard_deviation_of_the_profile(width: float) -> None:
+    power, n = gamma_of(width) + 1, 20_000
+    share = np.diff((np.arange(n + 1) / n) ** power)
+    place = (np.arange(n) + 0.5) / n
+    mean = share @ place
+    assert np.sqrt(share @ (place - mean) ** 2) == pytest.approx(width, rel=1e-4)

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Dropout and batch statistics are the state that is easiest to lose.
-CHILD = """
-import sys
+# One process imports everything and forks the trainers: importing torch would take longer than the training.
+DRIVER = """
+import os, random, signal, socket, sys, time
 from pathlib import Path
 import torch
 from torch import nn
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.train import train
+import accelerate, torch._dynamo, torch.nn.parallel  # imported lazily otherwise, in every trainer again
 
-class Net(nn.Module):
+torch.set_num_threads(1)
+folder, steps, kills, seed, world = Path(sys.argv[1]), *map(int, sys.argv[2:6])
+OPTIONS = dict(
+    steps=steps, batch_size=8, log_every=7, checkpoint_every=10, warmup=10, snapshot_every=25, device="cpu",
+    ema=(0.9, 0.99), ema_widths=(0.1,), weight="uncertainty", times="loss-second-moment",
+    precision="fp16" if world == 1 else "bf16", accumulate=3 - world, progress=False,
+)
+
+class Net(nn.Module):  # dropout and batch statistics are the state that is easiest to lose
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
@@ -34,64 +41,77 @@ class Net(nn.Module):
     def forward(self, x, t):
         return self.layers(torch.cat([x, t[:, None]], 1))
 
-torch.set_num_threads(1)
-torch.manual_seed(0 if "first" in sys.argv else 1)
-out = Path(sys.argv[1])
-x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-train(
-    ScoreModel(Net(), VPSDE()), x, out=out, resume=out.exists(), steps=int(sys.argv[2]),
-    batch_size=8, log_every=7, checkpoint_every=5, warmup=10, progress=False,
-)
+def trainers(out, first):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                if world > 1:
+                    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+                                   "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                # The first process alone has the right initial weights: the others must take the saved ones.
+                torch.manual_seed(0 if first else 1)
+                x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+                train(ScoreModel(Net(), VPSDE()), x, out=out, resume=out.exists(), **OPTIONS)
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        children.append(child)
+    return children
+
+def wait(children):
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+def newest(out):
+    return max([int(p.name[5:]) for p in (out / "checkpoints").glob("step-*")], default=-1)
+
+assert wait(trainers(folder / "whole", True)) == [0] * world
+moment = random.Random(seed)
+out, killed = folder / "torn", 0
+while killed < kills:
+    before = newest(out)
+    children = trainers(out, before < 0)
+    # Sometimes before there is anything new, even while the run is opened; mostly some checkpoints later.
+    target = before + moment.choice([0, 10, 10, 20])
+    while target > before and newest(out) < target:
+        time.sleep(0.001)
+    time.sleep(moment.uniform(0, 0.02 if target > before else 0.3))
+    for child in moment.sample(children, world):
+        os.kill(child, signal.SIGKILL)
+    killed += wait(children) == [-9] * world
+    assert newest(out) < steps, f"the run ended after {killed} kills: use more steps"
+assert wait(trainers(out, newest(out) < 0)) == [0] * world
 """
 
 
-def start(out: Path, steps: int, *extra: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", CHILD, str(out), str(steps), *extra]
-    return subprocess.Popen(command, env=environment)
-
-
-def newest(out: Path) -> int:
-    names = [p.name[5:] for p in (out / "checkpoints").glob("step-*")]
-    return max(map(int, names), default=-1)
-
-
-def kill_at_random(out: Path, steps: int, moment: random.Random) -> bool:
-    """Start or resume the run and kill it once it is under way; whether it was killed in time."""
-    before = newest(out)
-    # The first process alone has the right initial weights: the others must take the saved ones.
-    process = start(out, steps, "first" if before < 0 else "later")
-    # Not before new work was saved, or 15 kills would never come to an end.
-    while process.poll() is None and newest(out) <= before:
-        time.sleep(0.002)
-    time.sleep(moment.uniform(0, 0.1))
-    process.kill()
-    return process.wait() == -9
-
-
 def content(out: Path) -> dict[str, object]:
-    folder = out / "checkpoints" / f"step-{newest(out):06d}"
-    files: dict[str, object] = {p.name: p.read_bytes() for p in folder.iterdir()}
+    files: dict[str, object] = {
+        str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "metrics.jsonl"
+    }
     lines = (out / "metrics.jsonl").read_text().splitlines()
     files["metrics"] = [{name: value for name, value in json.loads(line).items() if name != "time"} for line in lines]
     return files
 
 
-def check(tmp_path: Path, steps: int, kills: int, seed: int) -> None:
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    reference = start(whole, steps, "first")
-    moment = random.Random(seed)
-    survived = sum(kill_at_random(torn, steps, moment) for _ in range(kills))
-    assert survived == kills, "the run ended before it could be killed: use more steps"
-    assert start(torn, steps, "later").wait() == 0
-    assert reference.wait() == 0
-    assert newest(torn) == newest(whole) == steps
-    mine, theirs = content(torn), content(whole)
+def check(tmp_path: Path, steps: int, kills: int, seed: int, world: int = 1) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), *map(str, (steps, kills, seed, world))]
+    assert subprocess.run(command, env=environment, timeout=600).returncode == 0
+    mine, theirs = content(tmp_path / "torn"), content(tmp_path / "whole")
     assert mine.keys() == theirs.keys()
     assert len(theirs["metrics"]) == -(-steps // 7)  # type: ignore[arg-type]
+    newest = f"checkpoints/step-{steps:06d}/"
+    assert {newest + f"{name}.safetensors" for name in ("model", "ema", "ema-0.99", "optimizer", "weight", "times")} < (
+        theirs.keys()
+    )
     for name, value in theirs.items():
         assert mine[name] == value, f"{name} differs after {kills} kills (seed {seed})"
-    assert not list((torn / "checkpoints").glob(".*"))
 
 
 def test_two_kills(tmp_path: Path) -> None:
@@ -99,5 +119,10 @@ def test_two_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fifteen_kills(tmp_path: Path) -> None:
-    check(tmp_path, steps=1200, kills=15, seed=1)
+def test_fifty_kills(tmp_path: Path) -> None:
+    check(tmp_path, steps=1500, kills=50, seed=1)
+
+
+@pytest.mark.slow
+def test_ten_kills_of_two_processes(tmp_path: Path) -> None:
+    check(tmp_path, steps=400, kills=10, seed=2, world=2)

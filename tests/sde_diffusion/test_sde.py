@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.score import ScoreModel
-from sde_diffusion.sde import EDM, SDE, SDES, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE, make_sde, sde_name
+from sde_diffusion.sde import DDPM, EDM, SDE, SDES, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE, make_sde, sde_name
 from solvers import ReverseProcess, make_grid
 
 ALL = [kind() for kind in SDES.values()] + [VPSDE(0.3, 12.0), VESDE(0.02, 80.0), CosineVPSDE(0.02)]
@@ -57,7 +57,7 @@ def test_subvp_and_ve_have_the_published_g() -> None:
     torch.testing.assert_close(ve.g(t), 0.01 * r**t * math.sqrt(2 * math.log(r)), rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("sde", ALL, ids=ids)
+@pytest.mark.parametrize("sde", [sde for sde in ALL if not isinstance(sde, DDPM)], ids=repr)  # f of DDPM has jumps
 def test_kernel_solves_the_moment_equations(sde: SDE) -> None:
     """d mean/dt = f mean and d var/dt = 2 f var + g^2, integrated by Simpson's rule between two times."""
     a, b, n = 0.1, 0.9, 4000

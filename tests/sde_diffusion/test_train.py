@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from sde_diffusion.checkpoint import load
 from sde_diffusion.config import TrainConfig
+from sde_diffusion.configfile import read_options
 from sde_diffusion.data import as_data
 from sde_diffusion.draws import Draws
 from sde_diffusion.networks import build
 from sde_diffusion.runs import Run, checkpoints
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import VPSDE, CosineVPSDE
+from sde_diffusion.times import stratified
 from sde_diffusion.train import train
 
 POINTS = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
@@ -106,9 +108,9 @@ def test_one_step_is_clipped_adam_on_the_stated_draws() -> None:
     start = model()
     reference = model()
     train(start, POINTS, steps=1, batch_size=8, warmup=0, schedule="constant", seed=3, progress=False)
-    draws = Draws(seed=3, samples=50, batch_size=8, t_min=1e-5)
+    draws = Draws(seed=3, samples=50, batch_size=8)
     x0 = POINTS[draws.index(1)]
-    t, eps = draws.times(1), draws.noise(1, x0)
+    t, eps = stratified(8, 1e-5, draws.generator("times", 1)), draws.noise(1, x0)
     alpha, sigma = (c[:, None].float() for c in VPSDE()(t)[:2])
     reference.train()
     loss = (reference.network(alpha * x0 + sigma * eps, t.float()) - eps).square().mean()
@@ -120,16 +122,16 @@ def test_one_step_is_clipped_adam_on_the_stated_draws() -> None:
 
 
 def test_every_sample_is_seen_once_per_epoch_in_changing_order() -> None:
-    draws = Draws(seed=0, samples=10, batch_size=4, t_min=1e-5)
+    draws = Draws(seed=0, samples=10, batch_size=4)
     seen = torch.cat([draws.index(k) for k in range(1, 6)]).reshape(2, 10)
     assert torch.equal(seen.sort().values, torch.arange(10).repeat(2, 1))
     assert not torch.equal(seen[0], seen[1])
-    small = Draws(seed=0, samples=3, batch_size=7, t_min=1e-5)
+    small = Draws(seed=0, samples=3, batch_size=7)
     assert small.index(1).bincount().tolist() in ([3, 2, 2], [2, 3, 2], [2, 2, 3])
 
 
 def test_noise_is_standard_normal_and_new_at_every_step() -> None:
-    draws = Draws(seed=0, samples=10, batch_size=4, t_min=1e-5)
+    draws = Draws(seed=0, samples=10, batch_size=4)
     noise = torch.stack([draws.noise(k, torch.zeros(100)) for k in range(1, 401)])
     n = noise.numel()
     assert abs(float(noise.mean())) < 4 / n**0.5
@@ -183,14 +185,16 @@ class Poisoned(nn.Module):
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path) -> None:
-    draws = Draws(seed=0, samples=50, batch_size=8, t_min=1e-5)
-    sample, t = int(draws.index(8)[1]), float(draws.times(8)[1])
+    draws = Draws(seed=0, samples=50, batch_size=8)
+    sample, t = int(draws.index(8)[1]), float(stratified(8, 1e-5, draws.generator("times", 8))[1])
     message = rf"loss of step 8 .* 1 of 8 samples .* number {sample}; t from {t:.3g} to {t:.3g}"
     options = {**SMALL, "log_every": 100}
     with pytest.raises(FloatingPointError, match=message):
         train(model(Poisoned()), POINTS, steps=50, out=tmp_path / "run", **options)
     assert [c.name for c in checkpoints(tmp_path / "run")] == ["step-000006", "step-000000"]
     assert weights(load(tmp_path / "run", network=Poisoned(), weights="model")).isfinite().all()
+    written = json.loads((tmp_path / "run/non-finite.json").read_text())
+    assert written == {"step": 8, "what": "loss", "samples": [sample], "t": [t]}
 
 
 class Raising(nn.Module):
@@ -238,11 +242,36 @@ def test_resuming_something_else_is_refused_with_the_difference(tmp_path: Path) 
         resume(ScoreModel(mlp(), CosineVPSDE(), "data"), POINTS)
     with pytest.raises(ValueError, match="at step 6 already, beyond steps=4"):
         resume(model(), POINTS, steps=4)
+    with pytest.raises(ValueError, match=r"another model"):
+        resume(ScoreModel(mlp(), CosineVPSDE(), "data"), POINTS, force=True)
     untouched = load(tmp_path / "run")
     assert torch.equal(weights(resume(model(), POINTS)), weights(untouched))  # finished: no-op
     resume(model(), POINTS, steps=8)
     assert [line["step"] for line in metrics(tmp_path / "run")] == [4, 6, 8]
     assert json.loads((tmp_path / "run/config.json").read_text())["train"]["steps"] == 8
+
+
+def test_force_goes_on_with_other_options_and_says_so(tmp_path: Path) -> None:
+    train(model(), POINTS, steps=6, out=tmp_path / "run", **SMALL)
+    with pytest.warns(UserWarning, match=r"goes on with another train \(clip: 1.0 in the run, 0.5 now; seed: 0 in"):
+        train(model(), POINTS, out=tmp_path / "run", resume=True, force=True, progress=False, steps=8, seed=1, clip=0.5)
+    stored = json.loads((tmp_path / "run/config.json").read_text())["train"]
+    assert (stored["seed"], stored["clip"], stored["steps"]) == (1, 0.5, 8)
+    assert read_options(tmp_path / "run/config.toml")["seed"] == 1
+    with pytest.raises(ValueError, match=r"step-000008 has no ema-0.5: a run cannot begin to keep"):
+        train(model(), POINTS, out=tmp_path / "run", resume=True, force=True, progress=False, ema=(0.999, 0.5))
+
+
+def test_options_that_are_younger_than_a_run_have_their_defaults(tmp_path: Path) -> None:
+    train(model(), POINTS, steps=6, out=tmp_path / "run", **SMALL)
+    file = tmp_path / "run/config.json"
+    stored = json.loads(file.read_text())
+    for name in ("times", "precision", "ema_widths", "accumulate"):
+        del stored["train"][name]
+    file.write_text(json.dumps(stored))
+    train(model(), POINTS, out=tmp_path / "run", resume=True, progress=False, steps=8)
+    with pytest.raises(ValueError, match="precision: 'fp32' in the run, 'bf16' now"):
+        train(model(), POINTS, out=tmp_path / "run", resume=True, progress=False, precision="bf16")
 
 
 def test_two_trainers_cannot_share_a_run(tmp_path: Path) -> None:
@@ -277,15 +306,32 @@ def test_resuming_clears_what_a_killed_process_left(tmp_path: Path) -> None:
         ({"learning_rate": float("nan")}, ValueError, "learning_rate must be positive"),
         ({"t_min": 0.0}, ValueError, r"t_min must be in \(0, 1\)"),
         ({"ema": 1.0}, ValueError, r"ema must be in \[0, 1\)"),
+        ({"ema": [0.9, "slow"]}, TypeError, "ema must be a number; got 'slow'"),
+        ({"ema": []}, ValueError, "ema must name one decay at least"),
+        ({"ema": (0.9, 0.9)}, ValueError, "ema names an average twice: 0.9, 0.9"),
+        ({"ema_widths": 0.1}, TypeError, "ema_widths must be a list of numbers; got 0.1"),
+        ({"ema_widths": [0.3]}, ValueError, r"ema_widths must be in \(0, 0.288\]; got 0.3"),
+        ({"labels": "yes"}, TypeError, "labels must be true or false; got 'yes'"),
+        ({"labels": True}, ValueError, "labels were asked for and array has none"),
+        ({"drop_label": 1.5}, ValueError, r"drop_label must be in \[0, 1\]; got 1.5"),
+        ({"times": "unifrom"}, ValueError, "did you mean 'uniform'"),
+        ({"precision": "half"}, ValueError, "unknown precision 'half'"),
+        (
+            {"accumulate": 3, "batch_size": 8},
+            ValueError,
+            r"8; .* a multiple of 3 = 1 \(processes\) x 3 \(accu",
+        ),
+        ({"batch_size": 51}, ValueError, "array has 50 samples, fewer than one batch of 51; choose batch_size=50"),
+        ({"tracker": "tensorbord"}, ValueError, "did you mean 'tensorboard'"),
         ({"schedule": "cosin"}, ValueError, "did you mean 'cosine'"),
-        ({"weight": "plain"}, ValueError, "unknown weight 'plain'.*likelihood, simple"),
+        ({"weight": "plain"}, ValueError, "unknown weight 'plain'.*likelihood.*simple"),
         ({"device": "cude"}, ValueError, "did you mean 'cuda'"),
         ({"batchsize": 3}, ValueError, "did you mean 'batch_size'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        train(model(), POINTS, **options)
+        train(model(), POINTS, **{"batch_size": 8, **options})
 
 
 def test_config_survives_json() -> None:
@@ -317,5 +363,5 @@ def test_bad_models_and_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resume=True needs"):
         train(model(), POINTS, resume=True)
     with pytest.raises(ValueError, match="must return the shape"):
-        train(model(Wide()), as_data(POINTS), out=tmp_path / "run")
+        train(model(Wide()), as_data(POINTS), out=tmp_path / "run", batch_size=8)
     assert not list(tmp_path.iterdir())

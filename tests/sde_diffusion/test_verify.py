@@ -115,6 +115,9 @@ class AdaptiveCopy(Solver):
     grid = "ends"
     source = "a test"
 
+    def evaluations(self, steps: int, finish: bool = True) -> int:
+        return 7 * (steps - 1) + 1 if finish else 7 * steps
+
     def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
         from solvers.adaptive import EmbeddedRungeKutta
 

@@ -218,3 +218,16 @@ def test_wrong_problems_and_states_are_refused() -> None:
         solve(ReverseProcess(lambda x, t: torch.zeros(2, 3), SDE), prior(2), solver="ddim", nfe=5)
     with pytest.raises(TypeError, match="name in SOLVERS"):
         solve(process("ddim"), prior(2), solver=5, nfe=5)  # type: ignore[arg-type]
+
+
+def test_a_process_with_noise_runs_towards_the_data_only():
+    process = ReverseProcess(lambda x, t: x, VPSDE(), eta=1.0)
+    with pytest.raises(ValueError, match="the grid increases"):
+        solve(process, torch.ones(1, 1), solver="ddpm", grid=[0.1, 0.5, 1.0])
+
+
+def test_an_adaptive_sde_attempt_costs_two():
+    """nfe = 3 pays for one attempt and the last evaluation."""
+    process = ReverseProcess(lambda x, t: torch.zeros_like(x), VPSDE(), eta=1.0)
+    out = solve(process, torch.ones(1, 1), solver="adaptive-sde", nfe=3)
+    assert out.nfe.tolist() == [3] and out.status == ["nfe_cap"]

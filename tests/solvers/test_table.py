@@ -9,10 +9,13 @@ from sde_diffusion import VPSDE, CosineVPSDE, GaussianMixture
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.table import Row, Table, compile_table
 
+# Two evaluations at one time are no table: Heun's methods, and the start of adams.
 ABLE = [
     name
     for name, solver in SOLVERS.items()
-    if not (solver.stochastic or solver.adaptive) and solver.needs[0] is ReverseProcess and name not in ("heun", "edm")
+    if not (solver.stochastic or solver.adaptive)
+    and solver.needs[0] is ReverseProcess
+    and name not in ("adams", "heun", "edm")
 ]
 
 

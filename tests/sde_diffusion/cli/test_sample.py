@@ -154,7 +154,7 @@ def test_the_card_of_another_model_is_refused(moons: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--solver pfode", "unknown solver 'pfode'; did you mean 'pf-ode'? Choices: adaptive-sde"),
+        ("--solver pfode", "unknown solver 'pfode'; did you mean 'pf-ode'? Choices: adams"),
         ("--solver gone.py:Mine", "there is no file gone.py"),
         ("--grid karas", "did you mean 'karras'?"),
         ("--grid 1,a,0", "--grid takes a name or times separated by commas"),
@@ -203,3 +203,32 @@ def test_profile_names_the_range_of_times() -> None:
     result = CliRunner().invoke(app, ["sample", "bundled", "--n", "2", "--nfe", "8", "--profile", "--out", "profiled"])
     assert result.exit_code == 0, result.output
     assert "half of the error is made between t = " in result.output
+
+
+def test_a_tolerance_chooses_and_the_card_says_why(moons: Path) -> None:
+    result = run("--n", "4", "--tolerance", "0.3", "--out", "rough")
+    assert result.exit_code == 0, result.output
+    card = json.loads(Path("rough/card.json").read_text())
+    choice = card["choice"]
+    assert f"chosen: {choice['reason']}" in result.stdout
+    assert (choice["solver"], choice["nfe"]) == (card["solver"]["name"], card["nfe"]["asked"])
+    assert choice["bound"] <= choice["tolerance"] == 0.3
+    expected = library_sample(load(moons), 4, solver=choice["solver"], nfe=choice["nfe"])
+    assert np.array_equal(arrays(Path("rough"))["x"], expected.numpy())
+    assert run("--card", "rough/card.json", "--out", "again").exit_code == 0
+    assert Path("again/card.json").read_bytes() == Path("rough/card.json").read_bytes()
+    alone = run("--n", "4", "--tolerance", "0.3", "--solver", "ddim", "--out", "ddim")
+    assert "chosen: ddim with" in alone.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--tolerance 0", "a tolerance is a positive distance"),
+        ("--tolerance 0.1 --nfe 5", "leave out --nfe"),
+        ("--tolerance 0.1 --grid karras --eta 1", "leave out --grid, --eta"),
+        ("--tolerance 0.1 --solver sde", "sde draws noise"),
+    ],
+)
+def test_a_tolerance_that_cannot_be_met_as_asked(moons: Path, args: str, message: str) -> None:
+    assert message in refused(*args.split())

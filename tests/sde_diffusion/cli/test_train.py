@@ -60,8 +60,9 @@ def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() 
 def test_every_option_reaches_the_run() -> None:
     options = {
         "steps": 3, "batch_size": 5, "lr": 0.01, "warmup": 1, "schedule": "constant",
-        "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "t_min": 0.001, "ema": 0.9,
-        "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3,
+        "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "times": "uniform", "t_min": 0.001, "ema": 0.9,
+        "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3, "drop_label": 0.3,
+        "precision": "bf16", "accumulate": 5, "tracker": "none", "snapshot_every": 2,
     }  # fmt: skip
     model = {
         "sde": "ve", "sigma_min": 0.02, "sigma_max": 9.0, "predicts": "edm", "width": 6,
@@ -71,7 +72,7 @@ def test_every_option_reaches_the_run() -> None:
     trained("--data", "rings", "--out", "here", *args)
     written = config("here")
     options["learning_rate"] = options.pop("lr")
-    assert written["train"] == options
+    assert written["train"] == {**options, "labels": False, "flip": False, "ema_widths": []}
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
     }  # fmt: skip
@@ -124,11 +125,82 @@ def test_your_own_data_needs_only_its_path() -> None:
     np.save("my data/points.npy", rng.normal(size=(20, 3)).astype(np.float32))
     lines = trained("--data", "my data/points.npy", *TINY)
     assert lines[-1] == "arrays runs/points-vp/samples/pf-ode-step-000004/samples.npz"
-    for k in range(3):
+    for k in range(4):
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"my data/{k}.png")
     trained("--data", "my data", *SMALL_UNET)
     assert find("runs/my-data-vp").model["shape"] == [3, 4, 4]
+
+
+def test_a_run_is_repeated_by_the_file_it_keeps() -> None:
+    options = [
+        "--data",
+        "moons",
+        "--sde",
+        "ve",
+        "--sigma-max",
+        "9",
+        "--ema",
+        "0.9",
+        "--ema",
+        "0.99",
+        "--ema-width",
+        "0.1",
+    ]
+    trained("--out", "one", *options, *TINY, "--times", "log-normal", "--seed", "3")
+    trained("--config", "one/config.toml", "--out", "two")
+    first, second = config("one"), config("two")
+    assert first == second and first["train"]["ema"] == [0.9, 0.99]
+    for file in ("model", "ema-0.99", "power-0.1"):
+        names = [f"{out}/checkpoints/step-000004/{file}.safetensors" for out in ("one", "two")]
+        assert Path(names[0]).read_bytes() == Path(names[1]).read_bytes()
+
+
+def test_what_is_typed_wins_over_the_file_and_the_file_over_the_run() -> None:
+    Path("o.toml").write_text(
+        'data = "rings"\nout = "here"\nsteps = 3\nbatch_size = 8\n[network]\nwidth = 8\ndepth = 1\n'
+    )
+    trained("--config", "o.toml", "--steps", "2", "--schedule", "constant")
+    written = config("here")
+    assert (written["data"]["name"], written["train"]["steps"]) == ("rings", 2)
+    assert written["model"]["network"]["settings"]["width"] == 8
+    trained("--resume", "--config", "o.toml")
+    assert config("here")["train"] == {**written["train"], "steps": 3}
+    Path("o.toml").write_text('out = "here"\nclip = 0.5\n')
+    assert "train (clip: 1.0 in the run, 0.5 now)" in refused("--resume", "--config", "o.toml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        trained("--resume", "--config", "o.toml", "--force", "--steps", "4")
+    assert config("here")["train"]["clip"] == 0.5
+
+
+def test_labels_make_a_conditional_network() -> None:
+    trained("--labels", "--drop-label", "0.2", "--out", "run", *SMALL_UNET)
+    assert config("run")["model"]["network"]["settings"]["classes"] == 10
+    trained("--resume", "--out", "run", "--steps", "3")
+    np.save("points.npy", np.zeros((9, 2), np.float32))
+    assert "labels were asked for and points.npy has none" in refused("--labels", "--data", "points.npy", *TINY)
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("stepz = 4", "o.toml: unknown key stepz = 4; allowed: accumulate, batch_size, checkpoint_every, clip"),
+        ('steps = "four"', "o.toml: steps must be a whole number; got 'four'"),
+        ("steps = 0", "o.toml: steps must be at least 1; got 0"),
+        ("sde = 3", "o.toml: sde must be text; got 3"),
+        ("network = 3", "o.toml: network must be a table of settings, [network]; got 3"),
+        ("steps = ", "o.toml is not TOML: Invalid value"),
+        ("[network]\ncolour = 3", "has no setting 'colour'"),
+        ('[network]\nchannels = "many"', "the network unet: channels must be of the kind of 32; got 'many'"),
+        ('[process]\nbeta_max = "high"', "the process vp: beta_max must be of the kind of 20.0; got 'high'"),
+        ('[network]\nname = "unit"', "unknown network 'unit'; did you mean 'unet'"),
+    ],
+)
+def test_a_bad_file_of_options_is_one_sentence(toml: str, message: str) -> None:
+    Path("o.toml").write_text(toml)
+    assert message in refused("--config", "o.toml")
+    assert [p.name for p in Path().iterdir()] == ["o.toml"]
 
 
 def bad_data() -> None:
@@ -144,7 +216,7 @@ def bad_data() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--sde pv", "unknown SDE 'pv'. Choices: cosine, edm, flow, subvp, ve, vp"),
+        ("--sde pv", "unknown SDE 'pv'. Choices: cosine, ddpm, edm, flow, subvp, ve, vp"),
         ("--data mons", "'mons'; did you mean 'moons'?"),
         ("--predicts nois", "did you mean 'noise'?"),
         ("--weight simpel", "did you mean 'simple'?"),
@@ -162,6 +234,9 @@ def bad_data() -> None:
         ("--data mixed", "mixed/6.png is 6 x 6 gray, but mixed/4.png is 4 x 4 gray"),
         ("--data broken", "cannot read the image broken/a.png"),
         ("--out mixed", "mixed exists already; continue it with resume=True (--resume)"),
+        ("--config gone.toml", "no config file at gone.toml"),
+        ("--accumulate 3", "128; it must be a multiple of 3"),
+        ("--data mixed/4.png --precision half", "unknown precision 'half'"),
         ("--resume", "nothing to resume: no run in runs/"),
         ("--resume --out gone", "nothing to resume at gone"),
     ],
@@ -189,6 +264,11 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning() -> None:
     assert result.exit_code == 0, result.output
     assert f"warning: {torn} is torn: 100 bytes" in result.stderr
     assert "using step-000002 instead" in result.stderr
+
+
+def test_several_processes_must_be_told_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "say where the run is with --out" in refused("--data", "moons", *TINY)
 
 
 def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_later_changes_of_the_array_do_not_reach_the_data():
         (np.array([[1, None]], object), None, TypeError, "type object"),
         ([[1j, 2.0]], None, TypeError, "complex128"),
         (torch.zeros(2, 2, dtype=torch.complex64), None, TypeError, "complex64"),
-        (np.zeros((5, 2, 8, 8), np.uint8), None, ValueError, "neither axis 1 nor axis 3"),
+        (np.zeros((5, 9, 8, 8), np.uint8), None, ValueError, "neither axis 1 nor axis 3"),
         ([[1.0], [2.0]], [0], ValueError, r"one per sample, \(2,\)"),
         ([[1.0], [2.0]], [0, -1], ValueError, "smallest -1"),
         ([[1.0], [2.0]], [0.0, 1.0], TypeError, "whole numbers"),

@@ -69,7 +69,7 @@ def test_the_image_that_cannot_be_read_is_named(tmp_path, name):
     [
         (colour(1, 5, 6), "b.png is 6 x 5 RGB, but .*a.png is 6 x 4 RGB"),
         (colour(1)[..., 0], "b.png is 6 x 4 gray, but .*a.png is 6 x 4 RGB"),
-        (np.zeros((4, 6, 4)), "b.png has mode RGBA"),
+        (np.zeros((4, 6, 4)), "b.png is 6 x 4 RGBA, but .*a.png is 6 x 4 RGB;"),
     ],
 )
 def test_images_of_mixed_shapes_are_refused_by_name(tmp_path, pixels, message):

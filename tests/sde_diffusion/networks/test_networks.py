@@ -17,12 +17,18 @@ SETTINGS = {
         "attention": (4,),
         "heads": 2,
     },
+    "dit": {"shape": (2, 4, 6), "patch": 2, "width": 16, "depth": 2, "heads": 2},
     "mlp": {"shape": (3,), "width": 16, "depth": 2},
 }
+SIGNALS = {
+    "unet": {**SETTINGS["unet"], "shape": (2, 8)},
+    "dit": {**SETTINGS["dit"], "shape": (2, 6)},
+    "mlp": {**SETTINGS["mlp"], "shape": (2, 3)},
+}
 CASES = [
-    (name, {**SETTINGS[name], "classes": 3, "embedding": embedding})
+    (name, {**settings[name], "classes": 3, "embedding": embedding})
     for name in NETWORKS
-    for embedding in ("sinusoidal", "fourier")
+    for settings, embedding in ((SETTINGS, "sinusoidal"), (SETTINGS, "fourier"), (SIGNALS, "sinusoidal"))
 ]
 
 
@@ -84,12 +90,44 @@ def test_dropout_acts_in_training_only(name):
     assert not torch.allclose(network(x, t), network(x, t))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_learned_variance_doubles_the_channels_and_nothing_else(name):
+    network, x, t, _ = example(name, {**SETTINGS[name], "variance": True})
+    assert network(x, t).shape == (5, 2 * x.shape[1], *x.shape[2:])
+    without, *_ = example(name, SETTINGS[name])
+    kept = {key: value for key, value in network.state_dict().items() if not key.startswith("leave")}
+    without.load_state_dict(kept, strict=False)
+    half = len(network.leave.weight) // 2
+    if name != "dit":  # whose channels are spread over a patch
+        without.leave.weight.data, without.leave.bias.data = network.leave.weight[:half], network.leave.bias[:half]
+        torch.testing.assert_close(network(x, t)[:, : x.shape[1]], without(x, t))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_context_acts_and_rows_of_nan_are_none_given(name):
+    network, x, t, _ = example(name, {**SETTINGS[name], "context": 3})
+    context = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given, none = network(x, t, context=context), network(x, t)
+    assert (given - none).flatten(1).norm(dim=1).min() > 1e-3
+    context[[1, 3]] = torch.nan
+    mixed = network(x, t, context=context)
+    assert torch.equal(mixed[[1, 3]], none[[1, 3]])
+    torch.testing.assert_close(mixed[[0, 2, 4]], given[[0, 2, 4]], rtol=1e-12, atol=1e-12)
+    mixed.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name, settings", CASES)
+@pytest.mark.parametrize("name, settings", [case for case in CASES if case[1]["embedding"] == "sinusoidal"])
 def test_it_compiles_without_graph_breaks(name, settings):
-    network, x, t, label = example(name, settings)
+    network, x, t, label = example(name, {**settings, "context": 3})
+    context = torch.randn(5, 3, dtype=torch.float64)
+    context[2] = torch.nan
+    explained = torch._dynamo.explain(network)(x, t, label, context)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+    torch._dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x, t, label), network(x, t, label))
+    torch.testing.assert_close(compiled(x, t, label, context), network(x, t, label, context))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -115,7 +153,8 @@ def test_arguments_of_other_shapes_are_refused(name):
         ((3, 20, 12), "unet", 500_000, 2_000_000),
         ((3, 64, 96), "unet", 20_000_000, 60_000_000),
         ((2,), "mlp", 100_000, 500_000),
-        ((2, 100), "mlp", 100_000, 5_000_000),
+        ((2, 16), "mlp", 100_000, 500_000),
+        ((2, 100), "unet", 200_000, 1_000_000),
     ],
 )
 def test_the_default_network_fits_the_data(shape, name, least, most):

@@ -83,9 +83,9 @@ def test_the_way_up_sees_what_the_way_down_had():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"shape": (8, 8)}, r"images \(C, H, W\)"),
-        ({"shape": (1, 8, 0)}, r"images \(C, H, W\)"),
-        ({"shape": (1, 30, 28)}, "3 levels halve the image 2 times.*divisible by 4; got 30 x 28"),
+        ({"shape": (8,)}, r"works on \(C, L\), \(C, H, W\)"),
+        ({"shape": (1, 8, 0)}, r"got shape \(1, 8, 0\)"),
+        ({"shape": (1, 30, 28)}, "3 levels halve the sample 2 times.*divisible by 4; got 30 x 28"),
         ({"shape": (1, 28, 30)}, "divisible by 4; got 28 x 30"),
         ({"shape": (1, 8, 8), "attention": (7, 4)}, r"heights \[7\].*heights \[8, 4, 2\]"),
         ({"shape": (1, 8, 8), "attention": (4,), "heads": 3}, "128 channels.*3 attention heads"),

@@ -1,0 +1,143 @@
+"""`sdediff compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+
+from sde_diffusion.card import device_for, require_new, versions
+from sde_diffusion.checkpoint import Stored, load
+from sde_diffusion.cli.errors import say
+from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.compare import BUDGETS, SHORTLIST
+from sde_diffusion.compare import compare as run_comparison
+from sde_diffusion.comparison_report import as_dict, save, summary, table
+from sde_diffusion.data import load_data
+from sde_diffusion.places import find_model, name_of, samples_folder, unused
+from sde_diffusion.verify.plugin import find_solver
+
+MOST = 10_000  # samples of the data that distances are measured to
+
+EXAMPLES = """
+\b
+Examples:
+sdediff compare                            a shortlist on the latest run, or bundled
+sdediff compare bundled --solvers pf-ode,unipc --nfe 8
+sdediff compare --solvers ddpm,sde --nfe 50,100 --n 2000
+sdediff compare runs/mnist-vp --data-dir data --out mine
+"""
+
+
+def compare(
+    run: RunArgument = None,
+    solvers: Annotated[
+        str,
+        typer.Option("--solvers", help="Names, or path/to/file.py:Name of your own, separated by commas."),
+    ] = ",".join(SHORTLIST),
+    nfe: Annotated[
+        str,
+        typer.Option("--nfe", help="Network evaluations for each sample, separated by commas."),
+    ] = ",".join(map(str, BUDGETS)),
+    n: Annotated[int, typer.Option("--n", help="Samples of every solver and budget.")] = 512,
+    paired: Annotated[
+        int, typer.Option("--paired", help="How many of their noises are followed to the converged flow.")
+    ] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Of the noises, the same for all.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 256,
+    reference_steps: Annotated[int, typer.Option("--reference-steps", help="Of the converged flow.")] = 800,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="What to measure distances to: a data set or a path, as for train.",
+            show_default="what the model was trained on",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False)
+    ] = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder for compare.json and compare.png; must be new or empty.",
+            show_default="RUN/compare",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
+) -> None:
+    """Compare solvers on a trained model: same noises, paired error, distance to the data, time.
+
+    The error of a sample is its distance to where the model's own probability flow, computed to convergence, ends from
+    the same noise. Differences come with an interval, and say so when they may be chance.
+    """
+    budgets = numbers(nfe)
+    chosen = dict(find_solver(spec) for spec in solvers.split(","))
+    if out is not None:
+        require_new(out)  # now, not after the work
+    stored = find_model(run)
+    target = reference(stored, data, data_dir)
+    with Console(stderr=True).status("loading") as status:
+        found = run_comparison(
+            load(stored, device=str(device_for(device or "auto"))),
+            chosen,
+            budgets,
+            n=n,
+            paired=paired,
+            seed=seed,
+            data=target,
+            batch_size=batch_size,
+            reference_steps=reference_steps,
+            on_row=status.update,
+        )
+    folder = out or unused(samples_folder(stored).parent / "compare")
+    checkpoint = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
+    about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
+    save(found, folder, about)
+    if as_json:
+        typer.echo(json.dumps(as_dict(found), indent=2))
+        return
+    typer.echo(f"model {stored.path}")
+    Console().print(table(found))
+    for line in summary(found):
+        typer.echo(line)
+    typer.echo(f"figures {folder / 'compare.json'}")
+    typer.echo(f"picture {folder / 'compare.png'}")
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    >>> numbers("5,10")
+    [5, 10]
+    """
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"--nfe takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
+
+
+def reference(stored: Stored, data: str | None, data_dir: Path | None) -> Tensor | None:
+    """The data to measure distances to; None, with a word on stderr, where the model's own cannot be had."""
+    name = data or stored.data.get("name")
+    if name is None:
+        say("no distances to the data: the model does not say what it was trained on; see --data", "yellow")
+        return None
+    try:
+        found = load_data(name, data_dir, labels=False)
+        if found.shape != tuple(stored.model["shape"] or found.shape):
+            raise ValueError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
+    except (ValueError, OSError) as error:
+        if data is not None:
+            raise
+        say(f"no distances to the data: {error}", "yellow")
+        return None
+    # Evenly spaced, so that sorted data is met in all its parts.
+    return found.batch(torch.linspace(0, len(found) - 1, min(len(found), MOST), dtype=torch.float64).long())

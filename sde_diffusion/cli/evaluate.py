@@ -1,0 +1,246 @@
+"""`sdediff evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sde_diffusion.card import CARD, device_for, folder_name, require_new
+from sde_diffusion.checkpoint import Stored, load
+from sde_diffusion.cli.options import DeviceOption
+from sde_diffusion.cli.sample import bar, times_of
+from sde_diffusion.data import Data, load_data
+from sde_diffusion.data.toy import LAWS
+from sde_diffusion.evaluation import Drawing, Workers, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import report as reports
+from sde_diffusion.evaluation.curve import as_dict
+from sde_diffusion.evaluation.score import DEFAULT
+from sde_diffusion.evaluation.score import evaluate as measure
+from sde_diffusion.evaluation.workers import default_processes
+from sde_diffusion.features import NAMES, default_features, make_extractor
+from sde_diffusion.metrics import METRICS
+from sde_diffusion.places import BUNDLED_NAME, find_model, name_of, samples_folder, unused
+from sde_diffusion.reference import Reference
+from sde_diffusion.storage import STATE, to_json, write_file
+
+EXAMPLES = """
+\b
+Examples:
+sdediff evaluate                           latest run, or bundled model
+sdediff evaluate runs/digits-vp --nfe 5,10,20,50 --solver pf-ode,ddim
+sdediff evaluate samples/pf-ode-nfe20 --reference digits
+sdediff evaluate images/ --reference real-images/ --features pca
+sdediff evaluate my.npz --range 0,1 --reference digits --metrics all
+sdediff evaluate --save-reference digits.safetensors
+sdediff evaluate --nfe 8 --budget          where the error comes from
+"""
+JSON = "evaluation.json"
+FOLDER = Path("evaluation")
+FIT = 20_000  # samples that principal axes are fitted to
+
+
+def evaluate(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|FOLDER|NPZ",
+            help="A model as in 'sdediff sample', a folder of images or of 'sdediff sample', or an .npy or .npz file.",
+            show_default="the latest in runs/, else the bundled model",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            help="What to compare with: a data set or path as in 'sdediff train --data', or a --save-reference file.",
+            show_default="the data of the run",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of the reference: train or test.")] = "train",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            help=f"What is compared: {', '.join(NAMES)}.",
+            show_default="a stored reference's own, else by shape",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Where the weights of inception or dinov2 are.", show_default=False)
+    ] = None,
+    metrics: Annotated[str, typer.Option("--metrics", help=f"all, or some of {', '.join(METRICS)}.")] = ",".join(
+        DEFAULT
+    ),
+    n: Annotated[int, typer.Option("--n", help="How many samples to draw.")] = 1000,
+    solver: Annotated[
+        str, typer.Option("--solver", help="One, or several for a curve, separated by commas.")
+    ] = "pf-ode",
+    nfe: Annotated[
+        str | None,
+        typer.Option("--nfe", help="Network evaluations; several, such as 5,10,20, for a curve.", show_default="20"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Instead of --nfe.", show_default=False)] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", help="As in 'sdediff sample'.", show_default="the solver's own")
+    ] = None,
+    eta: Annotated[
+        float | None, typer.Option("--eta", help="As in 'sdediff sample'.", show_default="1 if stochastic, else 0")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of samples and of what metrics draw.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 250,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", help="They share the work; the figures do not change.", show_default="one per core"
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option("--draws", help="Half-samples for a standard error.")] = 40,
+    value_range: Annotated[
+        str | None,
+        typer.Option("--range", help="Black and white of images of floats, such as 0,1.", show_default=False),
+    ] = None,
+    budget: Annotated[bool, typer.Option("--budget", help="Also split the distance into its causes.")] = False,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-reference", help="Write the reference's features to a .safetensors file.", show_default=False
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help=f"Folder for {JSON} and curve.png; must be new or empty.", show_default="evaluation/..."
+        ),
+    ] = None,
+) -> None:
+    """Say how good samples are, with standard errors.
+
+    Draws samples of a model or reads those of a file, and compares them with a reference. Several budgets or solvers
+    give a curve.
+    """
+    if out is not None:
+        require_new(out)  # now, not after the work
+    device = device_for(device or "auto").type
+    stored = model_of(source)
+    samples = None if stored or source is None else read_samples(source, numbers(value_range, "--range", 2))
+    ways = [
+        Drawing(s, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size)
+        for s in solver.split(",")
+        for b in (numbers(nfe, "--nfe") or [None])
+    ]
+    what, data = find_reference(reference, split, data_dir, stored)
+    if budget and (stored is None or data is None or len(ways) != 1):
+        raise ValueError("an error budget is of a model with one solver and one --nfe, and a reference that is no file")
+    if what is None:
+        assert data is not None  # one of them is found
+        name = features or default_features(data.shape)
+        extractor = make_extractor(name, fit=lambda: data.batch(slice(0, FIT)), weights=weights)
+        what = Reference.of(data, extractor, split, device)
+    else:
+        name = features or what.extractor["name"]
+        extractor = make_extractor(name, tensors=what.tensors, weights=weights)
+        what.check(extractor)
+    if save_reference is not None:
+        what.save(save_reference)
+    real = what.data
+    typer.echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
+    names = metrics.split(",")
+    if stored is None:
+        assert samples is not None and source is not None
+        found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
+        Console().print(reports.table([(str(source), found)], len(samples)))
+        run = {"n": len(samples), "figures": as_dict(found)}
+        save(out or unused(FOLDER / source.stem), reports.record({"path": str(source)}, what, [run]))
+        return
+    model = load(stored, device=device)
+    what.check_shape(model.shape or ())
+    count = processes or (1 if device != "cpu" else min(default_processes(), -(-n // batch_size)))
+    with Workers(model, extractor, count) as workers:
+        with bar() as progress:
+            points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
+        Console().print(reports.table(reports.columns(points), n))
+        made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
+        content = reports.record(made, what, [p.as_dict() for p in points])
+        if budget:
+            assert data is not None  # checked above
+            with bar() as progress:
+                parts = error_budget(
+                    workers, ways[0], n, what, data, held_out(data, split), draws=draws, progress=progress
+                )
+            content["budget"] = reports.budget_dict(parts)
+            for table in (reports.budget_table(parts), reports.loss_table(parts)):
+                Console().print(table)
+            typer.echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
+    first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
+    name = folder_name(first) if len(points) == 1 else "curve"
+    folder = out or unused(samples_folder(stored).parent / FOLDER / name)
+    save(folder, content)
+    if len(points) > 1:
+        plot(folder / "curve.png", points, next(iter(points[0].figures)))
+        typer.echo(f"picture {folder / 'curve.png'}")
+
+
+def model_of(source: Path | None) -> Stored | None:
+    """The model at a path, or None where it holds samples."""
+    if source is None or (str(source) == BUNDLED_NAME and not source.exists()):
+        return find_model(source)
+    is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / CARD).is_file())
+    return find_model(source) if is_run or source.suffix == ".safetensors" else None
+
+
+def find_reference(
+    name: str | None, split: str, data_dir: Path | None, stored: Stored | None
+) -> tuple[Reference | None, Data | None]:
+    """The stored reference, or the data to make one of."""
+    if name is not None and name.endswith(".safetensors"):
+        return Reference.load(name), None
+    if name is not None:
+        return None, load_data(name, data_dir, split=split)
+    if stored is None:
+        raise ValueError("samples from files need --reference: a data set, a path, or a file of --save-reference")
+    if not stored.data.get("name"):
+        raise ValueError("the model does not say what it was trained on; give --reference")
+    data = load_data(stored.data["name"], data_dir, split=split)
+    if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
+        raise ValueError(f"the data '{data.name}' is not what the model was trained on; give --reference")
+    return None, data
+
+
+def held_out(data: Data, split: str) -> Data | None:
+    """Test samples that the reference does not hold, where a set comes with some at no cost."""
+    return load_data(data.name, split="test") if split == "train" and data.name in ("digits", *LAWS) else None
+
+
+def numbers(text: str | None, option: str, count: int | None = None) -> Any:
+    """Numbers separated by commas, whole ones as int; None without text.
+
+    >>> numbers("5,10", "--nfe"), numbers("0,1", "--range", 2)
+    ([5, 10], (0.0, 1.0))
+    """
+    if text is None:
+        return None
+    try:
+        if count is None:
+            return [int(part) for part in text.split(",")]
+        values = tuple(float(part) for part in text.split(","))
+        if len(values) != count:
+            raise ValueError
+        return values
+    except ValueError:
+        what = "whole numbers" if count is None else f"{count} numbers"
+        raise ValueError(f"{option} takes {what} separated by commas; got '{text}'") from None
+
+
+def save(folder: Path, content: dict[str, Any]) -> None:
+    """Write the JSON and say where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / JSON, to_json(content))
+    typer.echo(f"figures {folder / JSON}")

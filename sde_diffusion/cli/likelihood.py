@@ -1,0 +1,123 @@
+"""`sdediff likelihood`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sde_diffusion.card import device_for
+from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.sample import bar
+from sde_diffusion.data import NAMES, load_data
+from sde_diffusion.divergence import PROBES
+from sde_diffusion.likelihood import EXACT_LIMIT, TRACES
+from sde_diffusion.likelihood_report import headline, measure, plot_terms, table_of_terms
+from sde_diffusion.places import find_model
+from sde_diffusion.storage import FORMAT, to_json, write_file
+
+EXAMPLES = """
+\b
+Examples:
+sdediff likelihood                         latest run, or bundled model, on held-out data
+sdediff likelihood runs/moons-vp --n 1000
+sdediff likelihood --trace hutchinson --probes 8
+sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM, term by term
+"""
+
+
+def likelihood(
+    run: RunArgument = None,
+    n: Annotated[int, typer.Option("--n", help="How many samples of the data.")] = 64,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help=f"What to measure on: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
+            show_default="what the model was trained on",
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="train or test, the held-out data.", show_default="test; train for a path"),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option("--trace", help=f"{' or '.join(TRACES)}.", show_default=f"exact up to {EXACT_LIMIT} values"),
+    ] = None,
+    probe: Annotated[str, typer.Option("--probe", help=f"Of hutchinson: {' or '.join(PROBES)}.")] = "rademacher",
+    probes: Annotated[
+        int, typer.Option("--probes", help="Probes for each sample; two or more give a standard error.")
+    ] = 2,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="Of a solver that chooses its steps, per step and value.")
+    ] = 1e-4,
+    solver: Annotated[str, typer.Option("--solver", help="rk23, rk45, tsit5; or adams, heun with --steps.")] = "rk45",
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of a fixed-step solver.", show_default=False)
+    ] = None,
+    t_min: Annotated[
+        float, typer.Option("--t-min", help="Where the flow starts; the likelihood at ten times it is shown too.")
+    ] = 1e-5,
+    elbo: Annotated[
+        int | None,
+        typer.Option("--elbo", help="Also the bound of the discrete process of so many steps.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of data, dequantisation and probes.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 64,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for likelihood.json, and elbo.png with --elbo.", show_default="nothing is written"
+        ),
+    ] = None,
+) -> None:
+    """Measure the log-likelihood of data under a trained model.
+
+    By the probability flow, in nats and, for images, in bits per dimension.
+    """
+    stored = find_model(run)
+    name = data or stored.data.get("name")
+    if name is None:
+        raise ValueError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
+    samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
+    with bar() as progress:
+        report, bound = measure(
+            stored,
+            samples,
+            n=n,
+            trace=trace,
+            probe=probe,
+            n_probes=probes,
+            tolerance=tolerance,
+            solver=solver,
+            steps=steps,
+            t_min=t_min,
+            elbo_steps=elbo,
+            seed=seed,
+            batch_size=batch_size,
+            device=device_for(device or "auto"),
+            progress=progress,
+        )
+    for line in headline(report):
+        typer.echo(line)
+    if bound is not None:
+        table = Table("term", "nats", title="Terms of the bound", box=SIMPLE_HEAD, pad_edge=False)
+        for term, nats in table_of_terms(bound):
+            table.add_row(term, f"{nats:.4f}")
+        Console().print(table)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(out / "likelihood.json", to_json({"format": FORMAT, "kind": "sdediff likelihood", **report}))
+        typer.echo(f"figures {out / 'likelihood.json'}")
+        if bound is not None:
+            plot_terms(out / "elbo.png", bound)
+            typer.echo(f"picture {out / 'elbo.png'}")

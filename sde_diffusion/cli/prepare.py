@@ -1,0 +1,105 @@
+"""`sdediff prepare`."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from sde_diffusion.cli.errors import say
+from sde_diffusion.data.images import CHANNELS
+from sde_diffusion.data.prepare import prepare as run_preparation
+from sde_diffusion.data.prepared import read_note
+
+SHOWN = 5  # skipped images that are named
+
+EXAMPLES = """
+\b
+Examples:
+sdediff prepare photos/ --size 64          a folder of images, to 64 x 64
+sdediff prepare photos/ --size 48x64 --mode L --out grey
+sdediff prepare train.parquet --skip-bad   leaves out what cannot be read
+sdediff prepare hf:cifar10 --out cifar     from the Hugging Face hub
+sdediff train --data photos-prepared
+"""
+
+
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of images, .parquet (a file or a folder of them), hf:NAME for a Hugging Face data set, or "
+            ".npy or .npz."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder.", show_default="SOURCE-prepared")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size",
+            help="Of every image, as 64 or HEIGHTxWIDTH: the largest centred part of this proportion, scaled.",
+            show_default="as they are; they must be alike",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option("--mode", help=f"Convert to {', '.join(CHANNELS)}.", show_default="as they are: grey stays grey"),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")
+    ] = False,
+    split: Annotated[str, typer.Option("--split", help="Of a Hugging Face data set.")] = "train",
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="Of parquet and Hugging Face.", show_default="image, img")
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Likewise.", show_default="label, labels")
+    ] = None,
+) -> None:
+    """Decode and resize a data set once, into one array that training maps from disk.
+
+    Training then takes the memory of a batch, whatever the size of the set.
+    """
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(source.removeprefix("hf:")).stem).strip("-.") or "data"
+    target = out or Path(f"{name}-prepared")
+    start = time.perf_counter()
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("preparing", total=None)
+        data = run_preparation(
+            source,
+            target,
+            size=size_of(size),
+            mode=mode,
+            skip_bad=skip_bad,
+            split=split,
+            image_column=image_column,
+            label_column=label_column,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    skipped = read_note(target)["skipped"]
+    for text in skipped[:SHOWN]:
+        say(f"skipped: {text}", "yellow")
+    if skipped:
+        say(f"skipped {len(skipped)} in all; {target / 'prepared.json'} names every one", "yellow")
+    typer.echo(data.describe())
+    typer.echo(f"prepared in {time.perf_counter() - start:.1f} s; next: sdediff train --data {target}")
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of 64 or 48x64.
+
+    >>> size_of("64"), size_of("48x64")
+    ((64, 64), (48, 64))
+    """
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if parts is None:
+        raise ValueError(f"--size takes 64 or HEIGHTxWIDTH, such as 48x64; got '{text}'")
+    return int(parts[1]), int(parts[2] or parts[1])

@@ -1,0 +1,157 @@
+"""Data decoded once: a folder with one array that training maps instead of reading.
+
+    <folder>/x.npy           uint8 (N, C, H, W) for images, else float32 (N, ...)
+    <folder>/labels.npy      int64 (N,), where there are labels
+    <folder>/prepared.json   counts, shape, classes, fingerprint, where it came from, what was skipped
+
+The samples are written one after the other, so a set of any size takes the memory of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from sde_diffusion.data.dataset import Data
+
+NOTE = "prepared.json"
+KIND = "sdediff data"
+FORMAT = 1
+
+
+def write_prepared(
+    folder: Path,
+    samples: Iterable[tuple[np.ndarray[Any, Any], int | None]],
+    kind: str,
+    about: Mapping[str, Any],
+) -> Data:
+    """Write samples and their labels into a new folder, all or nothing.
+
+    Args:
+        folder: new or empty.
+        samples: (array of one sample, uint8 (C, H, W) or float32, its label or None); all of one shape.
+        kind: as in ``Data``.
+        about: what else prepared.json says; read after the last sample.
+
+    Raises:
+        FileExistsError: there is something in the folder.
+        ValueError: no samples.
+        OSError: it could not be written; nothing is left behind.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists already; choose another folder with --out")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        labels = _write_array(partial / "x.npy", samples)
+        if None not in labels:
+            np.save(partial / "labels.npy", np.asarray(labels, np.int64))
+        data = _map(partial, str(folder), kind)
+        note = {
+            "format": FORMAT,
+            "kind": KIND,
+            "data": kind,
+            "samples": len(data),
+            "shape": list(data.shape),
+            "classes": data.classes,
+            "fingerprint": data.fingerprint,
+            **about,
+        }
+        _write(partial / NOTE, (json.dumps(note, indent=2, allow_nan=False) + "\n").encode())
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return load_prepared(folder)
+
+
+def load_prepared(folder: Path) -> Data:
+    """Map a prepared folder.
+
+    Raises:
+        ValueError: its note or arrays are torn, foreign, of another version, or do not belong together.
+    """
+    note = read_note(folder)
+    try:
+        data = _map(folder, str(folder), note["data"])
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{folder} is not whole: {error}; prepare it again") from None
+    if (len(data), list(data.shape), data.classes) != (note["samples"], note["shape"], note["classes"]):
+        raise ValueError(
+            f"{folder} is not whole: {NOTE} tells of {note['samples']} samples of shape {note['shape']}, the arrays "
+            f"have {len(data)} of {list(data.shape)}; prepare it again"
+        )
+    # Known from when it was written: reading all of it at every start would take longer than many a training.
+    data.__dict__["fingerprint"] = note["fingerprint"]
+    return data
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """The content of prepared.json.
+
+    Raises:
+        ValueError: it is torn, foreign, or of another version.
+    """
+    try:
+        note = json.loads((folder / NOTE).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{folder / NOTE} is torn: {error}; prepare the data again") from None
+    needed = {"data", "samples", "shape", "classes", "fingerprint"}
+    if not isinstance(note, dict) or note.get("kind") != KIND or note.get("format") != FORMAT or needed - set(note):
+        raise ValueError(f"{folder / NOTE} was not written by this version of sdediff prepare; prepare the data again")
+    return note
+
+
+def _map(folder: Path, name: str, kind: str) -> Data:
+    file = folder / "x.npy"
+    # Copy-on-write, because torch has no read-only tensors; nothing writes to it.
+    x = torch.from_numpy(np.load(file, mmap_mode="c"))
+    labels = folder / "labels.npy"
+    return Data(name, x, torch.from_numpy(np.load(labels)) if labels.is_file() else None, kind, file)
+
+
+def _write_array(path: Path, samples: Iterable[tuple[np.ndarray[Any, Any], int | None]]) -> list[Any]:
+    labels: list[Any] = []
+    with path.open("wb") as file:
+        first = None
+        for x, label in samples:
+            if first is None:
+                first = x
+                size = _header(file, first, 0)
+            file.write(np.ascontiguousarray(x).tobytes())
+            labels.append(label)
+        if first is None:
+            raise ValueError("there is nothing to prepare: no sample could be read")
+        file.seek(0)
+        if _header(file, first, len(labels)) != size:
+            raise OSError(f"the header of {path} has grown")
+        file.flush()
+        os.fsync(file.fileno())
+    return labels
+
+
+def _header(file: BinaryIO, sample: np.ndarray[Any, Any], count: int) -> int:
+    """Write the .npy header; its size does not depend on the count, numpy leaves room for it to grow."""
+    head = {
+        "descr": np.lib.format.dtype_to_descr(sample.dtype),
+        "fortran_order": False,
+        "shape": (count, *sample.shape),
+    }
+    np.lib.format.write_array_header_1_0(file, head)
+    return file.tell()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())

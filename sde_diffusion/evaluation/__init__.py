@@ -1,0 +1,20 @@
+"""How good samples are: read or drawn, measured against a reference, with intervals and a budget of the error."""
+
+from sde_diffusion.evaluation.budget import Budget, error_budget
+from sde_diffusion.evaluation.curve import Point, plot, quality
+from sde_diffusion.evaluation.read import read_samples
+from sde_diffusion.evaluation.score import evaluate
+from sde_diffusion.evaluation.workers import Drawing, Drawn, Workers
+
+__all__ = [
+    "Budget",
+    "Drawing",
+    "Drawn",
+    "Point",
+    "Workers",
+    "error_budget",
+    "evaluate",
+    "plot",
+    "quality",
+    "read_samples",
+]

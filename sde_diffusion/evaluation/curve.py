@@ -1,0 +1,135 @@
+"""Quality against network evaluations: the same figures for several solvers and budgets, and their picture."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sde_diffusion.evaluation.score import DEFAULT, evaluate
+from sde_diffusion.evaluation.workers import Drawing, Workers
+from sde_diffusion.metrics import Estimate
+from sde_diffusion.reference import Reference
+
+
+@dataclass(frozen=True)
+class Point:
+    """Figures of one solver at one budget.
+
+    Attributes:
+        drawing: how the samples were drawn.
+        n: how many.
+        nfe: network evaluations of a sample, mean.
+        figures: by name.
+        seconds: to draw them.
+    """
+
+    drawing: Drawing
+    n: int
+    nfe: float
+    figures: dict[str, Estimate]
+    seconds: float
+
+    @property
+    def solver(self) -> str:
+        """The solver's name."""
+        s = self.drawing.solver
+        return s if isinstance(s, str) else type(s).__name__
+
+    def as_dict(self) -> dict[str, Any]:
+        """The point as JSON can hold it."""
+        how = self.drawing
+        return {
+            "solver": self.solver,
+            "asked": {"nfe": how.nfe, "steps": how.steps, "grid": how.grid, "eta": how.eta},
+            "seed": how.seed,
+            "n": self.n,
+            "nfe": self.nfe,
+            "figures": as_dict(self.figures),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def as_dict(figures: dict[str, Estimate]) -> dict[str, Any]:
+    """Figures as JSON can hold them.
+
+    >>> as_dict({"kid": Estimate(1.0, 0.0)})
+    {'kid': {'value': 1.0, 'standard_error': 0.0, 'interval': [1.0, 1.0]}}
+    """
+    return {
+        name: {"value": f.value, "standard_error": f.standard_error, "interval": list(f.interval)}
+        for name, f in figures.items()
+    }
+
+
+def quality(
+    workers: Workers,
+    drawings: Sequence[Drawing],
+    n: int,
+    reference: Reference,
+    *,
+    metrics: Iterable[str] = DEFAULT,
+    draws: int = 40,
+    on_share: Callable[[float], None] | None = None,
+) -> list[Point]:
+    """Draw and measure n samples in every given way.
+
+    Args:
+        workers: with the model, and the extractor of the reference.
+        drawings: the ways; with one seed they share their noise, and differences of figures have less spread.
+        n: how many samples.
+        reference: what they are compared with.
+        metrics: names in ``METRICS``.
+        draws: half-samples for standard errors.
+        on_share: called with the share of the work that is done.
+
+    Raises:
+        ValueError, FloatingPointError: as ``sample`` and ``evaluate``.
+    """
+    metrics, points = list(metrics), []
+    for k, drawing in enumerate(drawings):
+        start = time.perf_counter()
+
+        def progress(share: float, k: int = k) -> None:
+            if on_share is not None:
+                on_share((k + share) / len(drawings))
+
+        drawn = workers.draw(drawing, n, progress=progress)
+        took = time.perf_counter() - start
+        figures = evaluate(
+            drawn, reference, extractor=workers.extractor, metrics=metrics, draws=draws, seed=drawing.seed
+        )
+        points.append(Point(drawing, n, float(drawn.nfe.double().mean()), figures, took))
+    return points
+
+
+def plot(path: str | os.PathLike[str], points: Sequence[Point], figure: str) -> None:
+    """Draw a figure against evaluations, with 95 % intervals, one line for each solver, as PNG.
+
+    Raises:
+        ValueError: the points do not have the figure.
+        OSError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
+    from matplotlib.figure import Figure
+
+    if missing := [p.solver for p in points if figure not in p.figures]:
+        raise ValueError(f"no figure '{figure}' for {', '.join(missing)}; there are {', '.join(points[0].figures)}")
+    canvas = Figure(figsize=(6.4, 4.8), layout="tight")
+    FigureCanvasAgg(canvas)
+    axes = canvas.add_subplot()
+    for solver in dict.fromkeys(p.solver for p in points):
+        line = sorted((p.nfe, p.figures[figure]) for p in points if p.solver == solver)
+        values = [e.value for _, e in line]
+        bars = [1.96 * e.standard_error for _, e in line]
+        axes.errorbar([nfe for nfe, _ in line], values, bars, label=solver, marker="o", capsize=3)
+    ticks = sorted({p.nfe for p in points})
+    axes.set(xscale="log", xlabel="network evaluations", ylabel=f"{figure}, {points[0].n:,} samples")
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.minorticks_off()
+    if min(p.figures[figure].value for p in points) > 0:
+        axes.set_yscale("log")
+    axes.legend()
+    canvas.savefig(path, format="png", dpi=120)

@@ -1,0 +1,92 @@
+"""An evaluation on paper: the JSON that is kept and the tables that are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sde_diffusion.card import versions
+from sde_diffusion.evaluation.budget import Budget
+from sde_diffusion.evaluation.curve import Point
+from sde_diffusion.evaluation.curve import as_dict as figures_dict
+from sde_diffusion.metrics import METRICS, Estimate
+from sde_diffusion.reference import Reference
+from sde_diffusion.storage import FORMAT
+
+KIND = "sdediff evaluation"
+BEST = {figure: best for metric in METRICS.values() for figure, best in zip(metric.figures, metric.best, strict=True)}
+
+
+def record(source: Mapping[str, Any], reference: Reference, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All of an evaluation but its budget, for JSON."""
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "source": dict(source),
+        "reference": dict(reference.data),
+        "features": dict(reference.extractor),
+        "runs": list(runs),
+        "versions": versions(),
+    }
+
+
+def show(estimate: Estimate) -> str:
+    """A figure and its standard error, with as many digits as that deserves.
+
+    >>> show(Estimate(0.31201, 0.1156)), show(Estimate(12345.6, 170.0)), show(Estimate(4.0, 0.0))
+    ('0.31 +- 0.12', '12350 +- 170', '4 +- 0')
+    """
+    value, error = estimate.value, estimate.standard_error
+    if not error > 0:
+        return f"{value:.4g} +- {error:.2g}"
+    digits = 1 - int(f"{error:e}".rpartition("e")[2])
+    if digits > 0:
+        return f"{value:.{digits}f} +- {error:.{digits}f}"
+    return f"{round(value, digits):.0f} +- {round(error, digits):.0f}"
+
+
+def table(runs: Sequence[tuple[str, Mapping[str, Estimate]]], n: int) -> Table:
+    """A line for each figure and a column for each run, (what it is called, its figures)."""
+    out = Table("figure", "best", title=f"{n:,} samples, with standard errors", box=SIMPLE_HEAD, pad_edge=False)
+    for what, _ in runs:
+        out.add_column(what, justify="right")
+    for name in runs[0][1]:
+        out.add_row(name, BEST[name], *(show(figures[name]) for _, figures in runs))
+    return out
+
+
+def columns(points: Sequence[Point]) -> list[tuple[str, Mapping[str, Estimate]]]:
+    """The runs of a curve, for ``table``."""
+    return [(f"{point.solver}\n{point.nfe:g} NFE", point.figures) for point in points]
+
+
+def budget_dict(budget: Budget) -> dict[str, Any]:
+    """A budget as JSON can hold it."""
+    return {
+        **figures_dict({"total": budget.total}),
+        "terms": figures_dict(budget.terms),
+        "prior_bound": {"kl_nats": budget.prior_kl, "w2": budget.prior_w2},
+        "t_min": {"budget": budget.times[0], "fine": budget.times[1]},
+        "held_out_loss": [{"t": t, "value": e.value, "standard_error": e.standard_error} for t, e in budget.loss],
+    }
+
+
+def budget_table(budget: Budget) -> Table:
+    """The terms of a budget, and their sum."""
+    out = Table("error", "squared Frechet distance", title="Error budget", box=SIMPLE_HEAD, pad_edge=False)
+    for name, estimate in budget.terms.items():
+        out.add_row(name, show(estimate))
+    out.add_section()
+    out.add_row("total", show(budget.total))
+    return out
+
+
+def loss_table(budget: Budget) -> Table:
+    """The denoising loss by time."""
+    out = Table("t", "||eps - eps_theta||^2 / d", title="Held-out denoising loss", box=SIMPLE_HEAD, pad_edge=False)
+    for t, estimate in budget.loss:
+        out.add_row(f"{t:g}", show(estimate))
+    return out

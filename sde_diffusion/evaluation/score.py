@@ -1,0 +1,72 @@
+"""Samples against a reference: figures with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.evaluation.workers import Drawn
+from sde_diffusion.features import Extractor, Features
+from sde_diffusion.metrics import METRICS, Estimate, Sets, measure
+from sde_diffusion.reference import Reference
+from solvers.errors import choose
+
+DEFAULT = ("frechet", "kid", "neighbours")
+_BATCH = 500
+
+
+def features_of(x: Tensor, extractor: Extractor, batch_size: int = _BATCH) -> Features:
+    """The features of samples (n, ...), batch by batch."""
+    parts = [extractor(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+    p = [part.probabilities for part in parts if part.probabilities is not None]
+    return Features(torch.cat([part.features for part in parts]).cpu(), torch.cat(p).cpu() if p else None)
+
+
+def evaluate(
+    samples: Tensor | Features | Drawn,
+    reference: Reference,
+    *,
+    extractor: Extractor | None = None,
+    metrics: Iterable[str] = DEFAULT,
+    draws: int = 40,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Measure samples against a reference.
+
+    Args:
+        samples: (n, ...), images in [-1, 1]; or features that were taken already, by the extractor of the reference.
+        reference: what they should look like.
+        extractor: the features; those of the reference when absent.
+        metrics: names in ``metrics.METRICS``; "all" for all that the features allow.
+        draws: half-samples for the standard errors.
+        seed: of the half-samples, and of lines and halves within metrics.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        ValueError: samples or features that do not fit the reference, too few samples, unknown names.
+
+    >>> from sde_diffusion.data import load_data
+    >>> from sde_diffusion.features import make_extractor
+    >>> real = load_data("moons")
+    >>> reference = Reference.of(real, make_extractor("pixels"))
+    >>> found = evaluate(load_data("moons", split="test").x[:2000], reference, metrics=["frechet"])
+    >>> 0 < found["frechet"].value < 0.01
+    True
+    """
+    if isinstance(samples, Tensor):
+        reference.check_shape(tuple(samples.shape[1:]))
+        extractor = reference.make_extractor() if extractor is None else extractor
+        samples = features_of(samples, extractor)
+    if extractor is not None:
+        reference.check(extractor)
+    names = list(metrics)
+    if names == ["all"]:
+        names = [name for name in METRICS if name != "inception-score" or samples.probabilities is not None]
+    for name in names:
+        choose(name, METRICS, "metric")
+    sets = Sets(samples.features, reference.features, reference.moments, samples.probabilities, draws, seed)
+    return measure(sets, names)

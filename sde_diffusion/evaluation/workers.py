@@ -1,0 +1,193 @@
+"""Samples and their features, made by several processes that share the work and give the same number.
+
+The run is cut into batches whatever the number of processes; a batch is made by one process on one thread, from the
+seeds of its samples, and the features are put together in the order of the samples. So figures do not depend on who
+made which batch, to the last bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_diffusion.features import Extractor
+from sde_diffusion.sample import check_status, seeds_of
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.verify.plugin import find_solver
+from solvers import Solver, solve
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn; the fields are the arguments of ``sample``."""
+
+    solver: str | Solver = "pf-ode"
+    nfe: int | None = None
+    steps: int | None = None
+    grid: str | tuple[float, ...] | None = None
+    eta: float | None = None
+    seed: int = 0
+    batch_size: int = 250
+
+
+class Drawn(NamedTuple):
+    """Features (n, d), class probabilities (n, classes) or None, and network evaluations (n,) of samples."""
+
+    features: Tensor
+    probabilities: Tensor | None
+    nfe: Tensor
+
+
+class _Part(NamedTuple):
+    # Arrays, because tensors would cross between processes as shared memory, a file handle each.
+    features: np.ndarray
+    probabilities: np.ndarray | None
+    nfe: np.ndarray
+
+
+@torch.no_grad()
+def _make(
+    model: ScoreModel, extractor: Extractor, drawing: Drawing, start: int, size: int, x0: np.ndarray | None
+) -> _Part:
+    """Samples start to start + size - 1 of a run; from noised x0 instead of the prior where it is given."""
+    if model.shape is None:
+        raise ValueError("the model does not know the shape of a sample")
+    solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    nfe = drawing.nfe
+    if nfe is None and drawing.steps is None and not isinstance(drawing.grid, tuple) and not solver.adaptive:
+        nfe = 20
+    seeds = seeds_of(drawing.seed, size, start)
+    x1 = model.sde.prior((size, *model.shape), seeds=seeds, device=device)
+    if x0 is not None:
+        x1 = model.sde.perturb(torch.from_numpy(x0).to(device), 1.0, x1 / model.sde.prior_std())
+    out = solve(
+        model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta),
+        x1,
+        solver=solver,
+        nfe=nfe,
+        steps=drawing.steps,
+        grid=drawing.grid,
+        seeds=seeds,
+    )
+    check_status(out, start)
+    found = extractor(out.x.float())
+    p = found.probabilities
+    return _Part(found.features.cpu().numpy(), None if p is None else p.cpu().numpy(), out.nfe.numpy())
+
+
+_own: tuple[ScoreModel, Extractor] | None = None
+
+
+def _begin(model: ScoreModel, extractor: Extractor) -> None:
+    global _own
+    torch.set_num_threads(1)
+    _own = model, extractor
+
+
+def _make_here(drawing: Drawing, start: int, size: int, x0: np.ndarray | None) -> _Part:
+    assert _own is not None
+    return _make(*_own, drawing, start, size, x0)
+
+
+class Workers:
+    """Processes with a model and an extractor. Use as a context manager.
+
+    Args:
+        model: any ScoreModel with a shape, in evaluation mode.
+        extractor: of the features.
+        processes: how many; 1 is this one. A model on a GPU takes 1.
+
+    Raises:
+        ValueError: fewer than 1 process, or more than 1 for a GPU.
+    """
+
+    def __init__(self, model: ScoreModel, extractor: Extractor, processes: int = 1) -> None:
+        parameter = next(model.parameters(), None)
+        if processes < 1 or (processes > 1 and parameter is not None and parameter.device.type != "cpu"):
+            raise ValueError(f"expected 1 process or more, and 1 for a model on a GPU; got {processes}")
+        self.model, self.extractor, self.processes = model, extractor, processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        if self.processes > 1:
+            own = (self.model, self.extractor)
+            self._pool = ProcessPoolExecutor(self.processes, get_context("spawn"), _begin, own)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def draw(
+        self,
+        drawing: Drawing,
+        n: int,
+        x0: Tensor | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> Drawn:
+        """The features of n samples.
+
+        Args:
+            drawing: how.
+            n: how many.
+            x0: data (n, ...) to start from, noised to t = 1, instead of the prior.
+            progress: called with the share of the batches that are done.
+
+        Raises:
+            ValueError, FloatingPointError: as ``sample``.
+        """
+        if n < 1 or drawing.batch_size < 1:
+            raise ValueError(f"n and batch_size must be at least 1; got n={n}, batch_size={drawing.batch_size}")
+        size = drawing.batch_size
+        starts = list(range(0, n, size))
+        sizes = [min(size, n - start) for start in starts]
+        data = [None if x0 is None else x0[start : start + size].numpy() for start in starts]
+        parts: list[_Part] = []
+        for part in self._parts([drawing] * len(starts), starts, sizes, data):
+            parts.append(part)
+            if progress is not None:
+                progress(len(parts) / len(starts))
+        p = [part.probabilities for part in parts if part.probabilities is not None]
+        return Drawn(
+            torch.from_numpy(np.concatenate([part.features for part in parts])),
+            torch.from_numpy(np.concatenate(p)) if p else None,
+            torch.from_numpy(np.concatenate([part.nfe for part in parts])),
+        )
+
+    def _parts(
+        self, drawings: list[Drawing], starts: list[int], sizes: list[int], data: list[np.ndarray | None]
+    ) -> Iterator[_Part]:
+        if self._pool is not None:
+            yield from self._pool.map(_make_here, drawings, starts, sizes, data)
+            return
+        for job in zip(drawings, starts, sizes, data, strict=True):
+            with one_thread():
+                yield _make(self.model, self.extractor, *job)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums have one order on one thread, so a number does not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def default_processes() -> int:
+    """One for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

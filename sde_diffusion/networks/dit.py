@@ -1,0 +1,177 @@
+r"""A transformer on patches of an image, a signal or a volume (DiT: Peebles & Xie 2023).
+
+The sample is cut into patches, each a token. Places are told by fixed waves along every axis. A block is
+
+    h <- h + a1 attention( (1 + s1) norm(h) + b1 ),      h <- h + a2 mlp( (1 + s2) norm(h) + b2 ),
+
+with all six vectors a linear function of the embedded time and class that starts at zero (adaLN-Zero, section
+3.2): a new block is the identity and a new network returns exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sde_diffusion.networks.embeddings import Condition, check_call, geometric_frequencies
+from sde_diffusion.networks.mlp import zero
+
+
+def positions(sizes: Sequence[int], width: int) -> Tensor:
+    """Fixed waves of every place of a grid, (number of places, width): an equal share of features for each axis.
+
+    >>> positions((4, 2), 16).shape
+    torch.Size([8, 16])
+    """
+    share = width // (2 * len(sizes))
+    axes = [torch.arange(size, dtype=torch.float32) / size for size in sizes]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+    angle = grid[:, :, None] * geometric_frequencies(share)
+    waves = torch.cat([angle.cos(), angle.sin()], dim=2).flatten(1)
+    return F.pad(waves, (0, width - waves.shape[1]))
+
+
+class Block(nn.Module):
+    """One transformer block, (B, N, width) -> (B, N, width)."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.first = nn.Linear(width, 4 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Linear(4 * width, width)
+        self.modulation = zero(nn.Linear(width, 6 * width))
+
+    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
+        """Return the block's output for tokens h and condition (B, width)."""
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=2)
+        batch, count, width = h.shape
+        inner = self.qkv(self.norm1(h) * (1 + scale1) + shift1)
+        q, k, v = inner.reshape(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(h.shape)
+        h = h + gate1 * self.merge(read)
+        inner = F.gelu(self.first(self.norm2(h) * (1 + scale2) + shift2), approximate="tanh")
+        out: Tensor = h + gate2 * self.last(self.dropout(inner))
+        return out
+
+
+class DiT(nn.Module):
+    """A diffusion transformer, for samples (C, L), (C, H, W) or with more axes.
+
+    Args:
+        shape: shape of one sample; every size but the first is divisible by `patch`.
+        patch: side of a patch.
+        width: length of a token, divisible by `heads`.
+        depth: number of blocks.
+        heads: attention heads.
+        dropout: probability of dropping a hidden value while training.
+        embedding: "sinusoidal" or "fourier" time features.
+        classes: number of classes for labels, or None.
+        context: length of a condition vector, or None.
+        variance: whether to return twice the channels, for a learned variance.
+
+    Raises:
+        ValueError: sizes that do not fit one another, an unknown embedding.
+
+    >>> network = DiT((1, 8, 8), width=32, depth=2, heads=2)
+    >>> x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
+    >>> network(x, t).abs().max().item()                                    # starts at exactly 0
+    0.0
+    """
+
+    name: ClassVar[str] = "dit"
+    places: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        dropout: float = 0.0,
+        embedding: str = "sinusoidal",
+        classes: int | None = None,
+        context: int | None = None,
+        variance: bool = False,
+    ) -> None:
+        """Build the layers."""
+        super().__init__()
+        self.shape = tuple(int(size) for size in shape)
+        self.settings: dict[str, Any] = {
+            "shape": list(self.shape),
+            "patch": patch,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "dropout": dropout,
+            "embedding": embedding,
+            "classes": classes,
+            "context": context,
+            "variance": variance,
+        }
+        channels, *sizes = self.shape if len(self.shape) > 1 else (0,)
+        if channels < 1 or min(sizes) < 1 or min(patch, width, depth, heads) < 1:
+            raise ValueError(
+                f"a DiT works on samples (C, L), (C, H, W), ... with all its sizes from 1 up; got shape {self.shape}, "
+                f"patch {patch}, width {width}, depth {depth}, heads {heads}"
+            )
+        if any(size % patch for size in sizes):
+            raise ValueError(f"patches of side {patch} do not divide a sample of {' x '.join(map(str, sizes))}")
+        if width % heads or width < 2 * len(sizes):
+            raise ValueError(f"a width of {width} cannot be shared by {heads} heads and {len(sizes)} axes")
+        self.patch = patch
+        self.leaves = channels * (2 if variance else 1)
+        self.cells = [size // patch for size in sizes]
+        self.condition = Condition(width, width, embedding, classes, context)
+        self.enter = nn.Linear(channels * patch ** len(sizes), width)
+        self.register_buffer("places", positions(self.cells, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = zero(nn.Linear(width, 2 * width))
+        self.leave = zero(nn.Linear(width, self.leaves * patch ** len(sizes)))
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Return the network's output, shaped like x, or with twice its channels.
+
+        Args:
+            x: noisy samples, (B, *shape).
+            t: one time per sample, (B,).
+            label: (B,) int64; `classes` means no class. None means no class for the whole batch.
+            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
+
+        Raises:
+            ValueError: shapes that do not fit, labels without classes or outside 0..classes.
+        """
+        check_call(x, t, self.shape)
+        condition = F.silu(self.condition(t, label, context))
+        h = self.enter(self.tokens(x)) + self.places
+        for block in self.blocks:
+            h = block(h, condition)
+        scale, shift = self.modulation(condition)[:, None].chunk(2, dim=2)
+        return self.assemble(self.leave(self.norm(h) * (1 + scale) + shift))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Cut a sample into patches: (B, C, *sizes) -> (B, N, C patch^axes)."""
+        split = [size for cells in self.cells for size in (cells, self.patch)]
+        axes = len(self.cells)
+        order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
+        h = x.reshape(len(x), self.shape[0], *split).permute(order)
+        return h.reshape(len(x), math.prod(self.cells), -1)
+
+    def assemble(self, h: Tensor) -> Tensor:
+        """Put patches together, the inverse of ``tokens``, for the channels of the output."""
+        axes = len(self.cells)
+        h = h.reshape(len(h), *self.cells, self.leaves, *[self.patch] * axes)
+        order = [0, 1 + axes, *(place for k in range(axes) for place in (1 + k, 2 + axes + k))]
+        return h.permute(order).reshape(len(h), self.leaves, *self.shape[1:])

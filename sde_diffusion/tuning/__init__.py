@@ -1,0 +1,303 @@
+r"""A solver made for one model and one number of evaluations.
+
+``tune`` looks for the times and weights of a ``solvers.table.Table`` whose samples are nearest to the endpoints of the
+model's own converged probability flow, from the same noises:
+
+    0  the converged flow of a few hundred noises, with 384 evaluations for each;
+    1  the best pairs of solver and grid among several families, by trial;
+    2  their times, by least squares, with the weights that belong to the times;
+    3  all numbers of the table, by least squares.
+
+Noises that took no part decide which of all these, and of the default solver, is returned: it is never worse than the
+default on them. The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.converged import converged
+from sde_diffusion.sample import seeds_of
+from sde_diffusion.score import ScoreModel
+from sde_diffusion.tuning.fit import (
+    Denoise,
+    Derivatives,
+    Fit,
+    TableParameters,
+    descend,
+    differences,
+    moved_times,
+    run,
+    sensitivities,
+    with_source,
+)
+from sde_diffusion.tuning.search import Start, search
+from solvers import SOLVERS, Solver
+from solvers.table import Table, compile_table
+
+DEFAULT = "pf-ode"
+_FEW = 16
+# Noises of tuning lie beyond those of any sampling run, whose numbers stay below 2^31.
+_FIRST_NOISE = 2**31
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes:
+        table: the solver.
+        nfe: network evaluations it is made for, guided pairs counted as two.
+        error: its mean error on the held-out noises: RMS of each sample's distance to the converged endpoint.
+        default_error: the same of the default solver.
+        stages: the same of the best of each stage, by name.
+        teacher_error: error of the converged endpoints themselves.
+    """
+
+    table: Table
+    nfe: int
+    error: float
+    default_error: float
+    stages: dict[str, float]
+    teacher_error: float
+
+
+Report = Callable[[float, str], None]
+
+
+def tune(
+    model: ScoreModel,
+    nfe: int = 8,
+    *,
+    shape: Iterable[int] | None = None,
+    seed: int = 0,
+    noises: int = 128,
+    held_out: int = 128,
+    batch_size: int = 512,
+    report: Report | None = None,
+    **condition: Tensor,
+) -> Table:
+    """Find the solver for one model and one number of evaluations; see ``tuned`` for the arguments.
+
+    Returns:
+        A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
+
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), std=0.2, sde=VPSDE())
+    >>> solver = tune(model, nfe=2, shape=(2,), noises=16, held_out=16)
+    >>> solver.evaluations(2)
+    2
+    """
+    return tuned(
+        model, nfe, shape=shape, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report,
+        **condition,
+    ).table  # fmt: skip
+
+
+@torch.no_grad()
+def tuned(
+    model: ScoreModel,
+    nfe: int = 8,
+    *,
+    shape: Iterable[int] | None = None,
+    seed: int = 0,
+    noises: int = 128,
+    held_out: int = 128,
+    batch_size: int = 512,
+    report: Report | None = None,
+    **condition: Tensor,
+) -> Tuned:
+    """Find the solver for one model and one number of evaluations, with its errors.
+
+    Args:
+        model: any ScoreModel.
+        nfe: network evaluations for each sample; a guided model takes two for each call.
+        shape: of one sample; the model's own by default.
+        seed: of the noises.
+        noises: how many the times and weights are fitted on.
+        held_out: how many others decide.
+        batch_size: samples in one call of the network.
+        report: called with the share of the work that is done, and what is being done.
+        condition: per-sample tensors (noises + held_out, ...) that are passed to the network.
+
+    Raises:
+        ValueError: a budget below one call, too few noises, an unknown shape, or conditions of another length.
+        FloatingPointError: the model does not return numbers.
+    """
+    shape = model.shape if shape is None else tuple(shape)
+    if shape is None:
+        raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
+    if nfe < model.cost:
+        raise ValueError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
+    if noises < _FEW or held_out < 2:
+        raise ValueError(f"tuning needs at least {_FEW} noises and 2 held out; got {noises} and {held_out}")
+    for name, value in condition.items():
+        if len(value) != noises + held_out:
+            raise ValueError(
+                f"condition '{name}' has {len(value)} entries for {noises + held_out} noises; give one each"
+            )
+    steps = nfe // model.cost
+    tell = report or (lambda share, text: None)
+    model.eval()
+    tell(0.0, "converged samples")
+    task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, condition)
+    tell(0.3, "families of solvers and grids")
+    found = _Best(task)
+    found.offer("default", compile_table(SOLVERS[DEFAULT], model.sde, steps))
+    fit = task.fit
+    few = task.part(_FEW)
+    starts = search(
+        model.sde,
+        steps,
+        lambda solver, times: task.error(few, solver, times),
+        lambda solver, times: task.error(fit, solver, times),
+    )
+    for start in starts:
+        found.offer("search", compile_table(start.solver, model.sde, steps, start.times))
+    for k, start in enumerate(starts):
+        tell(0.45 + 0.1 * k, "times")
+        _fit_times(task, start, found)
+    tell(0.65, "weights")
+    base = found.table
+    size = float(task.fit.x0.double().square().mean().sqrt())
+    _fit_table(task, TableParameters.around(base, fit, size), found)
+    tell(1.0, "done")
+    return Tuned(found.table, nfe, found.error, found.stages["default"], dict(found.stages), task.teacher_error)
+
+
+@dataclass(frozen=True)
+class _Task:
+    model: ScoreModel
+    fit: Fit
+    held: Fit
+    teacher_error: float
+    batch_size: int
+
+    @classmethod
+    def prepare(
+        cls,
+        model: ScoreModel,
+        shape: tuple[int, ...],
+        seed: int,
+        noises: int,
+        held_out: int,
+        batch_size: int,
+        condition: dict[str, Tensor],
+    ) -> _Task:
+        """Draw the noises and find where they end."""
+        parameter = next(chain(model.parameters(), model.buffers()), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
+        seeds = seeds_of(seed, noises + held_out, _FIRST_NOISE)
+        x1 = model.sde.prior((noises + held_out, *shape), seeds=seeds, device=device, dtype=dtype)
+        given = {name: value.to(device) for name, value in condition.items()}
+        x0, error = converged(model, x1, steps=256, batch_size=batch_size, **given)
+
+        def denoise(first: int) -> Denoise:
+            def call(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+                rows = rows.to(device)
+                parts = [
+                    model.denoise(
+                        x[k : k + batch_size],
+                        t[k : k + batch_size].to(device),
+                        **{n: v[rows[k : k + batch_size] + first] for n, v in given.items()},
+                    )
+                    for k in range(0, len(x), batch_size)
+                ]
+                return torch.cat(parts)
+
+            return call
+
+        fit = Fit(denoise(0), model.sde, x1[:noises], x0[:noises])
+        held = Fit(denoise(noises), model.sde, x1[noises:], x0[noises:])
+        return cls(model, fit, held, error, batch_size)
+
+    def part(self, n: int) -> Fit:
+        """The first noises."""
+        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+
+    def endpoints(self, fit: Fit, solver: Solver, times: Tensor) -> Tensor:
+        """Where a solver takes the noises of a fit."""
+        return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
+
+    def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
+        """Its mean error; infinite where samples are."""
+        error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
+        return error if math.isfinite(error) else math.inf
+
+
+class _Best:
+    """The best table on the held-out noises, and the best error of each stage."""
+
+    def __init__(self, task: _Task) -> None:
+        self.task = task
+        self.error = math.inf
+        self.stages: dict[str, float] = {}
+        self.table: Table
+
+    def offer(self, stage: str, table: Table) -> bool:
+        """Compare; whether it is the best of its stage so far."""
+        error = float(self.task.held.errors(run(table, self.task.held)).mean())
+        if not math.isfinite(error):
+            error = math.inf
+        if error < self.error or not self.stages:
+            self.error, self.table = error, with_source(table, f"sdediff tune, {stage}")
+        better = error < self.stages.get(stage, math.inf)
+        self.stages[stage] = min(error, self.stages.get(stage, math.inf))
+        return better
+
+
+def _fit_times(task: _Task, start: Start, found: _Best, iterations: int = 4) -> None:
+    def table(q: Tensor) -> Table | None:
+        times = moved_times(task.fit, start.times, q)
+        return None if times is None else compile_table(start.solver, task.model.sde, len(times) - 1, times)
+
+    def offer(made: Table) -> bool:
+        found.offer("times", made)
+        return True
+
+    q = torch.zeros(max(len(start.times) - 2, 0), dtype=torch.float64)
+    if len(q):
+        _descend(q, table, task.fit, iterations, offer)
+
+
+def _fit_table(task: _Task, parameters: TableParameters, found: _Best, iterations: int = 8) -> None:
+    misses = 0
+
+    def offer(made: Table) -> bool:
+        nonlocal misses
+        misses = 0 if found.offer("weights", made) else misses + 1
+        return misses < 2
+
+    q = torch.zeros(parameters.total, dtype=torch.float64)
+    by_rows = partial(sensitivities, parameters, fit=task.fit)
+    _descend(q, partial(parameters.table, fit=task.fit), task.fit, iterations, offer, lambda q: [by_rows(q)])
+
+
+def _descend(
+    q: Tensor,
+    table: Callable[[Tensor], Table | None],
+    fit: Fit,
+    iterations: int,
+    offer: Callable[[Table], bool],
+    derivatives: Derivatives | None = None,
+) -> None:
+    """``descend`` on one problem, for tables."""
+
+    def endpoints(q: Tensor) -> list[Tensor] | None:
+        made = table(q)
+        return None if made is None else [run(made, fit)]
+
+    def accepted(q: Tensor) -> bool:
+        made = table(q)
+        assert made is not None
+        return offer(made)
+
+    descend(q, endpoints, derivatives or differences(endpoints), [fit], [1.0], iterations, accepted)

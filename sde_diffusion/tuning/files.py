@@ -1,0 +1,107 @@
+"""A tuned solver on disk: `RUN/tuned/nfe-8.json`, with the model it belongs to.
+
+The file has the table, the errors that tuning measured, and the SHA-256 of the model's weights. It is written to a
+temporary name and renamed, and has no date in it: tuning twice with one seed writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sde_diffusion.checkpoint import Stored
+from sde_diffusion.storage import FORMAT, CheckpointError, read_json, to_json, write_file
+from sde_diffusion.tuning import Tuned
+from solvers.table import Row, Table
+
+KIND = "sdediff tuned solver"
+NAME = "tuned"
+
+
+def tuned_folder(stored: Stored) -> Path:
+    """Where the tuned solvers of a model are: in its run, or ./tuned where it belongs to none."""
+    if stored.path.parent.name == "checkpoints":
+        return stored.path.parent.parent / "tuned"
+    return Path("tuned")
+
+
+def tuned_file(stored: Stored, nfe: int) -> Path:
+    """The file for a budget."""
+    return tuned_folder(stored) / f"nfe-{nfe}.json"
+
+
+def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: Stored, **settings: Any) -> None:
+    """Write a tuned solver, whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        found: what ``tuned`` returned.
+        stored: the model.
+        settings: how it was tuned, such as seed=0.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "kind": KIND,
+        "model": {"sha256": stored.sha256, "step": stored.step},
+        "nfe": found.nfe,
+        "settings": settings,
+        "error": found.error,
+        "default_error": found.default_error,
+        "stages": found.stages,
+        "teacher_error": found.teacher_error,
+        "source": found.table.source,
+        "times": list(found.table.times),
+        "rows": [[row.decay, list(row.weights)] for row in found.table.rows],
+    }
+    write_file(path, to_json(content))
+
+
+def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
+    """Read a tuned solver and check that it is for this model and budget.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is torn, foreign or of another version.
+        ValueError: it was made for another model or budget; the message names both.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
+    content = read_json(path)
+    if content.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
+    if content["nfe"] != nfe:
+        raise ValueError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
+    if content["model"]["sha256"] != stored.sha256:
+        raise ValueError(
+            f"{path} is made for the weights {content['model']['sha256'][:12]} (step {content['model']['step']}), and "
+            f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.path} "
+            f"--nfe {nfe}"
+        )
+    try:
+        rows = tuple(Row(float(decay), tuple(map(float, weights))) for decay, weights in content["rows"])
+        return Table(tuple(map(float, content["times"])), rows, content["source"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def find_tuned(stored: Stored, nfe: int | None) -> Table:
+    """The tuned solver of a model for a budget; without a budget the only one there is.
+
+    Raises:
+        FileNotFoundError: there is none for this model, or this budget.
+        ValueError: several budgets and none asked for.
+    """
+    if nfe is None:
+        names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
+        budgets = sorted(int(n[4:-5]) for n in names if re.fullmatch(r"nfe-\d+\.json", n))
+        if len(budgets) > 1:
+            raise ValueError(
+                f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
+            )
+        nfe = budgets[0] if budgets else 8
+    return load_tuned(tuned_file(stored, nfe), stored, nfe)

@@ -1,0 +1,257 @@
+r"""Stages 2 and 3: times and weights by least squares on the endpoints of the converged flow.
+
+Both minimise the mean over noises of the RMS error of a sample (of several problems the mean square of that, in units
+of a base for each), by Levenberg-Marquardt steps on reweighted squares
+
+    sum_b w_b ||r_b||^2,      w_b = 1 / max(||r_b||, m),      m = median_b ||r_b|| / 10,
+
+which keeps the few samples that end in another mode from deciding everything. Derivatives are forward differences: the
+model is only ever called. A step of q solves
+
+    (A + lambda diag A + nu I) dq = -(g + nu q),       A = J W J' / n,   g = J W r / n,   nu = 1e-3 tr A / |q|,
+
+where nu draws the weights to those of the theory they started from (Frankel et al. 2025 and Kim et al. 2024 found free
+weights to overfit). Held-out noises say which of the steps was the last good one.
+
+Stage 2 moves the times and lets the solver recompute its weights. Stage 3 changes every number of the table. The
+derivative of the endpoint with respect to a weight of row i needs evaluations after i only; those of all weights
+run as one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.sde import SDE
+from solvers.table import Row, Table
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x, t, rows) -> D; rows are the numbers of the noises in x, for their conditions."""
+
+# Columns of a row that are fitted: the value of its own step and of the three before.
+_BAND = 4
+_DIFFERENCE = 1e-3
+_RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What is fitted to: the noises, their endpoints, and the model.
+
+    Attributes:
+        denoise: the model.
+        sde: its process.
+        x1: (B, ...) at t = 1.
+        x0: (B, ...) where the converged flow ends.
+    """
+
+    denoise: Denoise
+    sde: SDE
+    x1: Tensor
+    x0: Tensor
+
+    def errors(self, x: Tensor) -> Tensor:
+        """RMS of each sample, (B,) float64."""
+        return (x.double() - self.x0.double()).flatten(1).square().mean(1).sqrt()
+
+    def rho(self, times: Tensor) -> Tensor:
+        """Sigma / alpha."""
+        alpha, sigma = self.sde.marginal(times)
+        return sigma / alpha
+
+
+def moved_times(fit: Fit, times: Tensor, q: Tensor) -> Tensor | None:
+    """Times with log rho changed by q, all but the first and the 0 at the end; None where they lose their order."""
+    rho = fit.rho(times[1:-1]) * torch.exp(q.clamp(-3, 3))
+    out = torch.cat([times[:1], fit.sde.time(-torch.log(rho)), times[-1:]])
+    return out if bool((out.diff() < -1e-9).all()) else None
+
+
+@dataclass(frozen=True)
+class TableParameters:
+    """The numbers q of a table: relative changes of decays and weights, and changes of log rho.
+
+    Attributes:
+        base: the table that q = 0 stands for.
+        scales: per row, what q = 1 adds to its decay and to its weights.
+    """
+
+    base: Table
+    scales: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def around(cls, base: Table, fit: Fit, size: float) -> TableParameters:
+        """Scales in units of each step: the share of x that it replaces, for data of RMS ``size``."""
+        alpha, sigma = (c.tolist() for c in fit.sde.marginal(torch.tensor(base.times, dtype=torch.float64)))
+        scales = []
+        for i in range(len(base.rows)):
+            # alpha_s (1 - rho_s / rho_t), finite where alpha_t = 0.
+            step = alpha[i + 1] - alpha[i] * sigma[i + 1] / sigma[i]
+            x = (sigma[i] ** 2 + (alpha[i] * size) ** 2) ** 0.5
+            scales.append((step * size / x, *([step] * min(i + 1, _BAND))))
+        return cls(base, tuple(scales))
+
+    @property
+    def weights(self) -> int:
+        """How many of the numbers are decays and weights; the times follow."""
+        return sum(map(len, self.scales))
+
+    @property
+    def total(self) -> int:
+        """How many numbers."""
+        return self.weights + len(self.base.rows) - 1
+
+    def table(self, q: Tensor, fit: Fit) -> Table | None:
+        """The table at q; None where its times lose their order."""
+        times = moved_times(fit, torch.tensor(self.base.times, dtype=torch.float64), q[self.weights :])
+        if times is None:
+            return None
+        rows, at = [], 0
+        for row, scales in zip(self.base.rows, self.scales, strict=True):
+            change = [float(v) * s for v, s in zip(q[at : at + len(scales)], scales, strict=True)]
+            at += len(scales)
+            kept = max(len(row.weights), len(scales) - 1)
+            old = (*row.weights, *[0.0] * (kept - len(row.weights)))
+            new = (*change[1:], *[0.0] * (kept + 1 - len(change)))
+            rows.append(Row(row.decay + change[0], tuple(a + b for a, b in zip(old, new, strict=True))))
+        return Table(tuple(times.tolist()), tuple(rows), "sde_diffusion.tune")
+
+
+def run(table: Table, fit: Fit) -> Tensor:
+    """The endpoints of a table."""
+    x = fit.x1
+    values: list[Tensor] = []
+    rows = torch.arange(len(x))
+    for t, (decay, weights) in zip(table.times, table.rows, strict=False):
+        values.insert(0, fit.denoise(x, torch.full((len(x),), t, dtype=torch.float64), rows))
+        x = x * decay
+        for value, weight in zip(values, weights, strict=False):
+            x.add_(value, alpha=weight)
+    return x
+
+
+def sensitivities(parameters: TableParameters, q: Tensor, fit: Fit) -> tuple[Tensor, Tensor]:
+    """The endpoints at q and their derivatives: (B, ...) and (|q|, B, ...)."""
+    table = parameters.table(q, fit)
+    assert table is not None
+    shape, n, e = fit.x1.shape, len(table.rows), _DIFFERENCE
+    rho = fit.rho(torch.tensor(table.times[:-1], dtype=torch.float64))
+    shifted = fit.sde.time(-torch.log(rho) - e).tolist()
+    every = torch.arange(shape[0])
+    # The first entry is the undisturbed run; each of the others has one number changed.
+    x = fit.x1[None]
+    values: list[Tensor] = []
+    order: list[int] = []
+    at = 0
+    for i, (decay, weights) in enumerate(table.rows):
+        t = torch.full((len(x),), table.times[i], dtype=torch.float64)
+        if i > 0:
+            x, t = torch.cat([x, x[:1]]), torch.cat([t, torch.tensor([shifted[i]], dtype=torch.float64)])
+            values = [torch.cat([v, v[:1]]) for v in values]
+            order.append(parameters.weights + i - 1)
+        many = len(x)
+        out = fit.denoise(x.reshape(-1, *shape[1:]), t.repeat_interleave(shape[0]), every.repeat(many))
+        values = [out.reshape(many, *shape), *values]
+        moved = x * decay
+        for value, weight in zip(values, weights, strict=False):
+            moved.add_(value, alpha=weight)
+        scales = parameters.scales[i]
+        changed = [moved[:1] + e * s * v[:1] for s, v in zip(scales, (x, *values), strict=False)]
+        order += range(at, at + len(scales))
+        at += len(scales)
+        needed = max((len(row.weights) - k for k, row in enumerate(table.rows[i + 1 :], 1)), default=0)
+        needed = max(needed, _BAND - 1) if i + 1 < n else 0
+        values = [torch.cat([v, v[:1].expand(len(changed), *shape)]) for v in values[:needed]]
+        x = torch.cat([moved, *changed])
+    jacobian = torch.empty(parameters.total, *shape, dtype=torch.float64, device=x.device)
+    jacobian[order] = (x[1:].double() - x[:1].double()) / e
+    return x[0], jacobian
+
+
+Derivatives = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
+
+
+def objective(fits: Sequence[Fit], endpoints: Sequence[Tensor], bases: Sequence[float]) -> float:
+    """Root mean square over the problems of mean error / base; infinite where one is not finite."""
+    ratios = [float(fit.errors(x).mean()) / b for fit, x, b in zip(fits, endpoints, bases, strict=True)]
+    total = math.sqrt(sum(r * r for r in ratios) / len(ratios))
+    return total if math.isfinite(total) else math.inf
+
+
+def descend(
+    q: Tensor,
+    value: Callable[[Tensor], list[Tensor] | None],
+    derivatives: Derivatives,
+    fits: Sequence[Fit],
+    bases: Sequence[float],
+    iterations: int,
+    accepted: Callable[[Tensor], bool],
+) -> None:
+    """Levenberg-Marquardt from q on ``objective``.
+
+    Args:
+        q: where to start.
+        value: endpoints of every problem at a q; None where there are none.
+        derivatives: endpoints of every problem and their derivatives.
+        fits: the problems.
+        bases: error of each that counts as one.
+        iterations: at most so many steps.
+        accepted: told every q that improved; whether to go on.
+    """
+    damping = 1e-2
+    for _ in range(iterations):
+        a = torch.zeros(len(q), len(q), dtype=torch.float64)
+        g = torch.zeros(len(q), dtype=torch.float64)
+        found = derivatives(q)
+        for fit, base, (x, jacobian) in zip(fits, bases, found, strict=True):
+            errors = fit.errors(x)
+            # The derivative of (mean error / base)^2, as that of a weighted sum of squares.
+            weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
+            j, r = jacobian.flatten(2), (x.double() - fit.x0.double()).flatten(1)
+            scaled = j * weight[:, None]
+            a += torch.einsum("kbd,lbd->kl", scaled, j).cpu() / r.numel()
+            g += torch.einsum("kbd,bd->k", scaled, r).cpu() / r.numel()
+        now = objective(fits, [x for x, _ in found], bases)
+        ridge = _RIDGE * float(a.diagonal().mean())
+        better = None
+        for _ in range(6):
+            system = a + damping * a.diagonal().diag() + (ridge + 1e-30) * torch.eye(len(q), dtype=torch.float64)
+            tried = q - torch.linalg.solve(system, g + ridge * q)
+            out = value(tried)
+            if out is not None and objective(fits, out, bases) < now:
+                better, damping = tried, damping / 5
+                break
+            damping *= 6
+        if better is None:
+            return
+        q = better
+        if not accepted(q):
+            return
+
+
+def differences(
+    endpoints: Callable[[Tensor], list[Tensor] | None],
+) -> Derivatives:
+    """Forward differences of whole runs, for few numbers."""
+
+    def derivatives(q: Tensor) -> list[tuple[Tensor, Tensor]]:
+        base = endpoints(q)
+        moved = [endpoints(q + _DIFFERENCE * row) for row in torch.eye(len(q), dtype=torch.float64)]
+        assert base is not None
+        columns = [out for out in moved if out is not None]
+        return [
+            (x, torch.stack([(out[p].double() - x.double()) / _DIFFERENCE for out in columns]))
+            for p, x in enumerate(base)
+        ]
+
+    return derivatives
+
+
+def with_source(table: Table, source: str) -> Table:
+    """The same numbers, said to come from elsewhere."""
+    return replace(table, source=source)

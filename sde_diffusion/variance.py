@@ -1,0 +1,110 @@
+r"""The variance of a step of the discrete-time process: its two fixed choices, and the learned one between them.
+
+For a step from t to s < t of x = alpha x_0 + sigma eps, with beta = 1 - (alpha_t / alpha_s)^2, the posterior is
+
+    q(x_s | x_t, x_0) = N( (alpha_s beta / sigma_t^2) x_0 + (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t,  beta~ I ),
+    beta~ = beta sigma_s^2 / sigma_t^2                                         (Ho et al. 2020, eq. 6-7).
+
+beta~ and beta are the least and the largest variance that the step of the reverse process can have. A network
+with twice the channels learns where between them it lies, for each value of the sample,
+
+    log Sigma = v log beta + (1 - v) log beta~,      v = (1 + output) / 2      (Nichol & Dhariwal 2021, eq. 15),
+
+from the variational bound, whose gradient does not reach the mean. A step to the data has beta~ = 0: there the
+logarithm is that of the second step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.sde import DDPM, SDE
+from sde_diffusion.sde.process import per_sample
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) = N(from_data x_0 + from_x x_t, small): coefficients, float64, in the shape of t.
+
+    ``large`` is beta; ``small`` is beta~, and for steps to the data that of the step above.
+    """
+
+    from_data: Tensor
+    from_x: Tensor
+    small: Tensor
+    large: Tensor
+
+
+def posterior(sde: SDE, t: Tensor, s: Tensor) -> Posterior:
+    """The posterior of a step from t to s < t.
+
+    >>> sde = DDPM(betas=(0.5, 0.75))
+    >>> q = posterior(sde, torch.tensor(1.0), torch.tensor(0.5))
+    >>> round(float(q.large), 6), round(float(q.small), 6)  # 3/4 and 3/4 * 1/2 / (7/8)
+    (0.75, 0.428571)
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
+    beta = 1 - (alpha_t / alpha_s) ** 2
+    small = beta * (sigma_s / sigma_t) ** 2
+    return Posterior(alpha_s * beta / sigma_t**2, alpha_t / alpha_s * (sigma_s / sigma_t) ** 2, small, beta)
+
+
+def learned_log_variance(q: Posterior, first: Tensor, output: Tensor) -> Tensor:
+    """log Sigma, like the output: between log beta~ at -1 and log beta at 1.
+
+    Args:
+        q: the posterior of the step.
+        first: takes the place of beta~ where that is 0.
+        output: the second half of the network's channels, (B, ...).
+    """
+    small = torch.where(q.small > 0, q.small, first)
+    v = (1 + output) / 2
+    low, high = (per_sample(torch.log(c), output) for c in (small, q.large))
+    return v * high + (1 - v) * low
+
+
+def first_variance(sde: DDPM) -> Tensor:
+    """beta~ of the second step, which stands in for the 0 of the first (Nichol & Dhariwal 2021, section 3.1)."""
+    if sde.steps < 2:
+        raise ValueError("a learned variance needs a process of at least 2 steps")
+    i = torch.tensor([2.0, 1.0], dtype=torch.float64) / sde.steps
+    return posterior(sde, i[0], i[1]).small
+
+
+def variational_bound(sde: SDE, x0: Tensor, x: Tensor, t: Tensor, denoised: Tensor, output: Tensor) -> Tensor:
+    """The term of the variational bound at t = i/T in nats per value, (B,) (Nichol & Dhariwal 2021, eq. 4-6).
+
+    KL( q(x_s | x_t, x_0) || N(mean of the model, Sigma) ) for i > 1, and for i = 1 the negative logarithm of
+    the Gaussian density of x_0. The gradient does not reach ``denoised``.
+
+    Args:
+        sde: the discrete-time process.
+        x0: data (B, ...).
+        x: x_t.
+        t: times (B,), each i/T.
+        denoised: E[x_0 | x_t] by the model.
+        output: the second half of the network's channels.
+
+    Raises:
+        ValueError: a process without steps.
+    """
+    if not isinstance(sde, DDPM):
+        raise ValueError(
+            f"a learned variance belongs to the steps of the process 'ddpm'; this is {type(sde).__name__}. Use "
+            "DDPM(), or a network whose output has the channels of its input"
+        )
+    q = posterior(sde, t, (t - 1 / sde.steps).clamp_min(0))
+    first = first_variance(sde).to(t.device)
+    log_variance = learned_log_variance(q, first, output)
+    error = per_sample(q.from_data, x0) * (x0 - denoised.detach())
+    is_first = (t * sde.steps).round() <= 1
+    small = torch.where(is_first, first, q.small)
+    log_small = per_sample(torch.log(small), x0)
+    # Variances are below 1e-4: only their ratios are formed.
+    kl = (log_variance - log_small + torch.exp(log_small - log_variance) - 1) / 2
+    kl = kl + error.square() * torch.exp(-log_variance) / 2
+    decoder = (log_variance + math.log(2 * math.pi) + error.square() * torch.exp(-log_variance)) / 2
+    return torch.where(is_first.reshape(-1, *(1,) * (x0.ndim - 1)), decoder, kl).flatten(1).mean(1)

@@ -1,0 +1,39 @@
+"""The combinations cover what there is, and each of them can be trained and sampled."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from benchmarks.combinations import COMBINATIONS, Combination, build, noise_error, options, samples
+from sde_diffusion import train
+from sde_diffusion.data import load_data
+from sde_diffusion.score import PREDICTS
+from sde_diffusion.sde import SDES
+from sde_diffusion.times import TIMES
+from sde_diffusion.weights import WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("field", "names"), [("sde", SDES), ("predicts", PREDICTS), ("weight", WEIGHTS), ("times", TIMES)]
+)
+def test_everything_is_covered_twice(field: str, names: object) -> None:
+    counts = Counter(getattr(combination, field) for combination in COMBINATIONS)
+    assert set(counts) == set(names)  # type: ignore[call-overload]
+    assert min(counts.values()) >= 2
+    assert sum(combination.variance for combination in COMBINATIONS) >= 2
+    assert len({combination.name for combination in COMBINATIONS}) == len(COMBINATIONS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda combination: combination.name)
+def test_each_trains_and_samples(combination: Combination) -> None:
+    """Twelve steps lower the error of the noise on held-out digits below that of a network that returns 0."""
+    data = load_data("digits", split="test")
+    before = noise_error(build(combination), data)
+    model = train(build(combination), load_data("digits"), **{**options(combination, 12), "ema": 0.0})
+    x = samples(model, combination, 2)
+    assert x.shape == (2, 1, 8, 8) and bool(torch.isfinite(x).all())
+    assert noise_error(model, data) < before

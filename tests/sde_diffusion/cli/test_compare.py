@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sde_diffusion import places, sample
+from sde_diffusion.checkpoint import export, find, load
+from sde_diffusion.cli import app
+from sde_diffusion.data import load_data
+from sde_diffusion.defaults import default_model
+
+FEW = ["--n", "16", "--paired", "8", "--reference-steps", "200"]
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small untrained model of points in the plane, in place of the bundled one."""
+    moons = load_data("moons")
+    untrained = default_model(moons, network_settings={"width": 8, "depth": 1})
+    path = export(untrained, "model.safetensors", data={"name": "moons", "fingerprint": moons.fingerprint}, step=0)
+    monkeypatch.setattr(places, "BUNDLED", path)
+    return path
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, ["compare", *args])
+
+
+def test_a_shortlist_on_the_bundled_model() -> None:
+    result = run(*FEW)
+    assert result.exit_code == 0, result.output
+    for word in ("pf-ode", "ddim", "stochastic: no paired error", "best", "the flow's own error is at most"):
+        assert word in result.stdout
+    found = json.loads(Path("compare/compare.json").read_text())
+    assert (
+        found["checkpoint"]["path"] == "bundled" and found["checkpoint"]["sha256"] == find("model.safetensors").sha256
+    )
+    assert {row["nfe"] for row in found["rows"]} == {5, 10, 20}
+    assert all(row["frechet"] > 0 for row in found["rows"])
+    assert Path("compare/compare.png").read_bytes().startswith(b"\x89PNG")
+    assert run(*FEW, "--solvers", "ddim", "--nfe", "3").exit_code == 0 and Path("compare-2").is_dir()
+
+
+def test_the_noises_are_those_of_sample_and_json_says_the_same() -> None:
+    result = run(
+        "model.safetensors", *FEW, "--solvers", "ddim,sde", "--nfe", "4,4", "--seed", "7", "--json", "--out", "c"
+    )
+    found = json.loads(result.stdout)
+    assert found == {k: v for k, v in json.loads(Path("c/compare.json").read_text()).items() if k in found}
+    ddim, sde = found["rows"]
+    assert (ddim["solver"], sde["solver"], sde["errors"]) == ("ddim", "sde", None)
+    fine = sample(load("model.safetensors"), 8, solver="pf-ode", nfe=200, seed=7)
+    x = sample(load("model.safetensors"), 8, solver="ddim", nfe=4, seed=7)
+    errors = (x - fine).square().mean(1).sqrt()
+    assert torch.allclose(torch.tensor(ddim["errors"]), errors, rtol=0.05, atol=2 * found["reference_error"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--solvers ddmi", "unknown solver 'ddmi'"),
+        ("--nfe 0", "budgets of at least 1 evaluation"),
+        ("--nfe five", "--nfe takes whole numbers separated by commas"),
+        ("--n 1", "an interval needs at least 2 noises; got n=1"),
+        ("--paired 1", "an interval needs at least 2 noises"),
+        ("--reference-steps 3", "at least 4 steps; got 3"),
+        ("gone", "no model at gone"),
+        ("empty", "empty is neither a run"),
+        ("--data digits", "samples of digits have shape (1, 8, 8), those of the model [2]"),
+        ("--out full", "full exists already"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_nothing(args: str, message: str) -> None:
+    Path("empty").mkdir()
+    Path("full").mkdir()
+    Path("full/file").touch()
+    before = sorted(Path().rglob("*"))
+    result = run(*args.split())
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_run_without_a_checkpoint_is_refused() -> None:
+    train = "train --data moons --steps 2 --batch-size 4 --width 8 --depth 1 --out run"
+    assert CliRunner().invoke(app, train.split()).exit_code == 0
+    for folder in Path("run/checkpoints").iterdir():
+        folder.rename(folder.with_name(f"old-{folder.name}"))
+    result = run("run")
+    assert result.exit_code == 2 and "no whole checkpoint in run" in result.stderr
+
+
+def test_a_model_that_does_not_know_its_data_has_no_distances() -> None:
+    export(load("model.safetensors"), "alone.safetensors")
+    result = run("alone.safetensors", *FEW, "--solvers", "ddim", "--nfe", "4")
+    assert result.exit_code == 0 and "does not say what it was trained on" in result.stderr
+    assert "Frechet" not in result.stdout
+    assert json.loads(Path("compare/compare.json").read_text())["rows"][0]["sliced_wasserstein"] is None

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sde_diffusion import evaluate, load, sample
+from sde_diffusion.cli import app
+from sde_diffusion.data import load_data
+from sde_diffusion.features import make_extractor
+from sde_diffusion.places import BUNDLED
+from sde_diffusion.reference import Reference
+
+FEW = ["--n", "80", "--draws", "3", "--metrics", "frechet", "--processes", "1"]
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *args])
+
+
+def evaluated(*args: str) -> dict[str, Any]:
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("figures ")]
+    return json.loads(Path(line.removeprefix("figures ")).read_text())
+
+
+def refused(*args: str) -> str:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    return next(line for line in result.stderr.splitlines() if line.startswith("error: "))
+
+
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_a_model_is_the_library_call_and_its_reference_can_be_kept() -> None:
+    content = evaluated("bundled", *FEW, "--nfe", "4", "--save-reference", "r.safetensors")
+    reference = Reference.of(load_data("digits"), make_extractor("digits"))
+    x = sample(load(BUNDLED), 80, nfe=4)
+    expected = evaluate(x, reference, metrics=["frechet"], draws=3)["frechet"]
+    found = content["runs"][0]["figures"]["frechet"]
+    assert found["value"] == pytest.approx(expected.value, rel=1e-4)
+    assert content["reference"]["fingerprint"] == load_data("digits").fingerprint
+    assert content["features"] == dict(reference.extractor)
+    again = evaluated("bundled", *FEW, "--nfe", "4", "--reference", "r.safetensors")
+    assert again["runs"][0]["figures"]["frechet"]["value"] == found["value"]
+    assert Path("evaluation/pf-ode-nfe4-2/evaluation.json").is_file()
+    assert "error: the reference has features 'digits'" in refused(
+        "bundled", *FEW, "--reference", "r.safetensors", "--features", "pixels"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_a_curve_has_every_solver_and_budget() -> None:
+    content = evaluated("bundled", *FEW, "--nfe", "2,3", "--solver", "pf-ode,ddim", "--out", "curve")
+    assert [(r["solver"], r["nfe"]) for r in content["runs"]] == [
+        ("pf-ode", 2), ("pf-ode", 3), ("ddim", 2), ("ddim", 3),
+    ]  # fmt: skip
+    assert Path("curve/curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "curve exists already" in refused("bundled", *FEW, "--out", "curve")
+
+
+def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> None:
+    x = load_data("digits", split="test").x.numpy()
+    np.savez("own.npz", x=x)
+    assert "samples from files need --reference" in refused("own.npz")
+    metrics = ["--metrics", "kid", "--reference", "digits"]
+    content = evaluated("own.npz", *metrics)
+    kid = content["runs"][0]["figures"]["kid"]
+    assert content["runs"][0]["n"] == 297 and abs(kid["value"]) < 5 * kid["standard_error"]
+    np.savez("floats.npz", x=(x / 255).astype(np.float32))
+    assert "not stated: give --range" in refused("floats.npz", *metrics)
+    assert "--range takes 2 numbers" in refused("floats.npz", *metrics, "--range", "0,1,2")
+    assert evaluated("floats.npz", *metrics, "--range", "0,1")["runs"][0]["figures"]["kid"] == kid
+    np.savez("large.npz", x=np.zeros((300, 1, 16, 16), np.uint8))
+    assert "samples of shape (1, 16, 16), but the reference 'digits'" in refused("large.npz", *metrics)
+    np.savez("few.npz", x=x[:50])
+    assert "KID" in refused("few.npz", "--reference", "digits", "--metrics", "frechet")
+    assert "an error budget is of a model" in refused("own.npz", *metrics, "--budget")
+
+
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_a_budget_adds_up() -> None:
+    train = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
+    assert CliRunner().invoke(app, train.split()).exit_code == 0
+    content = evaluated("runs/moons", *FEW, "--nfe", "4", "--budget")
+    budget = content["budget"]
+    assert sum(e["value"] for e in budget["terms"].values()) == pytest.approx(budget["total"]["value"])
+    assert budget["total"]["value"] == pytest.approx(content["runs"][0]["figures"]["frechet"]["value"])
+    assert len(budget["held_out_loss"]) == 10
+    assert Path("runs/moons/evaluation/pf-ode-nfe4/evaluation.json").is_file()
+    assert torch.isfinite(torch.tensor([e["value"] for e in budget["held_out_loss"]])).all()

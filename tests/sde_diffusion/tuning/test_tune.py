@@ -1,0 +1,161 @@
+"""Tuning: never worse, repeatable, and its derivatives are those of the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
+from sde_diffusion.converged import converged, rms
+from sde_diffusion.places import find_model
+from sde_diffusion.tuning import tuned
+from sde_diffusion.tuning.files import find_tuned, load_tuned, save_tuned
+from sde_diffusion.tuning.fit import Fit, TableParameters, run, sensitivities
+from sde_diffusion.tuning.spacing import spaced
+from solvers import SOLVERS, solve
+from solvers.grids import GRIDS
+from solvers.table import compile_table
+
+
+def mixture(dtype=torch.float64):
+    g = torch.Generator().manual_seed(0)
+    return GaussianMixture(torch.randn(6, 3, dtype=dtype, generator=g), std=0.15, sde=VPSDE())
+
+
+def fit_of(model, n=8):
+    x1 = model.sde.prior((n, 3), seeds=range(n), dtype=torch.float64)
+    return Fit(lambda x, t, rows: model.denoise(x, t), model.sde, x1, converged(model, x1, steps=200)[0])
+
+
+def test_sensitivities_are_differences_of_whole_runs():
+    model = mixture()
+    fit = fit_of(model)
+    parameters = TableParameters.around(compile_table(SOLVERS["unipc"], model.sde, 5), fit, 0.8)
+    q = 0.01 * torch.randn(parameters.total, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x, jacobian = sensitivities(parameters, q, fit)
+    table = parameters.table(q, fit)
+    assert table is not None
+    torch.testing.assert_close(x, run(table, fit), rtol=1e-12, atol=1e-12)
+    for k in range(parameters.total):
+        e = torch.zeros_like(q)
+        e[k] = 1e-3
+        forward = (run(parameters.table(q + e, fit), fit) - x) / 1e-3
+        torch.testing.assert_close(jacobian[k], forward, rtol=1e-8, atol=1e-8, msg=str(k))
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 3, 6])
+def test_tuned_is_never_worse_and_uses_its_budget(nfe):
+    model = mixture()
+    found = tuned(model, nfe, shape=(3,), noises=32, held_out=32)
+    assert found.error <= found.default_error
+    if nfe == 6:
+        assert found.error < 0.7 * found.default_error
+    # On noises that tuning never saw.
+    x1 = model.sde.prior((128, 3), seeds=range(128), dtype=torch.float64)
+    truth, _ = converged(model, x1, steps=400)
+    out = solve(model.sde.probability_flow(model), x1, solver=found.table, nfe=nfe)
+    assert set(out.nfe.tolist()) == {nfe}
+    default = solve(model.sde.probability_flow(model), x1, solver="pf-ode", nfe=nfe).x
+    assert float(rms(out.x - truth).mean()) < 1.1 * float(rms(default - truth).mean())
+
+
+def test_one_seed_gives_one_solver():
+    model = mixture()
+    tables = [tune(model, 3, shape=(3,), seed=5, noises=16, held_out=16) for _ in range(2)]
+    assert tables[0] == tables[1]
+    assert tune(model, 3, shape=(3,), seed=6, noises=16, held_out=16) != tables[0]
+
+
+def test_conditions_follow_their_noises():
+    """A model whose mean is its condition: tuning must see each noise with its own."""
+
+    class Shifted(torch.nn.Module):
+        def forward(self, x, t, mean):
+            alpha, sigma = (c[:, None] for c in VPSDE().marginal(t.double()))
+            centre = x - alpha * mean
+            return mean + 0.09 * alpha * centre / (0.09 * alpha**2 + sigma**2)
+
+    model = ScoreModel(Shifted(), VPSDE(), "data", shape=(2,))
+    torch.set_default_dtype(torch.float64)
+    try:
+        mean = torch.arange(48.0)[:, None] % 5 - 2
+        found = tuned(model, 4, noises=16, held_out=32, mean=mean)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    # Gaussian data of one width are a linear problem: the fit is good to the ridge, with any mean.
+    assert found.error < 0.3 * found.default_error
+    with pytest.raises(ValueError, match="'mean' has 3 entries for 48 noises"):
+        tuned(model, 4, noises=16, held_out=32, mean=mean[:3])
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="at least 1 for this model; got 0"):
+        tune(mixture(), 0, shape=(3,))
+    with pytest.raises(ValueError, match="does not know the shape"):
+        tune(ScoreModel(lambda x, t: x, VPSDE()), 4)
+    with pytest.raises(ValueError, match="at least 16 noises"):
+        tune(mixture(), 4, shape=(3,), noises=3)
+    lost = ScoreModel(lambda x, t: x * float("nan"), VPSDE(), shape=(3,))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        tune(lost, 4, noises=16, held_out=2)
+
+
+def test_files_hold_the_solver_and_refuse_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    stored = find_model("bundled")
+    found = tuned(mixture(), 3, shape=(3,), noises=16, held_out=16)
+    path = tmp_path / "tuned" / "nfe-3.json"
+    save_tuned(path, found, stored, seed=0)
+    assert load_tuned(path, stored, 3) == found.table
+    assert find_tuned(stored, None) == found.table
+    with pytest.raises(ValueError, match="made for 3 evaluations, and 4"):
+        load_tuned(path, stored, 4)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "model": {"sha256": "0" * 64, "step": 7}}))
+    with pytest.raises(ValueError, match=r"000000000000.*step 7") as refused:
+        load_tuned(path, stored, 3)
+    assert stored.sha256[:12] in str(refused.value)
+    with pytest.raises(FileNotFoundError, match="sdediff tune"):
+        find_tuned(stored, 9)
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_solver_that_sample_uses_and_makes_again(tmp_path: Path):
+    def sdediff(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "sde_diffusion", *args], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    said = sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
+    assert "sdediff sample --solver tuned --nfe 2" in said
+    first = (tmp_path / "tuned" / "nfe-2.json").read_bytes()
+    sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
+    assert (tmp_path / "tuned" / "nfe-2.json").read_bytes() == first
+    assert [p.name for p in (tmp_path / "tuned").iterdir()] == ["nfe-2.json"]
+    sdediff("sample", "bundled", "--solver", "tuned", "--n", "4", "--out", "drawn")
+    assert "bit-equal" in sdediff("sample", "--card", "drawn/card.json", "--out", "again")
+
+
+def test_spacings_are_even_in_what_they_name():
+    sde = VPSDE()
+    for kind, even in {
+        "power-2": lambda t, rho: t.sqrt(),
+        "angle": lambda t, rho: rho.atan(),
+        "angle-0.5": lambda t, rho: (2 * rho).atan(),
+        "flow-2": lambda t, rho: rho / (2 + rho),
+        "karras": lambda t, rho: rho ** (1 / 7),
+        "log-snr": lambda t, rho: rho.log(),
+        "sine": lambda t, rho: rho.atan().sin().sqrt().asin(),
+    }.items():
+        t = spaced(sde, kind, 9, 0.05)
+        alpha, sigma = sde.marginal(t[:-1])
+        steps = even(t[:-1], sigma / alpha).diff()
+        assert float(steps.std() / steps.abs().mean()) < 1e-6, kind
+        assert t[0] == 1 and t[-1] == 0 and abs(float(sigma[-1] / alpha[-1]) - 0.05) < 1e-9
+    assert torch.allclose(spaced(sde, "karras", 9, 4 / 81), GRIDS["karras"](sde, 9))
