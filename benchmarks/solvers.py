@@ -25,7 +25,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,7 @@ from benchmarks.problems import Problem
 from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
 from sde_diffusion.converged import rms
-from sde_diffusion.tuning import tuned
+from sde_diffusion.tuning import tuned_for
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
 from solvers.solver import Solver
@@ -68,20 +68,32 @@ def run_ours(solver: Solver, task: Task, nfe: int) -> Tensor | None:
     return solve(ReverseProcess(denoise, task.model.sde), task.x1, solver=solver, nfe=nfe).x
 
 
+def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
+    """Where the solver made for a problem and budget is."""
+    return folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
+
+
+def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> dict[int, Table]:
+    """Make the solvers for a problem, and write them down."""
+    started = time.perf_counter()
+    found = tuned_for(problem.model, budgets, shape=problem.shape, noises=noises, held_out=noises)
+    seconds = round((time.perf_counter() - started) / len(budgets), 1)
+    for nfe, made in found.items():
+        path = tuned_path(problem, folder, nfe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"seconds": seconds, "stages": made.stages, "times": made.table.times, "rows": made.table.rows}
+        path.write_text(json.dumps(content))
+    return {nfe: made.table for nfe, made in found.items()}
+
+
 def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
     """The solver made for a problem and budget, made or read."""
-    path = folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
+    path = tuned_path(problem, folder, nfe)
     if path.exists():
         stored = json.loads(path.read_text())
         table = Table(tuple(stored["times"]), tuple(Row(*row) for row in stored["rows"]))
     else:
-        started = time.perf_counter()
-        found = tuned(problem.model, nfe, shape=problem.shape)
-        table = found.table
-        path.parent.mkdir(parents=True, exist_ok=True)
-        seconds = round(time.perf_counter() - started, 1)
-        content = {"seconds": seconds, "stages": found.stages, "times": table.times, "rows": table.rows}
-        path.write_text(json.dumps(content))
+        table = make_tuned(problem, folder, (nfe,))[nfe]
     result = run_ours(table, task, nfe)
     assert result is not None
     return result
@@ -265,6 +277,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--solvers", nargs="*", help="of ours; all deterministic ones by default")
     parser.add_argument("--tuned", nargs="*", type=int, default=[5, 6, 8, 10, 15], help="budgets to tune for")
+    parser.add_argument("--tune-noises", type=int, default=128, help="to fit on, and as many to decide")
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
     parser.add_argument("--samples", type=int, default=128, help="noises in each set")
     parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
@@ -307,6 +320,9 @@ def main(argv: list[str] | None = None) -> None:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
             kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
+        to_make = [nfe for nfe in args.tuned if nfe in args.nfe and not tuned_path(problem, args.out, nfe).exists()]
+        if to_make:
+            make_tuned(problem, args.out, to_make, args.tune_noises)
         made = Config(OURS, TUNED, partial(run_tuned, problem, args.out))
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
         jobs += [(made, nfe) for nfe in args.nfe if nfe in args.tuned]

@@ -189,6 +189,20 @@ class Gaussian(ScoreModel):
         spread = alpha**2 * net.variances + sigma**2
         return alpha * net.mean, (net.basis * spread) @ net.basis.T
 
+    def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
+        """log p_t(x) in nats, (B,) float64; the times are all one.
+
+        >>> from sde_diffusion.sde import VPSDE
+        >>> unit = Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())
+        >>> round(float(unit.log_prob(torch.zeros(1, 2), torch.tensor([0.5]))), 4)  # -log(2 pi)
+        -1.8379
+        """
+        alpha, sigma = self.sde.marginal(t[0])
+        net = self.network
+        spread = alpha**2 * net.variances + sigma**2
+        centred = (x.double() - alpha * net.mean) @ net.basis
+        return -(centred.square() / spread + torch.log(2 * math.pi * spread)).sum(1) / 2
+
     def flow(self, x: Tensor, t: float, s: float) -> Tensor:
         """The exact probability flow from time t to time s: a scaling along each principal direction.
 

@@ -91,7 +91,7 @@ def log_likelihood(
     solver: str | Solver = "rk45",
     steps: int | None = None,
     nfe: int | None = None,
-    t_min: float = 1e-5,
+    t_min: float | None = None,
     other_t_min: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     gradients: bool | None = None,
@@ -110,9 +110,10 @@ def log_likelihood(
         solver: a name in ``SOLVERS`` or a Solver; it must take an Equation.
         steps: steps of a fixed-step solver, equal in tau.
         nfe: budget of forward passes, instead of steps; a cap for adaptive solvers.
-        t_min: where the data is put, in (0, 1).
+        t_min: where the data is put, in (0, 1); 1e-5 for a network, 1e-7 for a model that knows its densities.
         other_t_min: a second value, to see what the truncation does; the run is made twice.
-        prior: x_1 (B, ...) -> log-density (B,), if it is not that of ``sde.prior``.
+        prior: x_1 (B, ...) -> log-density (B,). By default that of ``sde.prior``, from which sampling starts; for a
+            model that knows its densities (one with ``log_prob``, like ``GaussianMixture``) its own at t = 1.
         gradients: whether the result can be differentiated, by x and by parameters; by default if x requires it.
         condition: per-sample tensors passed to the network.
 
@@ -126,6 +127,8 @@ def log_likelihood(
     >>> round(float(result.nats), 4), result.standard_error, result.status
     (-1.8379, tensor([0.], dtype=torch.float64), ['ok'])
     """
+    known = callable(getattr(model, "log_prob", None))
+    t_min = (1e-7 if known else 1e-5) if t_min is None else t_min
     _check(model, x, trace, n_probes, tolerance, t_min, other_t_min)
     seeds = as_seeds(range(len(x)) if seeds is None else seeds, len(x))
     dim = x[0].numel()
@@ -137,7 +140,10 @@ def log_likelihood(
         grid = _grid(method, steps, nfe, model.cost)
         run = solve(flow.equation, flow.start(x), solver=method, nfe=nfe, grid=grid)
         code, integrals = flow.end(run.x)
-        log_prior = _standard_prior(model, code) if prior is None else prior(code)
+        if prior is not None:
+            log_prior = prior(code)
+        else:
+            log_prior = _own_prior(model, code) if known else _standard_prior(model, code)
         estimates = log_prior[:, None] + integrals + flow.log_jacobian
         estimates = torch.where((run.codes == 0)[:, None], estimates, torch.nan)
     if bool(run.codes.any()):
@@ -297,6 +303,12 @@ def _grid(method: Solver, steps: int | None, nfe: int | None, cost: int) -> list
     if steps < 1:
         raise ValueError(f"steps must be at least 1; got {steps}")
     return torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
+
+
+def _own_prior(model: ScoreModel, x: Tensor) -> Tensor:
+    """The log-density of x_1 that the model itself gives, (B,)."""
+    density: Callable[[Tensor, Tensor], Tensor] = model.log_prob  # type: ignore[assignment]
+    return density(x, torch.ones(len(x), dtype=torch.float64, device=x.device))
 
 
 def _standard_prior(model: ScoreModel, x: Tensor) -> Tensor:

@@ -14,21 +14,23 @@ from sde_diffusion.card import device_for
 from sde_diffusion.checkpoint import load
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.places import find_model
-from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned
-from sde_diffusion.tuning.files import save_tuned, tuned_file
+from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_for
+from sde_diffusion.tuning.files import file_name, save_tuned, tuned_folder
 
 EXAMPLES = """
 \b
 Examples:
 sdediff tune                               the latest run, or bundled, at 8 NFE
-sdediff tune runs/digits-vp --nfe 5
+sdediff tune runs/digits-vp --nfe 5,8,10
 sdediff sample --solver tuned --nfe 8      and use it
 """
 
 
 def tune(
     run: RunArgument = None,
-    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations of the solver that is made.")] = 8,
+    nfe: Annotated[
+        str, typer.Option("--nfe", help="Network evaluations of the solver that is made; several by commas.")
+    ] = "8",
     seed: Annotated[int, typer.Option("--seed", help="Of the noises.")] = 0,
     noises: Annotated[int, typer.Option("--noises", help="Noises that the solver is fitted on.")] = 128,
     held_out: Annotated[int, typer.Option("--held-out", help="Others, which decide what is kept.")] = 128,
@@ -36,7 +38,7 @@ def tune(
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The file to write; replaced if it exists.", show_default="RUN/tuned/nfe-NFE.json"),
+        typer.Option("--out", help="Folder for nfe-NFE.json, replaced if it exists.", show_default="RUN/tuned"),
     ] = None,
 ) -> None:
     """Make a solver for one model and one number of evaluations.
@@ -48,8 +50,12 @@ def tune(
     stored = find_model(run)
     model = load(stored, device=str(device_for(device or "auto")))
 
-    def work(report: Report | None) -> Tuned:
-        return tuned(model, nfe, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report)
+    budgets = budgets_of(nfe)
+
+    def work(report: Report | None) -> dict[int, Tuned]:
+        return tuned_for(
+            model, budgets, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report
+        )
 
     console = Console(stderr=True)
     if console.is_terminal:
@@ -59,15 +65,28 @@ def tune(
             found = work(lambda share, text: progress.update(task, completed=share, description=text))
     else:
         found = work(None)
-    path = out or tuned_file(stored, nfe)
-    save_tuned(path, found, stored, seed=seed, noises=noises, held_out=held_out)
     typer.echo(f"model {stored.path}")
-    typer.echo(
-        f"error on {held_out} held-out noises: {DEFAULT} {found.default_error:.4g}, tuned {found.error:.4g} "
-        f"({found.error / found.default_error:.2f} times); the converged samples are known to "
-        f"{found.teacher_error:.1g}"
-    )
-    typer.echo("best of each stage: " + ", ".join(f"{name} {error:.4g}" for name, error in found.stages.items()))
-    typer.echo(f"{found.table.source}, in {time.perf_counter() - start:.0f} s")
-    typer.echo(f"solver {path}")
-    typer.echo(f"use it: sdediff sample --solver tuned --nfe {nfe}")
+    for budget, made in found.items():
+        path = (out or tuned_folder(stored)) / file_name(budget)
+        save_tuned(path, made, stored, seed=seed, noises=noises, held_out=held_out)
+        typer.echo(
+            f"{budget} evaluations, error on {held_out} held-out noises: {DEFAULT} {made.default_error:.4g}, tuned "
+            f"{made.error:.4g}, {made.error / made.default_error:.2f} times that"
+        )
+        stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
+        typer.echo(f"  best of each stage: {stages}; converged samples known to {made.teacher_error:.1g}")
+        typer.echo(f"  solver {path}")
+    typer.echo(f"{time.perf_counter() - start:.0f} s")
+    typer.echo(f"use it: sdediff sample --solver tuned --nfe {budgets[0]}")
+
+
+def budgets_of(text: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    >>> budgets_of("5,8")
+    [5, 8]
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--nfe takes numbers of evaluations, separated by commas; got '{text}'") from None

@@ -15,10 +15,11 @@ default on them. The result belongs to the model, its condition (a guidance scal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def tune(
     report: Report | None = None,
     **condition: Tensor,
 ) -> Table:
-    """Find the solver for one model and one number of evaluations; see ``tuned`` for the arguments.
+    """Find the solver for one model and one number of evaluations; see ``tuned_for`` for the arguments.
 
     Returns:
         A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
@@ -101,10 +102,15 @@ def tune(
     ).table  # fmt: skip
 
 
+def tuned(model: ScoreModel, nfe: int = 8, **options: Any) -> Tuned:
+    """``tuned_for`` one number of evaluations."""
+    return tuned_for(model, (nfe,), **options)[nfe]
+
+
 @torch.no_grad()
-def tuned(
+def tuned_for(
     model: ScoreModel,
-    nfe: int = 8,
+    budgets: Sequence[int],
     *,
     shape: Iterable[int] | None = None,
     seed: int = 0,
@@ -113,12 +119,13 @@ def tuned(
     batch_size: int = 512,
     report: Report | None = None,
     **condition: Tensor,
-) -> Tuned:
-    """Find the solver for one model and one number of evaluations, with its errors.
+) -> dict[int, Tuned]:
+    """Find the solver for one model and each of several numbers of evaluations, with their errors.
 
     Args:
         model: any ScoreModel.
-        nfe: network evaluations for each sample; a guided model takes two for each call.
+        budgets: network evaluations for each sample; a guided model takes two for each call. They share the converged
+            samples.
         shape: of one sample; the model's own by default.
         seed: of the noises.
         noises: how many the times and weights are fitted on.
@@ -134,8 +141,9 @@ def tuned(
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
         raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
-    if nfe < model.cost:
-        raise ValueError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
+    for nfe in budgets:
+        if nfe < model.cost:
+            raise ValueError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
     if noises < _FEW or held_out < 2:
         raise ValueError(f"tuning needs at least {_FEW} noises and 2 held out; got {noises} and {held_out}")
     for name, value in condition.items():
@@ -143,31 +151,36 @@ def tuned(
             raise ValueError(
                 f"condition '{name}' has {len(value)} entries for {noises + held_out} noises; give one each"
             )
-    steps = nfe // model.cost
     tell = report or (lambda share, text: None)
     model.eval()
     tell(0.0, "converged samples")
     task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, condition)
-    tell(0.3, "families of solvers and grids")
+    out = {}
+    for k, nfe in enumerate(budgets):
+        first, width = 0.3 + 0.7 * k / len(budgets), 0.7 / len(budgets)
+        out[nfe] = _tuned(task, nfe, partial(_part, tell, first, width, nfe))
+    return out
+
+
+def _part(tell: Report, first: float, width: float, nfe: int, share: float, text: str) -> None:
+    tell(first + width * share, f"{nfe} evaluations: {text}")
+
+
+def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
+    sde, fit, few = task.model.sde, task.fit, task.part(_FEW)
+    steps = nfe // task.model.cost
     found = _Best(task)
-    found.offer("default", compile_table(SOLVERS[DEFAULT], model.sde, steps))
-    fit = task.fit
-    few = task.part(_FEW)
-    starts = search(
-        model.sde,
-        steps,
-        lambda solver, times: task.error(few, solver, times),
-        lambda solver, times: task.error(fit, solver, times),
-    )
+    found.offer("default", compile_table(SOLVERS[DEFAULT], sde, steps))
+    tell(0.0, "families of solvers and grids")
+    starts = search(sde, steps, partial(task.error, few), partial(task.error, fit))
     for start in starts:
-        found.offer("search", compile_table(start.solver, model.sde, steps, start.times))
+        found.offer("search", compile_table(start.solver, sde, steps, start.times))
     for k, start in enumerate(starts):
-        tell(0.45 + 0.1 * k, "times")
+        tell(0.2 + 0.15 * k, "times")
         _fit_times(task, start, found)
-    tell(0.65, "weights")
-    base = found.table
-    size = float(task.fit.x0.double().square().mean().sqrt())
-    _fit_table(task, TableParameters.around(base, fit, size), found)
+    tell(0.5, "weights")
+    size = float(fit.x0.double().square().mean().sqrt())
+    _fit_table(task, TableParameters.around(found.table, fit, size), found)
     tell(1.0, "done")
     return Tuned(found.table, nfe, found.error, found.stages["default"], dict(found.stages), task.teacher_error)
 

@@ -27,9 +27,13 @@ def tuned_folder(stored: Stored) -> Path:
     return Path("tuned")
 
 
-def tuned_file(stored: Stored, nfe: int) -> Path:
-    """The file for a budget."""
-    return tuned_folder(stored) / f"nfe-{nfe}.json"
+def file_name(nfe: int) -> str:
+    """The name of the file for a budget.
+
+    >>> file_name(8)
+    'nfe-8.json'
+    """
+    return f"nfe-{nfe}.json"
 
 
 def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: Stored, **settings: Any) -> None:
@@ -104,4 +108,4 @@ def find_tuned(stored: Stored, nfe: int | None) -> Table:
                 f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
             )
         nfe = budgets[0] if budgets else 8
-    return load_tuned(tuned_file(stored, nfe), stored, nfe)
+    return load_tuned(tuned_folder(stored) / file_name(nfe), stored, nfe)
