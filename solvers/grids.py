@@ -35,6 +35,7 @@ _RHO_MAX = 400.0
 def time_at(path: Path, half_log_snr: Tensor) -> Tensor:
     """The times at which a path has the given lambda: bisection to float64 resolution.
 
+    >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> float(time_at(straight, torch.tensor(0.0, dtype=torch.float64)))
     0.5
@@ -65,10 +66,18 @@ def _quadratic(path: Path, steps: int) -> Tensor:
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
 
 
-def _power(path: Path, steps: int, exponent: float = 2.5) -> Tensor:
-    end = _time_at_rho_min(path, steps)
+def power(steps: int, end: Tensor, exponent: float) -> Tensor:
+    """t = u^exponent from 1 down to a last time, then 0: (steps + 1,) float64.
+
+    >>> power(3, torch.tensor(0.04), 2.0)
+    tensor([1.0000, 0.3600, 0.0400, 0.0000], dtype=torch.float64)
+    """
     t = torch.linspace(1, float(end) ** (1 / exponent), steps, dtype=torch.float64) ** exponent
     return torch.cat([t, t.new_zeros(1)])
+
+
+def _power(path: Path, steps: int) -> Tensor:
+    return power(steps, _time_at_rho_min(path, steps), 2.5)
 
 
 def _in_rho(forward: Callable[[float], float], inverse: Callable[[Tensor], Tensor]) -> Callable[[Path, int], Tensor]:
@@ -124,8 +133,8 @@ def make_grid(grid: str | Tensor | Sequence[float], problem: Problem, steps: int
     Raises:
         ValueError: an unknown name; times not monotone, repeated, not finite or outside [0, 1].
 
+    >>> from solvers import ReverseProcess, Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
-    >>> from solvers import ReverseProcess
     >>> make_grid("uniform", ReverseProcess(lambda x, t: x, straight), 4).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """

@@ -8,9 +8,9 @@ mixtures of Gaussians on images and in the plane, Gaussians with the spectra of 
 
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
 
-Beyond 20 steps it is the velocity form of the exponential engine, polynomials in t through three values and the
-corrector, of order 4, on t = u^2.5 down to rho = 4 / steps^2. With few steps on a grid of one's own it is the data form
-with two values and the corrector, in lambda up to 6 steps and in t up to 20.
+Beyond 20 steps it is the data form of the exponential engine, polynomials in t through four values and the corrector,
+of order 5, on t = u^2.25 down to rho = 3 / steps^2. With few steps on a grid of one's own it is the data form with two
+values and the corrector, in lambda up to 6 steps and in t up to 20.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from solvers.exponential import ExponentialAdams, Update
-from solvers.grids import GRIDS, time_at
+from solvers.grids import GRIDS, power, time_at
 from solvers.noise import Noise
 from solvers.problem import KnownTimes, Path, ReverseProcess
 from solvers.solver import Estimate, Solver, rms_of_sum
@@ -35,7 +35,8 @@ from solvers.table import Row, Table
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
-_MANY = ExponentialAdams(3, form="velocity", variable="time", corrector=True)
+_MANY = ExponentialAdams(4, variable="time", corrector=True)
+_SOME_STEPS = 20
 _LOWER = ExponentialAdams(2, variable="time")
 
 # A table is used where the path starts at this many times its second rho at least.
@@ -88,7 +89,13 @@ def table_entry(path: Path, table: Table) -> dict[str, Any]:
 def _grid(path: Path, steps: int) -> Tensor:
     """The times of the table, or those of the engine."""
     table = fitted_table(path, steps)
-    return GRIDS["power"](path, steps) if table is None else torch.tensor(table.times, dtype=torch.float64)
+    if table is not None:
+        return torch.tensor(table.times, dtype=torch.float64)
+    if steps <= _SOME_STEPS:
+        return GRIDS["power"](path, steps)
+    # Smaller than about 1e-3 the noise is below what networks are trained on.
+    low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
+    return power(steps, time_at(path, -torch.log(low)), 2.25)
 
 
 GRIDS["fitted"] = _grid
@@ -103,7 +110,7 @@ class ProbabilityFlow(Solver):
     8
     """
 
-    order = 4
+    order = 5
     needs = (ReverseProcess,)
     finishes = True
     grid = "fitted"
@@ -114,7 +121,7 @@ class ProbabilityFlow(Solver):
         table = fitted_table(path.path if isinstance(path, KnownTimes) else path, len(times) - 1)
         if table is not None and table.times == tuple(times.tolist()):
             return table
-        return _FEW if len(times) <= 7 else _SOME if len(times) <= 21 else _MANY
+        return _FEW if len(times) <= 7 else _SOME if len(times) <= _SOME_STEPS + 1 else _MANY
 
     def init(self, problem: ReverseProcess, times: Tensor) -> Any:
         """The member for this grid, and its state."""

@@ -59,7 +59,7 @@ def spaced(sde: SDE, kind: str, n: int, low: float) -> Tensor:
 
     >>> from sde_diffusion.sde import VPSDE
     >>> [round(t, 4) for t in spaced(VPSDE(), "power-2", 4, 0.1).tolist()]
-    [1.0, 0.5021, 0.1739, 0.0153, 0.0]
+    [1.0, 0.5205, 0.1961, 0.027, 0.0]
     """
     name, _, number = kind.partition("-") if kind != "log-snr" else (kind, "", "")
     u = torch.linspace(0, 1, n, dtype=torch.float64)
