@@ -8,9 +8,9 @@ mixtures of Gaussians on images and in the plane, Gaussians with the spectra of 
 
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
 
-Beyond 20 steps it is the data form of the exponential engine, polynomials in t through four values and the corrector,
-of order 5, on t = u^2.25 down to rho = 3 / steps^2. With few steps on a grid of one's own it is the data form with two
-values and the corrector, in lambda up to 6 steps and in t up to 20.
+For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
+corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.25 down to rho = 3 / steps^2;
+with fewer through two values, in lambda up to 6 steps and in t up to 12.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from solvers.table import Row, Table
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = ExponentialAdams(4, variable="time", corrector=True)
-_SOME_STEPS = 20
+_SOME_STEPS = 12
 _LOWER = ExponentialAdams(2, variable="time")
 
 # A table is used where the path starts at this many times its second rho at least.

@@ -60,6 +60,7 @@ def test_the_member_follows_the_grid():
     own = torch.linspace(1, 0, 9, dtype=torch.float64)
     engine = solver.member(sde, own)
     assert engine == ExponentialAdams(2, variable="time", corrector=True)
+    assert solver.member(sde, torch.linspace(1, 0, 41)) == ExponentialAdams(4, variable="time", corrector=True)
     model = GaussianMixture(MEANS, std=0.3, sde=sde)
     x1 = sde.prior((4, 3), seeds=range(4), dtype=torch.float64)
     ode = sde.probability_flow(model)
@@ -81,5 +82,5 @@ def test_more_evaluations_are_better():
     x1 = sde.prior((256, 3), seeds=range(256), dtype=torch.float64)
     ode = sde.probability_flow(model)
     truth = solve(ode, x1, solver=SOLVERS["rk45"].__class__(rtol=1e-10)).x
-    errors = [float((solve(ode, x1, nfe=n).x - truth).square().mean().sqrt()) for n in (3, 5, 10, 20, 40, 80)]
+    errors = [float((solve(ode, x1, nfe=n).x - truth).square().mean().sqrt()) for n in (5, 8, 15, 25, 40, 80)]
     assert all(b < 0.75 * a for a, b in pairwise(errors)), errors
