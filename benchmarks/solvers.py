@@ -320,12 +320,14 @@ def main(argv: list[str] | None = None) -> None:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
             kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
-        to_make = [nfe for nfe in args.tuned if nfe in args.nfe and not tuned_path(problem, args.out, nfe).exists()]
+        # A problem of thousands of dimensions with an exact flow is not worth a large Jacobian.
+        wanted = [n for n in args.tuned if n in args.nfe and problem.samples >= args.tune_noises]
+        to_make = [nfe for nfe in wanted if not tuned_path(problem, args.out, nfe).exists()]
         if to_make:
             make_tuned(problem, args.out, to_make, args.tune_noises)
         made = Config(OURS, TUNED, partial(run_tuned, problem, args.out))
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
-        jobs += [(made, nfe) for nfe in args.nfe if nfe in args.tuned]
+        jobs += [(made, nfe) for nfe in wanted]
         lines += compute(problem, jobs, noises, records, args.batch, console)
         # After every problem, so that an interrupted run leaves what it found.
         write_report(lines, references, args.out, missing)
