@@ -16,7 +16,7 @@ MODEL = GaussianMixture(torch.tensor([[-1.0, 0.4], [1.0, 0.0]]), 0.3, sde=VPSDE(
 
 def test_estimates_fall_with_their_order() -> None:
     """The gap between answers of order 2 and 3 is h^3 in a step, h^2 in the sum over steps."""
-    coarse, fine = (sum(error_profile(MODEL, solver="pf-ode", nfe=n).error) for n in (40, 160))
+    coarse, fine = (sum(error_profile(MODEL, solver="unipc", nfe=n).error) for n in (40, 160))
     assert 4**1.5 < coarse / fine < 4**3
 
 
