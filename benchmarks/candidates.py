@@ -27,11 +27,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import problems as problem_table
-from benchmarks.problems import Problem, angle_grid
+from benchmarks.problems import Problem
 from benchmarks.report import geometric_mean
 from benchmarks.solvers import NFE, prepare
 from sde_diffusion import SDE
-from sde_diffusion.converged import rho_of, rms
+from sde_diffusion.converged import rms
+from sde_diffusion.tuning.spacing import spaced
 from solvers import solve
 from solvers.errors import choose
 from solvers.exponential import ExponentialAdams
@@ -63,42 +64,11 @@ class Setting(NamedTuple):
 
     def times(self, sde: SDE, n: int) -> Tensor:
         """The grid of n steps."""
-        return candidate_grid(sde, self.grid, n, min(self.factor * rho_min(n), 0.5))
+        return spaced(sde, self.grid, n, min(self.factor * rho_min(n), 0.5))
 
     def __str__(self) -> str:
         plus = ("+C" if self.corrector else "") + ("-L" if self.lower else "")
         return f"{self.form}/{self.variable} {self.order}{plus} {self.grid} x{self.factor:g}"
-
-
-def candidate_grid(sde: SDE, kind: str, n: int, low: float) -> Tensor:
-    """Times from 1 to rho = low, then 0: n steps, even in what the kind names."""
-    if n == 1:
-        return torch.tensor([1.0, 0.0], dtype=torch.float64)
-    family, _, parameter = kind.partition("-")
-    if family == "angle":
-        return angle_grid(sde, n, low, float(parameter or 1))
-    u = torch.linspace(0, 1, n, dtype=torch.float64)
-    if family == "power":
-        p = 1 / float(parameter)
-        end = float(sde.time(-math.log(low)))
-        t = (1 - u * (1 - end**p)) ** (1 / p)
-    else:
-        high = min(rho_of(sde, 1.0), 400.0)
-        if family == "karras":
-            rho = (high ** (1 / 7) + u * (low ** (1 / 7) - high ** (1 / 7))) ** 7
-        elif family == "flow":
-            scale = float(parameter or 1)
-            s = high / (scale + high) + u * (low / (scale + low) - high / (scale + high))
-            rho = scale * s / (1 - s)
-        elif family == "sine":
-            # sin(atan(rho)) = sin(v)^2 with v even, as IPNDM has it.
-            first, last = (math.asin(math.sqrt(math.sin(math.atan(r)))) for r in (high, low))
-            rho = torch.tan(torch.asin(torch.sin(first + u * (last - first)) ** 2))
-        else:
-            rho = high * (low / high) ** u
-        t = sde.time(-torch.log(rho))
-    t[0] = 1.0
-    return torch.cat([t, t.new_zeros(1)])
 
 
 def settings() -> Iterator[Setting]:

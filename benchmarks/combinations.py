@@ -128,7 +128,7 @@ def options(combination: Combination, steps: int) -> dict[str, Any]:
         "weight": combination.weight,
         "times": combination.times,
         "warmup": min(100, steps // 4),
-        "ema": min(0.999, 1 - 10 / steps),
+        "ema": max(0.0, min(0.999, 1 - 10 / steps)),
         "checkpoint_every": max(1, min(500, steps // 4)),
         "log_every": max(1, min(50, steps // 10)),
         "progress": False,

@@ -84,17 +84,6 @@ class Problem:
         return converged(self.model, x1, steps=self.reference_steps, batch_size=batch)
 
 
-def angle_grid(sde: SDE, steps: int, rho_min: float, scale: float = 1.0) -> Tensor:
-    """Equal steps of atan(rho / scale) from t = 1 to rho_min, then 0."""
-    alpha, sigma = sde(1.0)[:2]
-    start = torch.atan2(sigma, scale * alpha)
-    end = torch.atan(torch.tensor(rho_min / scale, dtype=torch.float64))
-    theta = start + (end - start) * torch.linspace(0, 1, steps, dtype=torch.float64)
-    t = sde.time(-torch.log(scale * torch.tan(theta)))
-    t[0] = 1.0
-    return torch.cat([t, t.new_zeros(1)])
-
-
 def digits(std: float = 0.15) -> Problem:
     """The first 512 digits in [-1, 1], each the centre of a Gaussian."""
     means = torch.from_numpy(load_digits().images[:512] / 8 - 1).reshape(-1, 64)

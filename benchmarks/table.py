@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import ScoreModel, frechet_distance, load
+from sde_diffusion.converged import rms
 from sde_diffusion.data import load_data
 from sde_diffusion.places import BUNDLED
 from sde_diffusion.sample import sample_batches
@@ -34,11 +35,6 @@ def run(model: ScoreModel, n: int, solver: str | Solver, nfe: int) -> tuple[Tens
     """Samples (n, ...) and the most evaluations that any of them took."""
     parts = list(sample_batches(model, n, solver=solver, nfe=nfe, batch_size=250))
     return torch.cat([p.x for p in parts]), max(int(p.nfe.max()) for p in parts)
-
-
-def rms(a: Tensor, b: Tensor) -> Tensor:
-    """Root-mean-square difference of each sample."""
-    return (a - b).flatten(1).square().mean(1).sqrt()
 
 
 def measure(model: ScoreModel, n: int) -> dict[str, object]:
@@ -59,14 +55,14 @@ def measure(model: ScoreModel, n: int) -> dict[str, object]:
             except ValueError:  # the budget is below the solver's minimum
                 x, used = None, None
             fits = x is not None and bool(x.isfinite().all())
-            rows[name]["error"].append(float(rms(x, fine).mean()) if fits and not solver.stochastic else None)
+            rows[name]["error"].append(float(rms(x - fine).mean()) if fits and not solver.stochastic else None)
             rows[name]["frechet"].append(frechet_distance(x, train) if fits else None)
             rows[name]["nfe"].append(used)
         print(name, rows[name], flush=True)
     return {
         "samples": n,
         "budgets": BUDGETS,
-        "reference_error": float(rms(fine, coarse).mean()),
+        "reference_error": float(rms(fine - coarse).mean()),
         "reference_frechet": frechet_distance(fine, train),
         "real_frechet": frechet_distance(test, train),
         "rows": rows,

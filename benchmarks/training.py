@@ -12,8 +12,8 @@ images/s over those of another in the same round, with quartiles.
     diffusers   the loop of its training example: data loader, DDPMScheduler, accelerate, clipping, EMAModel
     ddpm        denoising_diffusion_pytorch.Trainer, from a folder of images
 
-The last two need ``pip install diffusers accelerate`` and ``denoising-diffusion-pytorch`` (with a torchvision that fits
-torch).
+The last two need ``pip install diffusers accelerate`` and ``pip install --no-deps denoising-diffusion-pytorch
+ema-pytorch einops pytorch-fid torchvision``. Of torchvision only files in Python are used, so any build of it will do.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib.util
 import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -121,6 +125,18 @@ def diffusers(network: nn.Module, data: Data, batch: int, device: str) -> Advanc
     return advance
 
 
+def _torchvision_without_its_binary() -> None:
+    """Make its transforms importable beside any torch: the package's own import loads compiled operators."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or "torchvision" in sys.modules:
+        return
+    package = ModuleType("torchvision")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    package.__spec__ = spec
+    package.__version__ = metadata.version("torchvision")  # type: ignore[attr-defined]
+    sys.modules["torchvision"] = package
+
+
 class _Dressed(nn.Module):
     """A network with what denoising_diffusion_pytorch asks of one."""
 
@@ -197,6 +213,7 @@ def main() -> None:
             "ours": ours(copy.deepcopy(network), data, batch, device),
         }
         if arguments.peers:
+            _torchvision_without_its_binary()
             advances["diffusers"] = diffusers(copy.deepcopy(network), data, batch, device)
             advances["ddpm"] = ddpm(copy.deepcopy(network), data, batch, device, Path(folder))
         rates = measure(advances, batch, arguments.steps, arguments.rounds, device)

@@ -31,9 +31,11 @@ from sde_diffusion import solver_json
 from sde_diffusion.checkpoint import Stored, load
 from sde_diffusion.data import load_data
 from sde_diffusion.data.toy import LAWS
+from sde_diffusion.guidance import Guided
 from sde_diffusion.places import name_of
 from sde_diffusion.plots import save_grid, scatter
 from sde_diffusion.sample import check_status, sample_batches, seeds_of
+from sde_diffusion.score import ScoreModel
 from sde_diffusion.storage import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.tuning.files import NAME as TUNED
 from sde_diffusion.tuning.files import find_tuned
@@ -95,6 +97,8 @@ def draw(
     seed: int = 0,
     eta: float | None = None,
     batch_size: int = 256,
+    labels: Sequence[int] | None = None,
+    guidance: float = 1.0,
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -111,6 +115,9 @@ def draw(
         seed: of the set.
         eta: noise level; 1 for stochastic solvers and 0 for the others by default.
         batch_size: samples integrated together.
+        labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
+        guidance: w of classifier-free guidance towards the labels, see ``guidance.Guided``. Where it is not 1, every
+            call of the network counts two evaluations.
         device: a name in ``DEVICES``.
         progress: called with the share of the work that is done, after every step.
 
@@ -126,6 +133,7 @@ def draw(
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
     n = default_count(model.shape) if n is None else n
+    model, condition = _conditional(model, labels, guidance, n)
     eta = float(instance.stochastic) if eta is None else eta
     parts: list[Solution] = []
     batches = math.ceil(n / batch_size) if n >= 1 and batch_size >= 1 else 0
@@ -145,6 +153,7 @@ def draw(
         batch_size=batch_size,
         eta=eta,
         on_step=on_step,
+        **condition,
     ):
         check_status(part, start=len(parts) * batch_size)
         parts.append(part)
@@ -162,10 +171,11 @@ def draw(
         "model": stored.model,
         "data": stored.data,
         "n": n,
-        "shape": list(model.shape),
+        "shape": list(x.shape[1:]),
         "seed": seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
-        "labels": None,
+        "labels": None if labels is None else list(labels),
+        "guidance": guidance,
         "solver": {"name": name, **solver_json.describe(instance.member(model.sde, parts[0].times))},
         "grid": {
             "name": spacing if isinstance(spacing, str) else None,
@@ -184,6 +194,23 @@ def draw(
         "versions": versions(),
     }
     return Samples(x, seeds_of(seed, n), card)
+
+
+def _conditional(
+    model: ScoreModel, labels: Sequence[int] | None, guidance: float, n: int
+) -> tuple[ScoreModel, dict[str, Tensor]]:
+    """The model that is sampled, and the condition of each sample."""
+    if labels is None:
+        if guidance != 1:
+            raise ValueError(f"guidance {guidance} needs labels to guide to; name them: --label 3, or --label all")
+        return model, {}
+    classes = getattr(model.network, "settings", {}).get("classes")
+    if classes is None:
+        raise ValueError("the model was trained without labels and cannot take one; train with --labels")
+    if not labels or not all(0 <= label < classes for label in labels):
+        raise ValueError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
+    label = torch.tensor(labels).repeat(-(-n // len(labels)))[:n]
+    return (model if guidance == 1 else Guided(model, guidance)), {"label": label}
 
 
 def redraw(
@@ -225,6 +252,8 @@ def redraw(
         seed=card["seed"],
         eta=card["eta"],
         batch_size=card["batch_size"],
+        labels=card.get("labels"),
+        guidance=card.get("guidance", 1.0),
         device=device or card["machine"]["device"],
         progress=progress,
     )

@@ -58,6 +58,8 @@ class TrainConfig:
         labels: give the network the labels of the data.
         drop_label: probability that a sample is shown without its label, for guidance.
         flip: mirror images left and right with probability 1/2.
+        augment: probability of each part of EDM's augmentation, in [0, 1]; the network is told of it by its context
+            (``sde_diffusion.data.augment``).
         precision: of the network: "fp32", "bf16" or "fp16". Process, loss, weights and averages stay float32.
         accumulate: micro-batches in one update. Together with the number of processes it divides the batch; the
             result does not change beyond rounding.
@@ -94,6 +96,7 @@ class TrainConfig:
     labels: bool = False
     drop_label: float = 0.1
     flip: bool = False
+    augment: float = 0.0
     precision: str = "fp32"
     accumulate: int = 1
     seed: int = 0
@@ -118,6 +121,7 @@ class TrainConfig:
             _check(name, getattr(self, name), float, lambda v: 0 < v < math.inf, "positive")
         _check("weight_decay", self.weight_decay, float, lambda v: 0 <= v < math.inf, "at least 0")
         _check("t_min", self.t_min, float, lambda v: 0 < v < 1, "in (0, 1)")
+        _check("augment", self.augment, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         _check("drop_label", self.drop_label, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):

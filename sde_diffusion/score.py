@@ -67,6 +67,7 @@ class ScoreModel(nn.Module):
         self.shape = None if shape is None else tuple(shape)
         self.sigma_data = sigma_data
         self.cost = cost
+        self._pure_noise_at_1 = float(sde.marginal(1.0)[0]) == 0
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is called with at (x, t)."""
@@ -109,7 +110,7 @@ class ScoreModel(nn.Module):
         if self.predicts == "edm":
             n2 = sigma**2 + (self.sigma_data * alpha) ** 2
             return self.sigma_data**2 * alpha / n2, sigma * self.sigma_data / torch.sqrt(n2)
-        if alpha.device.type == "cpu" and bool((alpha == 0).any()):
+        if self._pure_noise_at_1 and alpha.device.type == "cpu" and bool((alpha == 0).any()):
             raise ValueError(
                 f"x_0 cannot be found from the {self.predicts} where alpha(t) = 0 (t = 1 of "
                 f"{type(self.sde).__name__}); use predicts='velocity' or 'data', or a smaller t"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.config import TrainConfig
 from sde_diffusion.data import Data
-from sde_diffusion.data.augment import Augmentation
+from sde_diffusion.data.augment import LABELS, Augmentation
 from sde_diffusion.draws import Draws
 from sde_diffusion.ema import EMA, power_decay
 from sde_diffusion.engine import Engine
@@ -81,9 +81,7 @@ class Trainer:
         self.times = TIMES[config.times]
         self.times_state = self.times.start()
         self.no_label = _no_label(self.network, data) if config.labels else None
-        self.augmentation = Augmentation(flip=True) if config.flip else None
-        if config.flip and not data.is_image:
-            raise ValueError(f"flip mirrors images; the samples of {data.name} are {data.kind}s")
+        self.augmentation = _augmentation(self.network, data, config)
         shares = engine.world * config.accumulate
         if config.batch_size % shares:
             raise ValueError(
@@ -129,7 +127,8 @@ class Trainer:
         index = torch.zeros(1, dtype=torch.int64)
         x0 = self.data.batch(index).to(self.device)
         t = self.model.sde.snap(torch.full((1,), 0.5, dtype=torch.float64)).to(self.device)
-        condition = self._condition(index, torch.zeros(1, dtype=torch.bool))
+        told = torch.full((1, LABELS), torch.nan, device=x0.device)
+        condition = self._condition(index, torch.zeros(1, dtype=torch.bool), told)
         return x0, t, torch.zeros_like(x0), torch.ones_like(t), condition
 
     def _try(self, objective: nn.Module) -> bool:
@@ -171,10 +170,10 @@ class Trainer:
             first = (self.engine.rank * config.accumulate + j) * self.micro
             rows = slice(first, first + self.micro)
             start = time.perf_counter()
-            x0 = self._to_device(self.data.batch(index[rows]))
+            x0, told = self._to_device(self.data.batch(index[rows])), None
             if augment is not None and altered is not None:
-                x0, _ = augment.apply(x0, altered[rows])
-            condition = self._condition(index[rows], None if dropped is None else dropped[rows])
+                x0, told = augment.apply(x0, altered[rows])
+            condition = self._condition(index[rows], None if dropped is None else dropped[rows], told)
             self.waited += time.perf_counter() - start
             eps = self.draws.noise(k, x0, first)
             self._seed_network(k, first)
@@ -207,10 +206,13 @@ class Trainer:
         # From pageable memory the copy would wait for all that the GPU has yet to do.
         return value.pin_memory().to(self.device, non_blocking=True)
 
-    def _condition(self, index: Tensor, dropped: Tensor | None) -> dict[str, Tensor]:
-        if self.no_label is None or self.data.labels is None or dropped is None:
-            return {}
-        return {"label": self._to_device(self.data.labels[index].masked_fill(dropped, self.no_label))}
+    def _condition(self, index: Tensor, dropped: Tensor | None, told: Tensor | None) -> dict[str, Tensor]:
+        condition = {}
+        if self.no_label is not None and self.data.labels is not None and dropped is not None:
+            condition["label"] = self._to_device(self.data.labels[index].masked_fill(dropped, self.no_label))
+        if self.config.augment and told is not None:
+            condition["context"] = told
+        return condition
 
     def _seed_network(self, step: int, first: int) -> None:
         # torch.manual_seed asks every kind of device: 0.14 ms, noticeable beside a small network.
@@ -328,6 +330,21 @@ class Trainer:
                 self.engine.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is not of this network: {error}") from None
+
+
+def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
+    """What is done to the images of a batch; None for nothing."""
+    if not (config.flip or config.augment):
+        return None
+    if not data.is_image:
+        raise ValueError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
+    context = getattr(network, "settings", {}).get("context")
+    if config.augment and context != LABELS:
+        raise ValueError(
+            f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
+            f"context={LABELS} (it has {context})"
+        )
+    return Augmentation(config.flip, config.augment)
 
 
 def _no_label(network: nn.Module, data: Data) -> int:

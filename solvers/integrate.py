@@ -360,7 +360,8 @@ def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch
 
 
 def _finite(x: Tensor) -> Tensor:
-    return x.isfinite().flatten(1).all(1)
+    # The largest magnitude is NaN where one entry is: half the time of asking every entry.
+    return x.flatten(1).abs().amax(1).isfinite()
 
 
 def _check(problem: Problem, x: Tensor, solver: Solver) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from sde_diffusion.card import device_for, require_new, versions
 from sde_diffusion.checkpoint import Stored, load
 from sde_diffusion.cli.errors import say
-from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
 from sde_diffusion.compare import BUDGETS, SHORTLIST
 from sde_diffusion.compare import compare as run_comparison
 from sde_diffusion.comparison_report import as_dict, save, summary, table
@@ -78,7 +78,7 @@ def compare(
     The error of a sample is its distance to where the model's own probability flow, computed to convergence, ends from
     the same noise. Differences come with an interval, and say so when they may be chance.
     """
-    budgets = numbers(nfe)
+    budgets = whole_numbers(nfe, "--nfe")
     chosen = dict(find_solver(spec) for spec in solvers.split(","))
     if out is not None:
         require_new(out)  # now, not after the work
@@ -110,18 +110,6 @@ def compare(
         typer.echo(line)
     typer.echo(f"figures {folder / 'compare.json'}")
     typer.echo(f"picture {folder / 'compare.png'}")
-
-
-def numbers(text: str) -> list[int]:
-    """Whole numbers separated by commas.
-
-    >>> numbers("5,10")
-    [5, 10]
-    """
-    try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        raise ValueError(f"--nfe takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
 
 
 def reference(stored: Stored, data: str | None, data_dir: Path | None) -> Tensor | None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from sde_diffusion.card import CARD, device_for, folder_name, require_new
 from sde_diffusion.checkpoint import Stored, load
-from sde_diffusion.cli.options import DeviceOption
+from sde_diffusion.cli.options import DeviceOption, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
@@ -130,11 +130,14 @@ def evaluate(
         require_new(out)  # now, not after the work
     device = device_for(device or "auto").type
     stored = model_of(source)
-    samples = None if stored or source is None else read_samples(source, numbers(value_range, "--range", 2))
+    limits = range_of(value_range)
+    if stored and limits:
+        raise ValueError("--range says what black and white are in files of floats; samples of a model need none")
+    samples = None if stored or source is None else read_samples(source, limits)
     ways = [
         Drawing(s, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size)
         for s in solver.split(",")
-        for b in (numbers(nfe, "--nfe") or [None])
+        for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
     ]
     what, data = find_reference(reference, split, data_dir, stored)
     if budget and (stored is None or data is None or len(ways) != 1):
@@ -219,24 +222,19 @@ def held_out(data: Data, split: str) -> Data | None:
     return load_data(data.name, split="test") if split == "train" and data.name in ("digits", *LAWS) else None
 
 
-def numbers(text: str | None, option: str, count: int | None = None) -> Any:
-    """Numbers separated by commas, whole ones as int; None without text.
+def range_of(text: str | None) -> tuple[float, float] | None:
+    """Black and white.
 
-    >>> numbers("5,10", "--nfe"), numbers("0,1", "--range", 2)
-    ([5, 10], (0.0, 1.0))
+    >>> range_of("0,1")
+    (0.0, 1.0)
     """
     if text is None:
         return None
     try:
-        if count is None:
-            return [int(part) for part in text.split(",")]
-        values = tuple(float(part) for part in text.split(","))
-        if len(values) != count:
-            raise ValueError
-        return values
+        black, white = (float(part) for part in text.split(","))
     except ValueError:
-        what = "whole numbers" if count is None else f"{count} numbers"
-        raise ValueError(f"{option} takes {what} separated by commas; got '{text}'") from None
+        raise ValueError(f"--range takes 2 numbers separated by commas, such as 0,1; got '{text}'") from None
+    return black, white
 
 
 def save(folder: Path, content: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
 from sde_diffusion.data.prepared import NOTE
-from sde_diffusion.places import find_model
+from sde_diffusion.places import BUNDLED_NAME, find_model
 from sde_diffusion.plots import save_grid, scatter
 from sde_diffusion.storage import STATE
 
@@ -64,6 +64,8 @@ def inspect(
         return
     if picture is not None or data_dir is not None:
         raise ValueError("--picture and --data-dir are for data sets; sdediff sample makes pictures of a model")
+    if run is not None and not run.exists() and str(run) != BUNDLED_NAME:
+        raise FileNotFoundError(f"no model and no data at {run}: expected a run, a checkpoint, or data as for train")
     stored = find_model(run)
     network = stored.model["network"]
     facts = {

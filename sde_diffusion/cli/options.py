@@ -23,3 +23,15 @@ DeviceOption = Annotated[
         show_default="auto",
     ),
 ]
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Whole numbers separated by commas, each once.
+
+    >>> whole_numbers("5,10,5", "--nfe")
+    [5, 10]
+    """
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"{option} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None

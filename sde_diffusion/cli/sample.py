@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +15,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sde_diffusion import card as cards
-from sde_diffusion.checkpoint import load
+from sde_diffusion.checkpoint import Stored, load
 from sde_diffusion.choose_solver import Choice, choose_solver
-from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
 from sde_diffusion.places import find_model, samples_folder, unused
 from sde_diffusion.profile import Profile, error_profile
 from sde_diffusion.score import ScoreModel
@@ -33,9 +33,12 @@ sdediff sample --solver ddpm --nfe 200 --seed 7
 sdediff sample --solver rk45               chooses its own steps
 sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
+sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --card samples/pf-ode-nfe20/card.json
 """
+# What --tolerance does not go with.
+CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
 
 
 def sample(
@@ -92,6 +95,22 @@ def sample(
         int | None,
         typer.Option("--batch-size", help="Samples computed together.", show_default="256"),
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label",
+            help="For a model trained with --labels: the class of the samples; several, such as 3,5, or all, in turn.",
+            show_default="no class",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            help="Scale of classifier-free guidance to --label; 1 is the plain conditional model. Doubles evaluations.",
+            show_default="1",
+        ),
+    ] = None,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -131,28 +150,31 @@ def sample(
     start = time.perf_counter()
     drawing: dict[str, Any] = {
         "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
-        "seed": seed, "batch_size": batch_size,
+        "seed": seed, "batch_size": batch_size, "label": label, "guidance": guidance,
     }  # fmt: skip
     options = {name: value for name, value in drawing.items() if value is not None}
     if out is not None:
         cards.require_new(out)  # now, not after the work
     chosen = None
-    if tolerance is not None and (clash := [k for k in ("nfe", "steps", "grid", "eta") if k in options]):
+    if tolerance is not None and (clash := [k for k in CHOSEN if k in options]):
         raise ValueError(
-            f"--tolerance chooses the solver and its budget; leave out {', '.join(f'--{k}' for k in clash)}"
+            f"--tolerance chooses the solver and its budget, for samples without a class; leave out {listed(clash)}"
         )
+    if profile and (clash := [k for k in ("label", "guidance") if k in options]):
+        raise ValueError(f"--profile is of samples without a class; leave out {listed(clash)}")
     if card is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
         if options:
-            names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
-            raise ValueError(f"the card says how its samples are made; leave out {names}")
+            raise ValueError(f"the card says how its samples are made; leave out {listed(options)}")
         old = cards.read_card(card)
         stored = find_model(run or old["checkpoint"]["path"])
         with bar() as progress:
             drawn = cards.redraw(old, stored, device=device, progress=progress)
     else:
         stored = find_model(run)
+        if label is not None:
+            options["labels"] = labels_of(options.pop("label"), stored)
         if tolerance is not None:
             chosen = choose(load(stored, device=str(cards.device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
@@ -187,6 +209,23 @@ def sample(
     if profile:
         keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
         show_profile(error_profile(load(stored), **keep))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Options by name.
+
+    >>> listed(["nfe", "batch_size"])
+    '--nfe, --batch-size'
+    """
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def labels_of(text: str, stored: Stored) -> list[int]:
+    """The classes that --label names; all of them are those of the model's network."""
+    if text != "all":
+        return whole_numbers(text, "--label")
+    classes = (stored.model["network"]["settings"] or {}).get("classes")
+    return list(range(classes or 0))
 
 
 def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> Choice:

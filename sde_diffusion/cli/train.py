@@ -15,6 +15,7 @@ from sde_diffusion.cli.options import DeviceOption
 from sde_diffusion.config import PRECISIONS, SCHEDULES, TRACKERS, TrainConfig
 from sde_diffusion.configfile import read_options
 from sde_diffusion.data import NAMES, load_data
+from sde_diffusion.data.augment import LABELS
 from sde_diffusion.defaults import default_model, default_options
 from sde_diffusion.networks import NETWORKS
 from sde_diffusion.places import find_model, new_run, run_to_resume, unused
@@ -137,6 +138,9 @@ def train(
             "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=STEPS, show_default="no-flip"
         ),
     ] = None,
+    augment: Annotated[
+        float | None, setting("augment", "Probability of each part of EDM's augmentation of images, such as 0.12.")
+    ] = None,
     ema: Annotated[
         list[float] | None,
         setting("ema", "Decay of the average of the weights, in [0, 1). Given again: one more average."),
@@ -180,9 +184,9 @@ def train(
     options = {name: file[name] for name in DEFAULT if name in file} | given(
         steps=steps, batch_size=batch_size, learning_rate=lr, warmup=warmup, schedule=schedule,
         weight_decay=weight_decay, clip=clip, weight=weight, times=times, t_min=t_min, labels=labels,
-        drop_label=drop_label, flip=flip, ema=one_or_more(ema), ema_widths=ema_widths, snapshot_every=snapshot_every,
-        precision=precision, accumulate=accumulate, seed=seed, device=device, tracker=tracker,
-        log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
+        drop_label=drop_label, flip=flip, augment=augment, ema=one_or_more(ema), ema_widths=ema_widths,
+        snapshot_every=snapshot_every, precision=precision, accumulate=accumulate, seed=seed, device=device,
+        tracker=tracker, log_every=log_every, checkpoint_every=checkpoint_every, keep=keep,
     )  # fmt: skip
     data, data_dir, out = data or file.get("data"), data_dir or file.get("data_dir"), out or file.get("out")
     rank, several = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -199,6 +203,8 @@ def train(
     shape = {**file.get("network", {}), **shape}
     if config.labels and not resume:
         shape = {"classes": samples.classes, **shape}
+    if config.augment and not resume:
+        shape = {"context": LABELS, **shape}
     model = default_model(
         samples,
         sde=sde or file.get("sde"),

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sde_diffusion.card import device_for
 from sde_diffusion.checkpoint import load
-from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
 from sde_diffusion.places import find_model
 from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_for
 from sde_diffusion.tuning.files import file_name, save_tuned, tuned_folder
@@ -50,7 +50,7 @@ def tune(
     stored = find_model(run)
     model = load(stored, device=str(device_for(device or "auto")))
 
-    budgets = budgets_of(nfe)
+    budgets = whole_numbers(nfe, "--nfe")
 
     def work(report: Report | None) -> dict[int, Tuned]:
         return tuned_for(
@@ -78,15 +78,3 @@ def tune(
         typer.echo(f"  solver {path}")
     typer.echo(f"{time.perf_counter() - start:.0f} s")
     typer.echo(f"use it: sdediff sample --solver tuned --nfe {budgets[0]}")
-
-
-def budgets_of(text: str) -> list[int]:
-    """Whole numbers separated by commas.
-
-    >>> budgets_of("5,8")
-    [5, 8]
-    """
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--nfe takes numbers of evaluations, separated by commas; got '{text}'") from None

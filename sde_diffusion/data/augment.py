@@ -1,7 +1,8 @@
 r"""Augmentation that the network can be told of: mirror images, and the geometric part of EDM's pipeline.
 
-What is done to a sample is a vector of 9 numbers, 0 where nothing is done, so that a network which takes it as a
-condition learns the unaugmented data too and is sampled with zeros (Karras et al. 2022, appendix F.2):
+What is done to a sample is a vector of 9 numbers. A network takes it as its context and learns the data as they are
+from the samples to which nothing is done: their vector is NaN, no context, and so the network is sampled without one
+(Karras et al. 2022, appendix F.2):
 
     mirror x, mirror y    1 with probability p / 2 each
     scale                 z, the image grows by 2^(0.2 z)
@@ -82,7 +83,7 @@ class Augmentation:
             drawn: the rows of ``draw`` for these samples, (B, 10).
 
         Returns:
-            Images like x, and (B, 9) on the device of x.
+            Images like x, and (B, 9) on the device of x, NaN where nothing is done that the network is told of.
 
         Raises:
             ValueError: x are no images, or the rows are not theirs.
@@ -98,13 +99,14 @@ class Augmentation:
             )
         drawn = drawn.to(x.device, x.dtype)
         labels = drawn[:, 1:]
+        nothing = (labels == 0).all(1, keepdim=True)
         x = _where(drawn[:, 0], x.flip(3), x)
         x = _where(labels[:, 0], x.flip(3), x)
         x = _where(labels[:, 1], x.flip(2), x)
         moved = (labels[:, 2:] != 0).any(1)
         if bool(moved.any()):
             x = x.index_copy(0, moved.nonzero()[:, 0], _warp(x[moved], labels[moved]))
-        return x, labels
+        return x, labels.masked_fill(nothing, math.nan)
 
 
 def _where(which: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class VPSDE(_LinearBeta):
         """sqrt(1 - exp(-B))."""
         return torch.sqrt(-torch.expm1(-self._integral(t)))
 
+    def marginal(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one B: every call of a network comes by here."""
+        total = self._integral(as_times(t))
+        return torch.exp(-total / 2), torch.sqrt(-torch.expm1(-total))
+
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """-beta alpha / 2 and beta alpha^2 / (2 sigma)."""
         half, alpha = self.beta(t) / 2, self.alpha(t)

@@ -74,18 +74,16 @@ Report = Callable[[float, str], None]
 
 
 def tune(
-    model: ScoreModel,
-    nfe: int = 8,
-    *,
-    shape: Iterable[int] | None = None,
-    seed: int = 0,
-    noises: int = 128,
-    held_out: int = 128,
-    batch_size: int = 512,
-    report: Report | None = None,
-    **condition: Tensor,
+    model: ScoreModel, nfe: int = 8, *, shape: Iterable[int] | None = None, seed: int = 0, **options: Any
 ) -> Table:
-    """Find the solver for one model and one number of evaluations; see ``tuned_for`` for the arguments.
+    """Find the solver for one model and one number of evaluations.
+
+    Args:
+        model: any ScoreModel.
+        nfe: network evaluations for each sample; a guided model takes two for each call.
+        shape: of one sample; the model's own by default.
+        seed: of the noises.
+        options: of ``tuned_for``, such as noises, or the condition of the model.
 
     Returns:
         A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
@@ -96,15 +94,7 @@ def tune(
     >>> solver.evaluations(2)
     2
     """
-    return tuned(
-        model, nfe, shape=shape, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report,
-        **condition,
-    ).table  # fmt: skip
-
-
-def tuned(model: ScoreModel, nfe: int = 8, **options: Any) -> Tuned:
-    """``tuned_for`` one number of evaluations."""
-    return tuned_for(model, (nfe,), **options)[nfe]
+    return tuned_for(model, (nfe,), shape=shape, seed=seed, **options)[nfe].table
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.combinations import COMBINATIONS, Combination, build, noise_error, options, samples
+from benchmarks.combinations import COMBINATIONS, Combination, build, main, noise_error, options, samples
 from sde_diffusion import train
 from sde_diffusion.data import load_data
 from sde_diffusion.score import PREDICTS
@@ -25,6 +27,19 @@ def test_everything_is_covered_twice(field: str, names: object) -> None:
     assert min(counts.values()) >= 2
     assert sum(combination.variance for combination in COMBINATIONS) >= 2
     assert len({combination.name for combination in COMBINATIONS}) == len(COMBINATIONS)
+
+
+@pytest.mark.slow
+def test_the_command_measures_one_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["combinations", "--seconds", "0.1", "--samples", "65", "--only", "vp,velocity", "--folder"]
+    monkeypatch.setattr("sys.argv", [*arguments, str(tmp_path)])
+    main()
+    name = "vp,velocity,min-snr,stratified"
+    row = json.loads((tmp_path / f"{name}.json").read_text())
+    assert row["steps"] == 20 and 0 < row["noise"] < 2 and row["frechet"] > 0 and row["nats"] < 0
+    stamp = (tmp_path / f"{name}.json").stat().st_mtime_ns
+    main()
+    assert (tmp_path / f"{name}.json").stat().st_mtime_ns == stamp
 
 
 @pytest.mark.slow

@@ -17,15 +17,12 @@ from torch import Tensor
 
 pytest.importorskip("rich")
 
-from benchmarks import candidates
-from benchmarks.candidates import candidate_grid
 from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, spectrum
 from benchmarks.report import interval, summarise
 from benchmarks.solvers import Records, compute, main, measure, ours, prepare
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.converged import converged, rms
-from solvers.grids import GRIDS
 
 
 def small(std: float = 0.5) -> Problem:
@@ -258,37 +255,6 @@ def test_the_interval_has_the_width_of_the_standard_error() -> None:
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     with pytest.raises(ValueError, match="at least 2"):
         interval(values[:1])
-
-
-def test_the_default_grids_are_among_the_candidates() -> None:
-    sde = VPSDE()
-    for name, kind in [
-        ("log-snr", "log-snr"),
-        ("karras", "karras"),
-        ("angle", "angle"),
-    ]:
-        torch.testing.assert_close(candidate_grid(sde, kind, 10, 0.04), GRIDS[name](sde, 10), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", candidates.GRIDS)
-def test_a_candidate_grid_has_its_ends_and_spacing(kind: str) -> None:
-    sde = VPSDE()
-    t = candidate_grid(sde, kind, 9, 0.05)
-    rho = torch.exp(-sde.half_log_snr(t[:-1]))
-    assert t[0] == 1
-    assert t[-1] == 0
-    assert float(rho[-1]) == pytest.approx(0.05, rel=1e-9)
-    family, _, parameter = kind.partition("-")
-    p = float(parameter) if parameter.replace(".", "").isdigit() else 1.0
-    even = {
-        "power": t[:-1] ** (1 / p),
-        "angle": torch.atan(rho / p),
-        "log": rho.log(),
-        "karras": rho ** (1 / 7),
-        "flow": rho / (p + rho),
-        "sine": torch.asin(torch.sin(torch.atan(rho)).sqrt()),
-    }[family]
-    torch.testing.assert_close(even.diff(), even.diff().mean().expand(8), rtol=1e-4, atol=1e-9)
 
 
 def test_a_fingerprint_tells_models_apart() -> None:

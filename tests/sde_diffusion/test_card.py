@@ -12,18 +12,23 @@ from PIL import Image
 
 from sde_diffusion import card as cards
 from sde_diffusion.checkpoint import Stored, export, find, load
+from sde_diffusion.guidance import Guided
 from sde_diffusion.networks import MLP, UNet
 from sde_diffusion.plots import to_uint8
+from sde_diffusion.sample import sample
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import VPSDE
 from solvers import SOLVERS, solve
 from solvers.euler import Euler
 
 
-def model(seed: int = 0, shape: tuple[int, ...] = (2,)) -> Stored:
+def model(seed: int = 0, shape: tuple[int, ...] = (2,), classes: int | None = None) -> Stored:
     """A random network: its samples mean nothing and depend on everything."""
     torch.manual_seed(seed)
-    small = UNet(shape, 4, (1,), blocks=1, attention=(), heads=1) if len(shape) == 3 else MLP(shape, width=8, depth=1)
+    if len(shape) == 3:
+        small: UNet | MLP = UNet(shape, 4, (1,), blocks=1, attention=(), heads=1, classes=classes)
+    else:
+        small = MLP(shape, width=8, depth=1, classes=classes)
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = Path(f"model-{seed}-{len(shape)}.safetensors")
@@ -60,6 +65,30 @@ def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
     # and it is the seed, not an accident, that makes them so
     moved = cards.redraw({**card, "seed": card["seed"] + 1}, stored)
     assert not cards.same(moved, card)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_labels_go_round_and_guidance_counts_twice(guidance: float) -> None:
+    stored = model(classes=3)
+    drawn = cards.draw(stored, 5, nfe=8, labels=[2, 0], guidance=guidance, batch_size=2)
+    net = load(stored)
+    label = torch.tensor([2, 0, 2, 0, 2])
+    guided = net if guidance == 1 else Guided(net, guidance)
+    assert torch.allclose(drawn.x, sample(guided, 5, nfe=8, label=label), atol=1e-5)
+    assert not torch.allclose(drawn.x, sample(net, 5, nfe=8), atol=1e-2)
+    assert len(drawn.card["grid"]["times"]) - 1 == 8 / (1 if guidance == 1 else 2)
+    assert drawn.card["nfe"]["most"] == 8
+    card = through_file(drawn)
+    assert cards.same(cards.redraw(card, stored), card)
+
+
+def test_labels_that_a_model_cannot_take_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs labels to guide to"):
+        cards.draw(model(classes=3), 2, nfe=4, guidance=2.0)
+    with pytest.raises(ValueError, match=r"run from 0 to 2; got \[3\]"):
+        cards.draw(model(classes=3), 2, nfe=4, labels=[3])
+    with pytest.raises(ValueError, match="trained without labels"):
+        cards.draw(model(), 2, nfe=4, labels=[0])
 
 
 def test_the_cap_of_an_adaptive_solver_is_on_the_card() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sde_diffusion.checkpoint import load
 from sde_diffusion.config import TrainConfig
 from sde_diffusion.data import as_data
+from sde_diffusion.data.augment import Augmentation
 from sde_diffusion.draws import BLOCK, Draws
 from sde_diffusion.engine import Engine
 from sde_diffusion.networks import build
@@ -113,21 +114,55 @@ def test_half_of_the_images_are_mirrored_whatever_the_micro_batches() -> None:
         assert count in (0, int(which.sum()))
         count = int(which.sum())
     assert abs(count - 48) < 4 * 24**0.5
-    with pytest.raises(ValueError, match="flip mirrors images; the samples of array are vectors"):
+    with pytest.raises(ValueError, match="flip and augment change images; the samples of array are vectors"):
         trainer(mlp(), flip=True)
 
 
 class Mirrored(nn.Module):
     """Remembers its inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: int | None = None) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
+        self.settings = {"context": context}
         self.seen: list[Tensor] = []
+        self.told: list[Tensor] = []
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         self.seen.append(x)
+        if context is not None:
+            self.told.append(context)
         return self.scale * x
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_network_is_told_what_was_done_to_each_image(accumulate: int) -> None:
+    images = as_data(torch.randn(96, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
+    config = TrainConfig(batch_size=96, device="cpu", augment=0.1, accumulate=accumulate, weight_decay=0.0)
+    network = Mirrored(context=9)
+    training = Trainer(ScoreModel(network, VPSDE(), "data"), images, config, Engine("cpu", "fp32"))
+    network.seen.clear()
+    network.told.clear()
+    training.advance()
+    told, draws = torch.cat(network.told), Draws(0, 96, 96)
+    nothing = told.isnan().all(1)
+    assert abs(int(nothing.sum()) - 96 * 0.9**4 * 0.95**2) < 4 * (96 * 0.6 * 0.4) ** 0.5
+    assert not told[~nothing].isnan().any()
+    # The same numbers, drawn by hand, give the images that it saw.
+    rows = torch.cat([torch.zeros(96, 1), told.nan_to_num(0.0)], 1)
+    x0, eps = images.x[draws.index(1)], draws.noise(1, images.x)
+    t, _ = training.times.sample(96, 1e-5, draws.generator("times", 1), training.model.sde, {})
+    expected = training.model.sde.perturb(Augmentation(probability=0.1).apply(x0, rows)[0], t, eps)
+    torch.testing.assert_close(torch.cat(network.seen), expected, rtol=0, atol=1e-5)
+    plain = (torch.cat(network.seen) == training.model.sde.perturb(x0, t, eps)).flatten(1).all(1)
+    assert torch.equal(plain, nothing)
+
+
+def test_augmentation_needs_a_network_that_can_be_told() -> None:
+    images = as_data(torch.randn(32, 1, 4, 4))
+    config = TrainConfig(batch_size=32, device="cpu", augment=0.1)
+    with pytest.raises(ValueError, match=r"context of 9 numbers; build it with context=9 \(it has None\)"):
+        Trainer(ScoreModel(Mirrored(), VPSDE()), images, config, Engine("cpu", "fp32"))
 
 
 def test_labels_that_the_network_does_not_have_are_refused() -> None:

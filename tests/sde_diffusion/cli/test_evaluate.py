@@ -84,6 +84,11 @@ def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> Non
 
 
 @pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_a_range_is_refused_where_it_would_not_be_used() -> None:
+    assert "samples of a model need none" in refused("bundled", "--range", "0,1")
+    assert "--range takes 2 numbers" in refused("bundled", "--range", "0")
+
+
 def test_a_budget_adds_up() -> None:
     train = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
     assert CliRunner().invoke(app, train.split()).exit_code == 0

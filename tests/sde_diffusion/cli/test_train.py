@@ -72,7 +72,7 @@ def test_every_option_reaches_the_run() -> None:
     trained("--data", "rings", "--out", "here", *args)
     written = config("here")
     options["learning_rate"] = options.pop("lr")
-    assert written["train"] == {**options, "labels": False, "flip": False, "ema_widths": []}
+    assert written["train"] == {**options, "labels": False, "flip": False, "augment": 0.0, "ema_widths": []}
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
     }  # fmt: skip
@@ -82,6 +82,13 @@ def test_every_option_reaches_the_run() -> None:
     assert [c.name for c in checkpoints(Path("here"))] == [
         "step-000003", "step-000002", "step-000001"
     ]  # fmt: skip
+
+
+def test_augmentation_gives_the_network_a_context_and_samples_need_none() -> None:
+    lines = trained("--augment", "0.12", "--out", "here", *SMALL_UNET)
+    assert lines[-1].startswith("picture here/")
+    assert config("here")["train"]["augment"] == 0.12
+    assert config("here")["model"]["network"]["settings"]["context"] == 9
 
 
 def test_the_seed_is_that_of_the_first_weights_too() -> None:
@@ -185,7 +192,10 @@ def test_labels_make_a_conditional_network() -> None:
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("stepz = 4", "o.toml: unknown key stepz = 4; allowed: accumulate, batch_size, checkpoint_every, clip"),
+        (
+            "stepz = 4",
+            "o.toml: unknown key stepz = 4; allowed: accumulate, augment, batch_size, checkpoint_every, clip",
+        ),
         ('steps = "four"', "o.toml: steps must be a whole number; got 'four'"),
         ("steps = 0", "o.toml: steps must be at least 1; got 0"),
         ("sde = 3", "o.toml: sde must be text; got 3"),

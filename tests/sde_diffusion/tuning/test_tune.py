@@ -13,7 +13,7 @@ import torch
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
 from sde_diffusion.converged import converged, rms
 from sde_diffusion.places import find_model
-from sde_diffusion.tuning import tuned
+from sde_diffusion.tuning import tuned_for
 from sde_diffusion.tuning.files import find_tuned, load_tuned, save_tuned
 from sde_diffusion.tuning.fit import Fit, TableParameters, run, sensitivities
 from sde_diffusion.tuning.spacing import spaced
@@ -51,7 +51,7 @@ def test_sensitivities_are_differences_of_whole_runs():
 @pytest.mark.parametrize("nfe", [1, 2, 3, 6])
 def test_tuned_is_never_worse_and_uses_its_budget(nfe):
     model = mixture()
-    found = tuned(model, nfe, shape=(3,), noises=32, held_out=32)
+    found = tuned_for(model, [nfe], shape=(3,), noises=32, held_out=32)[nfe]
     assert found.error <= found.default_error
     if nfe == 6:
         assert found.error < 0.7 * found.default_error
@@ -84,13 +84,13 @@ def test_conditions_follow_their_noises():
     torch.set_default_dtype(torch.float64)
     try:
         mean = torch.arange(48.0)[:, None] % 5 - 2
-        found = tuned(model, 4, noises=16, held_out=32, mean=mean)
+        found = tuned_for(model, [4], noises=16, held_out=32, mean=mean)[4]
     finally:
         torch.set_default_dtype(torch.float32)
     # Gaussian data of one width are a linear problem: the fit is good to the ridge, with any mean.
     assert found.error < 0.3 * found.default_error
     with pytest.raises(ValueError, match="'mean' has 3 entries for 48 noises"):
-        tuned(model, 4, noises=16, held_out=32, mean=mean[:3])
+        tune(model, 4, noises=16, held_out=32, mean=mean[:3])
 
 
 def test_bad_input_is_named():
@@ -108,7 +108,7 @@ def test_bad_input_is_named():
 def test_files_hold_the_solver_and_refuse_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     stored = find_model("bundled")
-    found = tuned(mixture(), 3, shape=(3,), noises=16, held_out=16)
+    found = tuned_for(mixture(), [3], shape=(3,), noises=16, held_out=16)[3]
     path = tmp_path / "tuned" / "nfe-3.json"
     save_tuned(path, found, stored, seed=0)
     assert load_tuned(path, stored, 3) == found.table
@@ -158,4 +158,5 @@ def test_spacings_are_even_in_what_they_name():
         steps = even(t[:-1], sigma / alpha).diff()
         assert float(steps.std() / steps.abs().mean()) < 1e-6, kind
         assert t[0] == 1 and t[-1] == 0 and abs(float(sigma[-1] / alpha[-1]) - 0.05) < 1e-9
-    assert torch.allclose(spaced(sde, "karras", 9, 4 / 81), GRIDS["karras"](sde, 9))
+    for name in ("karras", "angle", "log-snr"):
+        torch.testing.assert_close(spaced(sde, name, 9, 4 / 81), GRIDS[name](sde, 9), rtol=1e-9, atol=1e-12)

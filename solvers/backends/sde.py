@@ -1,0 +1,162 @@
+"""The methods of torchsde."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers.ancestral import ancestral_step
+from solvers.backends.interval import Interval, require
+from solvers.errors import choose
+from solvers.noise import Noise
+from solvers.problem import Problem, ReverseProcess
+from solvers.solver import Solver
+
+# Type of the calculus, evaluations in one step, and weak order with additive noise.
+TORCHSDE = {
+    "euler": ("ito", 1, 1),
+    "milstein": ("ito", 1, 1),
+    "srk": ("ito", 4, 1),
+    "heun": ("stratonovich", 2, 2),
+    "midpoint": ("stratonovich", 2, 2),
+    "euler_heun": ("stratonovich", 1, 1),
+    "reversible_heun": ("stratonovich", 1, 2),
+}
+
+
+@dataclass(frozen=True)
+class TorchSDE(Solver):
+    """The fixed-step methods of ``torchsde.sdeint``, one step for every grid interval.
+
+    The library is given the increments of this package's Brownian path in place of its own, so a
+    sample depends on its seed alone and finer grids follow the same path. Where alpha(t) = 0 the
+    coefficients of the reverse SDE are infinite and the exact transition is taken, as in
+    Euler-Maruyama. Reversible Heun is not damped: it carries a second state and needs small steps.
+
+    Args:
+        method: a name in ``TORCHSDE``.
+
+    Raises:
+        ValueError: an unknown method.
+        ModuleNotFoundError: torchsde is not installed (at the start of a run).
+
+    >>> TorchSDE("heun").evaluations(steps=10)
+    19
+    """
+
+    method: str = "euler"
+
+    stochastic = True
+    grid = "uniform"
+
+    def __post_init__(self) -> None:
+        choose(self.method, TORCHSDE, "method of torchsde")
+
+    @property
+    def order(self) -> int:
+        """Weak order with additive noise; of srk at least 1."""
+        return TORCHSDE[self.method][2]
+
+    @property
+    def strong_order(self) -> float:
+        """1 with additive noise."""
+        return 1.0
+
+    @property
+    def source(self) -> str:
+        """Where the method comes from."""
+        return f"torchsde ({self.method})"
+
+    @property
+    def stages(self) -> int:
+        """Evaluations in one step; reversible Heun has one more in its first."""
+        return TORCHSDE[self.method][1]
+
+    def evaluations(self, steps: int, finish: bool = True) -> int:
+        """Model evaluations of a run."""
+        first = int(self.method == "reversible_heun" and steps > finish)
+        return super().evaluations(steps, finish) + first
+
+    def init(self, problem: Problem, times: Tensor) -> None:
+        """Fail early where the library is missing."""
+        require("torchsde")
+
+    def step(
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
+    ) -> tuple[Tensor, Tensor, Any]:
+        """One step of the library."""
+        if isinstance(problem, ReverseProcess) and problem.eta > 0 and float(problem.path(t).alpha) == 0:
+            return (
+                ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s)),
+                s,
+                None,
+            )
+        equation = _SDE(Interval(problem, x, t, s, check=False), x, TORCHSDE[self.method][0])
+        if state is not None:
+            # Reversible Heun carries its slope; the check of shapes below then costs no evaluation.
+            equation.seen.append((equation.y, 0.0, state[0]))
+        ends = torch.tensor([0.0, equation.drift.length], dtype=torch.float64, device=x.device)
+        states, extra = require("torchsde").sdeint(
+            equation,
+            equation.y,
+            ends,
+            bm=_increments(x, t, s, noise, self.method),
+            method=self.method,
+            dt=equation.drift.length,
+            extra=True,
+            extra_solver_state=state,
+        )
+        return states[-1].reshape(x.shape), s, extra or None
+
+
+class _SDE:
+    """An interval as torchsde wants it: state (B, D), time increasing, diagonal noise."""
+
+    noise_type = "diagonal"
+
+    def __init__(self, drift: Interval, x: Tensor, sde_type: str) -> None:
+        self.drift, self.shape, self.sde_type = drift, x.shape, sde_type
+        self.y = x.flatten(1)
+        # The library asks for the same slopes again, to check shapes and between stages.
+        self.seen: list[tuple[Tensor, float, Tensor]] = []
+
+    def f(self, r: Any, y: Tensor) -> Tensor:
+        """The drift."""
+        for at, time, slope in self.seen:
+            if at is y and time == float(r):
+                return slope
+        slope = self.drift(r, y.reshape(self.shape)).flatten(1)
+        self.seen.append((y, float(r), slope))
+        return slope
+
+    def g(self, r: Any, y: Tensor) -> Tensor:
+        """The diffusion."""
+        x = y.reshape(self.shape)
+        g = self.drift.problem.diffusion(x, self.drift.time(float(r)))
+        return g.to(x).expand(self.shape).flatten(1)
+
+
+def _increments(x: Tensor, t: Tensor, s: Tensor, noise: Noise, method: str) -> Any:
+    """The Brownian motion of one step, as torchsde asks for it."""
+
+    class Increments(require("torchsde").BaseBrownian):  # type: ignore[misc]
+        shape = (len(x), x[0].numel())
+        dtype, device = x.dtype, x.device
+        levy_area_approximation = "space-time" if method == "srk" else "none"
+
+        def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
+            h = abs(float(s) - float(t))
+            w = noise.increment(x, t, s).flatten(1) * h**0.5
+            if not return_U:
+                return w
+            # U = Int (W_r - W_0) dr given W: mean h W / 2, variance h^3 / 12.
+            extra = noise.independent(x, t).flatten(1)
+            return w, h / 2 * w + (h**3 / 12) ** 0.5 * extra
+
+        def __repr__(self) -> str:
+            return "Increments()"
+
+    return Increments()
