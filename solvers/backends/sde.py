@@ -94,22 +94,25 @@ class TorchSDE(Solver):
                 s,
                 None,
             )
-        equation = _SDE(Interval(problem, x, t, s, check=False), x, TORCHSDE[self.method][0])
-        if state is not None:
-            # Reversible Heun carries its slope; the check of shapes below then costs no evaluation.
-            equation.seen.append((equation.y, 0.0, state[0]))
-        ends = torch.tensor([0.0, equation.drift.length], dtype=torch.float64, device=x.device)
-        states, extra = require("torchsde").sdeint(
-            equation,
-            equation.y,
-            ends,
-            bm=_increments(x, t, s, noise, self.method),
-            method=self.method,
+        # The classes that ``torchsde.sdeint`` steps with. It is itself as long about checking its arguments as the
+        # rest of the step is at work (benchmarks/overhead.py: 0.4 ms).
+        methods, base = require("torchsde._core.methods"), require("torchsde._core.base_sde")
+        calculus = TORCHSDE[self.method][0]
+        equation = _SDE(Interval(problem, x, t, s, check=False), x, calculus)
+        stepper = methods.select(self.method, calculus)(
+            sde=base.ForwardSDE(equation),
+            bm=_Increments(x, t, s, noise, self.method),
             dt=equation.drift.length,
-            extra=True,
-            extra_solver_state=state,
+            adaptive=False,
+            rtol=0.0,
+            atol=0.0,
+            dt_min=0.0,
+            options={},
         )
-        return states[-1].reshape(x.shape), s, extra or None
+        ends = torch.tensor([0.0, equation.drift.length], dtype=torch.float64).unbind()
+        start = stepper.init_extra_solver_state(ends[0], equation.y) if state is None else state
+        y, extra = stepper.step(*ends, equation.y, start)
+        return y.reshape(x.shape), s, extra or None
 
 
 class _SDE:
@@ -120,7 +123,7 @@ class _SDE:
     def __init__(self, drift: Interval, x: Tensor, sde_type: str) -> None:
         self.drift, self.shape, self.sde_type = drift, x.shape, sde_type
         self.y = x.flatten(1)
-        # The library asks for the same slopes again, to check shapes and between stages.
+        # The library asks for the same slopes again between stages.
         self.seen: list[tuple[Tensor, float, Tensor]] = []
 
     def f(self, r: Any, y: Tensor) -> Tensor:
@@ -139,24 +142,20 @@ class _SDE:
         return g.to(x).expand(self.shape).flatten(1)
 
 
-def _increments(x: Tensor, t: Tensor, s: Tensor, noise: Noise, method: str) -> Any:
+class _Increments:
     """The Brownian motion of one step, as torchsde asks for it."""
 
-    class Increments(require("torchsde").BaseBrownian):  # type: ignore[misc]
-        shape = (len(x), x[0].numel())
-        dtype, device = x.dtype, x.device
-        levy_area_approximation = "space-time" if method == "srk" else "none"
+    def __init__(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise, method: str) -> None:
+        self.shape = (len(x), x[0].numel())
+        self.levy_area_approximation = "space-time" if method == "srk" else "none"
+        self.x, self.t, self.s, self.noise = x, t, s, noise
 
-        def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
-            h = abs(float(s) - float(t))
-            w = noise.increment(x, t, s).flatten(1) * h**0.5
-            if not return_U:
-                return w
-            # U = Int (W_r - W_0) dr given W: mean h W / 2, variance h^3 / 12.
-            extra = noise.independent(x, t).flatten(1)
-            return w, h / 2 * w + (h**3 / 12) ** 0.5 * extra
-
-        def __repr__(self) -> str:
-            return "Increments()"
-
-    return Increments()
+    def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Any:
+        """The increment, and its integral over time where asked."""
+        h = abs(float(self.s) - float(self.t))
+        w = self.noise.increment(self.x, self.t, self.s).flatten(1) * h**0.5
+        if not return_U:
+            return w
+        # U = Int (W_r - W_0) dr given W: mean h W / 2, variance h^3 / 12.
+        extra = self.noise.independent(self.x, self.t).flatten(1)
+        return w, h / 2 * w + (h**3 / 12) ** 0.5 * extra

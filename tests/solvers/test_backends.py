@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchsde
 from torch import Tensor
 
 from sde_diffusion.analytic import Gaussian, GaussianMixture
@@ -17,6 +18,7 @@ from sde_diffusion.sde import VPSDE, CosineVPSDE
 from solvers import Equation, ReverseProcess, Solver, solve, steps
 from solvers.adaptive import EmbeddedRungeKutta
 from solvers.backends import SCIPY, TORCHDIFFEQ, TORCHSDE, Scipy, TorchDiffEq, TorchSDE
+from solvers.noise import BrownianPath
 
 ROOT = Path(__file__).resolve().parents[2]
 SDE = VPSDE()
@@ -204,6 +206,41 @@ def test_srk_has_the_moments_of_gaussian_data() -> None:
     # Standard errors of a mean and a variance of 4000 normal numbers.
     assert abs(float(out.mean() - mean)) < 3 * float(variance / 4000) ** 0.5
     assert abs(float(out.var() - variance[0, 0])) < 3 * float(variance) * (2 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("method", TORCHSDE)
+def test_a_step_of_torchsde_is_that_of_sdeint(method: str) -> None:
+    model = Gaussian(torch.tensor([0.3, -0.1]), torch.tensor([0.25, 0.5]), sde=SDE)
+    process, t, s = SDE.reverse(model), torch.tensor(0.6), torch.tensor(0.45)
+    t, s = t.double(), s.double()
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    path = BrownianPath.along(torch.arange(5), process.clock, torch.stack([t, s]))
+    h = float(t - s)
+
+    class Increments(torchsde.BaseBrownian):
+        shape, dtype, device = (5, 2), torch.float64, torch.device("cpu")
+        levy_area_approximation = "space-time"
+
+        def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
+            w = path.increment(x, t, s) * h**0.5
+            return (w, h / 2 * w + (h**3 / 12) ** 0.5 * path.independent(x, t)) if return_U else w
+
+        def __repr__(self) -> str:
+            return "Increments()"
+
+    class Reversed:
+        noise_type, sde_type = "diagonal", TORCHSDE[method][0]
+
+        def f(self, r: Tensor, y: Tensor) -> Tensor:
+            return -process.drift(y, t - r)
+
+        def g(self, r: Tensor, y: Tensor) -> Tensor:
+            return process.diffusion(y, t - r).expand(y.shape)
+
+    ends = torch.tensor([0.0, h], dtype=torch.float64)
+    expected = torchsde.sdeint(Reversed(), x, ends, bm=Increments(), method=method, dt=h)[-1]
+    *_, last = steps(process, x, torch.stack([t, s]), TorchSDE(method), path)
+    torch.testing.assert_close(last.x, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_torchsde_starts_from_pure_noise() -> None:
