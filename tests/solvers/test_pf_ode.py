@@ -71,6 +71,12 @@ def test_the_member_follows_the_grid():
 def test_a_path_that_starts_low_gets_the_engine():
     low = VESDE(sigma_max=1.0)
     assert fitted_table(low, 8) is None
+    table = fitted_table(EDM(), 8)
+    assert table is not None
+    second = float(EDM().marginal(table.times[1])[1])
+    # A first step much shorter than the one that was fitted has other weights.
+    assert fitted_table(EDM(sigma_max=1.1 * second), 8) is None
+    assert fitted_table(EDM(sigma_max=1.4 * second), 8) is not None
     out = endpoint(low, 8, torch.ones(2, 3, dtype=torch.float64))
     assert out.nfe.tolist() == [8, 8] and bool(out.x.isfinite().all())
 

@@ -47,6 +47,12 @@ def test_a_table_starts_where_alpha_is_zero():
     torch.testing.assert_close(solve(ode, x1, solver=table, nfe=7).x, own, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("ddim", 1), ("dpm++2m", 2), ("dpm++3m", 3)])
+def test_rows_hold_the_values_that_the_solver_uses_and_no_rounding(name, kept):
+    rows = compile_table(SOLVERS[name], VPSDE(), 9).rows
+    assert max(len(row.weights) for row in rows) == kept
+
+
 def test_rows_mean_what_they_say():
     # D = 1 whatever x: x_1 = 0.5 x + 0.25, then x_0 = 2 x_1 + 3 D_1 - D_0.
     table = Table((1.0, 0.5, 0.0), (Row(0.5, (0.25,)), Row(2.0, (3.0, -1.0))))
