@@ -9,8 +9,8 @@ mixtures of Gaussians on images and in the plane, Gaussians with the spectra of 
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
-corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.25 down to rho = 3 / steps^2;
-with fewer through two values, in lambda up to 6 steps and in t up to 12.
+corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.5 (u^2.25 from 40 steps up)
+down to rho = 3 / steps^2; with fewer through two values, in lambda up to 6 steps and in t up to 12.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = ExponentialAdams(4, variable="time", corrector=True)
 _SOME_STEPS = 12
 _LOWER = ExponentialAdams(2, variable="time")
+_FINE = 40  # steps from which the grid may be less dense near the data
 
 # A table is used where the path starts at this many times its second rho at least.
 _ROOM = 1.25
@@ -95,7 +96,7 @@ def _grid(path: Path, steps: int) -> Tensor:
         return GRIDS["power"](path, steps)
     # Smaller than about 1e-3 the noise is below what networks are trained on.
     low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
-    return power(steps, time_at(path, -torch.log(low)), 2.25)
+    return power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
 
 
 GRIDS["fitted"] = _grid
