@@ -68,7 +68,7 @@ class Problem:
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         for name, module in self.model.named_modules():
-            plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str)}
+            plain = {k: v for k, v in vars(module).items() if k[0] != "_" and isinstance(v, int | float | str)}
             digest.update(f"{name} {sorted(plain.items())}".encode())
         return digest.hexdigest()[:12]
 
