@@ -158,3 +158,22 @@ def test_an_error_of_the_process_that_writes_is_the_error_of_all(tmp_path: Path)
         assert output.startswith("CheckpointError") and "config.json is torn" in output
         assert "batch_size counts the samples of one update, 9; it must be a multiple of 2 = 2 (processes)" in output
     assert not new.exists()
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_command_and_gets_what_one_process_gets(tmp_path: Path) -> None:
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port()]
+    options = ["-m", "sde_diffusion", "train", "--data", "moons", "--steps", "20", "--batch-size", "64"]
+    options += ["--width", "16", "--depth", "1", "--device", "cpu", "--out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for folder, how in (("one", []), ("two", launch)):
+        done = subprocess.run(
+            [sys.executable, *how, *options, folder], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("picture ") == 1  # one process speaks
+    one, two = (checkpoint(tmp_path / folder, 20) for folder in ("one", "two"))
+    for key, value in one.items():
+        if not key.startswith("optimizer"):
+            np.testing.assert_allclose(value, two[key], rtol=2e-6, atol=2e-6, err_msg=key)

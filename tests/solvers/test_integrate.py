@@ -118,10 +118,11 @@ def test_encoding_may_end_in_pure_noise(name: str) -> None:
     assert float(noise.std()) == pytest.approx(1, abs=0.05)
 
 
-def test_nan_from_the_network_names_the_sample_and_the_time() -> None:
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_names_the_sample_and_the_time(bad: float) -> None:
     def broken(x: Tensor, t: Tensor) -> Tensor:
         x0 = EXACT.denoise(x, t)
-        x0[2] = torch.where(t[2] < 0.5, torch.nan, x0[2])
+        x0[2] = torch.where(t[2] < 0.5, bad, x0[2])
         return x0
 
     run = solve(ReverseProcess(broken, SDE), prior(4), solver="ddim", grid=[1.0, 0.7, 0.4, 0.2, 0.0])

@@ -7,6 +7,7 @@ weights.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -278,3 +279,13 @@ def test_independent_noise_is_keyed_by_time_and_number() -> None:
         path.increment(x, t, times(0.3)[0]),
     ):
         assert abs(float((z * other).mean())) < 4 / math.sqrt(z.numel())
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(3, 20), (2**15, 1)])
+def test_normals_are_drawn_ahead_as_far_as_the_memory_goes(size: int, ahead: int) -> None:
+    grid = torch.linspace(1, 0, 21, dtype=torch.float64)
+    path = BrownianPath.along(torch.arange(8), LINE, grid)
+    path.increment(torch.zeros(8, size), grid[0], grid[1])
+    known = set(path._normals)
+    found = sum(path._weights(a, b).keys() <= known for a, b in pairwise(grid.tolist()))
+    assert found == ahead
