@@ -249,7 +249,7 @@ def _picture(pictures: dict[str, Path]) -> None:
 
     columns = 4
     grid, axes = pyplot.subplots(
-        -(-len(pictures) // columns), columns, figsize=(14, 2.6 * -(-len(pictures) // columns))
+        -(-len(pictures) // columns), columns, figsize=(14, 1.65 * -(-len(pictures) // columns))
     )
     for axis in axes.flat:
         axis.axis("off")

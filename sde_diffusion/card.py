@@ -85,6 +85,13 @@ def device_for(name: str) -> torch.device:
     return torch.device("cuda" if cuda and name != "cpu" else "cpu")
 
 
+def solver_for(solver: str | tuple[str, Solver], stored: Stored, nfe: int | None) -> tuple[str, Solver]:
+    """What a solver is called, and the solver: see ``draw``."""
+    if isinstance(solver, tuple):
+        return solver
+    return solver, find_tuned(stored, nfe) if solver == TUNED else find_solver(solver)[1]
+
+
 @torch.no_grad()
 def draw(
     stored: Stored,
@@ -125,9 +132,7 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sample``.
         CheckpointError: the weights are not of the network they are said to be.
     """
-    if isinstance(solver, str):
-        solver = (solver, find_tuned(stored, nfe) if solver == TUNED else find_solver(solver)[1])
-    name, instance = solver
+    name, instance = solver_for(solver, stored, nfe)
     place = device_for(device)
     model = load(stored, device=str(place))
     if model.shape is None:

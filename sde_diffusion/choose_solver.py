@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.converged import converged, rms
-from sde_diffusion.sample import seeds_of
+from sde_diffusion.sample import noise_for, seeds_of
 from sde_diffusion.score import ScoreModel
 from solvers import SOLVERS, Solver, solve
 
@@ -127,7 +127,7 @@ def choose_solver(
     say = on_try or (lambda what: None)
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    x1 = model.sde.prior((n, *model.shape), seeds=seeds_of(seed, n, _FIRST_NOISE), device=device)
+    x1 = noise_for(model, model.shape, seeds_of(seed, n, _FIRST_NOISE))
     given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
     for steps in _FLOW_STEPS:
         say(f"the converged flow, {steps} steps")
@@ -139,7 +139,9 @@ def choose_solver(
     errors: dict[tuple[int, str], float] = {}
     for nfe in LADDER:
         for name, solver in solvers.items():
-            if nfe // model.cost < solver.evaluations(1):
+            try:
+                solver.steps_for(nfe // model.cost)
+            except ValueError:  # below its least, or a table for another budget
                 continue
             say(f"{name}, {nfe} evaluations")
             error = rms(solve(flow, x1, solver=solver, nfe=nfe).x - endpoints)
@@ -150,6 +152,10 @@ def choose_solver(
         bound, name = min(((b, name) for k, name, b in tried if k == nfe), default=(math.inf, ""))
         if bound <= tolerance:
             return Choice(name, nfe, tolerance, errors[nfe, name], bound, n, own, tried)
+    if not tried:
+        raise ValueError(
+            f"no solver of {', '.join(solvers)} takes a budget of {', '.join(map(str, LADDER))} evaluations"
+        )
     nearest = min(tried, key=lambda entry: entry[2])
     raise ValueError(
         f"no solver of {', '.join(solvers)} meets the tolerance {tolerance:g} with {LADDER[-1]} evaluations or fewer; "

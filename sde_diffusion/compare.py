@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sde_diffusion.converged import converged, rms
 from sde_diffusion.metrics import Moments, frechet_distance, sliced_wasserstein
-from sde_diffusion.sample import sample_batches, seeds_of
+from sde_diffusion.sample import noise_for, sample_batches, seeds_of
 from sde_diffusion.score import ScoreModel
 from solvers import Solver
 
@@ -179,8 +179,7 @@ def compare(
     endpoints, reference_error = None, None
     if not all(solver.stochastic for solver in solvers.values()):
         say("the converged flow")
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        x1 = model.sde.prior((paired, *model.shape), seeds=seeds_of(seed, paired), device=device)
+        x1 = noise_for(model, model.shape, seeds_of(seed, paired))
         endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
         endpoints = endpoints.cpu()
     target = None if data is None else (_some(data.cpu()), Moments.of(data))

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from sde_diffusion.bits import level_range
 from sde_diffusion.likelihood import check_data
+from sde_diffusion.sample import seeds_of
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers.errors import choose
@@ -149,6 +150,7 @@ def elbo(
     draws: int = 1,
     bins: int | None = None,
     seed: int = 0,
+    first: int = 0,
     **condition: Tensor,
 ) -> Bound:
     """The bound of the chain on t_i = i / T, each expectation by draws of x_i given x_0.
@@ -161,6 +163,7 @@ def elbo(
         draws: of x_i for every i and sample; two or more give a standard error.
         bins: number of levels if x holds discrete data from -1 to 1: the bound is then one of a log-probability.
         seed: of the draws; those of sample k depend on (seed, k) alone.
+        first: the number k of the first sample in x, where x is a part of a larger set.
         condition: per-sample tensors passed to the network.
 
     Returns:
@@ -173,7 +176,7 @@ def elbo(
     (True, torch.Size([9, 1]))
     """
     _check(model, x, steps, draws)
-    sde, seeds = model.sde, _seeds(seed, len(x))
+    sde, seeds = model.sde, seeds_of(seed, len(x), first)
     times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     terms = torch.zeros(draws, steps, len(x), dtype=torch.float64, device=x.device)
     for k in range(draws):
@@ -197,6 +200,7 @@ def continuous_elbo(
     t_min: float = 1e-5,
     bins: int | None = None,
     seed: int = 0,
+    first: int = 0,
     **condition: Tensor,
 ) -> Bound:
     """The bound in continuous time: the integral over u by one random point in each of equal parts.
@@ -212,7 +216,7 @@ def continuous_elbo(
     _check(model, x, steps + 1, draws)
     if not 0 < t_min < 1:
         raise ValueError(f"t_min is a time near the data, in (0, 1); got {t_min}")
-    sde, seeds = model.sde, _seeds(seed, len(x))
+    sde, seeds = model.sde, seeds_of(seed, len(x), first)
     alpha, sigma = sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
     first, last = torch.log1p((alpha / sigma) ** 2).tolist()
     width = (first - last) / steps
@@ -246,10 +250,6 @@ def _bound(prior: Tensor, terms: Tensor, times: Tensor, nfe: int, x: Tensor) -> 
     mean = terms.mean(0)
     error = totals.std(0) / math.sqrt(draws) if draws > 1 else torch.full_like(prior, torch.nan)
     return Bound(-totals.mean(0), error, prior, mean[1:], mean[0], times, nfe, x[0].numel())
-
-
-def _seeds(seed: int, n: int) -> Tensor:
-    return seed * 2**32 + torch.arange(n)
 
 
 def _check(model: ScoreModel, x: Tensor, steps: int, draws: int) -> None:

@@ -15,6 +15,7 @@ To be guided later, a network is trained with conditions that are dropped now an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde.process import per_sample
 
 Null = float | Tensor
+
+# alpha near which the gradient of a classifier stands for its limit at alpha = 0.
+_ALPHA = 1e-3
 
 
 def null_of(network: Any, name: str) -> float:
@@ -120,7 +124,8 @@ class Guided(ScoreModel):
         if self.interval is None:
             return scale
         low, high = self.interval
-        return torch.where((sigma > low * alpha) & (sigma <= high * alpha), scale, torch.ones_like(alpha))
+        rho = sigma / alpha  # infinite where alpha = 0
+        return torch.where((rho > low) & (rho <= high), scale, torch.ones_like(alpha))
 
 
 class ClassifierGuided(ScoreModel):
@@ -163,9 +168,13 @@ class ClassifierGuided(ScoreModel):
             raise ValueError(f"the classifier needs its condition: {self.name}=...")
         y = condition.pop(self.name)
         output, extra = self.model.outputs(x, t, **condition)
+        _, q = self._affine(t)
+        alpha, sigma = self.sde.marginal(t)
+        if self._pure_noise_at_1:
+            # The gradient vanishes with alpha, and their ratio has a limit: it is taken a little before.
+            t = torch.where(alpha < _ALPHA, self.sde.time(math.log(_ALPHA)).to(t), t)
+            alpha, sigma = self.sde.marginal(t)
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             gradient = torch.autograd.grad(self.log_prob(at, t.to(x.dtype), y).sum(), at)[0]
-        alpha, sigma = self.sde.marginal(t)
-        _, q = self._affine(t)
         return output + per_sample(self.scale * sigma**2 / (alpha * q), x) * gradient, extra

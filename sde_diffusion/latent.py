@@ -171,6 +171,7 @@ def _run(
         raise ValueError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
         raise ValueError("data and codes are finite floating point tensors")
+    x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
     method = find(solver)
     if method.stochastic:
         raise ValueError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")

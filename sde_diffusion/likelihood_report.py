@@ -97,7 +97,7 @@ def measure(
             )
         )  # fmt: skip
         if elbo_steps is not None:
-            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed + start))
+            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start))
         if progress is not None:
             progress(min(start + batch_size, n) / n)
     report = {
@@ -204,6 +204,8 @@ def headline(report: Mapping[str, Any]) -> list[str]:
 
     def shown(value: Mapping[str, Any]) -> str:
         error = value["standard_error"]
+        if value["mean"] is None:
+            return "is not finite for any sample:"
         return f"{value['mean']:.4f}" + ("" if error is None else f" +- {error:.4f}")
 
     lines = [f"log-likelihood {shown(report['nats'])} nats, {report['data']['n']} samples of {report['data']['name']}"]

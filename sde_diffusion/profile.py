@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde_diffusion.sample import seeds_of
+from sde_diffusion.sample import noise_for, seeds_of, usual_nfe, whole_way
 from sde_diffusion.score import ScoreModel
 from solvers import Solver, find, solve
 
@@ -85,19 +85,15 @@ def error_profile(
     if model.shape is None:
         raise ValueError("the model does not know the shape of a sample")
     solver = find(solver)
-    if nfe is None and steps is None and (grid is None or isinstance(grid, str)) and not solver.adaptive:
-        nfe = 20
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
     seeds = seeds_of(seed, n)
     with torch.no_grad():
         run = solve(
             model.sde.reverse(model, float(solver.stochastic) if eta is None else eta),
-            model.sde.prior((n, *model.shape), seeds=seeds, device=device),
+            noise_for(model, model.shape, seeds),
             solver=solver,
-            nfe=nfe,
+            nfe=usual_nfe(solver, nfe, steps, grid),
             steps=steps,
-            grid=grid,
+            grid=whole_way(grid),
             seeds=seeds,
             errors=True,
         )

@@ -17,6 +17,8 @@ from solvers import Solution, Solver, Step, find, solve
 
 _SEED_STRIDE = 2**32
 
+Grid = str | Tensor | Sequence[float] | None
+
 
 def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
     """The seeds of samples start to start + n - 1 of a run.
@@ -30,6 +32,47 @@ def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
     if not 0 <= seed < 2**31:
         raise ValueError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
     return seed * _SEED_STRIDE + torch.arange(start, start + n)
+
+
+def usual_nfe(solver: Solver, nfe: int | None, steps: int | None, grid: Grid) -> int | None:
+    """The budget that was given; 20 where nothing else says how many steps there are.
+
+    >>> from solvers import SOLVERS
+    >>> usual_nfe(SOLVERS["ddim"], None, None, "karras"), usual_nfe(SOLVERS["rk45"], None, None, None)
+    (20, None)
+    """
+    named = isinstance(solver.grid if grid is None else grid, str)
+    return 20 if nfe is None and steps is None and named and not solver.adaptive else nfe
+
+
+def whole_way(grid: Grid) -> Grid:
+    """A grid for samples, which start from noise and end as data.
+
+    Raises:
+        ValueError: times that do not lead from 1 to 0.
+
+    >>> whole_way([1.0, 0.5])
+    Traceback (most recent call last):
+    ...
+    ValueError: samples start from noise at t = 1 and end as data at t = 0; this grid goes from 1 to 0.5. ...
+    """
+    if grid is not None and not isinstance(grid, str) and len(grid) > 0:
+        first, last = float(grid[0]), float(grid[-1])
+        inside = min(first, last) >= 0 and max(first, last) <= 1  # what is not has a sentence of its own
+        if inside and (first, last) != (1.0, 0.0):
+            raise ValueError(
+                f"samples start from noise at t = 1 and end as data at t = 0; this grid goes from {first:g} to "
+                f"{last:g}. For a part of the way, or the way back, see solvers.solve and sde_diffusion.encode"
+            )
+    return grid
+
+
+def noise_for(model: ScoreModel, shape: Sequence[int], seeds: Tensor) -> Tensor:
+    """Starting points (len(seeds), *shape) on the device and in the dtype of the network's parameters."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return model.sde.prior((len(seeds), *shape), seeds=seeds)
+    return model.sde.prior((len(seeds), *shape), seeds=seeds, device=parameter.device, dtype=parameter.dtype)
 
 
 def sample_batches(
@@ -60,18 +103,16 @@ def sample_batches(
         if len(value) != n:
             raise ValueError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
     solver = find(solver)
-    if nfe is None and steps is None and isinstance(solver.grid if grid is None else grid, str) and not solver.adaptive:
-        nfe = 20
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid)
     eta = float(solver.stochastic) if eta is None else eta
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         seeds = seeds_of(seed, size, start)
-        part = {name: value[start : start + size].to(device) for name, value in condition.items()}
+        x1 = noise_for(model, shape, seeds)
+        part = {name: value[start : start + size].to(x1.device) for name, value in condition.items()}
         yield solve(
             model.sde.reverse(model, eta, **part),
-            model.sde.prior((size, *shape), seeds=seeds, device=device),
+            x1,
             solver=solver,
             nfe=nfe,
             steps=steps,

@@ -29,7 +29,7 @@ from sde_diffusion.sde.process import per_sample
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) = N(from_data x_0 + from_x x_t, small): coefficients, float64, in the shape of t.
 
-    ``large`` is beta; ``small`` is beta~, and for steps to the data that of the step above.
+    ``large`` is beta; ``small`` is beta~, which is 0 for a step to the data.
     """
 
     from_data: Tensor

@@ -74,7 +74,7 @@ class PredictorCorrector(Solver):
                 "the predictor must take one step for each grid interval; "
                 f"{type(self.predictor).__name__} chooses its own"
             )
-        if getattr(self.predictor, "corrector", False):
+        if self.predictor.redoes:
             raise ValueError(
                 "this predictor redoes its last step when the value at its end is known, which "
                 "would undo the Langevin steps there; use it with corrector=False"
@@ -93,6 +93,8 @@ class PredictorCorrector(Solver):
                 f"(eta={problem.eta}); predict the probability-flow ODE (eta = 0), "
                 "or use a stochastic predictor"
             )
+        if times[-1] > times[0]:
+            raise ValueError("Langevin steps are taken on the way to the data, but the grid increases")
         return self.predictor.init(problem, times)
 
     def step(

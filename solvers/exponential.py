@@ -148,6 +148,11 @@ class ExponentialAdams(Solver):
             raise ValueError(f"sigma_data must be positive; got {self.sigma_data}")
 
     @property
+    def redoes(self) -> bool:
+        """Whether it has the corrector."""
+        return self.corrector
+
+    @property
     def order(self) -> int:
         """The predictor's order, one more with the corrector; weak order at most 2 with noise."""
         if self.sde:

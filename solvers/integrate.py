@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -296,7 +297,10 @@ def solve(
             on_step(step)
         at = {**at, step.index: step.x} if trajectory else {step.index: step.x}
         fresh = (step.status == Status.non_finite) & failed_at.isnan()
-        failed_at = torch.where(fresh, step.t.reshape(-1), failed_at)
+        if step.t.ndim > 0:
+            failed_at = torch.where(fresh, step.t.reshape(-1), failed_at)
+        else:  # on the CPU, wherever x is
+            failed_at = failed_at.masked_fill(fresh, float(step.t))
     states = list(at.values())
     return Solution(
         states[-1],
@@ -328,11 +332,14 @@ def _times(
     """The grid that a budget, a number of steps or a given grid amounts to."""
     if nfe is not None and steps is not None:
         raise ValueError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
-    if nfe is not None and (nfe != int(nfe) or nfe < 1):
-        raise ValueError(f"nfe is a number of network evaluations, at least 1; got {nfe}")
+    for name, value in (("nfe", nfe), ("steps", steps)):
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
+            raise ValueError(f"{name} is a whole number, at least 1; got {value!r}")
     named = isinstance(solver.grid if grid is None else grid, str)
     calls = None if nfe is None else nfe // problem.cost
     if solver.adaptive and named:
+        if steps is not None:
+            raise ValueError(f"{type(solver).__name__} chooses its own steps; leave steps out, or give nfe as a cap")
         steps = 2
     elif named and steps is None:
         if calls is None:

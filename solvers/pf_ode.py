@@ -114,6 +114,7 @@ class ProbabilityFlow(Solver):
     order = 5
     needs = (ReverseProcess,)
     finishes = True
+    redoes = True
     grid = "fitted"
     source = "docs/decisions.md, on Zhao et al. 2023 and Shaul et al. 2024"
 

@@ -47,6 +47,11 @@ class ReverseDiffusion(Solver):
     grid = "uniform"
     source = "Song et al. 2021, appendix E"
 
+    def init(self, problem: ReverseProcess, times: Tensor) -> None:
+        """Nothing to keep."""
+        if times[-1] > times[0]:
+            raise ValueError("reverse diffusion steps towards the data, but the grid increases; encode with pf-ode")
+
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:

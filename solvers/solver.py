@@ -100,6 +100,11 @@ class Solver(ABC):
         return False
 
     @property
+    def redoes(self) -> bool:
+        """Whether a step repeats the one before with the value at its end, which undoes what else was done to x."""
+        return False
+
+    @property
     def grid(self) -> str | tuple[float, ...]:
         """The name of its default grid in ``GRIDS``, or the times themselves."""
         return "quadratic"

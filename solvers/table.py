@@ -15,7 +15,8 @@ numbers until the samples of one model with N evaluations are as near as possibl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -53,6 +54,8 @@ class Table(Solver):
         times: t_0 > ... > t_{N-1} > 0, and a last 0: the first is where x starts, the last where it ends.
         rows: one for each evaluation.
         source: where the numbers come from.
+        rho: sigma / alpha at the times between the first and the last, where the table is for one path: on another
+            it is refused.
 
     Raises:
         ValueError: times that do not decrease to 0, or not one row for each evaluation.
@@ -66,10 +69,12 @@ class Table(Solver):
     times: tuple[float, ...]
     rows: tuple[Row, ...]
     source: str = "a table"
+    rho: tuple[float, ...] = ()
 
     order = 0
     needs = (ReverseProcess,)
     finishes = True
+    redoes = True  # some do; the numbers do not say which
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
@@ -78,6 +83,16 @@ class Table(Solver):
         falling = all(t > s for t, s in pairwise(self.times))
         if not (falling and self.times[0] <= 1 and self.times[-1] == 0):
             raise ValueError(f"the times of a table decrease from at most 1 to 0; got {self.times}")
+
+    def on(self, path: Path) -> Table:
+        """The same table, for this path alone.
+
+        >>> from solvers import Scales
+        >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+        >>> Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (1.0,)))).on(straight).rho
+        (1.0,)
+        """
+        return replace(self, rho=_rho(path, self.times))
 
     @property
     def grid(self) -> tuple[float, ...]:
@@ -105,6 +120,13 @@ class Table(Solver):
         """
         if tuple(times.tolist()) != self.times:
             raise ValueError("a table has its own times; leave out the grid")
+        found = _rho(problem.path, self.times) if self.rho else ()
+        for t, own, here in zip(self.times[1:], self.rho, found, strict=False):
+            if not math.isclose(own, here, rel_tol=1e-6):
+                raise ValueError(
+                    f"this table was made for another process: at t = {t:.4g} sigma / alpha is {here:.4g}, and was "
+                    f"{own:.4g}; make one for this process"
+                )
         return History(0, ())
 
     def step(
@@ -119,6 +141,12 @@ class Table(Solver):
         # As many as later rows use, and one that an error estimate may use.
         longest = max((len(row.weights) - i for i, row in enumerate(self.rows[state.number + 1 :], 1)), default=0)
         return out, s, History(state.number + 1, values[: max(longest, 1)])
+
+
+def _rho(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
+    """Sigma / alpha between the first and the last time."""
+    alpha, sigma = path(torch.tensor(times[1:-1], dtype=torch.float64))[:2]
+    return tuple((sigma / alpha).tolist())
 
 
 def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | None = None) -> Table:
@@ -166,4 +194,4 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
         change[change.abs() < _NOTHING * change.abs().max()] = 0
         used = int(change.nonzero().max()) + 1
         rows.append(Row(decay, tuple(change[:used].tolist())))
-    return Table((*times, 0.0), tuple(rows), source=f"{type(solver).__name__} as a table")
+    return Table((*times, 0.0), tuple(rows), source=f"{type(solver).__name__} as a table").on(path)

@@ -21,6 +21,7 @@ from sde_diffusion.comparison_report import as_dict, save, summary, table
 from sde_diffusion.data import load_data
 from sde_diffusion.places import find_model, name_of, samples_folder, unused
 from sde_diffusion.verify.plugin import find_solver
+from solvers import Solver
 
 MOST = 10_000  # samples of the data that distances are measured to
 
@@ -79,7 +80,10 @@ def compare(
     the same noise. Differences come with an interval, and say so when they may be chance.
     """
     budgets = whole_numbers(nfe, "--nfe")
-    chosen = dict(find_solver(spec) for spec in solvers.split(","))
+    chosen: dict[str, Solver] = {}
+    for spec in dict.fromkeys(solvers.split(",")):
+        name, solver = find_solver(spec)
+        chosen[spec if name in chosen else name] = solver
     if out is not None:
         require_new(out)  # now, not after the work
     stored = find_model(run)

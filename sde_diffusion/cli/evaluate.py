@@ -165,7 +165,8 @@ def evaluate(
         return
     model = load(stored, device=device)
     what.check_shape(model.shape or ())
-    count = processes or (1 if device != "cpu" else min(default_processes(), -(-n // batch_size)))
+    usual = 1 if device != "cpu" else min(default_processes(), -(-n // batch_size))
+    count = usual if processes is None else processes
     with Workers(model, extractor, count) as workers:
         with bar() as progress:
             points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)

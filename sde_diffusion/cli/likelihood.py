@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sde_diffusion.card import device_for
+from sde_diffusion.card import device_for, require_new
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
@@ -84,6 +84,8 @@ def likelihood(
 
     By the probability flow, in nats and, for images, in bits per dimension.
     """
+    if out is not None:
+        require_new(out)  # now, not after the work
     stored = find_model(run)
     name = data or stored.data.get("name")
     if name is None:

@@ -160,6 +160,8 @@ def sample(
         raise ValueError(
             f"--tolerance chooses the solver and its budget, for samples without a class; leave out {listed(clash)}"
         )
+    if profile and card is not None:
+        raise ValueError("--profile is of samples that are drawn now; leave out --card, or name its solver and budget")
     if profile and (clash := [k for k in ("label", "guidance") if k in options]):
         raise ValueError(f"--profile is of samples without a class; leave out {listed(clash)}")
     if card is not None:
@@ -208,6 +210,7 @@ def sample(
         typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
         keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
+        keep["solver"] = cards.solver_for(keep.get("solver", "pf-ode"), stored, keep.get("nfe"))[1]
         show_profile(error_profile(load(stored), **keep))
 
 

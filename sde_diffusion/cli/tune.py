@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from sde_diffusion.card import device_for
 from sde_diffusion.checkpoint import load
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
-from sde_diffusion.places import find_model
+from sde_diffusion.places import find_model, name_of
 from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_for
 from sde_diffusion.tuning.files import file_name, save_tuned, tuned_folder
 
@@ -77,4 +77,7 @@ def tune(
         typer.echo(f"  best of each stage: {stages}; converged samples known to {made.teacher_error:.1g}")
         typer.echo(f"  solver {path}")
     typer.echo(f"{time.perf_counter() - start:.0f} s")
-    typer.echo(f"use it: sdediff sample --solver tuned --nfe {budgets[0]}")
+    if out is None:
+        typer.echo(f"use it: sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
+    else:
+        typer.echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")

@@ -34,6 +34,7 @@ from sde_diffusion.data import Data
 from sde_diffusion.evaluation.workers import Drawing, Workers
 from sde_diffusion.metrics import Estimate, Moments, frechet_distance, standard_error
 from sde_diffusion.reference import Reference
+from sde_diffusion.sample import noise_for, usual_nfe
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import SDE
 from sde_diffusion.verify.plugin import find_solver
@@ -121,11 +122,13 @@ def last_time(model: ScoreModel, drawing: Drawing) -> float:
         raise ValueError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
     if model.shape is None:
         raise ValueError("the model does not know the shape of a sample")
-    x1 = model.sde.prior((1, *model.shape)).to(next(model.parameters(), torch.zeros(())).device)
-    nfe = 20 if drawing.nfe is None and drawing.steps is None and not isinstance(drawing.grid, tuple) else drawing.nfe
+    x1 = noise_for(model, model.shape, torch.zeros(1, dtype=torch.int64))
+    nfe = usual_nfe(solver, drawing.nfe, drawing.steps, drawing.grid)
     process = model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta)
     with torch.no_grad():
         times = solve(process, x1, solver=solver, nfe=nfe, steps=drawing.steps, grid=drawing.grid).times
+    if len(times) < 3:
+        raise ValueError("one evaluation goes from noise to data at once and has no time to truncate at; use more")
     return float(times[-2])
 
 

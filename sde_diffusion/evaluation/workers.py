@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.features import Extractor
-from sde_diffusion.sample import check_status, seeds_of
+from sde_diffusion.sample import check_status, noise_for, seeds_of, usual_nfe, whole_way
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.verify.plugin import find_solver
 from solvers import Solver, solve
@@ -62,22 +62,17 @@ def _make(
     if model.shape is None:
         raise ValueError("the model does not know the shape of a sample")
     solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    nfe = drawing.nfe
-    if nfe is None and drawing.steps is None and not isinstance(drawing.grid, tuple) and not solver.adaptive:
-        nfe = 20
     seeds = seeds_of(drawing.seed, size, start)
-    x1 = model.sde.prior((size, *model.shape), seeds=seeds, device=device)
+    x1 = noise_for(model, model.shape, seeds)
     if x0 is not None:
-        x1 = model.sde.perturb(torch.from_numpy(x0).to(device), 1.0, x1 / model.sde.prior_std())
+        x1 = model.sde.perturb(torch.from_numpy(x0).to(x1), 1.0, x1 / model.sde.prior_std())
     out = solve(
         model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta),
         x1,
         solver=solver,
-        nfe=nfe,
+        nfe=usual_nfe(solver, drawing.nfe, drawing.steps, drawing.grid),
         steps=drawing.steps,
-        grid=drawing.grid,
+        grid=whole_way(drawing.grid),
         seeds=seeds,
     )
     check_status(out, start)

@@ -49,7 +49,9 @@ def gaussian_kernel(width: float) -> Kernel:
 def median_width(x: Tensor, y: Tensor, most: int = 1000) -> float:
     """The median distance of samples of both sets, the usual width of a Gaussian kernel (Gretton et al. 2012, 8)."""
     pooled = torch.cat([x[:most], y[:most]])
-    return float(torch.nn.functional.pdist(pooled).median())
+    distances = torch.nn.functional.pdist(pooled)
+    # Where most samples are equal the median says nothing of the others; where all are, any width does.
+    return float(distances.median()) or float(distances.mean()) or 1.0
 
 
 def kid(a: Tensor, b: Tensor) -> Estimate:

@@ -251,7 +251,7 @@ class _Best:
         if not math.isfinite(error):
             error = math.inf
         if error < self.error or not self.stages:
-            self.error, self.table = error, with_source(table, f"sdediff tune, {stage}")
+            self.error, self.table = error, with_source(table, f"sdediff tune, {stage}").on(self.task.model.sde)
         better = error < self.stages.get(stage, math.inf)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
         return better

@@ -59,6 +59,7 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: Stored, **set
         "teacher_error": found.teacher_error,
         "source": found.table.source,
         "times": list(found.table.times),
+        "rho": list(found.table.rho),
         "rows": [[row.decay, list(row.weights)] for row in found.table.rows],
     }
     write_file(path, to_json(content))
@@ -78,6 +79,9 @@ def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
     content = read_json(path)
     if content.get("kind") != KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
+    missing = [key for key in ("nfe", "model", "times", "rows", "source", "rho") if key not in content]
+    if missing:
+        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
     if content["nfe"] != nfe:
         raise ValueError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
     if content["model"]["sha256"] != stored.sha256:
@@ -88,7 +92,8 @@ def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
         )
     try:
         rows = tuple(Row(float(decay), tuple(map(float, weights))) for decay, weights in content["rows"])
-        return Table(tuple(map(float, content["times"])), rows, content["source"])
+        times, rho = (tuple(map(float, content[name])) for name in ("times", "rho"))
+        return Table(times, rows, content["source"], rho)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -118,6 +120,28 @@ def test_the_interval_works_where_alpha_is_zero() -> None:
     exact = Exact(CosineVPSDE(), "data")
     guided = Guided(exact.model(), 3.0, {"label": NONE}, (0.0, 2.0))
     assert guided.weight(torch.tensor([0.1, 1.0], dtype=torch.float64)).tolist() == [3.0, 1.0]
+    upwards = Guided(exact.model(), 3.0, {"label": NONE}, (2.0, math.inf))
+    assert upwards.weight(torch.tensor([0.1, 1.0], dtype=torch.float64)).tolist() == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("predicts", ["data", "velocity"])
+@pytest.mark.parametrize("sde", [CosineVPSDE(), Flow()], ids=lambda s: type(s).__name__)
+def test_an_exact_classifier_guides_from_pure_noise_on(sde: SDE, predicts: str) -> None:
+    exact = Exact(sde, predicts)
+
+    def log_prob(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        each = torch.stack([m.log_prob(x, t) for m in exact.alone], dim=1)
+        return each.log_softmax(1)[torch.arange(len(x)), label]
+
+    pushed = ClassifierGuided(exact.model(), log_prob, 1.0)
+    x, t = torch.randn(4, 2, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    label = torch.tensor([0, 1, 0, 1])
+    # At t = 1 nothing is known but the class: the denoised sample is its mean.
+    torch.testing.assert_close(pushed.denoise(x, t, label=label), MEANS[label], rtol=0, atol=5e-3)
+    with torch.no_grad():
+        out = sample(pushed, 4, shape=(2,), nfe=20, label=label)
+        expected = sample(exact.model(), 4, shape=(2,), nfe=20, label=label)
+    torch.testing.assert_close(out, expected, rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize("predicts", PREDICTS)

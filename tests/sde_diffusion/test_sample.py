@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.choose_solver import choose_solver
+from sde_diffusion.networks import build
+from sde_diffusion.profile import error_profile
 from sde_diffusion.sample import sample, sample_batches, seeds_of
 from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import VPSDE
+from solvers import SOLVERS
+from solvers.table import compile_table
 
 MODEL = GaussianMixture(torch.tensor([[-1.0, 0.5], [0.8, 1.0]]), 0.2, sde=VPSDE())
 
@@ -80,3 +85,25 @@ def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
         sample(MODEL, **{"n": 4, **arguments})
     with pytest.raises(ValueError, match="shape"):
         sample(ScoreModel(lambda x, t: x, VPSDE()), 4)
+
+
+@pytest.mark.parametrize("grid", [torch.linspace(1e-3, 1, 21), [1.0, 0.8, 0.5], [0.5, 0.2, 0.0]])
+def test_a_grid_that_does_not_lead_from_noise_to_data_is_refused(grid: Any) -> None:
+    with pytest.raises(ValueError, match="start from noise at t = 1 and end as data at t = 0; this grid goes from"):
+        sample(MODEL, 2, grid=grid)
+    with pytest.raises(ValueError, match="this grid goes from"):
+        error_profile(MODEL, grid=grid)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_samples_have_the_dtype_of_the_network(dtype: torch.dtype) -> None:
+    model = ScoreModel(build("mlp", shape=(2,), width=8, depth=1).to(dtype), VPSDE(), shape=(2,))
+    assert sample(model, 2, nfe=4).dtype == dtype
+
+
+def test_a_table_says_itself_how_many_evaluations_it_takes() -> None:
+    table = compile_table(SOLVERS["dpm++2m"], VPSDE(), 8)
+    (part,) = sample_batches(MODEL, 2, solver=table)
+    assert part.nfe.tolist() == [8, 8]
+    chosen = choose_solver(MODEL, 0.5, solvers={"made": table}, n=8)
+    assert (chosen.solver, chosen.nfe) == ("made", 8)

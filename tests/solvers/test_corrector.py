@@ -173,6 +173,7 @@ def test_multistep_predictors_keep_the_law() -> None:
         ({"rule": "sigmas"}, "did you mean 'sigma'"),
         ({"predictor": AdaptiveSDE()}, "chooses its own"),
         ({"predictor": ExponentialAdams(2, corrector=True, sde=True)}, "corrector=False"),
+        ({"predictor": SOLVERS["pf-ode"]}, "corrector=False"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
@@ -186,3 +187,10 @@ def test_a_predictor_without_noise_is_refused_for_a_process_with_noise() -> None
     with pytest.raises(ValueError, match="DDIM draws no noise"):
         solve(SDE_VP.reverse(mix), x1, solver=solver, steps=4)
     assert solve(SDE_VP.probability_flow(mix), x1, solver=solver, steps=4).x.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["pc", "reverse-diffusion", "restart"])
+def test_a_way_back_to_noise_is_refused(name: str) -> None:
+    mix, x1 = mixture()
+    with pytest.raises(ValueError, match="the grid increases"):
+        solve(SDE_VP.probability_flow(mix), x1, solver=name, grid=torch.linspace(0.01, 0.9, 9))

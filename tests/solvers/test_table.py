@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_diffusion import VPSDE, CosineVPSDE, GaussianMixture
+from sde_diffusion import VPSDE, CosineVPSDE, Flow, GaussianMixture
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.table import Row, Table, compile_table
 
@@ -79,3 +79,12 @@ def test_another_budget_or_grid_is_refused():
 def test_what_is_no_table_is_refused(name):
     with pytest.raises(ValueError, match="deterministic solvers with fixed steps"):
         compile_table(SOLVERS[name], VPSDE(), 5)
+
+
+def test_a_table_made_for_one_process_is_refused_on_another():
+    table = compile_table(SOLVERS["dpm++2m"], VPSDE(), 6)
+    x = torch.ones(1, 3, dtype=torch.float64)
+    for other in (Flow(), VPSDE(beta_max=15.0)):
+        with pytest.raises(ValueError, match=r"made for another process: at t = .* sigma / alpha is"):
+            solve(other.probability_flow(mixture(other)), x, solver=table)
+    assert solve(VPSDE().probability_flow(mixture(VPSDE())), x, solver=table).nfe.tolist() == [6]

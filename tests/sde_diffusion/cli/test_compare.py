@@ -100,3 +100,12 @@ def test_a_model_that_does_not_know_its_data_has_no_distances() -> None:
     assert result.exit_code == 0 and "does not say what it was trained on" in result.stderr
     assert "Frechet" not in result.stdout
     assert json.loads(Path("compare/compare.json").read_text())["rows"][0]["sliced_wasserstein"] is None
+
+
+def test_two_solvers_of_one_name_are_both_compared() -> None:
+    for file, order in (("a.py", 1), ("b.py", 2)):
+        text = f"from solvers.exponential import ExponentialAdams\nmine = ExponentialAdams({order})\n"
+        Path(file).write_text(text)
+    shown = run("bundled", "--solvers", "a.py:mine,b.py:mine", "--nfe", "6", *["--n", "64", "--paired", "2"], "--json")
+    rows = {row["solver"]: row["error"] for row in json.loads(shown.stdout)["rows"]}
+    assert set(rows) == {"mine", "b.py:mine"} and rows["mine"] != rows["b.py:mine"]

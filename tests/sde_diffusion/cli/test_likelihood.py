@@ -37,9 +37,11 @@ def test_a_run_is_measured_on_held_out_data() -> None:
     assert parts["nats"]["mean"] == pytest.approx(-(parts["prior"] + parts["sum_of_steps"] + parts["decoder"]))
     assert Path("figures/elbo.png").read_bytes()[:4] == b"\x89PNG"
     # In batches of 2 the figures are the same.
-    run("likelihood", "run", *options, "--batch-size", "2", "--out", "again")
+    run("likelihood", "run", *options, "--batch-size", "2", "--elbo", "12", "--out", "again")
     again = json.loads(Path("again/likelihood.json").read_text())
+    assert again["elbo"]["nats"]["mean"] == pytest.approx(parts["nats"]["mean"], rel=1e-5)
     assert again["nats"]["mean"] == pytest.approx(report["nats"]["mean"], rel=1e-5)
+    assert "again exists already" in CliRunner().invoke(app, ["likelihood", "run", *options, "--out", "again"]).stderr
 
 
 def test_levels_are_counted_and_spread_over_their_ranges() -> None:

@@ -232,3 +232,12 @@ def test_a_tolerance_chooses_and_the_card_says_why(moons: Path) -> None:
 )
 def test_a_tolerance_that_cannot_be_met_as_asked(moons: Path, args: str, message: str) -> None:
     assert message in refused(*args.split())
+
+
+def test_the_profile_is_of_the_solver_that_drew(moons: Path) -> None:
+    Path("own.py").write_text("from solvers.exponential import ExponentialAdams\nmine = ExponentialAdams(2)\n")
+    result = run("--solver", "own.py:mine", "--nfe", "6", "--n", "4", "--profile")
+    assert result.exit_code == 0 and "Local error by time" in result.stdout, result.output
+    card = next(Path("runs").rglob("card.json"))
+    refused = run("--card", str(card), "--profile")
+    assert refused.exit_code == 2 and "leave out --card" in refused.stderr
