@@ -232,3 +232,17 @@ def test_an_adaptive_sde_attempt_costs_two():
     process = ReverseProcess(lambda x, t: torch.zeros_like(x), VPSDE(), eta=1.0)
     out = solve(process, torch.ones(1, 1), solver="adaptive-sde", nfe=3)
     assert out.nfe.tolist() == [3] and out.status == ["nfe_cap"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 2.5}, "steps is a whole number, at least 1; got 2.5"),
+        ({"nfe": math.nan}, "nfe is a whole number, at least 1; got nan"),
+        ({"nfe": "20"}, "nfe is a whole number, at least 1; got '20'"),
+        ({"solver": "rk45", "steps": 3}, "chooses its own steps; leave steps out"),
+    ],
+)
+def test_what_is_no_number_of_steps_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        solve(SDE.probability_flow(EXACT), prior(2), **{"solver": "ddim", **options})
