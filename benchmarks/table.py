@@ -1,12 +1,13 @@
 """The README's table: every solver of the library on the bundled digits network, at 5, 10, 20 and 50 NFE.
 
-    python -m benchmarks.table [RUN] [--n 1000] [--json FILE] [--write README.md]
+    python -m benchmarks.table [RUN] [--n 1000] [--solvers NAME ...] [--json FILE] [--write README.md]
 
 - error     deterministic solvers: distance of each sample to the end of the same network's converged
             probability flow from the same noise (root mean square over pixels in [-1, 1]), mean over samples
 - Frechet   squared Frechet distance in pixel space between n samples and the training digits
 
---write replaces the table between the markers of a Markdown file.
+--solvers measures some and keeps the other rows of the JSON file; --write replaces the table between the markers of a
+Markdown file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,17 +40,16 @@ def run(model: ScoreModel, n: int, solver: str | Solver, nfe: int) -> tuple[Tens
     return torch.cat([p.x for p in parts]), max(int(p.nfe.max()) for p in parts)
 
 
-def measure(model: ScoreModel, n: int) -> dict[str, object]:
-    """All figures."""
+def measure(model: ScoreModel, n: int, names: Iterable[str]) -> dict[str, Any]:
+    """All figures of some solvers."""
     data = load_data("digits")
     train = data.batch(torch.arange(len(data)))
     held_out = load_data("digits", split="test")
     test = held_out.batch(torch.arange(len(held_out)))
     fine, coarse = (run(model, n, ExponentialAdams(3, corrector=True), k)[0] for k in (400, 200))
     rows: dict[str, dict[str, list[float | None]]] = {}
-    for name, solver in SOLVERS.items():
-        if solver.adaptive:
-            continue
+    for name in names:
+        solver = SOLVERS[name]
         rows[name] = {"error": [], "frechet": [], "nfe": []}
         for budget in BUDGETS:
             try:
@@ -69,11 +71,11 @@ def measure(model: ScoreModel, n: int) -> dict[str, object]:
     }
 
 
-def markdown(result: dict[str, object]) -> str:
+def markdown(result: dict[str, Any]) -> str:
     """The table."""
     head = [f"error @{b}" for b in BUDGETS] + [f"Frechet @{b}" for b in BUDGETS]
     lines = ["| solver | order | " + " | ".join(head) + " |", "| --- | --- |" + " --- |" * len(head)]
-    for name, row in result["rows"].items():  # type: ignore[attr-defined]
+    for name, row in result["rows"].items():
         solver = SOLVERS[name]
         cells = [_number(v, 4) for v in row["error"]] + [_number(v, 2) for v in row["frechet"]]
         kind = "weak " if solver.stochastic else ""
@@ -92,11 +94,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", nargs="?")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--solvers", nargs="+", help="all with fixed steps by default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
+    names = arguments.solvers or [name for name, solver in SOLVERS.items() if not solver.adaptive]
     with torch.no_grad():
-        result = measure(load(arguments.run or BUNDLED), arguments.n)
+        result = measure(load(arguments.run or BUNDLED), arguments.n, names)
+    if arguments.solvers and arguments.json and arguments.json.exists():
+        before = json.loads(arguments.json.read_text())
+        if before["samples"] != arguments.n:
+            raise SystemExit(f"{arguments.json} has rows of {before['samples']} samples; give --n {before['samples']}")
+        result["rows"] = {**before["rows"], **result["rows"]}
     print(markdown(result))
     print({k: v for k, v in result.items() if k != "rows"})
     if arguments.json:
