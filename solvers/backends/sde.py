@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,39 +80,44 @@ class TorchSDE(Solver):
         first = int(self.method == "reversible_heun" and steps > finish)
         return super().evaluations(steps, finish) + first
 
-    def init(self, problem: Problem, times: Tensor) -> None:
-        """Fail early where the library is missing."""
-        require("torchsde")
+    def init(self, problem: Problem, times: Tensor) -> _Run:
+        """One of the classes that ``torchsde.sdeint`` steps with, for all steps of this run.
 
-    def step(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
-    ) -> tuple[Tensor, Tensor, Any]:
-        """One step of the library."""
-        if isinstance(problem, ReverseProcess) and problem.eta > 0 and float(problem.path(t).alpha) == 0:
-            return (
-                ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s)),
-                s,
-                None,
-            )
-        # The classes that ``torchsde.sdeint`` steps with. It is itself as long about checking its arguments as the
-        # rest of the step is at work (benchmarks/overhead.py: 0.4 ms).
+        The function itself is as long about checking its arguments as the rest of a step is at work
+        (benchmarks/overhead.py: 0.4 ms), and so is making these classes.
+        """
         methods, base = require("torchsde._core.methods"), require("torchsde._core.base_sde")
         calculus = TORCHSDE[self.method][0]
-        equation = _SDE(Interval(problem, x, t, s, check=False), x, calculus)
+        equation, increments = _SDE(calculus), _Increments("space-time" if self.method == "srk" else "none")
         stepper = methods.select(self.method, calculus)(
-            sde=base.ForwardSDE(equation),
-            bm=_Increments(x, t, s, noise, self.method),
-            dt=equation.drift.length,
-            adaptive=False,
-            rtol=0.0,
-            atol=0.0,
-            dt_min=0.0,
+            sde=base.ForwardSDE(equation), bm=increments, dt=0.0, adaptive=False, rtol=0.0, atol=0.0, dt_min=0.0,
             options={},
-        )
+        )  # fmt: skip
+        return _Run(equation, increments, stepper, None)
+
+    def step(
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: _Run, noise: Noise
+    ) -> tuple[Tensor, Tensor, _Run]:
+        """One step of the library."""
+        if isinstance(problem, ReverseProcess) and problem.eta > 0 and float(problem.path(t).alpha) == 0:
+            x = ancestral_step(problem, x, problem.denoise(x, t), t, s, noise.increment(x, t, s))
+            return x, s, state
+        equation, stepper = state.equation, state.stepper
+        equation.begin(problem, x, t, s)
+        state.increments.begin(x, t, s, noise)
         ends = torch.tensor([0.0, equation.drift.length], dtype=torch.float64).unbind()
-        start = stepper.init_extra_solver_state(ends[0], equation.y) if state is None else state
+        start = stepper.init_extra_solver_state(ends[0], equation.y) if state.extra is None else state.extra
         y, extra = stepper.step(*ends, equation.y, start)
-        return y.reshape(x.shape), s, extra or None
+        return y.reshape(x.shape), s, state._replace(extra=extra or None)
+
+
+class _Run(NamedTuple):
+    """What the library steps with in one run, and what reversible Heun carries from step to step."""
+
+    equation: _SDE
+    increments: _Increments
+    stepper: Any
+    extra: Any
 
 
 class _SDE:
@@ -120,8 +125,15 @@ class _SDE:
 
     noise_type = "diagonal"
 
-    def __init__(self, drift: Interval, x: Tensor, sde_type: str) -> None:
-        self.drift, self.shape, self.sde_type = drift, x.shape, sde_type
+    drift: Interval
+    y: Tensor
+
+    def __init__(self, sde_type: str) -> None:
+        self.sde_type = sde_type
+
+    def begin(self, problem: Problem, x: Tensor, t: Tensor, s: Tensor) -> None:
+        """The interval from t to s, with x at its start."""
+        self.drift, self.shape = Interval(problem, x, t, s, check=False), x.shape
         self.y = x.flatten(1)
         # The library asks for the same slopes again between stages.
         self.seen: list[tuple[Tensor, float, Tensor]] = []
@@ -145,9 +157,11 @@ class _SDE:
 class _Increments:
     """The Brownian motion of one step, as torchsde asks for it."""
 
-    def __init__(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise, method: str) -> None:
-        self.shape = (len(x), x[0].numel())
-        self.levy_area_approximation = "space-time" if method == "srk" else "none"
+    def __init__(self, levy_area_approximation: str) -> None:
+        self.levy_area_approximation = levy_area_approximation
+
+    def begin(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> None:
+        """The increment from t to s."""
         self.x, self.t, self.s, self.noise = x, t, s, noise
 
     def __call__(self, ta: Tensor, tb: Tensor, return_U: bool = False, return_A: bool = False) -> Any:
