@@ -27,7 +27,7 @@ from sde_diffusion.sde.process import per_sample
 
 Null = float | Tensor
 
-# alpha near which the gradient of a classifier stands for its limit at alpha = 0.
+# alpha / sigma at which the gradient of a classifier stands for its limit at alpha = 0.
 _ALPHA = 1e-3
 
 
@@ -155,6 +155,8 @@ class ClassifierGuided(ScoreModel):
         super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost)
         self.model = model
         self.log_prob = log_prob
+        # Where alpha falls to 0 the gradient does too, and their ratio has a limit: it is taken a little before.
+        self._latest = float(self.sde.time(math.log(_ALPHA))) if self._pure_noise_at_1 else 1.0
         self.scale = scale
         self.name = name
 
@@ -169,11 +171,8 @@ class ClassifierGuided(ScoreModel):
         y = condition.pop(self.name)
         output, extra = self.model.outputs(x, t, **condition)
         _, q = self._affine(t)
+        t = t.clamp_max(self._latest)
         alpha, sigma = self.sde.marginal(t)
-        if self._pure_noise_at_1:
-            # The gradient vanishes with alpha, and their ratio has a limit: it is taken a little before.
-            t = torch.where(alpha < _ALPHA, self.sde.time(math.log(_ALPHA)).to(t), t)
-            alpha, sigma = self.sde.marginal(t)
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             gradient = torch.autograd.grad(self.log_prob(at, t.to(x.dtype), y).sum(), at)[0]

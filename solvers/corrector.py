@@ -77,7 +77,8 @@ class PredictorCorrector(Solver):
         if self.predictor.redoes:
             raise ValueError(
                 "this predictor redoes its last step when the value at its end is known, which "
-                "would undo the Langevin steps there; use it with corrector=False"
+                "would undo the Langevin steps there; use one that does not, such as SOLVERS['ddpm'] or "
+                "ExponentialAdams(2, corrector=False)"
             )
 
     def evaluations(self, steps: int, finish: bool = True) -> int:
