@@ -1,12 +1,12 @@
-"""The tables of ``pf-ode``: times and weights fitted to a family of models at once.
+"""The tables of ``pf-ode``: times, weights and gates fitted to a family of models at once.
 
-    python -m benchmarks.design --run RUN [RUN ...] [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
-    python -m benchmarks.design --run RUN [RUN ...] --settings 16 20 30 50
+    python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json [--nfe 8 5 10 ...]
+    python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
+    python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
 
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
 handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, Gaussians
-with three spectra, and the networks of ``--run``. The tables in use were made with the first of these three alone, and
-the setting for many steps with all of them (``benchmarks.design_data`` makes the images of the other two):
+with three spectra, and the networks of ``--run`` (``benchmarks.design_data`` makes the images of the last two):
 
     sdediff train --sde vp --steps 6000 --out runs/digits-6000
     sdediff train --data strokes.npz --channels 16 --batch-size 64 --steps 4000 --ema 0.998 --out runs/strokes
@@ -14,10 +14,13 @@ the setting for many steps with all of them (``benchmarks.design_data`` makes th
 
 What is minimised is the root mean square over the family of error / base, where the base of a model is the error of
 the best pair of solver and grid for it alone (``sde_diffusion.tuning.search``): no model may be sacrificed for another.
-The networks together count five times, since networks are what people sample, and twelve times with five steps or
-fewer, where they would lose to UniPC otherwise; noises that even a good solver takes to another mode are left out
-there. The best pairs for all start; then their times are fitted, with the weights that belong to them, then all
-numbers. Held-out noises decide. Tables for other numbers of steps in the file are kept.
+Networks are what people sample, so each counts twice; noises that even a good solver takes to another mode are left out
+there. Held-out noises decide.
+
+``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
+fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
+numbers. From there (or, where that file has no table, from the engine) every kind of data gets numbers of its own, and
+gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
 the same measure, each in units of the best setting for a model.
@@ -40,6 +43,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from benchmarks.design_kinds import Kinds
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.converged import converged, rms
@@ -58,7 +62,8 @@ from sde_diffusion.tuning.search import Start, search
 from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver, solve
 from solvers.exponential import ExponentialAdams
-from solvers.pf_ode import table_entry
+from solvers.gated import GatedTable
+from solvers.pf_ode import ProbabilityFlow, engine_grid, table_entry
 from solvers.table import Table, compile_table
 
 _FEW = 32
@@ -66,6 +71,18 @@ _SEED = 2**42
 _NETWORK_WEIGHT = 5
 _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
 _SIZE = 0.5  # RMS of the data, for the scale of the weights
+_EACH_NETWORK = 2  # where there are gates
+_EACH_NETWORK_FEW = 4  # with six steps or fewer
+_FEW_STEPS = 6
+_TURNS, _STEPS = 2, 6  # gates and numbers in turns, and steps in each
+START = Path(__file__).with_name("design_start.json")
+KINDS = {
+    "strokes": ("strokes",),
+    "network": ("digits-6000",),
+    "narrow": ("digits, narrow",),
+    "smooth": ("digits, wide", "grey", "spectrum, line", "spectrum, flat", "spectrum, steep"),
+    "plane": ("plane", "rings"),
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +104,10 @@ class Member:
     @property
     def few(self) -> Fit:
         """The first noises."""
-        n = _FEW // 2 if self.network else _FEW
+        return self.part(_FEW // 2 if self.network else _FEW)
+
+    def part(self, n: int) -> Fit:
+        """The first n noises."""
         return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
 
@@ -243,6 +263,68 @@ class Design:
         return self.table
 
 
+def kind_of(name: str) -> int:
+    """Number of the kind of a member.
+
+    Raises:
+        ValueError: a member of no kind.
+    """
+    for kind, members in enumerate(KINDS.values()):
+        if name in members:
+            return kind
+    raise ValueError(f"the run '{name}' is of no kind; its folder is called {', '.join(sum(KINDS.values(), ()))}")
+
+
+class GatedDesign:
+    """The table with gates for one number of steps."""
+
+    def __init__(self, members: Sequence[Member], start: dict[str, Any], console: Console) -> None:
+        self.members, self.console, self.steps = members, console, len(start["rows"])
+        self.kinds = [kind_of(one.name) for one in members]
+        if absent := set(range(len(KINDS))) - set(self.kinds):
+            raise ValueError(f"the family has no model of the kind {[list(KINDS)[k] for k in absent]}; add its run")
+        # A network is expensive, and has many dimensions.
+        self.fits = [one.part(_FEW) if one.network else one.fit for one in members]
+        self.bases = [base(one, self.steps) for one in members]
+        weight = _EACH_NETWORK if self.steps > _FEW_STEPS else _EACH_NETWORK_FEW
+        weights = [weight if one.network else 1 for one in members]
+        self.units = [b / math.sqrt(w) for b, w in zip(self.bases, weights, strict=True)]
+        self.now = Kinds.copies(start, len(KINDS), _SIZE)
+        self.best, self.found = math.inf, self.now
+
+    def offer(self, stage: str, made: Kinds) -> bool:
+        """Compare on the held-out noises."""
+        ends = [made.endpoints(one.held) for one in self.members]
+        found = objective([one.held for one in self.members], ends, self.units)
+        each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(self.members, ends, self.bases, strict=True)]
+        self.console.print(f"{self.steps} {stage}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
+        if found < self.best:
+            self.best, self.found = found, made
+        return True
+
+    def endpoints(self, q: Tensor) -> list[Tensor] | None:
+        """Of every member, at numbers changed by q."""
+        made = self.now.at(q)
+        return [made.endpoints(fit) for fit in self.fits] if made.ordered else None
+
+    def make(self) -> dict[str, Any]:
+        """Gates and numbers in turns."""
+        for turn in range(_TURNS):
+            self.now = self.found.with_gates(self.fits, self.kinds)
+            self.best = math.inf
+            self.offer(f"gates {turn + 1}", self.now)
+            descend(
+                torch.zeros(self.now.total, dtype=torch.float64),
+                self.endpoints,
+                lambda q: [self.now.sensitivities(q, fit) for fit in self.fits],
+                self.fits,
+                self.units,
+                _STEPS,
+                lambda q: self.offer("numbers", self.now.at(q)),
+            )
+        return self.found.entry()
+
+
 def settings(members: Sequence[Member], steps: int, console: Console, shown: int = 12) -> None:
     """The best settings of the engine for many steps, over all and for each model."""
     forms = [("data", "time", order) for order in (2, 3, 4)] + [("velocity", "time", 3)]
@@ -270,8 +352,30 @@ def settings(members: Sequence[Member], steps: int, console: Console, shown: int
 
 def save(path: Path, tables: dict[int, dict[str, Any]]) -> None:
     """One line for each table."""
-    lines = ",\n".join(json.dumps(tables[steps]) for steps in sorted(tables))
+    lines = ",\n".join(json.dumps(tables[steps], separators=(",", ":")) for steps in sorted(tables))
     path.write_text(f'{{"tables": [\n{lines}\n]}}\n')
+
+
+def engine(steps: int) -> dict[str, Any]:
+    """What ``pf-ode`` is where there is no table."""
+    sde = VPSDE()
+    plain = compile_table(ProbabilityFlow(), sde, steps, engine_grid(sde, steps))
+    return table_entry(sde, GatedTable((plain,), (None,) * steps))
+
+
+def stored(path: Path) -> dict[int, dict[str, Any]]:
+    """The entries of a file by number of steps; none where there is no file."""
+    tables = json.loads(path.read_text())["tables"] if path.exists() else []
+    return {len(entry["rows"]): entry for entry in tables}
+
+
+def rounded(entry: Any) -> Any:
+    """With numbers of eight digits."""
+    if isinstance(entry, dict):
+        return {key: rounded(value) for key, value in entry.items()}
+    if isinstance(entry, list | tuple):
+        return [rounded(value) for value in entry]
+    return float(f"{entry:.8g}") if isinstance(entry, float) else entry
 
 
 @torch.no_grad()
@@ -280,24 +384,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.design", description=__doc__.splitlines()[0])
     parser.add_argument("--run", nargs="+", required=True, help="the networks of the family")
     parser.add_argument("--nfe", nargs="+", type=int, default=[*range(3, 13), 14, 15])
+    parser.add_argument("--plain", action="store_true", help="one table for all, without gates")
     parser.add_argument("--settings", nargs="+", type=int, help="numbers of steps; no tables are made")
+    parser.add_argument("--start", type=Path, default=START, help="plain tables to start from")
     parser.add_argument("--out", type=Path, default=Path("solvers/pf_ode.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=160)
+    starts = stored(args.start)
     members = family(args.run)
     console.print("family:", ", ".join(one.name for one in members))
     if args.settings:
         for steps in args.settings:
             settings(members, steps, console)
         return
-    tables = {len(entry["rows"]): entry for entry in json.loads(args.out.read_text())["tables"]}
     for steps in args.nfe:
-        entry = table_entry(members[0].fit.sde, Design(members, steps, console).make())
-        digits = lambda v: float(f"{v:.10g}")  # noqa: E731
-        rows = [[digits(decay), [digits(w) for w in weights]] for decay, weights in entry["rows"]]
-        tables[steps] = {"rho": [digits(r) for r in entry["rho"]], "rows": rows}
-        save(args.out, tables)
+        if args.plain:
+            plain = Design(members, steps, console).make()
+            made = table_entry(members[0].fit.sde, GatedTable((plain,), (None,) * steps))
+        else:
+            made = GatedDesign(members, starts.get(steps) or engine(steps), console).make()
+        save(args.out, {**stored(args.out), steps: rounded(made)})
 
 
 if __name__ == "__main__":

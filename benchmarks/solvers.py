@@ -44,11 +44,12 @@ from benchmarks.problems import Problem
 from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
 from sde_diffusion.converged import rms
-from sde_diffusion.tuning import tuned_for
+from sde_diffusion.solver_json import describe, restore
+from sde_diffusion.tuning import DEFAULT, tuned_for
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
+from solvers.pf_ode import fitted_table
 from solvers.solver import Solver
-from solvers.table import Row, Table
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
 OURS = "sdediff"
@@ -73,7 +74,7 @@ def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
     return folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
 
 
-def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> dict[int, Table]:
+def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> dict[int, Solver]:
     """Make the solvers for a problem, and write them down."""
     started = time.perf_counter()
     found = tuned_for(problem.model, budgets, shape=problem.shape, noises=noises, held_out=noises)
@@ -81,8 +82,7 @@ def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: i
     for nfe, made in found.items():
         path = tuned_path(problem, folder, nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"seconds": seconds, "stages": made.stages, "times": made.table.times, "rows": made.table.rows}
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps({"seconds": seconds, "stages": made.stages, "solver": describe(made.table)}))
     return {nfe: made.table for nfe, made in found.items()}
 
 
@@ -90,8 +90,7 @@ def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
     """The solver made for a problem and budget, made or read."""
     path = tuned_path(problem, folder, nfe)
     if path.exists():
-        stored = json.loads(path.read_text())
-        table = Table(tuple(stored["times"]), tuple(Row(*row) for row in stored["rows"]))
+        table = restore(json.loads(path.read_text())["solver"])
     else:
         table = make_tuned(problem, folder, (nfe,))[nfe]
     result = run_ours(table, task, nfe)
@@ -118,7 +117,8 @@ def ours(names: Iterable[str] | None = None) -> list[Config]:
 def settings_of(config: Config, problem: Problem, nfe: int) -> str:
     """Digest of what a name of ours does, so that a record of an earlier meaning is not used.
 
-    It is made from a run on two Gaussians in the plane, which every change of weights or grid changes.
+    It is made from a run on two Gaussians in the plane, which every change of weights or grid changes, and for the
+    default solver from all numbers of its table too, since one run does not see those for other kinds of data.
     """
     if config.library != OURS or config.name == TUNED:
         return ""
@@ -126,6 +126,8 @@ def settings_of(config: Config, problem: Problem, nfe: int) -> str:
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
     x = config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
+    if config.name == DEFAULT:
+        result = [result, fitted_table(problem.model.sde, nfe)]
     return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 
 

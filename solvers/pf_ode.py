@@ -1,12 +1,13 @@
 r"""The default: the best fixed-budget deterministic solver of this library, whatever that is at the time.
 
-For few steps it is a table (``solvers.table``), one for each number of steps, fitted to a family of models at once:
-mixtures of Gaussians on images and in the plane, Gaussians with the spectra of images, and one trained network. Made by
-``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in ``pf_ode.json``, are those of
+For few steps it is a table with gates (``solvers.gated``), one for each number of steps, fitted to a family of models
+at once: mixtures of Gaussians on images and in the plane, Gaussians with the spectra of images, and trained networks.
+Made by ``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in ``pf_ode.json``, are those of
 
     z_{i+1} = a_i z_i + sum_j b_ij D_j,      z = x / alpha,   at given rho = sigma / alpha,
 
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
+After that the numbers of a row depend on the sample: on what kind of data its own evaluations have shown.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
 corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.5 (u^2.25 from 40 steps up)
@@ -19,18 +20,19 @@ import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
 from pathlib import Path as File
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from solvers.exponential import ExponentialAdams, Update
+from solvers.gated import Gate, GatedTable, weighted_sum
 from solvers.grids import GRIDS, power, time_at
 from solvers.noise import Noise
 from solvers.problem import KnownTimes, Path, ReverseProcess
-from solvers.solver import Estimate, Solver, rms_of_sum
+from solvers.solver import Estimate, Solver
 from solvers.table import Row, Table
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
@@ -52,51 +54,81 @@ def _fitted() -> dict[int, dict[str, Any]]:
 
 
 @lru_cache(maxsize=256)
-def fitted_table(path: Path, steps: int) -> Table | None:
+def fitted_table(path: Path, steps: int) -> GatedTable | None:
     """The fitted table for a number of steps on a path; None where there is none, or the path starts too low.
 
     >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
-    >>> len(fitted_table(straight, 8).rows), fitted_table(straight, 1000)
-    (8, None)
+    >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
+    (9, None)
     """
     entry = _fitted().get(steps)
     if entry is None:
         return None
     alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
-    rho = torch.tensor(entry["rho"], dtype=torch.float64)
-    if len(rho) and sigma < _ROOM * float(rho[0]) * alpha:
+    if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
         return None
-    times = [1.0, *time_at(path, -torch.log(rho)).tolist(), 0.0]
-    scale = [math.hypot(alpha, sigma), *path(torch.tensor(times[1:], dtype=torch.float64)).alpha.tolist()]
-    rows = tuple(
-        Row(decay * scale[i + 1] / scale[i], tuple(weight * scale[i + 1] for weight in weights))
-        for i, (decay, weights) in enumerate(entry["rows"])
+    return table_of(path, entry)
+
+
+def table_of(path: Path, entry: dict[str, Any]) -> GatedTable:
+    """An entry of ``pf_ode.json`` on a path.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> table_of(straight, {"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.0, [1.0]]]], "gates": [None, None]}).times
+    (1.0, 0.5, 0.0)
+    """
+    rho = torch.tensor(entry["rho"], dtype=torch.float64)
+    times = (1.0, *time_at(path, -torch.log(rho)).tolist(), 0.0)
+    scale = _scales(path, times)
+    tables = tuple(
+        Table(
+            times,
+            tuple(
+                Row(decay * scale[i + 1] / scale[i], tuple(weight * scale[i + 1] for weight in weights))
+                for i, (decay, weights) in enumerate(rows[min(kind, len(rows) - 1)] for rows in entry["rows"])
+            ),
+        )
+        for kind in range(max(map(len, entry["rows"])))
     )
-    return Table(tuple(times), rows, "solvers/pf_ode.json")
+    return GatedTable(tables, tuple(gate and Gate.of(*gate) for gate in entry["gates"]), "solvers/pf_ode.json")
 
 
-def table_entry(path: Path, table: Table) -> dict[str, Any]:
+def table_entry(path: Path, table: GatedTable) -> dict[str, Any]:
     """A table as ``pf_ode.json`` holds it: the inverse of ``fitted_table``."""
     alpha, sigma = (c.tolist() for c in path(torch.tensor(table.times, dtype=torch.float64))[:2])
-    scale = [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
+    scale = _scales(path, table.times)
     rows = [
-        [row.decay * scale[i] / scale[i + 1], [weight / scale[i + 1] for weight in row.weights]]
-        for i, row in enumerate(table.rows)
+        [
+            [row.decay * scale[i] / scale[i + 1], [weight / scale[i + 1] for weight in row.weights]]
+            for row in (one.rows[i] for one in (table.tables if gate else table.tables[:1]))
+        ]
+        for i, gate in enumerate(table.gates)
     ]
-    return {"rho": [s / a for s, a in zip(sigma[1:-1], alpha[1:-1], strict=True)], "rows": rows}
+    rho = [s / a for s, a in zip(sigma[1:-1], alpha[1:-1], strict=True)]
+    return {"rho": rho, "rows": rows, "gates": [gate and list(gate) for gate in table.gates]}
 
 
-def _grid(path: Path, steps: int) -> Tensor:
-    """The times of the table, or those of the engine."""
-    table = fitted_table(path, steps)
-    if table is not None:
-        return torch.tensor(table.times, dtype=torch.float64)
+def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
+    """x / z at each time, where z at the first is taken for x / sqrt(alpha^2 + sigma^2)."""
+    alpha, sigma = (c.tolist() for c in path(torch.tensor(times, dtype=torch.float64))[:2])
+    return [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
+
+
+def engine_grid(path: Path, steps: int) -> Tensor:
+    """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     if steps <= _SOME_STEPS:
         return GRIDS["power"](path, steps)
     # Smaller than about 1e-3 the noise is below what networks are trained on.
     low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
     return power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
+
+
+def _grid(path: Path, steps: int) -> Tensor:
+    """The times of the table, or those of the engine."""
+    table = fitted_table(path, steps)
+    return engine_grid(path, steps) if table is None else torch.tensor(table.times, dtype=torch.float64)
 
 
 GRIDS["fitted"] = _grid
@@ -145,16 +177,18 @@ class ProbabilityFlow(Solver):
     ) -> Estimate | None:
         """The engine's own; of a table, how far its step is from that of the data form with two values."""
         member = before[0]
-        if not isinstance(member, Table):
+        if not isinstance(member, GatedTable):
             return None if before is after else member.estimate(problem, x, t, s, before[1], after[1])
         i = before[1].number
-        decay, weights = member.rows[i]
         lower = Update(0.0, (1.0,), 0.0)
-        if i + 1 < len(member.rows):
+        if i + 1 < len(member.gates):
             step = _LOWER.plan(problem.path, 0.0, member.times)[i]
             if step.order == 0:
                 return None
             lower = step.predictor
-        apart = [a - b for a, b in zip_longest(weights, lower.weights, fillvalue=0.0)]
-        values = (after[1].values[0], *before[1].values)
-        return Estimate(t, s, rms_of_sum((decay - lower.decay, *apart), (x, *values)))
+        row = after[1].row
+        apart = F.pad(row, (0, max(0, 1 + len(lower.weights) - row.shape[1])))
+        for k, number in enumerate((lower.decay, *lower.weights)):
+            apart[:, k] -= number
+        apart = weighted_sum(apart, x, (after[1].values[0], *before[1].values))
+        return Estimate(t, s, apart.flatten(1).square().mean(1).sqrt().to(torch.float64))

@@ -37,10 +37,13 @@ from sde_diffusion.tuning.fit import (
     moved_times,
     run,
     sensitivities,
+    typical,
     with_source,
 )
 from sde_diffusion.tuning.search import Start, search
 from solvers import SOLVERS, Solver
+from solvers.gated import GatedTable
+from solvers.pf_ode import fitted_table
 from solvers.table import Table, compile_table
 
 DEFAULT = "pf-ode"
@@ -54,7 +57,7 @@ class Tuned:
     """What tuning found.
 
     Attributes:
-        table: the solver.
+        table: the solver, with gates only where the default was the best.
         nfe: network evaluations it is made for, guided pairs counted as two.
         error: its mean error on the held-out noises: RMS of each sample's distance to the converged endpoint.
         default_error: the same of the default solver.
@@ -62,7 +65,7 @@ class Tuned:
         teacher_error: error of the converged endpoints themselves.
     """
 
-    table: Table
+    table: Table | GatedTable
     nfe: int
     error: float
     default_error: float
@@ -75,7 +78,7 @@ Report = Callable[[float, str], None]
 
 def tune(
     model: ScoreModel, nfe: int = 8, *, shape: Iterable[int] | None = None, seed: int = 0, **options: Any
-) -> Table:
+) -> Table | GatedTable:
     """Find the solver for one model and one number of evaluations.
 
     Args:
@@ -160,7 +163,12 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
     sde, fit, few = task.model.sde, task.fit, task.part(_FEW)
     steps = nfe // task.model.cost
     found = _Best(task)
-    found.offer("default", compile_table(SOLVERS[DEFAULT], sde, steps))
+    default = fitted_table(sde, steps)
+    if default is None:
+        found.offer("default", compile_table(SOLVERS[DEFAULT], sde, steps))
+    else:
+        found.offer("default", default)
+        found.offer("default, one table", typical(default, fit))
     tell(0.0, "families of solvers and grids")
     starts = search(sde, steps, partial(task.error, few), partial(task.error, fit))
     for start in starts:
@@ -170,7 +178,7 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
         _fit_times(task, start, found)
     tell(0.5, "weights")
     size = float(fit.x0.double().square().mean().sqrt())
-    _fit_table(task, TableParameters.around(found.table, fit, size), found)
+    _fit_table(task, TableParameters.around(found.plain, fit, size), found)
     tell(1.0, "done")
     return Tuned(found.table, nfe, found.error, found.stages["default"], dict(found.stages), task.teacher_error)
 
@@ -242,16 +250,20 @@ class _Best:
     def __init__(self, task: _Task) -> None:
         self.task = task
         self.error = math.inf
+        self.plain_error = math.inf
         self.stages: dict[str, float] = {}
-        self.table: Table
+        self.table: Table | GatedTable
+        self.plain: Table
 
-    def offer(self, stage: str, table: Table) -> bool:
+    def offer(self, stage: str, table: Table | GatedTable) -> bool:
         """Compare; whether it is the best of its stage so far."""
         error = float(self.task.held.errors(run(table, self.task.held)).mean())
         if not math.isfinite(error):
             error = math.inf
         if error < self.error or not self.stages:
             self.error, self.table = error, with_source(table, f"sdediff tune, {stage}").on(self.task.model.sde)
+        if isinstance(table, Table) and (error < self.plain_error or math.isinf(self.plain_error)):
+            self.plain_error, self.plain = error, table
         better = error < self.stages.get(stage, math.inf)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
         return better

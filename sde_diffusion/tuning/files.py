@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion.checkpoint import Stored
+from sde_diffusion.solver_json import describe, restore
 from sde_diffusion.storage import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.tuning import Tuned
-from solvers.table import Row, Table
+from solvers import Solver
 
 KIND = "sdediff tuned solver"
 NAME = "tuned"
@@ -57,15 +58,12 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: Stored, **set
         "default_error": found.default_error,
         "stages": found.stages,
         "teacher_error": found.teacher_error,
-        "source": found.table.source,
-        "times": list(found.table.times),
-        "rho": list(found.table.rho),
-        "rows": [[row.decay, list(row.weights)] for row in found.table.rows],
+        "solver": describe(found.table),
     }
     write_file(path, to_json(content))
 
 
-def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
+def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Solver:
     """Read a tuned solver and check that it is for this model and budget.
 
     Raises:
@@ -79,7 +77,7 @@ def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
     content = read_json(path)
     if content.get("kind") != KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
-    missing = [key for key in ("nfe", "model", "times", "rows", "source", "rho") if key not in content]
+    missing = [key for key in ("nfe", "model", "solver") if key not in content]
     if missing:
         raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
     if content["nfe"] != nfe:
@@ -91,14 +89,12 @@ def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Table:
             f"--nfe {nfe}"
         )
     try:
-        rows = tuple(Row(float(decay), tuple(map(float, weights))) for decay, weights in content["rows"])
-        times, rho = (tuple(map(float, content[name])) for name in ("times", "rho"))
-        return Table(times, rows, content["source"], rho)
+        return restore(content["solver"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-def find_tuned(stored: Stored, nfe: int | None) -> Table:
+def find_tuned(stored: Stored, nfe: int | None) -> Solver:
     """The tuned solver of a model for a budget; without a budget the only one there is.
 
     Raises:

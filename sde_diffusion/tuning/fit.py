@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from solvers.gated import GatedTable
+from solvers.problem import ReverseProcess
 from solvers.table import Row, Table
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -122,8 +124,10 @@ class TableParameters:
         return Table(tuple(times.tolist()), tuple(rows), "sde_diffusion.tune")
 
 
-def run(table: Table, fit: Fit) -> Tensor:
+def run(table: Table | GatedTable, fit: Fit) -> Tensor:
     """The endpoints of a table."""
+    if isinstance(table, GatedTable):
+        return _run_gated(table, fit)[0]
     x = fit.x1
     values: list[Tensor] = []
     rows = torch.arange(len(x))
@@ -133,6 +137,25 @@ def run(table: Table, fit: Fit) -> Tensor:
         for value, weight in zip(values, weights, strict=False):
             x.add_(value, alpha=weight)
     return x
+
+
+def typical(table: GatedTable, fit: Fit) -> Table:
+    """The plain table with the mean over the noises of the numbers of each row."""
+    rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
+    return Table(table.times, tuple(rows), table.source)
+
+
+def _run_gated(table: GatedTable, fit: Fit) -> tuple[Tensor, list[Tensor]]:
+    """The endpoints, and the numbers of every row for each noise."""
+    every = torch.arange(len(fit.x1))
+    process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
+    times = torch.tensor(table.times, dtype=torch.float64)
+    x, seen, rows = fit.x1, table.init(process, times), []
+    for t in times[:-1]:
+        x, seen = table.advance(process, x, t, seen)
+        assert seen.row is not None
+        rows.append(seen.row)
+    return x, rows
 
 
 def sensitivities(parameters: TableParameters, q: Tensor, fit: Fit) -> tuple[Tensor, Tensor]:
@@ -252,6 +275,6 @@ def differences(
     return derivatives
 
 
-def with_source(table: Table, source: str) -> Table:
+def with_source(table: Table | GatedTable, source: str) -> Table | GatedTable:
     """The same numbers, said to come from elsewhere."""
     return replace(table, source=source)

@@ -10,9 +10,9 @@ import torch
 from sde_diffusion import EDM, VESDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, SubVPSDE
 from solvers import SOLVERS, solve
 from solvers.exponential import ExponentialAdams
+from solvers.gated import GatedTable
 from solvers.grids import GRIDS
 from solvers.pf_ode import ProbabilityFlow, fitted_table, table_entry
-from solvers.table import Table
 
 MEANS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 STEPS = [n for n in range(1, 41) if fitted_table(VPSDE(), n) is not None]
@@ -49,14 +49,16 @@ def test_entries_and_tables_are_inverse(nfe):
     assert other is not None
     again = table_entry(SubVPSDE(), other)
     assert entry["rho"] == pytest.approx(again["rho"], rel=1e-9)
-    for (a, b), (c, d) in zip(entry["rows"], again["rows"], strict=True):
-        assert [a, *b] == pytest.approx([c, *d], rel=1e-9, abs=1e-12)
+    assert entry["gates"] == again["gates"]
+    for here, there in zip(entry["rows"], again["rows"], strict=True):
+        for (a, b), (c, d) in zip(here, there, strict=True):
+            assert [a, *b] == pytest.approx([c, *d], rel=1e-9, abs=1e-12)
 
 
 def test_the_member_follows_the_grid():
     sde = VPSDE()
     solver = ProbabilityFlow()
-    assert isinstance(solver.member(sde, GRIDS["fitted"](sde, 8)), Table)
+    assert isinstance(solver.member(sde, GRIDS["fitted"](sde, 8)), GatedTable)
     own = torch.linspace(1, 0, 9, dtype=torch.float64)
     engine = solver.member(sde, own)
     assert engine == ExponentialAdams(2, variable="time", corrector=True)
