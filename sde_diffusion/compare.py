@@ -128,7 +128,7 @@ def interval(difference: np.ndarray[Any, Any], draws: int = 2000) -> tuple[float
 @torch.no_grad()
 def compare(
     model: ScoreModel,
-    solvers: Mapping[str, Solver],
+    solvers: Mapping[str, Solver | Mapping[int, Solver]],
     budgets: Sequence[int] = BUDGETS,
     *,
     n: int = 512,
@@ -143,7 +143,7 @@ def compare(
 
     Args:
         model: any ScoreModel with a shape.
-        solvers: by the names to show.
+        solvers: by the names to show; one, or one for each budget.
         budgets: network evaluations for each sample.
         n: samples of each solver and budget.
         paired: how many of their noises, the first, are followed to the converged flow; at most n.
@@ -154,7 +154,7 @@ def compare(
         on_row: called with what is computed next.
 
     Raises:
-        ValueError: no solvers, a budget below 1, fewer than 2 paired noises, or no solver that can run.
+        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired noises, or no solver that can run.
         FloatingPointError: the model returns NaN or inf.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
@@ -169,6 +169,7 @@ def compare(
             f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "
             f"nfe {list(budgets)}"
         )
+    ways = {(name, nfe): _for(name, solver, nfe) for name, solver in solvers.items() for nfe in budgets}
     if model.shape is None:
         raise ValueError("the model does not know the shape of a sample: set model.shape")
     paired = min(paired, n)
@@ -177,23 +178,32 @@ def compare(
     model.eval()
     say = on_row or (lambda what: None)
     endpoints, reference_error = None, None
-    if not all(solver.stochastic for solver in solvers.values()):
+    if not all(solver.stochastic for solver in ways.values()):
         say("the converged flow")
         x1 = noise_for(model, model.shape, seeds_of(seed, paired))
         endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
         endpoints = endpoints.cpu()
     target = None if data is None else (_some(data.cpu()), Moments.of(data))
     rows = []
-    for name, nfe in ((name, nfe) for name in solvers for nfe in budgets):
+    for (name, nfe), solver in ways.items():
         say(f"{name}, {nfe} evaluations")
         begin = time.perf_counter()
-        made = sample_batches(model, n, solver=solvers[name], nfe=nfe, seed=seed, batch_size=batch_size)
-        rows.append(_row(name, nfe, made, None if solvers[name].stochastic else endpoints, target, begin))
+        made = sample_batches(model, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size)
+        rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
         raise ValueError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")
     if all(row.note.startswith("not finite") for row in rows):
         raise FloatingPointError("no solver gave finite samples: the model returns NaN or inf; check its weights")
     return Comparison(rows, n, paired, seed, reference_error)
+
+
+def _for(name: str, solver: Solver | Mapping[int, Solver], nfe: int) -> Solver:
+    """The solver of a name for a budget."""
+    if isinstance(solver, Solver):
+        return solver
+    if nfe not in solver:
+        raise ValueError(f"'{name}' has solvers for {', '.join(map(str, solver))} evaluations, and none for {nfe}")
+    return solver[nfe]
 
 
 def _some(data: Tensor) -> Tensor:

@@ -192,7 +192,9 @@ class ReverseProcess:
         return like(dalpha - slope * alpha, x) * x0 + like(slope, x) * x
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        """The coefficient of dw, eta g(t)."""
+        """The coefficient of dw, eta g(t); zero for eta = 0, where g is infinite too."""
+        if self.eta == 0:
+            return torch.zeros((), dtype=torch.float64, device=x.device)
         alpha, sigma, dalpha, dsigma = self.path(t)
         g2 = 2 * sigma * (dsigma - dalpha / alpha * sigma)
         return like(self.eta * g2.clamp_min(0).sqrt(), x)

@@ -20,6 +20,8 @@ from sde_diffusion.compare import compare as run_comparison
 from sde_diffusion.comparison_report import as_dict, save, summary, table
 from sde_diffusion.data import load_data
 from sde_diffusion.places import find_model, name_of, samples_folder, unused
+from sde_diffusion.tuning.files import NAME as TUNED
+from sde_diffusion.tuning.files import find_tuned
 from sde_diffusion.verify.plugin import find_solver
 from solvers import Solver
 
@@ -30,6 +32,7 @@ EXAMPLES = """
 Examples:
 sdediff compare                            a shortlist on the latest run, or bundled
 sdediff compare bundled --solvers pf-ode,unipc --nfe 8
+sdediff compare --solvers pf-ode,tuned --nfe 8         after sdediff tune --nfe 8
 sdediff compare --solvers ddpm,sde --nfe 50,100 --n 2000
 sdediff compare runs/mnist-vp --data-dir data --out mine
 """
@@ -39,7 +42,7 @@ def compare(
     run: RunArgument = None,
     solvers: Annotated[
         str,
-        typer.Option("--solvers", help="Names, or path/to/file.py:Name of your own, separated by commas."),
+        typer.Option("--solvers", help="Names, tuned, or path/to/file.py:Name of your own, separated by commas."),
     ] = ",".join(SHORTLIST),
     nfe: Annotated[
         str,
@@ -80,13 +83,16 @@ def compare(
     the same noise. Differences come with an interval, and say so when they may be chance.
     """
     budgets = whole_numbers(nfe, "--nfe")
-    chosen: dict[str, Solver] = {}
-    for spec in dict.fromkeys(solvers.split(",")):
-        name, solver = find_solver(spec)
-        chosen[spec if name in chosen else name] = solver
     if out is not None:
         require_new(out)  # now, not after the work
     stored = find_model(run)
+    chosen: dict[str, Solver | dict[int, Solver]] = {}
+    for spec in dict.fromkeys(solvers.split(",")):
+        if spec == TUNED:
+            chosen[spec] = {budget: find_tuned(stored, budget) for budget in budgets}
+            continue
+        name, solver = find_solver(spec)
+        chosen[spec if name in chosen else name] = solver
     target = reference(stored, data, data_dir)
     with Console(stderr=True).status("loading") as status:
         found = run_comparison(

@@ -43,7 +43,8 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments, *, allow_few: boo
     if few < len(a.mean) and not allow_few:
         raise ValueError(
             f"{few} samples in {len(a.mean)} dimensions: the covariance is singular and the distance mostly bias; "
-            "use more samples, fewer features, or KID, which has no bias; allow_few=True computes it all the same"
+            "use more samples, fewer features, or KID, which has no bias "
+            "(in Python allow_few=True computes it all the same)"
         )
     factor = _factor(a.covariance)
     cross = torch.linalg.eigvalsh(factor.T @ b.covariance @ factor).clamp_min(0).sqrt().sum()

@@ -97,6 +97,15 @@ class Expensive(type(SOLVERS["ddim"])):  # type: ignore[misc]
         return 5 * steps
 
 
+def test_a_name_may_have_a_solver_for_each_budget() -> None:
+    each = {4: SOLVERS["ddim"], 6: SOLVERS["unipc"]}
+    found = compare(MODEL, {"mine": each, **pick("ddim", "unipc")}, [4, 6], n=8, paired=8, reference_steps=50)
+    errors = {(row.solver, row.nfe): row.errors for row in found.rows}
+    assert torch.equal(errors["mine", 4], errors["ddim", 4]) and torch.equal(errors["mine", 6], errors["unipc", 6])
+    with pytest.raises(ValueError, match="'mine' has solvers for 4, 6 evaluations, and none for 5"):
+        compare(MODEL, {"mine": each}, [5], n=8, paired=8)
+
+
 def test_a_reference_that_is_too_coarse_is_named() -> None:
     coarse, fine = (Comparison(made(a=[0.1, 0.2]).rows, 2, 2, 0, error) for error in (0.01, 0.001))
     assert any("more than 1/20 of the smallest error, 0.15" in line for line in summary(coarse))

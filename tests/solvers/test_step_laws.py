@@ -73,3 +73,15 @@ def test_a_thousand_steps_and_an_end_before_0(name: str) -> None:
     assert set(out.status) == {"ok"}
     assert out.nfe.tolist() == [SOLVERS[name].evaluations(1000, finish=False)] * 2
     assert float(torch.cdist(out.x, MEANS).min(1).values.max()) < 1.5
+
+
+def test_without_noise_stochastic_heun_encodes_as_heun_does() -> None:
+    """Towards alpha = 0, where the diffusion of a process with noise is infinite."""
+    sde = CosineVPSDE()
+    means = torch.tensor([[-0.5, 0.2], [0.7, 0.1]], dtype=torch.float64)
+    ode = sde.probability_flow(GaussianMixture(means, std=0.3, sde=sde))
+    grid = torch.linspace(0.01, 1, 21, dtype=torch.float64)
+    x = means.repeat(3, 1) + 0.1
+    found = solve(ode, x, solver="stochastic-heun", grid=grid)
+    assert found.status == ["ok"] * 6
+    assert torch.equal(found.x, solve(ode, x, solver="heun", grid=grid).x)

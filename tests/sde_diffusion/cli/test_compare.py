@@ -109,3 +109,15 @@ def test_two_solvers_of_one_name_are_both_compared() -> None:
     shown = run("bundled", "--solvers", "a.py:mine,b.py:mine", "--nfe", "6", *["--n", "64", "--paired", "2"], "--json")
     rows = {row["solver"]: row["error"] for row in json.loads(shown.stdout)["rows"]}
     assert set(rows) == {"mine", "b.py:mine"} and rows["mine"] != rows["b.py:mine"]
+
+
+def test_the_tuned_solvers_of_the_model_take_part() -> None:
+    asked = ["model.safetensors", *FEW, "--solvers", "pf-ode,tuned", "--nfe", "2,3", "--json"]
+    result = run(*asked)
+    assert result.exit_code != 0 and "sdediff tune" in result.output
+    for nfe in ("2", "3"):
+        made = ["tune", "model.safetensors", "--nfe", nfe, "--noises", "16", "--held-out", "16"]
+        assert CliRunner().invoke(app, made).exit_code == 0
+    rows = {(row["solver"], row["nfe"]): row for row in json.loads(run(*asked).stdout)["rows"]}
+    for nfe in (2, 3):
+        assert rows["tuned", nfe]["errors"] != rows["pf-ode", nfe]["errors"] and rows["tuned", nfe]["used"] == nfe
