@@ -154,7 +154,7 @@ def compare(
         on_row: called with what is computed next.
 
     Raises:
-        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired noises, or no solver that can run.
+        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired noises, or none that can run.
         FloatingPointError: the model returns NaN or inf.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
