@@ -1,12 +1,13 @@
 """The tables of ``pf-ode``: times, weights and gates fitted to a family of models at once.
 
-    python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json [--nfe 8 5 10 ...]
+    python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json --nfe 3 4 5 ...
     python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
 
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
-handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, Gaussians
-with three spectra, and the networks of ``--run`` (``benchmarks.design_data`` makes the images of the last two):
+handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, clouds of
+Gaussians in 3, 8 and 24 dimensions, Gaussians with three spectra, and the networks of ``--run``
+(``benchmarks.design_data`` makes the images of the last two):
 
     sdediff train --sde vp --steps 6000 --out runs/digits-6000
     sdediff train --data strokes.npz --channels 16 --batch-size 64 --steps 4000 --ema 0.998 --out runs/strokes
@@ -14,13 +15,14 @@ with three spectra, and the networks of ``--run`` (``benchmarks.design_data`` ma
 
 What is minimised is the root mean square over the family of error / base, where the base of a model is the error of
 the best pair of solver and grid for it alone (``sde_diffusion.tuning.search``): no model may be sacrificed for another.
-Networks are what people sample, so each counts twice; noises that even a good solver takes to another mode are left out
-there. Held-out noises decide.
+Networks are what people sample, so each counts three times (five with six steps or fewer); noises that even a good
+solver takes to another mode are left out there. Held-out noises decide.
 
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
 numbers. From there (or, where that file has no table, from the engine) every kind of data gets numbers of its own, and
-gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept.
+gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept; those for 3 and 4
+are plain.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
 the same measure, each in units of the best setting for a model.
@@ -71,8 +73,8 @@ _SEED = 2**42
 _NETWORK_WEIGHT = 5
 _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
 _SIZE = 0.5  # RMS of the data, for the scale of the weights
-_EACH_NETWORK = 2  # where there are gates
-_EACH_NETWORK_FEW = 4  # with six steps or fewer
+_EACH_NETWORK = 3  # where there are gates
+_EACH_NETWORK_FEW = 5  # with six steps or fewer
 _FEW_STEPS = 6
 _TURNS, _STEPS = 2, 6  # gates and numbers in turns, and steps in each
 START = Path(__file__).with_name("design_start.json")
@@ -82,6 +84,7 @@ KINDS = {
     "narrow": ("digits, narrow",),
     "smooth": ("digits, wide", "grey", "spectrum, line", "spectrum, flat", "spectrum, steep"),
     "plane": ("plane", "rings"),
+    "cloud": ("cloud, 3", "cloud, 8", "cloud, 24"),
 }
 
 
@@ -120,11 +123,18 @@ def mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
     angle = 2 * math.pi * torch.arange(40, dtype=torch.float64) / 40
     radius = torch.where(torch.arange(40) % 2 == 0, 0.4, 0.9)
     rings = torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
+    clouds = {
+        f"cloud, {d}": GaussianMixture(
+            size * torch.randn(n, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64), std=std, sde=sde
+        )
+        for d, n, size, std in ((3, 12, 0.7, 0.12), (8, 20, 0.4, 0.08), (24, 30, 0.9, 0.25))
+    }
     return {
         "digits, narrow": GaussianMixture(images[512:900], std=0.12, sde=sde),
         "digits, wide": GaussianMixture(images[900:1300], std=0.25, sde=sde),
         "plane": GaussianMixture(places, std=0.05, weights=weights, sde=sde),
         "rings": GaussianMixture(rings, std=0.03, sde=sde),
+        **clouds,
     }
 
 
@@ -383,7 +393,7 @@ def main() -> None:
     """Make the tables that are asked for."""
     parser = argparse.ArgumentParser(prog="benchmarks.design", description=__doc__.splitlines()[0])
     parser.add_argument("--run", nargs="+", required=True, help="the networks of the family")
-    parser.add_argument("--nfe", nargs="+", type=int, default=[*range(3, 13), 14, 15])
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(range(5, 16)))
     parser.add_argument("--plain", action="store_true", help="one table for all, without gates")
     parser.add_argument("--settings", nargs="+", type=int, help="numbers of steps; no tables are made")
     parser.add_argument("--start", type=Path, default=START, help="plain tables to start from")

@@ -120,6 +120,7 @@ class Kinds:
         x, seen = fit.x1, table.init(process, torch.tensor(table.times, dtype=torch.float64))
         for t in torch.tensor(table.times[: i + 1], dtype=torch.float64):
             x, seen = table.advance(process, x, t, seen)
+        assert seen.features is not None
         return seen.features
 
     def with_gates(self, fits: Sequence[Fit], kinds: Sequence[int]) -> Kinds:

@@ -114,14 +114,18 @@ def ours(names: Iterable[str] | None = None) -> list[Config]:
 
 
 @torch.no_grad()
-def settings_of(config: Config, problem: Problem, nfe: int) -> str:
+def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str:
     """Digest of what a name of ours does, so that a record of an earlier meaning is not used.
 
     It is made from a run on two Gaussians in the plane, which every change of weights or grid changes, and for the
-    default solver from all numbers of its table too, since one run does not see those for other kinds of data.
+    default solver from all numbers of its table too, since one run does not see those for other kinds of data. Of
+    ``tuned`` it is that of the file.
     """
-    if config.library != OURS or config.name == TUNED:
+    if config.library != OURS:
         return ""
+    if config.name == TUNED:
+        made = tuned_path(problem, folder, nfe)
+        return hashlib.sha256(made.read_bytes()).hexdigest()[:12] if made.exists() else ""
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
     x = config.run(probe, nfe)
@@ -228,7 +232,7 @@ def compute(
                     nfe,
                     noises.label,
                     len(noises.x1),
-                    settings_of(config, problem, nfe),
+                    settings_of(config, problem, nfe, records.path.parent),
                 ),
             )
         )

@@ -19,6 +19,7 @@ a table otherwise. A mixture of experts (Jacobs et al. 1991) with tables for exp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,16 +63,18 @@ class Gate(NamedTuple):
         return self.weights(features, self.on(features.device))
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The numbers on a device; nothing waits for the copy."""
-        return tuple(torch.tensor(c, dtype=torch.float64).to(device, non_blocking=True) for c in self)
+        """The numbers on a device, as few operations need them; nothing waits for the copy."""
+        centre, width, slopes, offset = (torch.tensor(c, dtype=torch.float64) for c in self)
+        numbers = (-centre / width, 1 / width, slopes, offset)
+        return tuple(c.to(device, non_blocking=True) for c in numbers)
 
     @staticmethod
     def weights(features: Tensor, numbers: tuple[Tensor, ...]) -> Tensor:
         """The same, with numbers that are there already."""
-        centre, width, slopes, offset = numbers
-        far = ((features - centre) / width).clamp(-FAR, FAR)
+        start, factor, slopes, offset = numbers
+        far = torch.addcmul(start, features, factor).clamp_(-FAR, FAR)
         # Sums instead of a matrix product, whose rounding would depend on the batch.
-        return torch.softmax((far[:, :, None] * slopes).sum(1) + offset, 1)
+        return torch.softmax((far[:, :, None] * slopes).sum(1).add_(offset), 1)
 
 
 class Seen(NamedTuple):
@@ -80,44 +83,37 @@ class Seen(NamedTuple):
     Attributes:
         number: how many rows are done.
         values: what the model returned, newest first.
-        start: log rms(eps), (B,).
-        residuals: u_i, newest first.
-        size: n_i.
-        changes: d_i from the second on, newest first.
+        start: log rms(eps), (B, 1).
+        features: up to three residuals u_i, the size n_i, up to two changes d_i from the second on, each newest first:
+            (B, features) float64.
         row: the numbers of the row that was done last, (B or 1, 1 + weights): decay, then weights, newest value first.
     """
 
     number: int
     values: tuple[Tensor, ...] = ()
     start: Tensor | None = None
-    residuals: tuple[Tensor, ...] = ()
-    size: Tensor | None = None
-    changes: tuple[Tensor, ...] = ()
+    features: Tensor | None = None
     row: Tensor | None = None
 
     def after(self, x: Tensor, value: Tensor, alpha: Tensor, sigma: Tensor) -> Seen:
         """With one evaluation more, at x_t = x."""
         if self.number == 0:
-            start = _log_rms(x) - torch.log(alpha**2 + sigma**2) / 2
-            return self._replace(values=(value,), start=start)
+            return self._replace(values=(value,), start=_log_rms(math.hypot(alpha, sigma), x))
         assert self.start is not None
-        noise = (x - value * float(alpha)) / float(sigma)
-        residual = _log_rms(noise) - self.start
-        changes = self.changes
+        parts = [x.sub(value, alpha=float(alpha)), value]
         if self.number > 1:  # D at pure noise says nothing of the data, and a network's is far off
-            changes = (_log_rms(value - self.values[0]), *changes[:1])
-        return self._replace(
-            values=(value, *self.values),
-            residuals=(residual, *self.residuals[:2]),
-            size=_log_rms(value),
-            changes=changes,
-        )
+            parts.append(value - self.values[0])
+        now = _log_rms(float(sigma), *parts)
+        now[:, :1] -= self.start
+        return self._replace(values=(value, *self.values), features=self._joined(now))
 
-    @property
-    def features(self) -> Tensor:
-        """(B, features): up to three residuals, the size, up to two changes."""
-        assert self.size is not None
-        return torch.stack([*self.residuals, self.size, *self.changes], 1)
+    def _joined(self, now: Tensor) -> Tensor:
+        """The features with the residual, size and change of this evaluation in front of their like."""
+        if self.features is None:
+            return now
+        residuals = min(self.number - 1, 3)
+        earlier, changes = self.features[:, : min(residuals, 2)], self.features[:, residuals + 1 : residuals + 2]
+        return torch.cat([now[:, :1], earlier, now[:, 1:], changes], 1)
 
 
 def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -128,18 +124,20 @@ def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
         x: (B, ...).
         values: like x, in the order of the weights.
     """
-    shape = (-1, *(1,) * (x.ndim - 1))
-    decay, *weights = (c.to(x.dtype).reshape(shape) for c in row.unbind(1))
+    decay, *weights = row.to(x.dtype).reshape(*row.shape, *(1,) * (x.ndim - 1)).unbind(1)
     out = x * decay
     for value, weight in zip(values, weights, strict=False):
         out.addcmul_(value, weight)
     return out
 
 
-def _log_rms(x: Tensor) -> Tensor:
-    """(B,) float64; what vanishes counts as e^-4."""
-    norm = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-    return torch.log(norm.to(torch.float64) / x[0].numel() ** 0.5).clamp_min(_LEAST)
+def _log_rms(unit: float, *parts: Tensor) -> Tensor:
+    """Log of the root mean square of each sample, the first in units, (B, parts) float64; what vanishes is e^-4."""
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    norms = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=dtype) for part in parts]
+    out = torch.stack(norms, 1).to(torch.float64).div_(parts[0][0].numel() ** 0.5)
+    out[:, 0] /= unit
+    return out.log_().clamp_min_(_LEAST)
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,9 @@ class GatedTable(Solver):
         i = state.number
         seen = state.after(x, problem.denoise(x, t), *problem.path(t)[:2])
         numbers, gate = self._on(x.device)[i]
-        row = numbers[:1] if gate is None else (Gate.weights(seen.features, gate)[:, :, None] * numbers).sum(1)
+        row = numbers[:1]
+        if gate is not None and seen.features is not None:
+            row = (Gate.weights(seen.features, gate)[:, :, None] * numbers).sum(1)
         out = weighted_sum(row, x, seen.values)
         return out, seen._replace(number=i + 1, values=seen.values[: self._kept[i]], row=row)
 

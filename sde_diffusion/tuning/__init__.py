@@ -8,8 +8,9 @@ model's own converged probability flow, from the same noises:
     2  their times, by least squares, with the weights that belong to the times;
     3  all numbers of the table, by least squares.
 
-Noises that took no part decide which of all these, and of the default solver, is returned: it is never worse than the
-default on them. The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
+The default solver, whose numbers depend on the sample, takes part as it is and as the table of its mean numbers.
+Noises that took no part decide which of all these is returned: it is never worse than the default on them. The result
+belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
 """
 
 from __future__ import annotations

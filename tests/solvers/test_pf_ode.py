@@ -7,7 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import EDM, VESDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, SubVPSDE
+from sde_diffusion.converged import converged, rms
 from solvers import SOLVERS, solve
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
@@ -92,3 +94,37 @@ def test_more_evaluations_are_better():
     truth = solve(ode, x1, solver=SOLVERS["rk45"].__class__(rtol=1e-10)).x
     errors = [float((solve(ode, x1, nfe=n).x - truth).square().mean().sqrt()) for n in (5, 8, 15, 25, 40, 80)]
     assert all(b < 0.75 * a for a, b in pairwise(errors)), errors
+
+
+def others():
+    """Exact problems of no family: mixtures in 3 and 32 dimensions with wide and narrow data, a Gaussian, a line."""
+    sde = VPSDE()
+
+    def cloud(n, d, size, std, seed):
+        means = torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return GaussianMixture(size * means, std=std, sde=sde), d
+
+    line = torch.tensor([[-0.8], [0.1], [0.7]], dtype=torch.float64)
+    return [
+        cloud(8, 3, 0.5, 0.1, 0),
+        cloud(8, 3, 1.0, 0.2, 1),
+        cloud(40, 32, 0.5, 0.1, 2),
+        cloud(40, 32, 1.0, 0.3, 3),
+        cloud(40, 32, 0.5, 0.02, 4),
+        (gaussian_spectrum(torch.arange(1, 101, dtype=torch.float64) ** -1.2, sde), 100),
+        (GaussianMixture(line, std=0.1, sde=sde), 1),
+    ]
+
+
+def test_on_problems_that_no_table_was_fitted_to():
+    """Mean error over that of UniPC from the same noises, with the tables at the budgets that people use."""
+    ratios = []
+    for model, d in others():
+        x1 = model.sde.prior((96, d), seeds=range(96), dtype=torch.float64)
+        truth, _ = converged(model, x1, steps=400)
+        ode = model.sde.probability_flow(model)
+        for nfe in (5, 6, 8, 10, 15):
+            ours, theirs = (float(rms(solve(ode, x1, solver=s, nfe=nfe).x - truth).mean()) for s in ("pf-ode", "unipc"))
+            ratios.append(ours / theirs)
+    assert max(ratios) < 1.3, ratios
+    assert torch.tensor(ratios).log().mean().exp() < 0.7, ratios

@@ -15,10 +15,12 @@ from sde_diffusion.converged import converged, rms
 from sde_diffusion.places import find_model
 from sde_diffusion.tuning import tuned_for
 from sde_diffusion.tuning.files import find_tuned, load_tuned, save_tuned
-from sde_diffusion.tuning.fit import Fit, TableParameters, run, sensitivities
+from sde_diffusion.tuning.fit import Fit, TableParameters, run, sensitivities, typical
 from sde_diffusion.tuning.spacing import spaced
 from solvers import SOLVERS, solve
+from solvers.gated import GatedTable
 from solvers.grids import GRIDS
+from solvers.pf_ode import fitted_table
 from solvers.table import compile_table
 
 
@@ -46,6 +48,47 @@ def test_sensitivities_are_differences_of_whole_runs():
         e[k] = 1e-3
         forward = (run(parameters.table(q + e, fit), fit) - x) / 1e-3
         torch.testing.assert_close(jacobian[k], forward, rtol=1e-8, atol=1e-8, msg=str(k))
+
+
+def gated(nfe=5):
+    table = fitted_table(VPSDE(), nfe)
+    assert table is not None and table.gates[1] is not None
+    return table
+
+
+def test_the_default_takes_part_as_it_is():
+    model = mixture()
+    fit = fit_of(model)
+    own = solve(model.sde.probability_flow(model), fit.x1, nfe=5).x
+    torch.testing.assert_close(run(gated(), fit), own, rtol=1e-12, atol=1e-12)
+
+
+def test_the_typical_table_has_the_mean_of_the_numbers_that_the_samples_had():
+    model = mixture()
+    fit = fit_of(model)
+    one = Fit(fit.denoise, fit.sde, fit.x1[3:4], fit.x0[3:4])
+    torch.testing.assert_close(run(typical(gated(), one), one), run(gated(), one), rtol=1e-12, atol=1e-12)
+    each = [typical(gated(), Fit(fit.denoise, fit.sde, fit.x1[k : k + 1], fit.x0[k : k + 1])) for k in range(8)]
+    for i, row in enumerate(typical(gated(), fit).rows):
+        expected = torch.tensor([[table.rows[i].decay, *table.rows[i].weights] for table in each]).double().mean(0)
+        torch.testing.assert_close(torch.tensor([row.decay, *row.weights]).double(), expected)
+
+
+def test_the_default_is_kept_with_its_gates_where_nothing_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With endpoints that are the default's own, its error is zero and no table's is."""
+    model = mixture(torch.float32)
+    monkeypatch.setattr(
+        "sde_diffusion.tuning.converged",
+        lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=5).x, 0.0),
+    )
+    found = tuned_for(model, [5], shape=(3,), noises=16, held_out=16)[5]
+    assert isinstance(found.table, GatedTable) and found.error == pytest.approx(0, abs=1e-6)
+    stored = find_model("bundled")
+    save_tuned(tmp_path / "nfe-5.json", found, stored, seed=0)
+    again = load_tuned(tmp_path / "nfe-5.json", stored, 5)
+    x1 = model.sde.prior((8, 3), seeds=range(8))
+    ode = model.sde.probability_flow(model)
+    assert again == found.table and torch.equal(solve(ode, x1, solver=again).x, solve(ode, x1, nfe=5).x)
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 3, 6])
