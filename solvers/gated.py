@@ -183,6 +183,11 @@ class GatedTable(Solver):
         return replace(self, tables=tuple(table.on(path) for table in self.tables))
 
     @property
+    def linear(self) -> bool:
+        """Only without gates."""
+        return not any(self.gates)
+
+    @property
     def times(self) -> tuple[float, ...]:
         """Of all tables."""
         return self.tables[0].times

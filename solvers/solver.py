@@ -105,6 +105,11 @@ class Solver(ABC):
         return False
 
     @property
+    def linear(self) -> bool:
+        """Whether the numbers of a step are the same for every sample, whatever the model returns."""
+        return True
+
+    @property
     def grid(self) -> str | tuple[float, ...]:
         """The name of its default grid in ``GRIDS``, or the times themselves."""
         return "quadratic"

@@ -159,7 +159,8 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
         grid: as in ``solve``.
 
     Raises:
-        ValueError: a solver that draws noise or chooses its own steps, or whose evaluations cannot be ordered in time.
+        ValueError: a solver that draws noise or chooses its own steps, whose numbers depend on the sample, or whose
+            evaluations cannot be ordered in time.
 
     >>> from solvers import SOLVERS, Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
@@ -186,6 +187,11 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
         grid = torch.tensor(solver.grid, dtype=torch.float64)
     steps = solver.steps_for(nfe) if grid is None or isinstance(grid, str) else None
     whole = make_grid(solver.grid if grid is None else grid, process, steps)
+    if not solver.member(path, whole).linear:
+        raise ValueError(
+            f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its numbers depend on what "
+            "the model returns for a sample; sde_diffusion.tuning.fit.typical has their mean over noises"
+        )
     states.append(solve(process, units[:1], solver=solver, grid=whole).x)
     rows = []
     for i, (x, then) in enumerate(pairwise(states)):
