@@ -20,9 +20,9 @@ solver takes to another mode are left out there. Held-out noises decide.
 
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
-numbers. From there (or, where that file has no table, from the engine) every kind of data gets numbers of its own, and
-gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept; those for 3 and 4
-are plain.
+numbers. The file in use was made before the clouds joined the family. From there (or, where that file has no table,
+from the engine) every kind of data gets numbers of its own, and gates that recognise it (``design_kinds``). Tables for
+other numbers of steps in the file are kept; those for 3 and 4 are plain.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
 the same measure, each in units of the best setting for a model.
@@ -34,7 +34,6 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -42,13 +41,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from sklearn.datasets import load_digits
 from torch import Tensor
 
+from benchmarks.design_family import FEW, Member, base, error, family
 from benchmarks.design_kinds import Kinds
-from benchmarks.problems import gaussian_spectrum
-from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
-from sde_diffusion.converged import converged, rms
+from sde_diffusion import VPSDE
 from sde_diffusion.tuning.fit import (
     Derivatives,
     Fit,
@@ -62,14 +59,12 @@ from sde_diffusion.tuning.fit import (
 )
 from sde_diffusion.tuning.search import Start, search
 from sde_diffusion.tuning.spacing import spaced
-from solvers import Solver, solve
+from solvers import Solver
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
 from solvers.pf_ode import ProbabilityFlow, engine_grid, table_entry
 from solvers.table import Table, compile_table
 
-_FEW = 32
-_SEED = 2**42
 _NETWORK_WEIGHT = 5
 _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
 _SIZE = 0.5  # RMS of the data, for the scale of the weights
@@ -77,6 +72,7 @@ _EACH_NETWORK = 3  # where there are gates
 _EACH_NETWORK_FEW = 5  # with six steps or fewer
 _FEW_STEPS = 6
 _TURNS, _STEPS = 2, 6  # gates and numbers in turns, and steps in each
+NETWORKS = {"digits-6000", "strokes", "grey"}
 START = Path(__file__).with_name("design_start.json")
 KINDS = {
     "strokes": ("strokes",),
@@ -88,116 +84,26 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class Member:
-    """A model of the family.
-
-    Attributes:
-        name: as printed.
-        fit: noises to fit on.
-        held: noises that decide.
-        network: whether the model is expensive.
-    """
-
-    name: str
-    fit: Fit
-    held: Fit
-    network: bool = False
-
-    @property
-    def few(self) -> Fit:
-        """The first noises."""
-        return self.part(_FEW // 2 if self.network else _FEW)
-
-    def part(self, n: int) -> Fit:
-        """The first n noises."""
-        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
-
-
-def mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
-    """Those with an exact score."""
-    images = torch.from_numpy(load_digits().images / 8 - 1).reshape(-1, 64)
-    generator = torch.Generator().manual_seed(3)
-    places = torch.rand(24, 2, generator=generator, dtype=torch.float64) * 2 - 1
-    weights = torch.rand(24, generator=generator, dtype=torch.float64) + 0.2
-    angle = 2 * math.pi * torch.arange(40, dtype=torch.float64) / 40
-    radius = torch.where(torch.arange(40) % 2 == 0, 0.4, 0.9)
-    rings = torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
-    clouds = {
-        f"cloud, {d}": GaussianMixture(
-            size * torch.randn(n, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64), std=std, sde=sde
-        )
-        for d, n, size, std in ((3, 12, 0.7, 0.12), (8, 20, 0.4, 0.08), (24, 30, 0.9, 0.25))
-    }
-    return {
-        "digits, narrow": GaussianMixture(images[512:900], std=0.12, sde=sde),
-        "digits, wide": GaussianMixture(images[900:1300], std=0.25, sde=sde),
-        "plane": GaussianMixture(places, std=0.05, weights=weights, sde=sde),
-        "rings": GaussianMixture(rings, std=0.03, sde=sde),
-        **clouds,
-    }
-
-
-def spectra(sde: VPSDE) -> dict[str, ScoreModel]:
-    """Gaussians with falling variances."""
-    f = torch.arange(1, 257, dtype=torch.float64)
-    g2 = torch.arange(20, dtype=torch.float64) ** 2
-    h2 = torch.arange(16, dtype=torch.float64) ** 2
-    steep = 1 / (0.5 + h2[:, None] + h2) ** 1.2
-    variances = {
-        "spectrum, line": (f**-1.5, 0.3),
-        "spectrum, flat": ((1 / (1 + g2[:, None] + g2) ** 0.75).flatten(), 0.25),
-        "spectrum, steep": (torch.stack([steep, steep / 5, steep / 50]).flatten(), 0.3),
-    }
-    return {name: gaussian_spectrum(v * (mean / v.mean()), sde) for name, (v, mean) in variances.items()}
-
-
-def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
-    """Draw noises and find where they end."""
-    dtype = torch.float32 if network else torch.float64
-    assert model.shape is not None
-    x1 = model.sde.prior((n + held_out, *model.shape), seeds=range(_SEED, _SEED + n + held_out), dtype=dtype)
-    x0, _ = converged(model, x1, steps=160 if network else 400)
-    if network:
-        kept = _settled(model, x1, x0)
-        x1, x0, n = x1[kept], x0[kept], int(kept[:n].sum())
-    call: Callable[..., Tensor] = lambda x, t, rows: torch.cat(  # noqa: E731
-        [model.denoise(a, b) for a, b in zip(x.split(512), t.split(512), strict=True)]
-    )
-    return Member(name, Fit(call, model.sde, x1[:n], x0[:n]), Fit(call, model.sde, x1[n:], x0[n:]), network)
-
-
-def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
-    """Which noises a good solver takes near their end: those on a watershed would decide all means, by chance."""
-    grid = spaced(model.sde, "power-1.5", 10, 0.15)
-    solver = ExponentialAdams(2, "data", "time", corrector=True)
-    errors = rms(solve(model.sde.probability_flow(model), x1, solver=solver, grid=grid).x - x0)
-    return errors < 3 * errors.median()
-
-
-def family(networks: Sequence[str]) -> list[Member]:
-    """All of it."""
-    sde = VPSDE()
-    out = [member(name, model, 192, 192) for name, model in mixtures(sde).items()]
-    out += [member(name, model, 48, 48) for name, model in spectra(sde).items()]
-    return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]
-
-
-def error(fit: Fit, solver: Solver, times: Tensor) -> float:
-    """Mean error of a solver on a grid."""
-    return float(fit.errors(run(compile_table(solver, fit.sde, len(times) - 1, times), fit)).mean())
-
-
-def base(one: Member, steps: int) -> float:
-    """The error of the best pair for one model."""
-    return search(one.fit.sde, steps, partial(error, one.few), partial(error, one.fit), 1)[0].error
-
-
 def weights_of(members: Sequence[Member], steps: int) -> list[float]:
     """How often each model counts."""
     networks = sum(one.network for one in members)
     weight = _NETWORK_WEIGHT if steps > 5 else _NETWORK_WEIGHT_FEW
     return [weight / networks if one.network else 1.0 for one in members]
+
+
+def judged(
+    label: str,
+    members: Sequence[Member],
+    ends: Sequence[Tensor],
+    bases: Sequence[float],
+    units: Sequence[float],
+    console: Console,
+) -> float:
+    """The objective at the ends of the held-out noises, printed with the error of every member over its base."""
+    found = objective([one.held for one in members], ends, units)
+    each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
+    console.print(f"{label}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
+    return found
 
 
 class Design:
@@ -216,9 +122,7 @@ class Design:
     def offer(self, stage: str, table: Table) -> bool:
         """Compare on the held-out noises."""
         ends = [run(table, one.held) for one in self.members]
-        found = objective([one.held for one in self.members], ends, self.units)
-        each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(self.members, ends, self.bases, strict=True)]
-        self.console.print(f"{self.steps} {stage}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
+        found = judged(f"{self.steps} {stage}", self.members, ends, self.bases, self.units, self.console)
         if found < self.best:
             self.best, self.table = found, table
         return True
@@ -274,15 +178,8 @@ class Design:
 
 
 def kind_of(name: str) -> int:
-    """Number of the kind of a member.
-
-    Raises:
-        ValueError: a member of no kind.
-    """
-    for kind, members in enumerate(KINDS.values()):
-        if name in members:
-            return kind
-    raise ValueError(f"the run '{name}' is of no kind; its folder is called {', '.join(sum(KINDS.values(), ()))}")
+    """Number of the kind of a member."""
+    return next(kind for kind, members in enumerate(KINDS.values()) if name in members)
 
 
 class GatedDesign:
@@ -291,10 +188,8 @@ class GatedDesign:
     def __init__(self, members: Sequence[Member], start: dict[str, Any], console: Console) -> None:
         self.members, self.console, self.steps = members, console, len(start["rows"])
         self.kinds = [kind_of(one.name) for one in members]
-        if absent := set(range(len(KINDS))) - set(self.kinds):
-            raise ValueError(f"the family has no model of the kind {[list(KINDS)[k] for k in absent]}; add its run")
         # A network is expensive, and has many dimensions.
-        self.fits = [one.part(_FEW) if one.network else one.fit for one in members]
+        self.fits = [one.part(FEW) if one.network else one.fit for one in members]
         self.bases = [base(one, self.steps) for one in members]
         weight = _EACH_NETWORK if self.steps > _FEW_STEPS else _EACH_NETWORK_FEW
         weights = [weight if one.network else 1 for one in members]
@@ -305,9 +200,7 @@ class GatedDesign:
     def offer(self, stage: str, made: Kinds) -> bool:
         """Compare on the held-out noises."""
         ends = [made.endpoints(one.held) for one in self.members]
-        found = objective([one.held for one in self.members], ends, self.units)
-        each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(self.members, ends, self.bases, strict=True)]
-        self.console.print(f"{self.steps} {stage}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
+        found = judged(f"{self.steps} {stage}", self.members, ends, self.bases, self.units, self.console)
         if found < self.best:
             self.best, self.found = found, made
         return True
@@ -402,6 +295,8 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(width=160)
     starts = stored(args.start)
+    if not (args.plain or args.settings) and {Path(run).name for run in args.run} != NETWORKS:
+        parser.error(f"gates need the runs of {', '.join(sorted(NETWORKS))}, in folders of these names; got {args.run}")
     members = family(args.run)
     console.print("family:", ", ".join(one.name for one in members))
     if args.settings:

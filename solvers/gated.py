@@ -30,8 +30,7 @@ from torch import Tensor
 
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
-from solvers.solver import Solver
-from solvers.table import Table
+from solvers.table import OwnGrid, Table
 
 # Features are compared with what they were where the gate was fitted, at most this many standard deviations away.
 FAR = 4.0
@@ -141,7 +140,7 @@ def _log_rms(unit: float, *parts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GatedTable(Solver):
+class GatedTable(OwnGrid):
     """One run of N evaluations whose numbers are a weighted mean of those of K tables, by sample.
 
     Args:
@@ -162,11 +161,6 @@ class GatedTable(Solver):
     tables: tuple[Table, ...]
     gates: tuple[Gate | None, ...]
     source: str = "tables with gates"
-
-    order = 0
-    needs = (ReverseProcess,)
-    finishes = True
-    redoes = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(gate and Gate.of(*gate) for gate in self.gates))
@@ -194,16 +188,8 @@ class GatedTable(Solver):
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Its own times; it has no other."""
+        """That of all tables."""
         return self.times
-
-    def steps_for(self, evaluations: int, finish: bool = True) -> int:
-        """Its own number of evaluations.
-
-        Raises:
-            ValueError: another budget.
-        """
-        return self.tables[0].steps_for(evaluations, finish)
 
     def init(self, problem: ReverseProcess, times: Tensor) -> Seen:
         """Nothing evaluated yet.

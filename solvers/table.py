@@ -46,8 +46,31 @@ class History(NamedTuple):
     values: tuple[Tensor, ...]
 
 
+class OwnGrid(Solver):
+    """A solver for one grid, its own, and so for one number of evaluations."""
+
+    order = 0
+    needs = (ReverseProcess,)
+    finishes = True
+    redoes = True  # some do; the numbers do not say which
+
+    def steps_for(self, evaluations: int, finish: bool = True) -> int:
+        """Its own number of evaluations.
+
+        Raises:
+            ValueError: another budget.
+        """
+        steps = len(self.grid) - 1
+        if evaluations != steps:
+            raise ValueError(
+                f"this solver was made for {steps} evaluations, not for {evaluations}; give it nfe = {steps}, or make "
+                "one for your budget"
+            )
+        return evaluations
+
+
 @dataclass(frozen=True)
-class Table(Solver):
+class Table(OwnGrid):
     """One run of N evaluations, as numbers.
 
     Args:
@@ -71,11 +94,6 @@ class Table(Solver):
     source: str = "a table"
     rho: tuple[float, ...] = ()
 
-    order = 0
-    needs = (ReverseProcess,)
-    finishes = True
-    redoes = True  # some do; the numbers do not say which
-
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
         if len(self.times) != len(self.rows) + 1 or not self.rows:
@@ -98,19 +116,6 @@ class Table(Solver):
     def grid(self) -> tuple[float, ...]:
         """Its own times; it has no other."""
         return self.times
-
-    def steps_for(self, evaluations: int, finish: bool = True) -> int:
-        """Its own number of evaluations.
-
-        Raises:
-            ValueError: another budget.
-        """
-        if evaluations != len(self.rows):
-            raise ValueError(
-                f"this solver was made for {len(self.rows)} evaluations, not for {evaluations}; give it nfe = "
-                f"{len(self.rows)}, or make one for your budget"
-            )
-        return evaluations
 
     def init(self, problem: ReverseProcess, times: Tensor) -> History:
         """Nothing evaluated yet.

@@ -79,7 +79,10 @@ def load_tuned(path: str | os.PathLike[str], stored: Stored, nfe: int) -> Solver
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
     missing = [key for key in ("nfe", "model", "solver") if key not in content]
     if missing:
-        raise CheckpointError(f"{path} is damaged: it has no {', '.join(missing)}")
+        raise CheckpointError(
+            f"{path} is damaged or of an earlier version: it has no {', '.join(missing)}; tune again: sdediff tune "
+            f"{stored.path} --nfe {nfe}"
+        )
     if content["nfe"] != nfe:
         raise ValueError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
     if content["model"]["sha256"] != stored.sha256:

@@ -1,0 +1,131 @@
+"""The family of models that ``benchmarks.design`` fits the tables of ``pf-ode`` to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from benchmarks.problems import gaussian_spectrum
+from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
+from sde_diffusion.converged import converged, rms
+from sde_diffusion.tuning.fit import Fit, run
+from sde_diffusion.tuning.search import search
+from sde_diffusion.tuning.spacing import spaced
+from solvers import Solver, solve
+from solvers.exponential import ExponentialAdams
+from solvers.table import compile_table
+
+FEW = 32
+_SEED = 2**42
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of the family.
+
+    Attributes:
+        name: as printed.
+        fit: noises to fit on.
+        held: noises that decide.
+        network: whether the model is expensive.
+    """
+
+    name: str
+    fit: Fit
+    held: Fit
+    network: bool = False
+
+    @property
+    def few(self) -> Fit:
+        """The first noises."""
+        return self.part(FEW // 2 if self.network else FEW)
+
+    def part(self, n: int) -> Fit:
+        """The first n noises."""
+        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+
+
+def mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
+    """Those with an exact score."""
+    images = torch.from_numpy(load_digits().images / 8 - 1).reshape(-1, 64)
+    generator = torch.Generator().manual_seed(3)
+    places = torch.rand(24, 2, generator=generator, dtype=torch.float64) * 2 - 1
+    weights = torch.rand(24, generator=generator, dtype=torch.float64) + 0.2
+    angle = 2 * math.pi * torch.arange(40, dtype=torch.float64) / 40
+    radius = torch.where(torch.arange(40) % 2 == 0, 0.4, 0.9)
+    rings = torch.stack([angle.cos(), angle.sin()], 1) * radius[:, None]
+    clouds = {
+        f"cloud, {d}": GaussianMixture(
+            size * torch.randn(n, d, generator=torch.Generator().manual_seed(d), dtype=torch.float64), std=std, sde=sde
+        )
+        for d, n, size, std in ((3, 12, 0.7, 0.12), (8, 20, 0.4, 0.08), (24, 30, 0.9, 0.25))
+    }
+    return {
+        "digits, narrow": GaussianMixture(images[512:900], std=0.12, sde=sde),
+        "digits, wide": GaussianMixture(images[900:1300], std=0.25, sde=sde),
+        "plane": GaussianMixture(places, std=0.05, weights=weights, sde=sde),
+        "rings": GaussianMixture(rings, std=0.03, sde=sde),
+        **clouds,
+    }
+
+
+def spectra(sde: VPSDE) -> dict[str, ScoreModel]:
+    """Gaussians with falling variances."""
+    f = torch.arange(1, 257, dtype=torch.float64)
+    g2 = torch.arange(20, dtype=torch.float64) ** 2
+    h2 = torch.arange(16, dtype=torch.float64) ** 2
+    steep = 1 / (0.5 + h2[:, None] + h2) ** 1.2
+    variances = {
+        "spectrum, line": (f**-1.5, 0.3),
+        "spectrum, flat": ((1 / (1 + g2[:, None] + g2) ** 0.75).flatten(), 0.25),
+        "spectrum, steep": (torch.stack([steep, steep / 5, steep / 50]).flatten(), 0.3),
+    }
+    return {name: gaussian_spectrum(v * (mean / v.mean()), sde) for name, (v, mean) in variances.items()}
+
+
+def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
+    """Draw noises and find where they end."""
+    dtype = torch.float32 if network else torch.float64
+    assert model.shape is not None
+    x1 = model.sde.prior((n + held_out, *model.shape), seeds=range(_SEED, _SEED + n + held_out), dtype=dtype)
+    x0, _ = converged(model, x1, steps=160 if network else 400)
+    if network:
+        kept = _settled(model, x1, x0)
+        x1, x0, n = x1[kept], x0[kept], int(kept[:n].sum())
+    call: Callable[..., Tensor] = lambda x, t, rows: torch.cat(  # noqa: E731
+        [model.denoise(a, b) for a, b in zip(x.split(512), t.split(512), strict=True)]
+    )
+    return Member(name, Fit(call, model.sde, x1[:n], x0[:n]), Fit(call, model.sde, x1[n:], x0[n:]), network)
+
+
+def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
+    """Which noises a good solver takes near their end: those on a watershed would decide all means, by chance."""
+    grid = spaced(model.sde, "power-1.5", 10, 0.15)
+    solver = ExponentialAdams(2, "data", "time", corrector=True)
+    errors = rms(solve(model.sde.probability_flow(model), x1, solver=solver, grid=grid).x - x0)
+    return errors < 3 * errors.median()
+
+
+def family(networks: Sequence[str]) -> list[Member]:
+    """All of it."""
+    sde = VPSDE()
+    out = [member(name, model, 192, 192) for name, model in mixtures(sde).items()]
+    out += [member(name, model, 48, 48) for name, model in spectra(sde).items()]
+    return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]
+
+
+def error(fit: Fit, solver: Solver, times: Tensor) -> float:
+    """Mean error of a solver on a grid."""
+    return float(fit.errors(run(compile_table(solver, fit.sde, len(times) - 1, times), fit)).mean())
+
+
+def base(one: Member, steps: int) -> float:
+    """The error of the best pair for one model."""
+    return search(one.fit.sde, steps, partial(error, one.few), partial(error, one.fit), 1)[0].error
