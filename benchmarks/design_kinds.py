@@ -29,6 +29,7 @@ from solvers.problem import ReverseProcess
 
 _DIFFERENCE = 1e-3
 _BAND = 4  # columns of a row that are fitted: the value of its own step and of the three before
+_LEAST_WIDTH = 1e-3  # late changes can be below what counts for every sample
 _PENALTY = 1e-3  # on squared slopes of a gate, beside the mean log-loss
 
 
@@ -131,7 +132,7 @@ class Kinds:
             x = torch.cat(seen)
             of = torch.cat([torch.full((len(s),), kind) for s, kind in zip(seen, kinds, strict=True)])
             each = torch.cat([torch.full((len(s),), 1 / len(s) / len(seen)) for s in seen])
-            centre, width = x.mean(0), x.std(0)
+            centre, width = x.mean(0), x.std(0).clamp_min(_LEAST_WIDTH)
             near = ((x - centre) / width).clamp(-FAR, FAR)
             found = LogisticRegression(C=1 / (2 * _PENALTY), max_iter=2000, tol=1e-8)
             found.fit(near.numpy(), of.numpy(), each.double().numpy())

@@ -14,6 +14,7 @@ embedded Runge-Kutta pair would shorten its steps to resolve it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -34,15 +35,16 @@ class State(NamedTuple):
     slopes: tuple[Tensor, ...]
 
 
-def integrals(times: list[float], t: float, s: float) -> list[float]:
-    """The integrals from t to s of the interpolation polynomials through some times.
+@lru_cache(maxsize=4096)
+def integrals(times: tuple[float, ...], t: float, s: float) -> tuple[float, ...]:
+    """The integrals from t to s of the interpolation polynomials through some times; they are cached.
 
-    >>> [round(w, 12) for w in integrals([1.0, 0.0], 0.0, 1.0)]
+    >>> [round(w, 12) for w in integrals((1.0, 0.0), 0.0, 1.0)]
     [0.5, 0.5]
     """
     h = s - t
     nodes = np.array([(time - t) / h for time in times])
-    return [float(w) for w in h * (lagrange(nodes, POINTS) @ WEIGHTS)]
+    return tuple((h * (lagrange(nodes, POINTS) @ WEIGHTS)).tolist())
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ class Adams(Solver):
         start, end = float(t), float(s)
         if state is None:
             state = State((start,), (problem.drift(x, t),))
-        predicted = x + _weighted(integrals([*state.times], start, end), state.slopes)
+        predicted = _moved(x, integrals(state.times, start, end), state.slopes)
         times, slopes = (end, *state.times), (problem.drift(predicted, s), *state.slopes)
-        corrected = x + _weighted(integrals([*times], start, end), slopes)
+        corrected = _moved(x, integrals(times, start, end), slopes)
         return corrected, s, State(times[:_KEPT], slopes[:_KEPT])
 
 
-def _weighted(weights: list[float], slopes: tuple[Tensor, ...]) -> Tensor:
-    total = slopes[0] * weights[0]
+def _moved(x: Tensor, weights: tuple[float, ...], slopes: tuple[Tensor, ...]) -> Tensor:
+    """X + sum of the weighted slopes."""
+    moved = x.add(slopes[0], alpha=weights[0])
     for w, slope in zip(weights[1:], slopes[1:], strict=True):
-        total = total + w * slope
-    return total
+        moved = moved.add_(slope, alpha=w)
+    return moved

@@ -20,6 +20,7 @@ of steps, sets how far the law can be trusted, and there is no order of converge
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,10 +111,13 @@ class PredictorCorrector(Solver):
 
     def _correct(self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, at: Tensor, noise: Noise) -> Tensor:
         """Langevin steps at one end of the interval from t to s."""
-        alpha, sigma = (float(c) for c in problem.path(at)[:2])
-        shrink = float(problem.path(t).alpha) / float(problem.path(s).alpha)
-        h = problem.half_log_snr(float(s)) - problem.half_log_snr(float(t)) if self.rule == "step" else 1.0
-        snr = self.snr * min(h, 1.0) ** 0.5
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = ((float(c) for c in problem.path(r)[:2]) for r in (t, s))
+        alpha, sigma = (alpha_t, sigma_t) if at is t else (alpha_s, sigma_s)
+        shrink = alpha_t / alpha_s
+        if self.rule != "step" or shrink == 0:
+            snr = self.snr
+        else:
+            snr = self.snr * min(math.log(alpha_s / sigma_s) - math.log(alpha_t / sigma_t), 1.0) ** 0.5
         for k in range(self.corrections):
             xi = noise.independent(x, at, k)
             pull = problem.denoise(x, at).mul(alpha).sub(x)  # sigma^2 score

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from solvers.ancestral import ancestral_step
 from solvers.noise import Noise
-from solvers.problem import Problem, ReverseProcess, like
+from solvers.problem import Problem, ReverseProcess
 from solvers.solver import Solver
 
 
@@ -38,7 +38,7 @@ class Euler(Solver):
         self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
         """One Euler step."""
-        return x + like(s - t, x) * problem.drift(x, t), s, state
+        return x.add(problem.drift(x, t), alpha=float(s) - float(t)), s, state
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,6 @@ class EulerMaruyama(Solver):
         xi = noise.increment(x, t, s)
         if isinstance(problem, ReverseProcess) and float(problem.path(t).alpha) == 0:
             return ancestral_step(problem, x, problem.denoise(x, t), t, s, xi), s, state
-        h = s - t
-        x = x + like(h, x) * problem.drift(x, t)
-        return x + like(h.abs().sqrt(), x) * problem.diffusion(x, t) * xi, s, state
+        h = float(s) - float(t)
+        kick = problem.diffusion(x, t) * xi
+        return x.add(problem.drift(x, t), alpha=h).add_(kick, alpha=abs(h) ** 0.5), s, state

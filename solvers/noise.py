@@ -18,8 +18,9 @@ as a run asks at most once in each leaf. Runs with other grids ask the same path
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -134,14 +135,14 @@ class Noise(Protocol):
         ...
 
 
-def levy_weights(clock: Clock, u: float, depth: int) -> dict[int, float]:
-    """W(u) as a sum of independent N(0, 1) numbers: {node: weight}.
+@lru_cache(maxsize=1024)
+def levy_weights(variance: Callable[[Any], Any], u: float, depth: int) -> Mapping[int, float]:
+    """W(u) as a sum of independent N(0, 1) numbers: {node: weight}; cached.
 
     Node 2^l + k is the interval [k, k+1] / 2^l of the tree; nodes 0 and -1 are the two ends of the path.
     The squares of the weights sum to c(u):
 
-    >>> line = Clock(lambda t: t, lambda u: u)
-    >>> round(sum(w * w for w in levy_weights(line, 0.3, depth=8).values()), 12)
+    >>> round(sum(w * w for w in levy_weights(lambda u: u, 0.3, depth=8).values()), 12)
     0.3
     """
     cells = 1 << depth
@@ -151,9 +152,9 @@ def levy_weights(clock: Clock, u: float, depth: int) -> dict[int, float]:
     weight_m = 1.0
     weights: dict[int, float] = {}
     node = cells + k
-    ca, cb = clock.variance(a), clock.variance(b)
+    ca, cb = variance(a), variance(b)
     while True:
-        cm = clock.variance(m)
+        cm = variance(m)
         # p is not 1 - q: c grows by up to e^40 over an interval, and nothing of it would be left.
         q, p = (cb - cm) / (cb - ca), (cm - ca) / (cb - ca)
         weights[node] = weight_m * math.sqrt(max(q * (cm - ca), 0.0))
@@ -168,20 +169,29 @@ def levy_weights(clock: Clock, u: float, depth: int) -> dict[int, float]:
         else:
             m, weight_m, left, right = b, right, left, 0.0
             b += b - a
-        ca, cb = clock.variance(a), clock.variance(b)
+        ca, cb = variance(a), variance(b)
         node >>= 1
     weights[0] = right * math.sqrt(cb - ca)
     weights[-1] = (left + right) * math.sqrt(ca)
     return weights
 
 
-def levy_weights_each(clock: Clock, u: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=1024)
+def _increment_weights(variance: Callable[[Any], Any], u: float, v: float, depth: int) -> Mapping[int, float]:
+    """The normalised increment from u to v as a sum of normals; cached, for the next batch takes the same steps."""
+    scale = 1 / math.sqrt(abs(variance(v) - variance(u)))
+    weights = dict(levy_weights(variance, v, depth))
+    for node, w in levy_weights(variance, u, depth).items():
+        weights[node] = weights.get(node, 0.0) - w
+    return {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
+
+
+def levy_weights_each(variance: Callable[[Any], Any], u: Tensor, depth: int) -> tuple[Tensor, Tensor]:
     """``levy_weights`` of one position per sample: nodes and weights, both (depth + 3, B).
 
     Row i holds the node of every sample at level depth - i; the last two rows are the ends of the path.
 
-    >>> line = Clock(lambda t: t, lambda u: u)
-    >>> nodes, weights = levy_weights_each(line, torch.tensor([0.3, 0.8], dtype=torch.float64), depth=8)
+    >>> nodes, weights = levy_weights_each(lambda u: u, torch.tensor([0.3, 0.8], dtype=torch.float64), depth=8)
     >>> weights.square().sum(0)
     tensor([0.3000, 0.8000], dtype=torch.float64)
     """
@@ -191,7 +201,7 @@ def levy_weights_each(clock: Clock, u: Tensor, depth: int) -> tuple[Tensor, Tens
     left_end = k.double()
     a, b, m = left_end / first, (left_end + 1) / first, (left_end + 0.5) / first
     m[0] = u
-    ca, cm, cb = clock.variance(a), clock.variance(m), clock.variance(b)
+    ca, cm, cb = variance(a), variance(m), variance(b)
     q, p = (cb - cm) / (cb - ca), (cm - ca) / (cb - ca)
     weights = (q * (cm - ca)).clamp_min(0).sqrt()
     odd = (k & 1).bool()
@@ -240,9 +250,8 @@ class BrownianPath:
     depth: int = 10
     _grid: tuple[float, ...] = field(default=(), repr=False)
     _positions: dict[float, float] = field(default_factory=dict, repr=False)
-    _planned: dict[tuple[float, float], dict[int, float]] = field(default_factory=dict, repr=False)
-    _last: tuple[float, dict[int, float]] = field(default=(math.nan, {}), repr=False)
     _normals: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _increments: dict[tuple[float, float], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def along(cls, seeds: Tensor, clock: Clock, times: Tensor) -> BrownianPath:
@@ -264,42 +273,36 @@ class BrownianPath:
                 f"no Brownian increment between t = {float(t):.3g} and {float(s):.3g}: the times are too close to "
                 "each other, or to an end of the path; use a grid with fewer or more even steps"
             )
-        weights = self._planned.pop((u, v), None) or self._weights(u, v)
-        if not all(n in self._normals for n in weights):
-            self._draw(weights, v, x)
-        total = torch.zeros(x.shape, dtype=torch.float32)
-        for n, w in weights.items():
-            total.add_(self._normals[n], alpha=w)
-        return _place(total, x)
+        if (u, v) not in self._increments:
+            self._draw(u, v, x)
+        return _place(self._increments[u, v], x)
 
-    def _weights(self, u: float, v: float) -> dict[int, float]:
-        """The normalised increment from u to v as a sum of normals."""
-        scale = 1 / math.sqrt(abs(self.clock.variance(v) - self.clock.variance(u)))
-        # A step starts where the last one ended, whose weights are kept.
-        before = self._last[1] if self._last[0] == u else levy_weights(self.clock, u, self.depth)
-        weights = levy_weights(self.clock, v, self.depth)
-        self._last = (v, weights.copy())
-        for node, w in before.items():
-            weights[node] = weights.get(node, 0.0) - w
-        return {n: w * scale for n, w in weights.items() if abs(w * scale) > 1e-8}
+    def _draw(self, u: float, v: float, x: Tensor) -> None:
+        """Make an increment and, as far as the memory goes, those that follow on the grid.
 
-    def _draw(self, weights: dict[int, float], v: float, x: Tensor) -> None:
-        """Draw what an increment up to v needs and, as far as the memory goes, those that follow on the grid.
-
-        One call for many steps: for small samples a call costs more than its numbers.
+        Many steps at a time: for small samples a call costs more than its numbers, and the numbers are summed while
+        they are in the cache.
         """
-        wanted = dict.fromkeys(weights)
         following = self._grid[self._grid.index(v) :] if v in self._grid else ()
-        for a, b in pairwise(following):
+        plan: dict[tuple[float, float], Mapping[int, float]] = {}
+        wanted: dict[int, None] = {}
+        for a, b in ((u, v), *pairwise(following)):
             if len(wanted) * x.numel() > _NUMBERS or self.clock.variance(a) == self.clock.variance(b):
                 break
-            if (a, b) not in self._planned:
-                self._planned[a, b] = self._weights(a, b)
-            wanted.update(dict.fromkeys(self._planned[a, b]))
+            plan[a, b] = _increment_weights(self.clock.variance, a, b, self.depth)
+            wanted.update(dict.fromkeys(plan[a, b]))
         fresh = [n for n in wanted if n not in self._normals]
-        drawn = standard_normal(self.seeds, x.shape[1:], BROWNIAN, torch.tensor(fresh, dtype=torch.int64)[:, None])
-        known = {**self._normals, **dict(zip(fresh, drawn, strict=True))}
+        known = dict(self._normals)
+        if fresh:
+            nodes = torch.tensor(fresh, dtype=torch.int64)[:, None]
+            known.update(zip(fresh, standard_normal(self.seeds, x.shape[1:], BROWNIAN, nodes), strict=True))
         self._normals = {n: known[n] for n in wanted}
+        self._increments = {}
+        for ends, weights in plan.items():
+            total = torch.zeros(x.shape, dtype=torch.float32)
+            for n, w in weights.items():
+                total.add_(known[n], alpha=w)
+            self._increments[ends] = total
 
     def _position(self, t: float) -> float:
         found = self._positions.get(t)
@@ -309,8 +312,8 @@ class BrownianPath:
         ones = (len(x), *(1,) * (x.ndim - 1))
         u, v = (self.clock.position(c.cpu().expand(ones).flatten()) for c in (t, s))
         depth = max(self.depth, _FINEST)
-        nodes_u, weights_u = levy_weights_each(self.clock, u, depth)
-        nodes_v, weights_v = levy_weights_each(self.clock, v, depth)
+        nodes_u, weights_u = levy_weights_each(self.clock.variance, u, depth)
+        nodes_v, weights_v = levy_weights_each(self.clock.variance, v, depth)
         span = (self.clock.variance(v) - self.clock.variance(u)).abs()
         scale = torch.where(span > 0, span.rsqrt(), 0.0)
         # Where both ends use one normal their weights are subtracted in float64, before it is drawn.
@@ -349,4 +352,4 @@ def _place(noise: Tensor, x: Tensor) -> Tensor:
     if x.device.type == "cuda":
         # A pinned, non-blocking copy: the host does not wait for the device.
         return noise.pin_memory().to(x.device, non_blocking=True).to(x.dtype)
-    return noise.to(device=x.device, dtype=x.dtype)
+    return noise.to(device=x.device, dtype=x.dtype, copy=True)

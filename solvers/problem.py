@@ -133,6 +133,13 @@ class KnownTimes:
 
 # Brownian paths of reverse processes live on this range of lambda = log(alpha / sigma).
 _LAMBDA_MIN, _LAMBDA_MAX = -16.0, 24.0
+_SPAN = _LAMBDA_MAX - _LAMBDA_MIN
+
+
+def _snr(u: Any) -> Any:
+    """The variance of the path at u; one function for all processes, which plans are cached by."""
+    exponent = 2 * (_LAMBDA_MIN + u * _SPAN)
+    return torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
 
 
 @dataclass(frozen=True)
@@ -184,20 +191,27 @@ class ReverseProcess:
 
     def drift_from(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """The drift, given the denoised x: no model evaluation."""
-        alpha, sigma, dalpha, dsigma = self.path(t)
-        # v - eta^2 g^2 / 2 score = a D + b x, with the x - alpha D of both terms collected.
-        slope = dsigma / sigma
-        if self.eta > 0:
-            slope = slope + self.eta**2 * (dsigma / sigma - dalpha / alpha)
-        return like(dalpha - slope * alpha, x) * x0 + like(slope, x) * x
+        scales = self.path(t)
+        if t.ndim == 0:
+            # As numbers: arithmetic on tensors without dimensions costs more than the sum itself.
+            alpha, sigma, dalpha, dsigma = (float(c) for c in scales)
+            if alpha > 0 and sigma > 0:
+                a, b = _drift_weights(alpha, sigma, dalpha, dsigma, self.eta)
+                return x.mul(b).add_(x0, alpha=a)
+        a, b = (like(c, x) for c in _drift_weights(*scales, self.eta))
+        return a * x0 + b * x
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """The coefficient of dw, eta g(t); zero for eta = 0, where g is infinite too."""
         if self.eta == 0:
             return torch.zeros((), dtype=torch.float64, device=x.device)
-        alpha, sigma, dalpha, dsigma = self.path(t)
-        g2 = 2 * sigma * (dsigma - dalpha / alpha * sigma)
-        return like(self.eta * g2.clamp_min(0).sqrt(), x)
+        scales = self.path(t)
+        if t.ndim == 0:
+            alpha, sigma, dalpha, dsigma = (float(c) for c in scales)
+            if alpha > 0:
+                g2 = _squared_diffusion(alpha, sigma, dalpha, dsigma)
+                return torch.tensor(self.eta * max(g2, 0.0) ** 0.5, dtype=torch.float64)
+        return like(self.eta * _squared_diffusion(*scales).clamp_min(0).sqrt(), x)
 
     def finish(self, x: Tensor, t: Tensor) -> Tensor:
         """The step of every solver to sigma = 0: x_0 = E[x_0 | x_t = x]."""
@@ -217,19 +231,28 @@ class ReverseProcess:
         On it the exact solution of the reverse SDE for a constant D is an increment of Brownian motion,
         so that coarse and fine grids see one and the same noise.
         """
-        span = _LAMBDA_MAX - _LAMBDA_MIN
 
         def position(t: Any) -> Any:
             if isinstance(t, Tensor):
                 alpha, sigma = self.path(t)[:2]
-                return ((torch.log(alpha / sigma) - _LAMBDA_MIN) / span).clamp(0, 1)
-            return min(max((self.half_log_snr(t) - _LAMBDA_MIN) / span, 0.0), 1.0)
+                return ((torch.log(alpha / sigma) - _LAMBDA_MIN) / _SPAN).clamp(0, 1)
+            return min(max((self.half_log_snr(t) - _LAMBDA_MIN) / _SPAN, 0.0), 1.0)
 
-        def variance(u: Any) -> Any:
-            exponent = 2 * (_LAMBDA_MIN + u * span)
-            return torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
+        return Clock(position, _snr)
 
-        return Clock(position, variance)
+
+def _drift_weights(alpha: Any, sigma: Any, dalpha: Any, dsigma: Any, eta: float) -> tuple[Any, Any]:
+    """(a, b) of the drift a D + b x, of numbers or tensors."""
+    # v - eta^2 g^2 / 2 score, with the x - alpha D of both terms collected.
+    slope = dsigma / sigma
+    if eta > 0:
+        slope = slope + eta**2 * (dsigma / sigma - dalpha / alpha)
+    return dalpha - slope * alpha, slope
+
+
+def _squared_diffusion(alpha: Any, sigma: Any, dalpha: Any, dsigma: Any) -> Any:
+    """g^2, of numbers or tensors."""
+    return 2 * sigma * (dsigma - dalpha / alpha * sigma)
 
 
 Problem = Equation | ReverseProcess

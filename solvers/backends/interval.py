@@ -46,18 +46,18 @@ class Interval:
 
     def __init__(self, problem: Problem, x: Tensor, start: Tensor, end: Tensor, check: bool) -> None:
         self.problem, self.check = problem, check
-        self.start, self.end = start.reshape(-1)[0].cpu(), end.cpu()
-        self.length = abs(float(self.end - self.start))
-        self.sign = 1.0 if self.end > self.start else -1.0
+        self.start, self.end = (start if start.ndim == 0 else start.reshape(-1)[0]).cpu(), end.cpu()
+        length = float(self.end) - float(self.start)
+        self.length, self.sign = abs(length), 1.0 if length > 0 else -1.0
         # The last state that the library has accepted, and which samples were not finite.
         self.accepted: tuple[float, Tensor] = (0.0, x)
-        self.bad = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.bad: Tensor | None = None
 
     def time(self, r: float) -> Tensor:
         """The time t at r."""
         if r >= self.length:
             return self.end
-        return self.start + self.sign * max(r, 0.0)
+        return self.start + self.sign * r if r > 0 else self.start
 
     def __call__(self, r: Any, x: Tensor) -> Tensor:
         """The slope in r at (x, r)."""
@@ -76,9 +76,10 @@ class Interval:
         """What a solver returns: how far the accepted state has got."""
         r, x = self.accepted
         at = self.time(r).to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
-        stalled = torch.ones_like(self.bad) if failed else self.bad
         slope = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
-        return x, at, State(stalled, slope.masked_fill(self.bad[:, None], torch.nan))
+        bad = torch.zeros_like(slope[:, 0], dtype=torch.bool) if self.bad is None else self.bad
+        stalled = torch.ones_like(bad) if failed else bad
+        return x, at, State(stalled, slope.masked_fill(bad[:, None], torch.nan))
 
 
 def check_tolerances(rtol: float, atol: float) -> None:

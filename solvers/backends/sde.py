@@ -150,8 +150,8 @@ class _SDE:
     def g(self, r: Any, y: Tensor) -> Tensor:
         """The diffusion."""
         x = y.reshape(self.shape)
-        g = self.drift.problem.diffusion(x, self.drift.time(float(r)))
-        return g.to(x).expand(self.shape).flatten(1)
+        g = self.drift.problem.diffusion(x, self.drift.time(float(r))).to(x)
+        return g.expand_as(y) if g.ndim == 0 else g.expand(self.shape).flatten(1)
 
 
 class _Increments:

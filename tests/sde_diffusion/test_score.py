@@ -121,3 +121,16 @@ def test_bad_input_is_refused() -> None:
     wide = ScoreModel(lambda x, t: torch.zeros(len(x), 7), VPSDE())
     with pytest.raises(ValueError, match=r"\(2, 3\), the output is \(2, 7\)"):
         wide.denoise(torch.ones(2, 3), torch.full((2,), 0.5))
+
+
+@pytest.mark.parametrize("predicts", PREDICTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_time_that_the_batch_shares_gives_the_bits_of_times_of_its_own(predicts: str, dtype: torch.dtype) -> None:
+    for sde in (VPSDE(), VPSDE(0.2, 8.0), CosineVPSDE(), VESDE()):
+        model = ScoreModel(lambda x, t: torch.sin(3 * x) + t[:, None], sde, predicts, sigma_data=0.7)
+        x = torch.randn(4, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        for shared in (0.3, 0.9):
+            t = torch.tensor([shared, shared, shared, 0.5], dtype=torch.float64)
+            together = model.denoise(x[:3], t[:3])
+            assert together.dtype == dtype
+            assert torch.equal(together, model.denoise(x, t)[:3])

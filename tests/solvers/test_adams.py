@@ -12,7 +12,7 @@ TIMES = torch.tensor([0.0, 0.1, 0.25, 0.3, 0.55, 0.7, 1.0], dtype=torch.float64)
 
 
 def test_the_weights_integrate_polynomials_through_unequal_times() -> None:
-    nodes, start, end = [0.9, 0.4, -0.2], 0.4, 0.9
+    nodes, start, end = (0.9, 0.4, -0.2), 0.4, 0.9
     for degree in range(3):
         found = sum(w * c**degree for w, c in zip(integrals(nodes, start, end), nodes, strict=True))
         assert found == pytest.approx((end ** (degree + 1) - start ** (degree + 1)) / (degree + 1), rel=1e-13)

@@ -7,7 +7,6 @@ weights.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
@@ -38,7 +37,7 @@ def times(*values: float) -> list[Tensor]:
 
 
 def dense(clock: Clock, u: float, depth: int, nodes: list[int]) -> Tensor:
-    weights = levy_weights(clock, u, depth)
+    weights = levy_weights(clock.variance, u, depth)
     return torch.tensor([weights.get(n, 0.0) for n in nodes], dtype=torch.float64)
 
 
@@ -138,7 +137,7 @@ def test_an_increment_has_the_same_bits_in_every_batch(per_sample: bool) -> None
 def test_covariance_is_the_smaller_clock_value(clock: Clock, depth: int) -> None:
     """The Gram matrix of the weights of W(u) is min(c(u), c(v)) to 1e-12."""
     u = [0.0, 0.03, 0.11, 0.25, 0.5, 0.61, 0.74, 0.9, 1.0]
-    nodes = sorted({n for x in u for n in levy_weights(clock, x, depth)})
+    nodes = sorted({n for x in u for n in levy_weights(clock.variance, x, depth)})
     w = torch.stack([dense(clock, x, depth, nodes) for x in u])
     c = torch.tensor([clock.variance(x) for x in u], dtype=torch.float64)
     scale = torch.sqrt(c[:, None] * c).clamp_min(1e-300)
@@ -150,7 +149,7 @@ def test_covariance_is_the_smaller_clock_value(clock: Clock, depth: int) -> None
 def test_increments_of_a_grid_are_independent(clock: Clock) -> None:
     u = torch.linspace(0, 1, 40, dtype=torch.float64) ** 1.3
     depth = 12
-    nodes = sorted({n for x in u for n in levy_weights(clock, float(x), depth)})
+    nodes = sorted({n for x in u for n in levy_weights(clock.variance, float(x), depth)})
     w = torch.stack([dense(clock, float(x), depth, nodes) for x in u]).diff(dim=0)
     w = w / w.norm(dim=1, keepdim=True)
     assert float((w @ w.T - torch.eye(len(w))).abs().max()) < 1e-12
@@ -162,26 +161,26 @@ def test_two_times_in_one_leaf_are_not_independent() -> None:
     Within a leaf one normal serves all, and the Gram matrix says so.
     """
     u, v = 0.501, 0.51
-    nodes = sorted({*levy_weights(LINE, u, 5), *levy_weights(LINE, v, 5)})
+    nodes = sorted({*levy_weights(LINE.variance, u, 5), *levy_weights(LINE.variance, v, 5)})
     gram = float(dense(LINE, u, 5, nodes) @ dense(LINE, v, 5, nodes))
     assert abs(gram - u) > 1e-3
     deep = depth_for(LINE, torch.tensor([u, v]))
-    nodes = sorted({*levy_weights(LINE, u, deep), *levy_weights(LINE, v, deep)})
+    nodes = sorted({*levy_weights(LINE.variance, u, deep), *levy_weights(LINE.variance, v, deep)})
     assert float(dense(LINE, u, deep, nodes) @ dense(LINE, v, deep, nodes)) == pytest.approx(u, abs=1e-12)
 
 
 def test_dyadic_points_do_not_depend_on_the_depth() -> None:
     """A deeper tree refines a path and does not move it."""
     for u in (0.25, 0.625, 0.0, 1.0):
-        coarse = {n: w for n, w in levy_weights(SNR, u, 6).items() if abs(w) > 1e-14}
-        fine = {n: w for n, w in levy_weights(SNR, u, 14).items() if abs(w) > 1e-14}
+        coarse = {n: w for n, w in levy_weights(SNR.variance, u, 6).items() if abs(w) > 1e-14}
+        fine = {n: w for n, w in levy_weights(SNR.variance, u, 14).items() if abs(w) > 1e-14}
         assert fine == pytest.approx(coarse, rel=1e-12)
 
 
 def test_ends_are_exact() -> None:
     """W(0) is node -1 alone, with variance c(0); W(1) adds node 0."""
     for clock in (LINE, SNR):
-        start, end = levy_weights(clock, 0.0, 9), levy_weights(clock, 1.0, 9)
+        start, end = levy_weights(clock.variance, 0.0, 9), levy_weights(clock.variance, 1.0, 9)
         c0, c1 = clock.variance(0.0), clock.variance(1.0)
         assert {n: w for n, w in start.items() if w} == pytest.approx({-1: math.sqrt(c0)} if c0 else {})
         assert {n: w for n, w in end.items() if w} == pytest.approx(
@@ -193,9 +192,9 @@ def test_ends_are_exact() -> None:
 def test_weights_for_each_sample_are_those_of_each_alone(depth: int) -> None:
     u = torch.tensor([0.0, 0.1, 1 / 3, 0.5, 0.77, 1.0], dtype=torch.float64)
     for clock in (LINE, SNR):
-        nodes, weights = levy_weights_each(clock, u, depth)
+        nodes, weights = levy_weights_each(clock.variance, u, depth)
         for k, position in enumerate(u.tolist()):
-            alone = levy_weights(clock, position, depth)
+            alone = levy_weights(clock.variance, position, depth)
             assert dict(zip(nodes[:, k].tolist(), weights[:, k].tolist(), strict=True)) == pytest.approx(
                 alone, rel=1e-9, abs=1e-12 * math.sqrt(clock.variance(1.0))
             )
@@ -286,6 +285,13 @@ def test_normals_are_drawn_ahead_as_far_as_the_memory_goes(size: int, ahead: int
     grid = torch.linspace(1, 0, 21, dtype=torch.float64)
     path = BrownianPath.along(torch.arange(8), LINE, grid)
     path.increment(torch.zeros(8, size), grid[0], grid[1])
-    known = set(path._normals)
-    found = sum(path._weights(a, b).keys() <= known for a, b in pairwise(grid.tolist()))
-    assert found == ahead
+    assert len(path._increments) == ahead
+
+
+def test_an_increment_is_the_callers_own() -> None:
+    path = BrownianPath.along(torch.arange(4), LINE, torch.linspace(1, 0, 6, dtype=torch.float64))
+    first = path.increment(torch.zeros(4, 3), *times(1.0, 0.8))
+    kept = first.clone()
+    first.zero_()
+    assert torch.equal(path.increment(torch.zeros(4, 3), *times(1.0, 0.8)), kept)
+    assert path.increment(torch.zeros(4, 3).double(), *times(0.8, 0.6)).dtype == torch.float64
