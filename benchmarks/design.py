@@ -3,6 +3,7 @@
     python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json --nfe 3 4 5 ...
     python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
+    python -m benchmarks.design --larger 1 1.25 1.5 1.75 2 2.5 --run STROKES-28 [--nfe 5 8 10 ...]
 
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
 handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, clouds of
@@ -25,7 +26,12 @@ from the engine) every kind of data gets numbers of its own, and gates that reco
 other numbers of steps in the file are kept; those for 3 and 4 are plain.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
-the same measure, each in units of the best setting for a model.
+the same measure, each in units of the best setting for a model; with ``--large`` for the second family.
+
+``--larger`` measures a second family, of models with 500 to 3,072 dimensions, with the tables as they are but all rho
+times a factor. Its network counts as much as its other six models together:
+
+    sdediff train --data strokes-28.npz --channels 16 --batch-size 32 --steps 4000 --ema 0.998 --out runs/strokes-28
 """
 
 from __future__ import annotations
@@ -62,7 +68,7 @@ from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
-from solvers.pf_ode import ProbabilityFlow, engine_grid, table_entry
+from solvers.pf_ode import ProbabilityFlow, engine_grid, scaled, table_entry, table_of
 from solvers.table import Table, compile_table
 
 _NETWORK_WEIGHT = 5
@@ -253,6 +259,21 @@ def settings(members: Sequence[Member], steps: int, console: Console, shown: int
         console.print(f"{steps} {one.name}: {b:.3g} by {list(found)[errors.index(b)]}")
 
 
+def larger(members: Sequence[Member], entry: dict[str, Any], factors: Sequence[float], console: Console) -> None:
+    """Errors of a table at raised noise levels, over those of the best pair for each model."""
+    steps, sde = len(entry["rows"]), members[0].fit.sde
+    bases = [base(one, steps) for one in members]
+    networks = sum(one.network for one in members)
+    weights = [(len(members) - networks) / networks if one.network else 1.0 for one in members]
+    for factor in factors:
+        table = table_of(sde, scaled(entry, factor))
+        each = [float(one.held.errors(run(table, one.held)).mean()) / b for one, b in zip(members, bases, strict=True)]
+        rms = math.sqrt(sum(w * e**2 for w, e in zip(weights, each, strict=True)) / sum(weights))
+        mean = math.exp(sum(w * math.log(e) for w, e in zip(weights, each, strict=True)) / sum(weights))
+        shown = " ".join(f"{e:.2f}" for e in each)
+        console.print(f"{steps} x {factor:g}: {rms:.2f} (geometric {mean:.2f}) from {shown}")
+
+
 def save(path: Path, tables: dict[int, dict[str, Any]]) -> None:
     """One line for each table."""
     lines = ",\n".join(json.dumps(tables[steps], separators=(",", ":")) for steps in sorted(tables))
@@ -289,19 +310,25 @@ def main() -> None:
     parser.add_argument("--nfe", nargs="+", type=int, default=list(range(5, 16)))
     parser.add_argument("--plain", action="store_true", help="one table for all, without gates")
     parser.add_argument("--settings", nargs="+", type=int, help="numbers of steps; no tables are made")
+    parser.add_argument("--larger", nargs="+", type=float, help="factors of rho for models of many dimensions")
+    parser.add_argument("--large", action="store_true", help="--settings for models of many dimensions")
     parser.add_argument("--start", type=Path, default=START, help="plain tables to start from")
     parser.add_argument("--out", type=Path, default=Path("solvers/pf_ode.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=160)
     starts = stored(args.start)
-    if not (args.plain or args.settings) and {Path(run).name for run in args.run} != NETWORKS:
+    if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != NETWORKS:
         parser.error(f"gates need the runs of {', '.join(sorted(NETWORKS))}, in folders of these names; got {args.run}")
-    members = family(args.run)
+    members = family(args.run, large=bool(args.large or args.larger))
     console.print("family:", ", ".join(one.name for one in members))
     if args.settings:
         for steps in args.settings:
             settings(members, steps, console)
+        return
+    if args.larger:
+        for steps in args.nfe:
+            larger(members, stored(args.out)[steps], args.larger, console)
         return
     for steps in args.nfe:
         if args.plain:

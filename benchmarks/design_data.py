@@ -4,6 +4,7 @@ python -m benchmarks.design_data OUT --data-dir DATA
 
 OUT/strokes.npz     1,797 handwritten digits of scikit-learn enlarged to 16 x 16, their contrast raised until most
 pixels are black or white
+OUT/strokes-28.npz  the same at 28 x 28
 OUT/grey.npz        10,000 CIFAR-10 images in grey at 16 x 16
 """
 
@@ -21,10 +22,10 @@ from torch.nn.functional import avg_pool2d, interpolate
 from sde_diffusion.data import load_data
 
 
-def strokes() -> Tensor:
-    """Enlarged digits, (1797, 1, 16, 16) in [0, 1]."""
+def strokes(size: int) -> Tensor:
+    """Enlarged digits, (1797, 1, size, size) in [0, 1]."""
     images = torch.from_numpy(load_digits().images / 16)[:, None]
-    large = interpolate(images, size=16, mode="bicubic", align_corners=False)
+    large = interpolate(images, size=size, mode="bicubic", align_corners=False)
     return (2.5 * (large - 0.3)).clamp(0, 1)
 
 
@@ -36,13 +37,13 @@ def grey(data_dir: Path) -> Tensor:
 
 
 def main() -> None:
-    """Write both."""
+    """Write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, x in (("strokes", strokes()), ("grey", grey(args.data_dir))):
+    for name, x in (("strokes", strokes(16)), ("strokes-28", strokes(28)), ("grey", grey(args.data_dir))):
         np.savez_compressed(args.out / f"{name}.npz", x=(255 * x).round().to(torch.uint8).numpy())
 
 

@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from benchmarks.design_data import strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.converged import converged, rms
@@ -90,6 +91,31 @@ def spectra(sde: VPSDE) -> dict[str, ScoreModel]:
     return {name: gaussian_spectrum(v * (mean / v.mean()), sde) for name, (v, mean) in variances.items()}
 
 
+def large_mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
+    """Those with hundreds of dimensions."""
+    images = (2 * strokes(28) - 1).reshape(-1, 784)
+    places = 0.5 * torch.randn(40, 500, generator=torch.Generator().manual_seed(500), dtype=torch.float64)
+    return {
+        "strokes, narrow": GaussianMixture(images[600:1000], std=0.1, sde=sde),
+        "strokes, wide": GaussianMixture(images[1000:1400], std=0.25, sde=sde),
+        "cloud, 500": GaussianMixture(places, std=0.2, sde=sde),
+    }
+
+
+def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
+    """Gaussians with the spectra of larger images."""
+    out = {}
+    for name, size, channels, power, mean in (
+        ("28", 28, 1, 1.2, 0.25),
+        ("32", 32, 3, 0.75, 0.3),
+        ("40", 40, 1, 1.0, 0.2),
+    ):
+        f2 = torch.arange(size, dtype=torch.float64) ** 2
+        v = (1 / (1 + f2[:, None] + f2) ** power).flatten().repeat(channels)
+        out[f"spectrum, {name}"] = gaussian_spectrum(v * (mean / v.mean()), sde)
+    return out
+
+
 def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
     """Draw noises and find where they end."""
     dtype = torch.float32 if network else torch.float64
@@ -113,9 +139,13 @@ def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
     return errors < 3 * errors.median()
 
 
-def family(networks: Sequence[str]) -> list[Member]:
-    """All of it."""
+def family(networks: Sequence[str], large: bool = False) -> list[Member]:
+    """All of it: the small models, or the large."""
     sde = VPSDE()
+    if large:
+        out = [member(name, model, 64, 64) for name, model in large_mixtures(sde).items()]
+        out += [member(name, model, 24, 24) for name, model in large_spectra(sde).items()]
+        return [*out, *(member(Path(run).name, load(run).eval(), 16, 24, network=True) for run in networks)]
     out = [member(name, model, 192, 192) for name, model in mixtures(sde).items()]
     out += [member(name, model, 48, 48) for name, model in spectra(sde).items()]
     return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]

@@ -61,14 +61,13 @@ class Problem:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with the model, the path or the reference."""
-        digest = hashlib.sha256(
-            repr((self.model.sde, self.model.predicts, self.shape, self.dtype, self.reference_steps)).encode()
-        )
+        """Twelve hex digits that change with the model or the path."""
+        digest = hashlib.sha256(repr((self.model.sde, self.model.predicts, self.shape, self.dtype)).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         for name, module in self.model.named_modules():
             plain = {k: v for k, v in vars(module).items() if k[0] != "_" and isinstance(v, int | float | str)}
+            plain.pop("training", None)  # tuning switches it off
             digest.update(f"{name} {sorted(plain.items())}".encode())
         return digest.hexdigest()[:12]
 

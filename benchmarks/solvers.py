@@ -48,7 +48,7 @@ from sde_diffusion.solver_json import describe, restore
 from sde_diffusion.tuning import DEFAULT, tuned_for
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
-from solvers.pf_ode import fitted_table
+from solvers.pf_ode import fitted_table, is_large
 from solvers.solver import Solver
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
@@ -128,10 +128,11 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
         return hashlib.sha256(made.read_bytes()).hexdigest()[:12] if made.exists() else ""
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
-    x = config.run(probe, nfe)
+    default = SOLVERS[DEFAULT].suited(problem.shape)
+    x = run_ours(default, probe, nfe) if config.name == DEFAULT else config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
     if config.name == DEFAULT:
-        result = [result, fitted_table(problem.model.sde, nfe)]
+        result = [result, fitted_table(problem.model.sde, nfe, is_large(problem.shape))]
     return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 
 
@@ -174,7 +175,7 @@ class Noises:
 def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[Noises, float]:
     """Noises with their endpoints, stored or computed, and the endpoints' error."""
     x1 = problem.noises(first, n * sets)
-    path = out / "references" / f"{problem.name}-{problem.fingerprint}-{first}-{n * sets}.npz"
+    path = out / "references" / f"{problem.name}-{problem.fingerprint}-{label}-{first}-{n * sets}.npz"
     if path.exists():
         stored = np.load(path)
         x, error = torch.from_numpy(stored["x"]).to(x1.device), float(stored["error"])
@@ -320,7 +321,9 @@ def main(argv: list[str] | None = None) -> None:
     references: dict[str, float] = {}
     for problem in _problems(args):
         n = min(args.samples, problem.samples)
-        noises, references[problem.name] = prepare(problem, 0, n, args.sets, "full", args.out)
+        # Not so for screening: a better reference does not change who takes part.
+        label = f"full-{problem.reference_steps}"
+        noises, references[problem.name] = prepare(problem, 0, n, args.sets, label, args.out)
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
         if args.screen:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)

@@ -281,6 +281,7 @@ def solve(
     """
     solver = find(solver)
     _check(problem, x, solver)
+    solver = solver.suited(x.shape[1:])
     times = _times(problem, solver, nfe, steps, grid)
     if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
         raise ValueError(

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path as File
 from typing import Any
 
@@ -46,6 +47,21 @@ _FINE = 40  # steps from which the grid may be less dense near the data
 _ROOM = 1.25
 
 
+# Samples of more entries are large, and get noise levels that are so many times as high: what many pixels have in
+# common is seen through more noise. The tables were fitted to up to 256 (networks), the factor to 784 and more.
+_LARGE = 448
+_LARGER = 1.5
+
+
+def is_large(shape: Sequence[int]) -> bool:
+    """Whether samples of a shape have so many dimensions that the noise levels of the tables are raised.
+
+    >>> is_large((1, 16, 16)), is_large((1, 28, 28))
+    (False, True)
+    """
+    return math.prod(shape) > _LARGE
+
+
 @lru_cache(maxsize=1)
 def _fitted() -> dict[int, dict[str, Any]]:
     """The content of ``pf_ode.json`` by number of steps."""
@@ -53,8 +69,19 @@ def _fitted() -> dict[int, dict[str, Any]]:
     return {len(entry["rows"]): entry for entry in tables}
 
 
+def scaled(entry: dict[str, Any], factor: float) -> dict[str, Any]:
+    """An entry for data that is larger by a factor: so are z, D and rho, and no other number changes.
+
+    >>> scaled({"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.1, [1.0]]]], "gates": [None, None]}, 2.0)["rows"]
+    [[[2.0, [0.5]]], [[0.1, [1.0]]]]
+    """
+    # z_0 is noise of variance 1 in both.
+    first = [[decay * factor, weights] for decay, weights in entry["rows"][0]]
+    return {**entry, "rho": [rho * factor for rho in entry["rho"]], "rows": [first, *entry["rows"][1:]]}
+
+
 @lru_cache(maxsize=256)
-def fitted_table(path: Path, steps: int) -> GatedTable | None:
+def fitted_table(path: Path, steps: int, large: bool = False) -> GatedTable | None:
     """The fitted table for a number of steps on a path; None where there is none, or the path starts too low.
 
     >>> from solvers import Scales
@@ -65,6 +92,8 @@ def fitted_table(path: Path, steps: int) -> GatedTable | None:
     entry = _fitted().get(steps)
     if entry is None:
         return None
+    if large:
+        entry = scaled(entry, _LARGER)
     alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
     if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
         return None
@@ -116,43 +145,74 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
     return [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
 
 
-def engine_grid(path: Path, steps: int) -> Tensor:
+def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     if steps <= _SOME_STEPS:
         return GRIDS["power"](path, steps)
     # Smaller than about 1e-3 the noise is below what networks are trained on.
     low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
-    return power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
+    times = power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
+    return shifted(path, times, _LARGER) if large and steps < _FINE else times
 
 
-def _grid(path: Path, steps: int) -> Tensor:
+def shifted(path: Path, times: Tensor, factor: float) -> Tensor:
+    """Times with f rho / (1 + (f - 1) rho / rho_1) in place of rho: higher by the factor, less so near the first.
+
+    Where rho_1 is infinite this is f rho, the shift of Esser et al. 2024, eq. 23.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> shifted(straight, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), 3.0).tolist()
+    [1.0, 0.75, 0.0]
+    """
+    alpha, sigma = path(times)[:2]
+    rho = (sigma / alpha)[1:-1]
+    higher = factor * rho / (1 + (factor - 1) * rho * alpha[0] / sigma[0])
+    return torch.cat([times[:1], time_at(path, -torch.log(higher)), times[-1:]])
+
+
+def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the table, or those of the engine."""
-    table = fitted_table(path, steps)
-    return engine_grid(path, steps) if table is None else torch.tensor(table.times, dtype=torch.float64)
+    table = fitted_table(path, steps, large)
+    return engine_grid(path, steps, large) if table is None else torch.tensor(table.times, dtype=torch.float64)
 
 
 GRIDS["fitted"] = _grid
+GRIDS["fitted-large"] = partial(_grid, large=True)
 
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Solver):
     """The fitted table for the number of steps, or the member of the exponential engine that suits it.
 
+    Args:
+        large: whether at the noise levels for samples of many dimensions; None leaves it to the shape of x.
+
     >>> from solvers import SOLVERS
-    >>> SOLVERS["pf-ode"].evaluations(steps=8)
-    8
+    >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].suited((1, 28, 28)).grid
+    (8, 'fitted-large')
     """
+
+    large: bool | None = None
 
     order = 5
     needs = (ReverseProcess,)
     finishes = True
     redoes = True
-    grid = "fitted"
     source = "docs/decisions.md, on Zhao et al. 2023 and Shaul et al. 2024"
+
+    @property
+    def grid(self) -> str:
+        """The times of the tables, and those that suit the engine beyond them."""
+        return "fitted-large" if self.large else "fitted"
+
+    def suited(self, shape: Sequence[int]) -> ProbabilityFlow:
+        """At the noise levels for as many dimensions."""
+        return replace(self, large=is_large(shape)) if self.large is None else self
 
     def member(self, path: Path, times: Tensor) -> Solver:
         """The solver that runs a grid: the table if the grid is the table's, else one of the exponential engine."""
-        table = fitted_table(path.path if isinstance(path, KnownTimes) else path, len(times) - 1)
+        table = fitted_table(path.path if isinstance(path, KnownTimes) else path, len(times) - 1, bool(self.large))
         if table is not None and table.times == tuple(times.tolist()):
             return table
         return _FEW if len(times) <= 7 else _SOME if len(times) <= _SOME_STEPS + 1 else _MANY

@@ -161,6 +161,10 @@ class Solver(ABC):
         """
         return None
 
+    def suited(self, shape: Sequence[int]) -> Solver:
+        """This solver for samples of a shape: itself, unless its numbers depend on how many dimensions they have."""
+        return self
+
     def member(self, path: Path, times: Tensor) -> Solver:
         """The solver that runs a grid on a path: itself, unless it chooses among others."""
         return self

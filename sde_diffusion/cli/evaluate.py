@@ -25,6 +25,8 @@ from sde_diffusion.metrics import METRICS
 from sde_diffusion.places import BUNDLED_NAME, find_model, name_of, samples_folder, unused
 from sde_diffusion.reference import Reference
 from sde_diffusion.storage import STATE, to_json, write_file
+from sde_diffusion.tuning.files import NAME as TUNED
+from sde_diffusion.tuning.files import find_tuned
 
 EXAMPLES = """
 \b
@@ -80,7 +82,7 @@ def evaluate(
     ),
     n: Annotated[int, typer.Option("--n", help="How many samples to draw.")] = 1000,
     solver: Annotated[
-        str, typer.Option("--solver", help="One, or several for a curve, separated by commas.")
+        str, typer.Option("--solver", help="As in 'sdediff sample'; several, separated by commas, give a curve.")
     ] = "pf-ode",
     nfe: Annotated[
         str | None,
@@ -135,9 +137,10 @@ def evaluate(
         raise ValueError("--range says what black and white are in files of floats; samples of a model need none")
     samples = None if stored or source is None else read_samples(source, limits)
     ways = [
-        Drawing(s, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size)
+        Drawing(made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s)
         for s in solver.split(",")
         for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
+        for made in [find_tuned(stored, b) if stored and s == TUNED else s]
     ]
     what, data = find_reference(reference, split, data_dir, stored)
     if budget and (stored is None or data is None or len(ways) != 1):

@@ -148,7 +148,8 @@ def error_budget(
 
     Args:
         workers: with the model, and the extractor of the reference.
-        drawing: how the samples are drawn; the fine runs use its solver, or pf-ode where that is stochastic.
+        drawing: how the samples are drawn; the fine runs use its solver, or pf-ode where that is stochastic or has one
+            grid only.
         n: how many samples.
         reference: what they are compared with.
         data: the samples that the reference is of.
@@ -165,7 +166,7 @@ def error_budget(
     model = workers.model
     t_min = last_time(model, drawing)
     solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
-    smooth = "pf-ode" if solver.stochastic else drawing.solver
+    smooth = "pf-ode" if solver.stochastic or not isinstance(solver.grid, str) else drawing.solver
     process = model.sde.probability_flow(model)
     generator = torch.Generator().manual_seed(drawing.seed)
     x0 = data.batch(torch.randint(len(data), (n,), generator=generator))

@@ -36,7 +36,7 @@ class Point:
     def solver(self) -> str:
         """The solver's name."""
         s = self.drawing.solver
-        return s if isinstance(s, str) else type(s).__name__
+        return self.drawing.name or (s if isinstance(s, str) else type(s).__name__)
 
     def as_dict(self) -> dict[str, Any]:
         """The point as JSON can hold it."""

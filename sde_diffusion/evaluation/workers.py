@@ -28,7 +28,7 @@ from solvers import Solver, solve
 
 @dataclass(frozen=True)
 class Drawing:
-    """How samples are drawn; the fields are the arguments of ``sample``."""
+    """How samples are drawn; the fields are the arguments of ``sample``, ``name`` is what to call the solver."""
 
     solver: str | Solver = "pf-ode"
     nfe: int | None = None
@@ -37,6 +37,7 @@ class Drawing:
     eta: float | None = None
     seed: int = 0
     batch_size: int = 250
+    name: str | None = None
 
 
 class Drawn(NamedTuple):

@@ -44,7 +44,7 @@ from sde_diffusion.tuning.fit import (
 from sde_diffusion.tuning.search import Start, search
 from solvers import SOLVERS, Solver
 from solvers.gated import GatedTable
-from solvers.pf_ode import fitted_table
+from solvers.pf_ode import fitted_table, is_large
 from solvers.table import Table, compile_table
 
 DEFAULT = "pf-ode"
@@ -164,9 +164,10 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
     sde, fit, few = task.model.sde, task.fit, task.part(_FEW)
     steps = nfe // task.model.cost
     found = _Best(task)
-    default = fitted_table(sde, steps)
+    shape = fit.x1.shape[1:]
+    default = fitted_table(sde, steps, is_large(shape))
     if default is None:
-        found.offer("default", compile_table(SOLVERS[DEFAULT], sde, steps))
+        found.offer("default", compile_table(SOLVERS[DEFAULT].suited(shape), sde, steps))
     else:
         found.offer("default", default)
         found.offer("default, one table", typical(default, fit))

@@ -260,6 +260,9 @@ def test_the_interval_has_the_width_of_the_standard_error() -> None:
 def test_a_fingerprint_tells_models_apart() -> None:
     assert digits(0.15).fingerprint == digits(0.15).fingerprint
     assert digits(0.15).fingerprint != digits(0.2).fingerprint
+    trained = digits(0.15)
+    trained.model.eval()
+    assert trained.fingerprint == digits(0.15).fingerprint
 
 
 def test_records_are_kept_by_key(tmp_path: Path) -> None:

@@ -246,3 +246,28 @@ def test_an_adaptive_sde_attempt_costs_two():
 def test_what_is_no_number_of_steps_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(SDE.probability_flow(EXACT), prior(2), **{"solver": "ddim", **options})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_what_is_large_is_finite(dtype: torch.dtype) -> None:
+    most = torch.finfo(dtype).max
+    x = torch.tensor([[most, -most], [0.0, 0.0]], dtype=dtype)
+    assert solve(Equation(lambda x, t: torch.zeros_like(x)), x, solver="euler", grid=[0.0, 0.5, 1.0]).status == [
+        "ok",
+        "ok",
+    ]
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
+def test_the_drift_and_diffusion_are_those_of_the_reverse_process(eta: float) -> None:
+    """From v, g and the score as the module defines them, with one time for all and with one for each."""
+    x, t = prior(3), torch.tensor(0.3, dtype=torch.float64)
+    alpha, sigma, dalpha, dsigma = SDE(t)
+    x0 = EXACT.denoise(x, t.expand(3))
+    v = dalpha * x0 + dsigma * (x - alpha * x0) / sigma
+    g2 = 2 * sigma * dsigma - 2 * dalpha / alpha * sigma**2
+    expected = v - eta**2 * g2 / 2 * (alpha * x0 - x) / sigma**2
+    reverse = SDE.reverse(EXACT, eta)
+    for time in (t, t.expand(3, 1)):
+        assert torch.allclose(reverse.drift(x, time), expected, rtol=1e-12)
+        assert torch.allclose((reverse.diffusion(x, time) ** 2).expand(3, 1), (eta**2 * g2).expand(3, 1), rtol=1e-12)

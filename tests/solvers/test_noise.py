@@ -7,6 +7,7 @@ weights.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -286,6 +287,9 @@ def test_normals_are_drawn_ahead_as_far_as_the_memory_goes(size: int, ahead: int
     path = BrownianPath.along(torch.arange(8), LINE, grid)
     path.increment(torch.zeros(8, size), grid[0], grid[1])
     assert len(path._increments) == ahead
+    for t, s in pairwise(grid):
+        path.increment(torch.zeros(8, size), t, s)
+    assert len(path._increments) <= ahead  # what was used is let go
 
 
 def test_an_increment_is_the_callers_own() -> None:

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import interpolate
 
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import EDM, VESDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, SubVPSDE
@@ -14,7 +16,7 @@ from solvers import SOLVERS, solve
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
 from solvers.grids import GRIDS
-from solvers.pf_ode import ProbabilityFlow, fitted_table, table_entry
+from solvers.pf_ode import ProbabilityFlow, fitted_table, scaled, table_entry, table_of
 
 MEANS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 STEPS = [n for n in range(1, 41) if fitted_table(VPSDE(), n) is not None]
@@ -85,6 +87,47 @@ def test_a_path_that_starts_low_gets_the_engine():
     assert out.nfe.tolist() == [8, 8] and bool(out.x.isfinite().all())
 
 
+def test_samples_of_many_dimensions_get_higher_noise_levels():
+    sde = VPSDE()
+    small, large = ProbabilityFlow(large=False), ProbabilityFlow(large=True)
+    # The same problem in its first 30 dimensions and in all of 600.
+    spectrum = torch.arange(1, 601, dtype=torch.float64) ** -1.5
+    for d, by_shape, other in ((30, small, large), (600, large, small)):
+        ode = sde.probability_flow(gaussian_spectrum(spectrum[:d], sde))
+        x1 = sde.prior((3, d), seeds=range(3), dtype=torch.float64)
+        found = solve(ode, x1, nfe=8)
+        assert torch.equal(found.x, solve(ode, x1, solver=by_shape, nfe=8).x)
+        unlike = solve(ode, x1, solver=other, nfe=8)  # what is asked for is what runs
+        assert not torch.equal(found.x, unlike.x)
+    rho = [torch.divide(*reversed(sde.marginal(GRIDS[name](sde, 8)[1:-1]))) for name in ("fitted", "fitted-large")]
+    assert torch.allclose(rho[1] / rho[0], torch.full((7,), 1.5, dtype=torch.float64), rtol=1e-6)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), Flow(), EDM(), VESDE(sigma_max=1.0)], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("steps", [16, 39, 40])
+def test_the_engines_noise_levels_are_higher_too_but_not_the_first(sde, steps):
+    low, high = (GRIDS[name](sde, steps) for name in ("fitted", "fitted-large"))
+    assert (high[0], high[-1]) == (low[0], low[-1]) and bool((high.diff() < 0).all())
+    top, *_ = first = [float(sigma / alpha) for alpha, sigma in zip(*sde.marginal(low[:-1]), strict=True)]
+    second = [float(sigma / alpha) for alpha, sigma in zip(*sde.marginal(high[:-1]), strict=True)]
+    factor = 1.5 if steps < 40 else 1.0
+    expected = [factor * rho / (1 + (factor - 1) * rho / top) for rho in first[1:]]
+    assert second[1:] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("nfe", STEPS)
+def test_a_scaled_table_does_to_larger_data_what_the_table_does_to_the_data(nfe):
+    """From pure noise, since z_0 is divided by sqrt(1 + rho^2); the gates see the size of D, so plain tables only."""
+    sde, eps = CosineVPSDE(), torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    entry = table_entry(VPSDE(), GatedTable(fitted_table(VPSDE(), nfe).tables[:1], (None,) * nfe))
+    ends = []
+    for factor in (1.0, 2.0):
+        model = GaussianMixture(factor * MEANS, std=factor * 0.3, sde=sde)
+        table = table_of(sde, scaled(entry, factor))
+        ends.append(solve(sde.probability_flow(model), eps, solver=table, nfe=nfe).x)
+    assert torch.allclose(2 * ends[0], ends[1], rtol=1e-8)
+
+
 def test_more_evaluations_are_better():
     """From the tables over to the engine the error falls: mean over a mixture, against a converged run."""
     sde = VPSDE()
@@ -97,7 +140,10 @@ def test_more_evaluations_are_better():
 
 
 def others():
-    """Exact problems of no family: mixtures in 3 and 32 dimensions with wide and narrow data, a Gaussian, a line."""
+    """Exact problems of no family: mixtures in 3 and 32 dimensions with wide and narrow data, a Gaussian, a line.
+
+    And three of many dimensions: digits at 24 x 24 without more contrast, a cloud, a Gaussian of 3,000.
+    """
     sde = VPSDE()
 
     def cloud(n, d, size, std, seed):
@@ -105,7 +151,12 @@ def others():
         return GaussianMixture(size * means, std=std, sde=sde), d
 
     line = torch.tensor([[-0.8], [0.1], [0.7]], dtype=torch.float64)
+    images = torch.from_numpy(load_digits().images[1400:1700] / 8 - 1)[:, None]
+    large = interpolate(images, size=24, mode="bilinear", align_corners=False).reshape(-1, 576)
     return [
+        (GaussianMixture(large, std=0.2, sde=sde), 576),
+        cloud(20, 900, 0.3, 0.15, 5),
+        (gaussian_spectrum(torch.arange(1, 3001, dtype=torch.float64) ** -0.9, sde), 3000),
         cloud(8, 3, 0.5, 0.1, 0),
         cloud(8, 3, 1.0, 0.2, 1),
         cloud(40, 32, 0.5, 0.1, 2),

@@ -64,6 +64,21 @@ def test_a_curve_has_every_solver_and_budget() -> None:
     assert "curve exists already" in refused("bundled", *FEW, "--out", "curve")
 
 
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_the_tuned_solver_of_a_model_is_evaluated() -> None:
+    train = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
+    assert CliRunner().invoke(app, train.split()).exit_code == 0
+    asked = ("runs/moons", *FEW, "--nfe", "2", "--solver", "pf-ode,tuned")
+    assert "sdediff tune" in refused(*asked)
+    made = "tune runs/moons --nfe 2 --noises 16 --held-out 16"
+    assert CliRunner().invoke(app, made.split()).exit_code == 0
+    default, tuned = evaluated(*asked)["runs"]
+    assert (default["solver"], tuned["solver"], tuned["nfe"]) == ("pf-ode", "tuned", 2)
+    assert tuned["figures"]["frechet"]["value"] != default["figures"]["frechet"]["value"]
+    [alone] = evaluated("runs/moons", *FEW, "--nfe", "2", "--solver", "tuned", "--budget", "--out", "alone")["runs"]
+    assert alone["figures"] == tuned["figures"]
+
+
 def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> None:
     x = load_data("digits", split="test").x.numpy()
     np.savez("own.npz", x=x)
