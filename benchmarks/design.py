@@ -29,7 +29,8 @@ For many steps there is a member of the exponential engine instead: ``--settings
 the same measure, each in units of the best setting for a model; with ``--large`` for the second family.
 
 ``--larger`` measures a second family, of models with 500 to 3,072 dimensions, with the tables as they are but all rho
-times a factor. Its network counts as much as its other six models together:
+times a factor, and where there is no table with the grid of the engine shifted by it. Its network counts as much as
+its other six models together:
 
     sdediff train --data strokes-28.npz --channels 16 --batch-size 32 --steps 4000 --ema 0.998 --out runs/strokes-28
 """
@@ -68,7 +69,7 @@ from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
-from solvers.pf_ode import ProbabilityFlow, engine_grid, scaled, table_entry, table_of
+from solvers.pf_ode import ProbabilityFlow, engine_grid, scaled, shifted, table_entry, table_of
 from solvers.table import Table, compile_table
 
 _NETWORK_WEIGHT = 5
@@ -259,14 +260,20 @@ def settings(members: Sequence[Member], steps: int, console: Console, shown: int
         console.print(f"{steps} {one.name}: {b:.3g} by {list(found)[errors.index(b)]}")
 
 
-def larger(members: Sequence[Member], entry: dict[str, Any], factors: Sequence[float], console: Console) -> None:
-    """Errors of a table at raised noise levels, over those of the best pair for each model."""
-    steps, sde = len(entry["rows"]), members[0].fit.sde
+def larger(
+    members: Sequence[Member], steps: int, entry: dict[str, Any] | None, factors: Sequence[float], console: Console
+) -> None:
+    """Errors of a table, or of the engine, at raised noise levels, over those of the best pair for each model."""
+    sde, plain = members[0].fit.sde, ProbabilityFlow(large=False)
     bases = [base(one, steps) for one in members]
     networks = sum(one.network for one in members)
     weights = [(len(members) - networks) / networks if one.network else 1.0 for one in members]
     for factor in factors:
-        table = table_of(sde, scaled(entry, factor))
+        table = (
+            table_of(sde, scaled(entry, factor))
+            if entry
+            else compile_table(plain, sde, steps, shifted(sde, engine_grid(sde, steps), factor))
+        )
         each = [float(one.held.errors(run(table, one.held)).mean()) / b for one, b in zip(members, bases, strict=True)]
         rms = math.sqrt(sum(w * e**2 for w, e in zip(weights, each, strict=True)) / sum(weights))
         mean = math.exp(sum(w * math.log(e) for w, e in zip(weights, each, strict=True)) / sum(weights))
@@ -328,7 +335,7 @@ def main() -> None:
         return
     if args.larger:
         for steps in args.nfe:
-            larger(members, stored(args.out)[steps], args.larger, console)
+            larger(members, steps, stored(args.out).get(steps), args.larger, console)
         return
     for steps in args.nfe:
         if args.plain:

@@ -111,7 +111,8 @@ class PredictorCorrector(Solver):
 
     def _correct(self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, at: Tensor, noise: Noise) -> Tensor:
         """Langevin steps at one end of the interval from t to s."""
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = ((float(c) for c in problem.path(r)[:2]) for r in (t, s))
+        alpha_t, sigma_t = (float(c) for c in problem.path(t)[:2])
+        alpha_s, sigma_s = (float(c) for c in problem.path(s)[:2])
         alpha, sigma = (alpha_t, sigma_t) if at is t else (alpha_s, sigma_s)
         shrink = alpha_t / alpha_s
         if self.rule != "step" or shrink == 0:

@@ -132,7 +132,7 @@ def steps(
         problem: what to integrate.
         x: (B, ...) at times[0].
         times: the grid, see ``make_grid``.
-        solver: how.
+        solver: how; as ``suited`` to the shape of x, which ``solve`` sees to.
         noise: for stochastic solvers; seeds 0 to B - 1 when absent.
         nfe: cap on the evaluations of each sample, for adaptive solvers.
         errors: whether to ask the solver for its local error estimates.

@@ -9,6 +9,8 @@ Made by ``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
 After that the numbers of a row depend on the sample: on what kind of data its own evaluations have shown.
 
+Samples of many dimensions (``is_large``) get higher noise levels, in the tables and below 40 steps in what follows.
+
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
 corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.5 (u^2.25 from 40 steps up)
 down to rho = 3 / steps^2; with fewer through two values, in lambda up to 6 steps and in t up to 12.
@@ -45,7 +47,6 @@ _FINE = 40  # steps from which the grid may be less dense near the data
 
 # A table is used where the path starts at this many times its second rho at least.
 _ROOM = 1.25
-
 
 # Samples of more entries are large, and get noise levels that are so many times as high: what many pixels have in
 # common is seen through more noise. The tables were fitted to up to 256 (networks), the factor to 784 and more.
