@@ -325,6 +325,10 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(width=160)
     starts = stored(args.start)
+    if args.large and not args.settings:
+        parser.error("--large goes with --settings; the tables have one family")
+    if args.larger and min(args.larger) <= 0:
+        parser.error(f"--larger takes factors of rho, above 0; got {min(args.larger):g}")
     if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != NETWORKS:
         parser.error(f"gates need the runs of {', '.join(sorted(NETWORKS))}, in folders of these names; got {args.run}")
     members = family(args.run, large=bool(args.large or args.larger))

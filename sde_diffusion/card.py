@@ -137,6 +137,7 @@ def draw(
     model = load(stored, device=str(place))
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
+    instance = instance.suited(model.shape)
     n = default_count(model.shape) if n is None else n
     model, condition = _conditional(model, labels, guidance, n)
     eta = float(instance.stochastic) if eta is None else eta

@@ -166,6 +166,8 @@ def shifted(path: Path, times: Tensor, factor: float) -> Tensor:
     >>> shifted(straight, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), 3.0).tolist()
     [1.0, 0.75, 0.0]
     """
+    if factor <= 0:
+        raise ValueError(f"the factor of the noise levels must be above 0; got {factor}")
     alpha, sigma = path(times)[:2]
     rho = (sigma / alpha)[1:-1]
     higher = factor * rho / (1 + (factor - 1) * rho * alpha[0] / sigma[0])

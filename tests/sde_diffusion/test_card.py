@@ -67,6 +67,16 @@ def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
     assert not cards.same(moved, card)
 
 
+@pytest.mark.parametrize("nfe", [8, 20])
+def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None:
+    stored = model(shape=(500,))
+    first = cards.draw(stored, 3, nfe=nfe)
+    card = through_file(first)
+    assert card["grid"]["name"] == "fitted-large"
+    assert (card["solver"]["class"] == "GatedTable") == (nfe == 8)
+    assert torch.equal(cards.redraw(card, stored).x, first.x)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_labels_go_round_and_guidance_counts_twice(guidance: float) -> None:
     stored = model(classes=3)
