@@ -45,7 +45,7 @@ from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
 from sde_diffusion.converged import rms
 from sde_diffusion.solver_json import describe, restore
-from sde_diffusion.tuning import DEFAULT, tuned_for
+from sde_diffusion.tuning import DEFAULT, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
 from solvers.pf_ode import fitted_table, is_large
@@ -74,26 +74,24 @@ def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
     return folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
 
 
-def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> dict[int, Solver]:
-    """Make the solvers for a problem, and write them down."""
+def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> None:
+    """Make the solvers for a problem, and write each down when it is made."""
     started = time.perf_counter()
-    found = tuned_for(problem.model, budgets, shape=problem.shape, noises=noises, held_out=noises)
-    seconds = round((time.perf_counter() - started) / len(budgets), 1)
-    for nfe, made in found.items():
-        path = tuned_path(problem, folder, nfe)
+    for made in tuned_each(problem.model, budgets, shape=problem.shape, noises=noises, held_out=noises):
+        path = tuned_path(problem, folder, made.nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seconds": seconds, "stages": made.stages, "solver": describe(made.table)}))
-    return {nfe: made.table for nfe, made in found.items()}
+        now = time.perf_counter()
+        content = {"seconds": round(now - started, 1), "stages": made.stages, "solver": describe(made.table)}
+        path.write_text(json.dumps(content))
+        started = now
 
 
 def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
     """The solver made for a problem and budget, made or read."""
     path = tuned_path(problem, folder, nfe)
-    if path.exists():
-        table = restore(json.loads(path.read_text())["solver"])
-    else:
-        table = make_tuned(problem, folder, (nfe,))[nfe]
-    result = run_ours(table, task, nfe)
+    if not path.exists():
+        make_tuned(problem, folder, (nfe,))
+    result = run_ours(restore(json.loads(path.read_text())["solver"]), task, nfe)
     assert result is not None
     return result
 

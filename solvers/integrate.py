@@ -6,6 +6,7 @@ to every sample in it, and checks the shape of what comes back.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -375,7 +376,7 @@ def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch
 def _finite(x: Tensor) -> Tensor:
     # The largest magnitude is NaN where one entry is, and NaN is not below anything: a third of the time of asking
     # every entry.
-    return x.flatten(1).abs().amax(1) <= torch.finfo(x.dtype).max
+    return torch.linalg.vector_norm(x.flatten(1), math.inf, 1) <= torch.finfo(x.dtype).max
 
 
 def _check(problem: Problem, x: Tensor, solver: Solver) -> None:

@@ -14,7 +14,7 @@ from sde_diffusion.card import device_for
 from sde_diffusion.checkpoint import load
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
 from sde_diffusion.places import find_model, name_of
-from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_for
+from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_each
 from sde_diffusion.tuning.files import file_name, save_tuned, tuned_folder
 
 EXAMPLES = """
@@ -52,10 +52,17 @@ def tune(
 
     budgets = whole_numbers(nfe, "--nfe")
 
-    def work(report: Report | None) -> dict[int, Tuned]:
-        return tuned_for(
+    folder = out or tuned_folder(stored)
+
+    def work(report: Report | None) -> list[Tuned]:
+        done = []
+        # Each is stored as soon as it is made: an interruption costs the one at work.
+        for made in tuned_each(
             model, budgets, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report
-        )
+        ):
+            save_tuned(folder / file_name(made.nfe), made, stored, seed=seed, noises=noises, held_out=held_out)
+            done.append(made)
+        return done
 
     console = Console(stderr=True)
     if console.is_terminal:
@@ -66,16 +73,14 @@ def tune(
     else:
         found = work(None)
     typer.echo(f"model {stored.path}")
-    for budget, made in found.items():
-        path = (out or tuned_folder(stored)) / file_name(budget)
-        save_tuned(path, made, stored, seed=seed, noises=noises, held_out=held_out)
+    for made in found:
         typer.echo(
-            f"{budget} evaluations, error on {held_out} held-out noises: {DEFAULT} {made.default_error:.4g}, tuned "
+            f"{made.nfe} evaluations, error on {held_out} held-out noises: {DEFAULT} {made.default_error:.4g}, tuned "
             f"{made.error:.4g}, {made.error / made.default_error:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         typer.echo(f"  best of each stage: {stages}; converged samples known to {made.teacher_error:.1g}")
-        typer.echo(f"  solver {path}")
+        typer.echo(f"  solver {folder / file_name(made.nfe)}")
     typer.echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
         typer.echo(f"use it: sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")

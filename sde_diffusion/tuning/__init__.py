@@ -6,7 +6,7 @@ model's own converged probability flow, from the same noises:
     0  the converged flow of a few hundred noises, with 384 evaluations for each;
     1  the best pairs of solver and grid among several families, by trial;
     2  their times, by least squares, with the weights that belong to the times;
-    3  all numbers of the table, by least squares.
+    3  all numbers of each of their tables, by least squares, and of the best of them to the end.
 
 The default solver, whose numbers depend on the sample, takes part as it is and as the table of its mean numbers.
 Noises that took no part decide which of all these is returned: it is never worse than the default on them. The result
@@ -16,11 +16,11 @@ belongs to the model, its condition (a guidance scale, say) and the number of ev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ from solvers.table import Table, compile_table
 
 DEFAULT = "pf-ode"
 _FEW = 16
+_TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
 # Noises of tuning lie beyond those of any sampling run, whose numbers stay below 2^31.
 _FIRST_NOISE = 2**31
 
@@ -87,7 +88,7 @@ def tune(
         nfe: network evaluations for each sample; a guided model takes two for each call.
         shape: of one sample; the model's own by default.
         seed: of the noises.
-        options: of ``tuned_for``, such as noises, or the condition of the model.
+        options: of ``tuned_each``, such as noises, or the condition of the model.
 
     Returns:
         A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
@@ -101,8 +102,13 @@ def tune(
     return tuned_for(model, (nfe,), shape=shape, seed=seed, **options)[nfe].table
 
 
+def tuned_for(model: ScoreModel, budgets: Sequence[int], **options: Any) -> dict[int, Tuned]:
+    """``tuned_each`` by number of evaluations."""
+    return {found.nfe: found for found in tuned_each(model, budgets, **options)}
+
+
 @torch.no_grad()
-def tuned_for(
+def tuned_each(
     model: ScoreModel,
     budgets: Sequence[int],
     *,
@@ -113,8 +119,8 @@ def tuned_for(
     batch_size: int = 512,
     report: Report | None = None,
     **condition: Tensor,
-) -> dict[int, Tuned]:
-    """Find the solver for one model and each of several numbers of evaluations, with their errors.
+) -> Iterator[Tuned]:
+    """Find the solver for one model and each of several numbers of evaluations, with their errors, one by one.
 
     Args:
         model: any ScoreModel.
@@ -149,11 +155,9 @@ def tuned_for(
     model.eval()
     tell(0.0, "converged samples")
     task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, condition)
-    out = {}
     for k, nfe in enumerate(budgets):
         first, width = 0.3 + 0.7 * k / len(budgets), 0.7 / len(budgets)
-        out[nfe] = _tuned(task, nfe, partial(_part, tell, first, width, nfe))
-    return out
+        yield _tuned(task, nfe, partial(_part, tell, first, width, nfe))
 
 
 def _part(tell: Report, first: float, width: float, nfe: int, share: float, text: str) -> None:
@@ -162,27 +166,36 @@ def _part(tell: Report, first: float, width: float, nfe: int, share: float, text
 
 def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
     sde, fit, few = task.model.sde, task.fit, task.part(_FEW)
+    some = task.part(max(_FEW, len(fit.x1) // 4))
     steps = nfe // task.model.cost
-    found = _Best(task)
+    found = _Found(task)
     shape = fit.x1.shape[1:]
     default = fitted_table(sde, steps, is_large(shape))
+    plain = []
     if default is None:
         found.offer("default", compile_table(SOLVERS[DEFAULT].suited(shape), sde, steps))
     else:
         found.offer("default", default)
-        found.offer("default, one table", typical(default, fit))
+        plain.append(found.tried("default, one table", typical(default, fit)))
     tell(0.0, "families of solvers and grids")
-    starts = search(sde, steps, partial(task.error, few), partial(task.error, fit))
-    for start in starts:
-        found.offer("search", compile_table(start.solver, sde, steps, start.times))
+    starts = search(sde, steps, partial(task.error, few), partial(task.error, fit), _starts(steps))
     for k, start in enumerate(starts):
-        tell(0.2 + 0.15 * k, "times")
-        _fit_times(task, start, found)
-    tell(0.5, "weights")
-    size = float(fit.x0.double().square().mean().sqrt())
-    _fit_table(task, TableParameters.around(found.plain, fit, size), found)
+        tell(0.2 + 0.2 * k / len(starts), "times")
+        first = found.tried("search", compile_table(start.solver, sde, steps, start.times))
+        plain.append(_fit_times(start, first, some, found))
+    # How well one fits shows only when its weights are fitted too: a little of each, and the best to the end.
+    for k, table in enumerate(plain):
+        tell(0.4 + 0.4 * k / len(plain), "weights")
+        plain[k] = _fit_table(table, some, found, _FIRST_ITERATIONS)
+    tell(0.8, "weights of the best")
+    _fit_table(min(plain, key=_error), fit, found, _ITERATIONS)
     tell(1.0, "done")
     return Tuned(found.table, nfe, found.error, found.stages["default"], dict(found.stages), task.teacher_error)
+
+
+def _starts(steps: int) -> int:
+    """How many pairs are fitted: each costs the cube of the steps, and with many the choice matters less."""
+    return 4 if steps <= 10 else 2
 
 
 @dataclass(frozen=True)
@@ -246,56 +259,77 @@ class _Task:
         return error if math.isfinite(error) else math.inf
 
 
-class _Best:
-    """The best table on the held-out noises, and the best error of each stage."""
+class _Tried(NamedTuple):
+    """A table with its error on the held-out noises."""
+
+    error: float
+    table: Table
+
+
+def _error(tried: _Tried) -> float:
+    return tried.error
+
+
+class _Found:
+    """The best solver on the held-out noises, and the best error of each stage."""
 
     def __init__(self, task: _Task) -> None:
         self.task = task
         self.error = math.inf
-        self.plain_error = math.inf
         self.stages: dict[str, float] = {}
         self.table: Table | GatedTable
-        self.plain: Table
 
-    def offer(self, stage: str, table: Table | GatedTable) -> bool:
-        """Compare; whether it is the best of its stage so far."""
+    def offer(self, stage: str, table: Table | GatedTable) -> float:
+        """Compare; its error."""
         error = float(self.task.held.errors(run(table, self.task.held)).mean())
         if not math.isfinite(error):
             error = math.inf
         if error < self.error or not self.stages:
             self.error, self.table = error, with_source(table, f"sdediff tune, {stage}").on(self.task.model.sde)
-        if isinstance(table, Table) and (error < self.plain_error or math.isinf(self.plain_error)):
-            self.plain_error, self.plain = error, table
-        better = error < self.stages.get(stage, math.inf)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
-        return better
+        return error
+
+    def tried(self, stage: str, table: Table) -> _Tried:
+        """The same, with the table."""
+        return _Tried(self.offer(stage, table), table)
 
 
-def _fit_times(task: _Task, start: Start, found: _Best, iterations: int = 4) -> None:
+def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found) -> _Tried:
+    """The best of a pair and of what its times are moved to."""
+    best = first
+
     def table(q: Tensor) -> Table | None:
-        times = moved_times(task.fit, start.times, q)
-        return None if times is None else compile_table(start.solver, task.model.sde, len(times) - 1, times)
+        times = moved_times(fit, start.times, q)
+        return None if times is None else compile_table(start.solver, fit.sde, len(times) - 1, times)
 
     def offer(made: Table) -> bool:
-        found.offer("times", made)
+        nonlocal best
+        best = min(best, found.tried("times", made), key=_error)
         return True
 
     q = torch.zeros(max(len(start.times) - 2, 0), dtype=torch.float64)
     if len(q):
-        _descend(q, table, task.fit, iterations, offer)
+        _descend(q, table, fit, _TIME_ITERATIONS, offer)
+    return best
 
 
-def _fit_table(task: _Task, parameters: TableParameters, found: _Best, iterations: int = 8) -> None:
-    misses = 0
+def _fit_table(start: _Tried, fit: Fit, found: _Found, iterations: int) -> _Tried:
+    """The best of a table and of what its numbers are moved to."""
+    best, misses = start, 0
 
     def offer(made: Table) -> bool:
-        nonlocal misses
-        misses = 0 if found.offer("weights", made) else misses + 1
+        nonlocal best, misses
+        tried = found.tried("weights", made)
+        misses = 0 if tried.error < best.error else misses + 1
+        best = min(best, tried, key=_error)
         return misses < 2
 
+    size = float(fit.x0.double().square().mean().sqrt())
+    parameters = TableParameters.around(start.table, fit, size)
     q = torch.zeros(parameters.total, dtype=torch.float64)
-    by_rows = partial(sensitivities, parameters, fit=task.fit)
-    _descend(q, partial(parameters.table, fit=task.fit), task.fit, iterations, offer, lambda q: [by_rows(q)])
+    by_rows = partial(sensitivities, parameters, fit=fit)
+    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, lambda q: [by_rows(q)])
+    return best
 
 
 def _descend(

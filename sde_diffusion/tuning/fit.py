@@ -260,17 +260,22 @@ def descend(
 def differences(
     endpoints: Callable[[Tensor], list[Tensor] | None],
 ) -> Derivatives:
-    """Forward differences of whole runs, for few numbers."""
+    """Differences of whole runs, for few numbers: forward, or backward where there are no endpoints forward."""
 
     def derivatives(q: Tensor) -> list[tuple[Tensor, Tensor]]:
         base = endpoints(q)
-        moved = [endpoints(q + _DIFFERENCE * row) for row in torch.eye(len(q), dtype=torch.float64)]
         assert base is not None
-        columns = [out for out in moved if out is not None]
-        return [
-            (x, torch.stack([(out[p].double() - x.double()) / _DIFFERENCE for out in columns]))
-            for p, x in enumerate(base)
-        ]
+
+        def along(direction: Tensor) -> list[Tensor]:
+            # Two times that are nearly one may lose their order one way, and not the other.
+            for e in (_DIFFERENCE, -_DIFFERENCE):
+                moved = endpoints(q + e * direction)
+                if moved is not None:
+                    return [(a.double() - b.double()) / e for a, b in zip(moved, base, strict=True)]
+            return [torch.zeros_like(b, dtype=torch.float64) for b in base]
+
+        columns = [along(row) for row in torch.eye(len(q), dtype=torch.float64)]
+        return [(x, torch.stack([column[p] for column in columns])) for p, x in enumerate(base)]
 
     return derivatives
 

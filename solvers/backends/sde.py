@@ -26,6 +26,8 @@ TORCHSDE = {
     "reversible_heun": ("stratonovich", 1, 2),
 }
 
+_ROOTS = {"milstein", "srk"}  # which take the root of a time as that of a tensor
+
 
 @dataclass(frozen=True)
 class TorchSDE(Solver):
@@ -105,7 +107,9 @@ class TorchSDE(Solver):
         equation, stepper = state.equation, state.stepper
         equation.begin(problem, x, t, s)
         state.increments.begin(x, t, s, noise)
-        ends = torch.tensor([0.0, equation.drift.length], dtype=torch.float64).unbind()
+        ends: tuple[Any, ...] = (0.0, equation.drift.length)
+        if self.method in _ROOTS:
+            ends = torch.tensor(ends, dtype=torch.float64).unbind()
         start = stepper.init_extra_solver_state(ends[0], equation.y) if state.extra is None else state.extra
         y, extra = stepper.step(*ends, equation.y, start)
         return y.reshape(x.shape), s, state._replace(extra=extra or None)
@@ -140,18 +144,26 @@ class _SDE:
 
     def f(self, r: Any, y: Tensor) -> Tensor:
         """The drift."""
+        r = float(r)
         for at, time, slope in self.seen:
-            if at is y and time == float(r):
+            if at is y and time == r:
                 return slope
         slope = self.drift(r, y.reshape(self.shape)).flatten(1)
-        self.seen.append((y, float(r), slope))
+        self.seen.append((y, r, slope))
         return slope
 
     def g(self, r: Any, y: Tensor) -> Tensor:
         """The diffusion."""
-        x = y.reshape(self.shape)
-        g = self.drift.problem.diffusion(x, self.drift.time(float(r))).to(x)
+        g = self._diffusion(r, y).to(y)
         return g.expand_as(y) if g.ndim == 0 else g.expand(self.shape).flatten(1)
+
+    def g_prod(self, r: Any, y: Tensor, v: Tensor) -> Tensor:
+        """The diffusion times v; by one number where it is one."""
+        g = self._diffusion(r, y)
+        return v * g if g.ndim == 0 else v * g.to(v).expand(self.shape).flatten(1)
+
+    def _diffusion(self, r: Any, y: Tensor) -> Tensor:
+        return self.drift.problem.diffusion(y.reshape(self.shape), self.drift.time(float(r)))
 
 
 class _Increments:

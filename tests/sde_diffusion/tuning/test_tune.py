@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
+from sde_diffusion.cli import app
 from sde_diffusion.converged import converged, rms
 from sde_diffusion.places import find_model
 from sde_diffusion.tuning import tuned_for
 from sde_diffusion.tuning.files import find_tuned, load_tuned, save_tuned
-from sde_diffusion.tuning.fit import Fit, TableParameters, run, sensitivities, typical
+from sde_diffusion.tuning.fit import Fit, TableParameters, differences, run, sensitivities, typical
 from sde_diffusion.tuning.spacing import spaced
 from solvers import SOLVERS, solve
 from solvers.gated import GatedTable
@@ -48,6 +50,22 @@ def test_sensitivities_are_differences_of_whole_runs():
         e[k] = 1e-3
         forward = (run(parameters.table(q + e, fit), fit) - x) / 1e-3
         torch.testing.assert_close(jacobian[k], forward, rtol=1e-8, atol=1e-8, msg=str(k))
+
+
+def test_differences_go_backward_where_there_is_nothing_forward():
+    """The derivative of sin is cos, from either side; where there is neither side, nothing is known and 0 is taken."""
+
+    def endpoints(q):
+        if q[1] > 0.7 or abs(q[2] - 0.2) > 0:  # such as times that lose their order
+            return None
+        return [torch.sin(q[:2])[None]]
+
+    q = torch.tensor([0.3, 0.7, 0.2], dtype=torch.float64)
+    ((x, jacobian),) = differences(endpoints)(q)
+    torch.testing.assert_close(x, torch.sin(q[:2])[None])
+    expected = torch.zeros(3, 1, 2, dtype=torch.float64)
+    expected[0, 0, 0], expected[1, 0, 1] = torch.cos(q[:2])
+    torch.testing.assert_close(jacobian, expected, atol=1e-3, rtol=0)
 
 
 def gated(nfe=5):
@@ -165,6 +183,20 @@ def test_files_hold_the_solver_and_refuse_others(tmp_path: Path, monkeypatch: py
     assert stored.sha256[:12] in str(refused.value)
     with pytest.raises(FileNotFoundError, match="sdediff tune"):
         find_tuned(stored, 9)
+
+
+def test_a_solver_is_stored_before_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = tuned_for(mixture(), [2], shape=(3,), noises=16, held_out=16)[2]
+
+    def interrupted(*args, **options):
+        yield made
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sde_diffusion.cli.tune.tuned_each", interrupted)
+    done = CliRunner().invoke(app, ["tune", "bundled", "--nfe", "2,3", "--out", str(tmp_path)])
+    assert done.exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["nfe-2.json"]
+    assert load_tuned(tmp_path / "nfe-2.json", find_model("bundled"), 2) == made.table
 
 
 @pytest.mark.slow
