@@ -69,8 +69,9 @@ from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver
 from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
-from solvers.pf_ode import ProbabilityFlow, engine_grid, scaled, shifted, table_entry, table_of
+from solvers.pf_ode import ProbabilityFlow, engine_grid, same_for_all, scaled, shifted, table_entry, table_of
 from solvers.table import Table, compile_table
+from solvers.variable_order import VariableOrder
 
 _NETWORK_WEIGHT = 5
 _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
@@ -237,15 +238,16 @@ class GatedDesign:
 
 def settings(members: Sequence[Member], steps: int, console: Console, shown: int = 12) -> None:
     """The best settings of the engine for many steps, over all and for each model."""
-    forms = [("data", "time", order) for order in (2, 3, 4)] + [("velocity", "time", 3)]
+    engine = partial(ExponentialAdams, variable="time", corrector=True)
+    forms: dict[str, Solver] = {f"data {p}": engine(p) for p in (2, 3, 4, 5)}
+    forms |= {"data 4 to 5": VariableOrder(engine(5)), "velocity 3": engine(3, "velocity")}
     found = {}
-    for (form, variable, order), power, factor in product(forms, (1.5, 1.75, 2, 2.25, 2.5, 3), (1, 3, 8, 20, 50)):
+    for (form, solver), power, factor in product(forms.items(), (1.5, 1.75, 2, 2.25, 2.5, 3), (1, 3, 8, 20, 50)):
         low = factor / steps**2
         if not 5e-4 <= low <= 0.2:
             continue
-        solver = ExponentialAdams(order, form, variable, corrector=True)
         errors = [error(one.few, solver, spaced(one.fit.sde, f"power-{power:g}", steps, low)) for one in members]
-        found[f"{form} {order} t^{power:g} {factor:g}/n^2"] = errors
+        found[f"{form} t^{power:g} {factor:g}/n^2"] = errors
     best = [min(column) for column in zip(*found.values(), strict=True)]
     weights = weights_of(members, steps)
 
@@ -269,12 +271,10 @@ def larger(
     networks = sum(one.network for one in members)
     weights = [(len(members) - networks) / networks if one.network else 1.0 for one in members]
     for factor in factors:
-        table = (
-            table_of(sde, scaled(entry, factor))
-            if entry
-            else compile_table(plain, sde, steps, shifted(sde, engine_grid(sde, steps), factor))
-        )
-        each = [float(one.held.errors(run(table, one.held)).mean()) / b for one, b in zip(members, bases, strict=True)]
+        solver = table_of(sde, scaled(entry, factor)) if entry else plain
+        times = None if entry else shifted(sde, engine_grid(sde, steps), factor)
+        ends = [run(solver, one.held, times) for one in members]
+        each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
         rms = math.sqrt(sum(w * e**2 for w, e in zip(weights, each, strict=True)) / sum(weights))
         mean = math.exp(sum(w * math.log(e) for w, e in zip(weights, each, strict=True)) / sum(weights))
         shown = " ".join(f"{e:.2f}" for e in each)
@@ -288,9 +288,9 @@ def save(path: Path, tables: dict[int, dict[str, Any]]) -> None:
 
 
 def engine(steps: int) -> dict[str, Any]:
-    """What ``pf-ode`` is where there is no table."""
+    """What ``pf-ode`` is where there is no table, with the same numbers for every sample."""
     sde = VPSDE()
-    plain = compile_table(ProbabilityFlow(), sde, steps, engine_grid(sde, steps))
+    plain = compile_table(same_for_all(steps), sde, steps, engine_grid(sde, steps))
     return table_entry(sde, GatedTable((plain,), (None,) * steps))
 
 

@@ -21,7 +21,6 @@ from sde_diffusion.tuning.search import search
 from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver, solve
 from solvers.exponential import ExponentialAdams
-from solvers.table import compile_table
 
 FEW = 32
 _SEED = 2**42
@@ -153,7 +152,7 @@ def family(networks: Sequence[str], large: bool = False) -> list[Member]:
 
 def error(fit: Fit, solver: Solver, times: Tensor) -> float:
     """Mean error of a solver on a grid."""
-    return float(fit.errors(run(compile_table(solver, fit.sde, len(times) - 1, times), fit)).mean())
+    return float(fit.errors(run(solver, fit, times)).mean())
 
 
 def base(one: Member, steps: int) -> float:

@@ -135,7 +135,7 @@ class ScoreModel(nn.Module):
         shared = _shared(t)
         if shared is not None:
             known = _affine_at(self.predicts, self.sde, self.sigma_data, shared)
-            return torch.add(x * known[0], output, alpha=known[1])
+            return known[0] * x + known[1] * output
         p, q = self._affine(t)
         return per_sample(p, x) * x + per_sample(q, x) * output
 

@@ -83,6 +83,11 @@ class PlannedStep(NamedTuple):
     predictor: Update
     corrector: Update | None
 
+    def interpolated(self, x0: Tensor, x: Tensor) -> Tensor:
+        """m at t."""
+        a, b = self.value
+        return x0 if (a, b) == (1, 0) else x0.mul(a).add_(x, alpha=b)
+
 
 class State(NamedTuple):
     """History of a run: values newest first, and what the corrector redoes."""
@@ -92,6 +97,24 @@ class State(NamedTuple):
     values: tuple[Tensor, ...]
     base: Tensor | None
     xi: Tensor | None
+
+    def planned(self, t: Tensor, s: Tensor) -> PlannedStep:
+        """The step that comes next.
+
+        Raises:
+            ValueError: it was planned for other times.
+        """
+        step = self.plan[self.number]
+        if step.t != float(t) or step.s != float(s):
+            raise ValueError(
+                f"step {self.number} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
+                f"{float(t):.6g} to {float(s):.6g}: a multistep method needs the grid it was initialised with"
+            )
+        return step
+
+    def after(self, values: tuple[Tensor, ...] = (), base: Tensor | None = None, xi: Tensor | None = None) -> State:
+        """One step further."""
+        return State(self.plan, self.number + 1, values, base, xi)
 
 
 @dataclass(frozen=True)
@@ -182,23 +205,16 @@ class ExponentialAdams(Solver):
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
     ) -> tuple[Tensor, Tensor, State]:
         """Evaluate at t, correct x there if planned, and predict x at s."""
-        step = state.plan[state.number]
-        if step.t != float(t) or step.s != float(s):
-            raise ValueError(
-                f"step {state.number} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
-                f"{float(t):.6g} to {float(s):.6g}: a multistep method needs the grid it was initialised with"
-            )
+        step = state.planned(t, s)
         x0 = problem.denoise(x, t)
         xi = noise.increment(x, t, s) if step.predictor.noise else None
         if step.order == 0:
-            out = ancestral_step(problem, x, x0, t, s, xi, eta=step.predictor.noise)
-            return out, s, State(state.plan, state.number + 1, (), None, None)
-        value = x0 if self.form == "data" else x0.mul(step.value[0]).add_(x, alpha=step.value[1])
+            return ancestral_step(problem, x, x0, t, s, xi, eta=step.predictor.noise), s, state.after()
+        value = step.interpolated(x0, x)
         if state.number > 0 and (redo := state.plan[state.number - 1].corrector) and state.base is not None:
-            x = _combine(redo, state.base, (value, *state.values), state.xi)
+            x = combine(redo, state.base, (value, *state.values), state.xi)
         values = (value, *state.values[: self.predictor_order - 1])
-        out = _combine(step.predictor, x, values, xi)
-        return out, s, State(state.plan, state.number + 1, values, x, xi)
+        return combine(step.predictor, x, values, xi), s, state.after(values, x, xi)
 
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
@@ -219,7 +235,8 @@ class ExponentialAdams(Solver):
         return Estimate(t, s, rms_of_sum(apart, after.values))
 
 
-def _combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor | None) -> Tensor:
+def combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor | None = None) -> Tensor:
+    """x_s of an update, with the values newest first."""
     out = x * update.decay
     for value, weight in zip(values, update.weights, strict=False):
         out.add_(value, alpha=weight)

@@ -12,8 +12,9 @@ After that the numbers of a row depend on the sample: on what kind of data its o
 Samples of many dimensions (``is_large``) get higher noise levels, in the tables and below 40 steps in what follows.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
-corrector: beyond 12 steps polynomials in t through four values, of order 5, on t = u^2.5 (u^2.25 from 40 steps up)
-down to rho = 3 / steps^2; with fewer through two values, in lambda up to 6 steps and in t up to 12.
+corrector: beyond 12 steps polynomials in t through five values or, where a sample's values are rough, through four
+(``solvers.variable_order``), of order 6, on t = u^2.5 (u^2.25 from 40 steps up) down to rho = 3 / steps^2; with fewer
+through two values, in lambda up to 6 steps and in t up to 12.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from solvers.noise import Noise
 from solvers.problem import KnownTimes, Path, ReverseProcess
 from solvers.solver import Estimate, Solver
 from solvers.table import Row, Table
+from solvers.variable_order import VariableOrder
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
-_MANY = ExponentialAdams(4, variable="time", corrector=True)
+_MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _SOME_STEPS = 12
 _LOWER = ExponentialAdams(2, variable="time")
 _FINE = 40  # steps from which the grid may be less dense near the data
@@ -174,6 +176,20 @@ def shifted(path: Path, times: Tensor, factor: float) -> Tensor:
     return torch.cat([times[:1], time_at(path, -torch.log(higher)), times[-1:]])
 
 
+def same_for_all(steps: int) -> ExponentialAdams:
+    """The engine's member for a number of steps, where its order depends on the sample with all of its values.
+
+    >>> same_for_all(8).order, same_for_all(20).order
+    (3, 6)
+    """
+    member = _engine(steps)
+    return member.larger if isinstance(member, VariableOrder) else member
+
+
+def _engine(steps: int) -> ExponentialAdams | VariableOrder:
+    return _FEW if steps <= 6 else _SOME if steps <= _SOME_STEPS else _MANY
+
+
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the table, or those of the engine."""
     table = fitted_table(path, steps, large)
@@ -198,7 +214,7 @@ class ProbabilityFlow(Solver):
 
     large: bool | None = None
 
-    order = 5
+    order = 6
     needs = (ReverseProcess,)
     finishes = True
     redoes = True
@@ -218,7 +234,7 @@ class ProbabilityFlow(Solver):
         table = fitted_table(path.path if isinstance(path, KnownTimes) else path, len(times) - 1, bool(self.large))
         if table is not None and table.times == tuple(times.tolist()):
             return table
-        return _FEW if len(times) <= 7 else _SOME if len(times) <= _SOME_STEPS + 1 else _MANY
+        return _engine(len(times) - 1)
 
     def init(self, problem: ReverseProcess, times: Tensor) -> Any:
         """The member for this grid, and its state."""

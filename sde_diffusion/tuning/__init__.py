@@ -42,9 +42,9 @@ from sde_diffusion.tuning.fit import (
     with_source,
 )
 from sde_diffusion.tuning.search import Start, search
-from solvers import SOLVERS, Solver
+from solvers import Solver
 from solvers.gated import GatedTable
-from solvers.pf_ode import fitted_table, is_large
+from solvers.pf_ode import ProbabilityFlow, engine_grid, fitted_table, is_large, same_for_all
 from solvers.table import Table, compile_table
 
 DEFAULT = "pf-ode"
@@ -59,7 +59,7 @@ class Tuned:
     """What tuning found.
 
     Attributes:
-        table: the solver, with gates only where the default was the best.
+        table: the solver; where the default was the best, the default itself or its table with gates.
         nfe: network evaluations it is made for, guided pairs counted as two.
         error: its mean error on the held-out noises: RMS of each sample's distance to the converged endpoint.
         default_error: the same of the default solver.
@@ -67,7 +67,7 @@ class Tuned:
         teacher_error: error of the converged endpoints themselves.
     """
 
-    table: Table | GatedTable
+    table: Solver
     nfe: int
     error: float
     default_error: float
@@ -80,7 +80,7 @@ Report = Callable[[float, str], None]
 
 def tune(
     model: ScoreModel, nfe: int = 8, *, shape: Iterable[int] | None = None, seed: int = 0, **options: Any
-) -> Table | GatedTable:
+) -> Solver:
     """Find the solver for one model and one number of evaluations.
 
     Args:
@@ -170,13 +170,16 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
     steps = nfe // task.model.cost
     found = _Found(task)
     shape = fit.x1.shape[1:]
-    default = fitted_table(sde, steps, is_large(shape))
-    plain = []
+    large = is_large(shape)
+    default = fitted_table(sde, steps, large)
     if default is None:
-        found.offer("default", compile_table(SOLVERS[DEFAULT].suited(shape), sde, steps))
+        times = engine_grid(sde, steps, large)
+        found.offer("default", ProbabilityFlow(large), times)
+        one = compile_table(same_for_all(steps), sde, steps, times)
     else:
         found.offer("default", default)
-        plain.append(found.tried("default, one table", typical(default, fit)))
+        one = typical(default, fit)
+    plain = [found.tried("default, one table", one)]
     tell(0.0, "families of solvers and grids")
     starts = search(sde, steps, partial(task.error, few), partial(task.error, fit), _starts(steps))
     for k, start in enumerate(starts):
@@ -277,15 +280,17 @@ class _Found:
         self.task = task
         self.error = math.inf
         self.stages: dict[str, float] = {}
-        self.table: Table | GatedTable
+        self.table: Solver
 
-    def offer(self, stage: str, table: Table | GatedTable) -> float:
-        """Compare; its error."""
-        error = float(self.task.held.errors(run(table, self.task.held)).mean())
+    def offer(self, stage: str, solver: Solver, times: Tensor | None = None) -> float:
+        """Compare a table, or a solver on a grid; its error."""
+        error = float(self.task.held.errors(run(solver, self.task.held, times)).mean())
         if not math.isfinite(error):
             error = math.inf
         if error < self.error or not self.stages:
-            self.error, self.table = error, with_source(table, f"sdediff tune, {stage}").on(self.task.model.sde)
+            self.error, self.table = error, with_source(solver, f"sdediff tune, {stage}")
+            if isinstance(self.table, Table | GatedTable):
+                self.table = self.table.on(self.task.model.sde)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
         return error
 

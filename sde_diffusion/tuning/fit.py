@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from solvers import Solver, solve
 from solvers.gated import GatedTable
 from solvers.problem import ReverseProcess
 from solvers.table import Row, Table
@@ -124,14 +125,18 @@ class TableParameters:
         return Table(tuple(times.tolist()), tuple(rows), "sde_diffusion.tune")
 
 
-def run(table: Table | GatedTable, fit: Fit) -> Tensor:
-    """The endpoints of a table."""
-    if isinstance(table, GatedTable):
-        return _run_gated(table, fit)[0]
+def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
+    """The endpoints of a table, or of a solver on a grid."""
+    if isinstance(solver, GatedTable):
+        return _run_gated(solver, fit)[0]
+    if not isinstance(solver, Table):
+        every = torch.arange(len(fit.x1))
+        process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
+        return solve(process, fit.x1, solver=solver, grid=times).x
     x = fit.x1
     values: list[Tensor] = []
     rows = torch.arange(len(x))
-    for t, (decay, weights) in zip(table.times, table.rows, strict=False):
+    for t, (decay, weights) in zip(solver.times, solver.rows, strict=False):
         values.insert(0, fit.denoise(x, torch.full((len(x),), t, dtype=torch.float64), rows))
         x = x * decay
         for value, weight in zip(values, weights, strict=False):
@@ -280,6 +285,6 @@ def differences(
     return derivatives
 
 
-def with_source(table: Table | GatedTable, source: str) -> Table | GatedTable:
-    """The same numbers, said to come from elsewhere."""
-    return replace(table, source=source)
+def with_source(solver: Solver, source: str) -> Solver:
+    """The same numbers, said to come from elsewhere; a solver that is no table says itself where it comes from."""
+    return replace(solver, source=source) if isinstance(solver, Table | GatedTable) else solver

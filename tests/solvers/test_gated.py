@@ -91,7 +91,8 @@ def test_every_sample_has_its_own_numbers_alone_or_in_a_batch():
     gated, x1 = looking(), noises(16)
     together = solve(ode, x1, solver=gated).x
     for k in range(16):
-        assert torch.equal(solve(ode, x1[k : k + 1], solver=gated).x[0], together[k])
+        # To rounding: the matrix products of the mixture itself depend on the batch on some processors.
+        torch.testing.assert_close(solve(ode, x1[k : k + 1], solver=gated).x[0], together[k], rtol=0, atol=1e-14)
     # They are neither those of one kind nor those of the other.
     for table in gated.tables:
         assert float((solve(ode, x1, solver=table).x - together).abs().max()) > 1e-3

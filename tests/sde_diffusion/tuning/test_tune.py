@@ -109,6 +109,22 @@ def test_the_default_is_kept_with_its_gates_where_nothing_is_better(tmp_path: Pa
     assert again == found.table and torch.equal(solve(ode, x1, solver=again).x, solve(ode, x1, nfe=5).x)
 
 
+def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its order depends on the sample, so no table is the same; where nothing is better it is kept itself."""
+    model = mixture(torch.float32)
+    monkeypatch.setattr(
+        "sde_diffusion.tuning.converged",
+        lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=17).x, 0.0),
+    )
+    monkeypatch.setattr("sde_diffusion.tuning.search", lambda *_: [])
+    found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
+    assert found.table == SOLVERS["pf-ode"].suited((3,)) and found.error == pytest.approx(0, abs=1e-6)
+    assert found.stages["default, one table"] > 1e-5
+    stored = find_model("bundled")
+    save_tuned(tmp_path / "nfe-17.json", found, stored, seed=0)
+    assert load_tuned(tmp_path / "nfe-17.json", stored, 17) == found.table
+
+
 @pytest.mark.parametrize("nfe", [1, 2, 3, 6])
 def test_tuned_is_never_worse_and_uses_its_budget(nfe):
     model = mixture()
