@@ -2,6 +2,8 @@
 
     python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
 
+--solvers measures some and keeps the other rows of the JSON file.
+
 After every step of the solver the bundled digits network is called bare, on the same batch, as often as the step called
 it: what else the machine does then weighs on both sides alike. A round is one run, its ratio the sum of its step times
 over the sum of its bare calls, planning included; the figure is the median over the rounds.
@@ -64,6 +66,7 @@ def ratio(model: ScoreModel, name: str, nfe: int, batch: int, rounds: int) -> di
     low, _, high = statistics.quantiles(ratios[1:], n=4)
     return {
         "nfe": calls,
+        "rounds": rounds,
         "ratio": statistics.median(ratios[1:]),
         "quartile_low": low,
         "quartile_high": high,
@@ -75,7 +78,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run")
-    parser.add_argument("--solvers", default=",".join(n for n, s in SOLVERS.items() if not s.adaptive))
+    parser.add_argument("--solvers", help="all with fixed steps by default")
     parser.add_argument("--nfe", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
@@ -83,9 +86,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     model = load(arguments.run or BUNDLED).to(arguments.device)
+    able = [name for name, solver in SOLVERS.items() if not solver.adaptive]
+    names = arguments.solvers.split(",") if arguments.solvers else able
     rows = {}
     with torch.no_grad():
-        for name in arguments.solvers.split(","):
+        for name in names:
             rows[name] = ratio(model, name, arguments.nfe, arguments.batch, arguments.rounds)
     table = Table("solver", "NFE", "time / network time", "quartiles", "network call, ms")
     for name, row in rows.items():
@@ -93,6 +98,9 @@ def main() -> None:
         table.add_row(name, str(row["nfe"]), f"{row['ratio']:.3f}", spread, f"{row['network_ms']:.2f}")
     Console(width=110).print(table)
     if arguments.json:
+        if arguments.solvers and arguments.json.exists():
+            before = json.loads(arguments.json.read_text())["rows"] | rows
+            rows = {name: before[name] for name in able if name in before}
         about = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
         arguments.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 

@@ -35,12 +35,17 @@ class Estimate(NamedTuple):
     error: Tensor
 
 
-def rms_of_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
-    """RMS over the entries of each sample of sum_j weights[j] values[j], float64 (B,)."""
+def sum_of(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """sum_j weights[j] values[j], like a value."""
     total = values[0] * weights[0]
     for weight, value in zip(weights[1:], values[1:], strict=False):
         total.add_(value, alpha=weight)
-    return total.flatten(1).square().mean(1).sqrt().to(torch.float64)
+    return total
+
+
+def rms_of_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    """RMS over the entries of each sample of sum_j weights[j] values[j], float64 (B,)."""
+    return sum_of(weights, values).flatten(1).square().mean(1).sqrt().to(torch.float64)
 
 
 class BudgetSpentError(RuntimeError):

@@ -30,7 +30,7 @@ from solvers.ancestral import ancestral_step
 from solvers.exponential import ExponentialAdams, PlannedStep, State, Update, combine
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
-from solvers.solver import Estimate, Solver
+from solvers.solver import Estimate, Solver, sum_of
 
 # Differences that fall to this share are those of a smooth function; those that do not fall are not.
 _SMOOTH, _ROUGH = 0.5, 1.0
@@ -133,12 +133,12 @@ class VariableOrder(Solver):
         if history.base is not None and (redo := history.plan[i - 1].corrector):
             x = combine(redo, history.base, values)
             if share is not None and (last := choices[i - 1]):
-                x.add_(share * _sum(last.corrector, values))
+                x.add_(share * sum_of(last.corrector, values))
         values = values[: self.larger.predictor_order]
         out, share = combine(step.predictor, x, values), None
         if choice := choices[i]:
-            more = _sum(choice.predictor, values)
-            share = _share(more, _sum(choice.smaller, values), _sum(choice.least, values))
+            more = sum_of(choice.predictor, values)
+            share = _share(more, sum_of(choice.smaller, values), sum_of(choice.least, values))
             out.add_(share * more)
         return out, s, Run(history.after(values, x), choices, share)
 
@@ -151,19 +151,14 @@ class VariableOrder(Solver):
 
 def _share(*differences: Tensor) -> Tensor:
     """G of each sample, (B, 1, ..., 1) like x: from the differences that p, p - 1 and p - 2 values make."""
+    first = differences[0]
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    norms = (torch.linalg.vector_norm(d.flatten(1), dim=1, dtype=dtype) for d in differences)
     # Where none makes any, all methods are exact.
-    tiny = torch.finfo(differences[0].dtype).tiny
-    e, once, twice = (torch.linalg.vector_norm(d.flatten(1), dim=1).clamp_min_(tiny) for d in differences)
+    e, once, twice = (norm.clamp_min_(torch.finfo(dtype).tiny) for norm in norms)
     ratio = torch.minimum(e / once, (e / twice).sqrt_())
     share = ((_ROUGH - ratio) / (_ROUGH - _SMOOTH)).clamp_(0, 1)
-    return share.reshape(-1, *[1] * (differences[0].ndim - 1))
-
-
-def _sum(weights: _Weights, values: tuple[Tensor, ...]) -> Tensor:
-    total = values[0] * weights[0]
-    for weight, value in zip(weights[1:], values[1:], strict=False):
-        total.add_(value, alpha=weight)
-    return total
+    return share.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1))
 
 
 @lru_cache(maxsize=128)

@@ -11,7 +11,7 @@ import torch
 from sde_diffusion import VPSDE
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.exponential import ExponentialAdams
-from solvers.variable_order import VariableOrder
+from solvers.variable_order import VariableOrder, _share
 
 SDE = VPSDE()
 LARGER = ExponentialAdams(5, variable="time", corrector=True)
@@ -105,6 +105,16 @@ def test_a_share_between_is_kept_by_the_corrector():
         base, x = x, shares[-1] * ends[0] + (1 - shares[-1]) * ends[1]
     assert any(0.05 < float(g) < 0.95 for share in shares for g in share)
     torch.testing.assert_close(end(SOLVER, denoised, times=times)[:, 0], x, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_neither_overflows_nor_is_left(dtype):
+    """The norm of 2^20 entries of 100 does not fit in float16, which ends at 65504."""
+    share = _share(*(torch.full((2, 2**20), size, dtype=dtype) for size in (90.0, 120.0, 100.0)))
+    assert share.dtype == dtype and share.flatten().tolist() == pytest.approx([0.5, 0.5], rel=0.01)
+    x = torch.full((2, 3), 100.0, dtype=dtype)
+    process = ReverseProcess(lambda x, t: 100 * torch.cos(3 * t[:, None]).to(x) + 0 * x, SDE)
+    assert solve(process, x, solver=SOLVER, grid=torch.linspace(1, 0.1, 17)).x.dtype == dtype
 
 
 @pytest.mark.parametrize(
