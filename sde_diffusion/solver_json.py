@@ -15,12 +15,15 @@ from typing import Any
 
 from solvers import SOLVERS, Solver
 from solvers.errors import choose
+from solvers.exponential import ExponentialAdams
 from solvers.gated import GatedTable
 from solvers.pairs import PAIRS, Pair
 from solvers.table import Row, Table
+from solvers.variable_order import VariableOrder
 
+# Solvers without a name of their own.
 _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
-_MADE = (_TABLE, GatedTable((_TABLE,), (None,)))
+_INNER = (_TABLE, GatedTable((_TABLE,), (None,)), VariableOrder(ExponentialAdams(4)))
 
 
 def describe(solver: Solver) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def restore(description: dict[str, Any], known: Iterable[Solver] = ()) -> Solver
     Raises:
         ValueError: a class or setting that this version does not have.
     """
-    kinds = {type(solver).__name__: solver for solver in (*SOLVERS.values(), *_MADE, *known)}
+    kinds = {type(solver).__name__: solver for solver in (*SOLVERS.values(), *_INNER, *known)}
     start = choose(description["class"], kinds, "kind of solver")
     try:
         return replace(start, **{k: _decode(v) for k, v in description["settings"].items()})

@@ -230,7 +230,7 @@ class LossSecondMoment(Times):
     >>> from sde_diffusion.sde import VPSDE
     >>> times, state = LossSecondMoment(bins=2, history=1), LossSecondMoment(bins=2, history=1).start()
     >>> state = times.update(state, torch.tensor([0.2, 0.7]), torch.tensor([3.0, 1.0]), 1e-5)
-    >>> t, factor = times.sample(100, 1e-5, None, VPSDE(), state)
+    >>> t, factor = times.sample(100, 1e-5, torch.Generator().manual_seed(0), VPSDE(), state)
     >>> int((t < 0.5).sum()), factor[t < 0.5][0].round(decimals=3)
     (75, tensor(0.6670, dtype=torch.float64))
     """
