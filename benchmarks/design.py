@@ -3,7 +3,8 @@
     python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json --nfe 3 4 5 ...
     python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
-    python -m benchmarks.design --larger 1 1.25 1.5 1.75 2 2.5 --run STROKES-28 [--nfe 5 8 10 ...]
+    python -m benchmarks.design --large --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
+    python -m benchmarks.design --larger 1 1.25 1.5 1.75 2 2.5 --run STROKES-28 LETTERS-28 GREY-28 [--nfe 5 8 10 ...]
 
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
 handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, clouds of
@@ -28,11 +29,14 @@ other numbers of steps in the file are kept; those for 3 and 4 are plain.
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
 the same measure, each in units of the best setting for a model; with ``--large`` for the second family.
 
-``--larger`` measures a second family, of models with 500 to 3,072 dimensions, with the tables as they are but all rho
-times a factor, and where there is no table with the grid of the engine shifted by it. Its network counts as much as
-its other six models together:
+That is of models with 500 to 3,072 dimensions, with three networks of 28 x 28 pixels (the same line for each):
 
     sdediff train --data strokes-28.npz --channels 16 --batch-size 32 --steps 4000 --ema 0.998 --out runs/strokes-28
+
+``--large`` makes the tables for samples of many dimensions, as above with kinds of its own: from the small table with
+all rho times the best of four factors, every kind starting with the mean of its members' rows. ``--larger`` measures
+that family with the small tables and all rho times a factor, and where there is no table with the grid of the engine
+shifted by it; networks count as much as the other models together.
 """
 
 from __future__ import annotations
@@ -81,7 +85,9 @@ _EACH_NETWORK_FEW = 5  # with six steps or fewer
 _FEW_STEPS = 6
 _TURNS, _STEPS = 2, 6  # gates and numbers in turns, and steps in each
 NETWORKS = {"digits-6000", "strokes", "grey"}
+LARGE_NETWORKS = {"strokes-28", "letters-28", "grey-28"}
 START = Path(__file__).with_name("design_start.json")
+TABLES, LARGE_TABLES = Path("solvers/pf_ode.json"), Path("solvers/pf_ode_large.json")
 KINDS = {
     "strokes": ("strokes",),
     "network": ("digits-6000",),
@@ -90,6 +96,17 @@ KINDS = {
     "plane": ("plane", "rings"),
     "cloud": ("cloud, 3", "cloud, 8", "cloud, 24"),
 }
+LARGE_KINDS = {
+    "drawn": ("strokes-28", "letters-28"),
+    "photo": ("grey-28",),
+    "narrow": ("strokes, narrow",),
+    "smooth": ("strokes, wide", "spectrum, 28", "spectrum, 32", "spectrum, 40", "spectrum, colour"),
+    "faint": ("spectrum, faint",),
+    "cloud": ("cloud, 500",),
+}
+_EXACT_STEPS = 20
+_MOST = 2.0
+_FACTORS = (1.0, 1.5, 2.0, 2.5)  # of the noise levels of a table that the large ones start from
 
 
 def weights_of(members: Sequence[Member], steps: int) -> list[float]:
@@ -185,25 +202,38 @@ class Design:
         return self.table
 
 
-def kind_of(name: str) -> int:
-    """Number of the kind of a member."""
-    return next(kind for kind, members in enumerate(KINDS.values()) if name in members)
-
-
 class GatedDesign:
-    """The table with gates for one number of steps."""
+    """The table with gates for one number of steps.
 
-    def __init__(self, members: Sequence[Member], start: dict[str, Any], console: Console) -> None:
-        self.members, self.console, self.steps = members, console, len(start["rows"])
-        self.kinds = [kind_of(one.name) for one in members]
+    Args:
+        members: the family.
+        kinds: the names of the members of each kind.
+        starts: entries to start from, the best of them; one with gates gives each kind the mean of its rows.
+        most: a model for which no start is within so many times its base does not count for more than that: else
+            one for which some pair happens to be nearly exact would decide all.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        kinds: dict[str, tuple[str, ...]],
+        starts: Sequence[dict[str, Any]],
+        console: Console,
+        most: float = math.inf,
+    ) -> None:
+        self.members, self.console, self.steps = members, console, len(starts[0]["rows"])
+        self.kinds = [next(k for k, names in enumerate(kinds.values()) if one.name in names) for one in members]
         # A network is expensive, and has many dimensions.
         self.fits = [one.part(FEW) if one.network else one.fit for one in members]
-        self.bases = [base(one, self.steps) for one in members]
+        tables = [table_of(self.fits[0].sde, start) for start in starts]
+        lowest = [min(float(one.held.errors(run(table, one.held)).mean()) for table in tables) for one in members]
+        self.bases = [max(base(one, self.steps), least / most) for one, least in zip(members, lowest, strict=True)]
         weight = _EACH_NETWORK if self.steps > _FEW_STEPS else _EACH_NETWORK_FEW
         weights = [weight if one.network else 1 for one in members]
         self.units = [b / math.sqrt(w) for b, w in zip(self.bases, weights, strict=True)]
-        self.now = Kinds.copies(start, len(KINDS), _SIZE)
-        self.best, self.found = math.inf, self.now
+        self.best = math.inf
+        self.starts = [Kinds.typical(start, self.fits, self.kinds, _SIZE) for start in starts]
+        self.found = self.starts[0]
 
     def offer(self, stage: str, made: Kinds) -> bool:
         """Compare on the held-out noises."""
@@ -213,26 +243,39 @@ class GatedDesign:
             self.best, self.found = found, made
         return True
 
-    def endpoints(self, q: Tensor) -> list[Tensor] | None:
-        """Of every member, at numbers changed by q."""
-        made = self.now.at(q)
-        return [made.endpoints(fit) for fit in self.fits] if made.ordered else None
+    def fit(self, stage: str, which: Sequence[int], numbers: Sequence[int], iterations: int) -> None:
+        """Fit some of the numbers to some of the members."""
+        fits, units = [self.fits[k] for k in which], [self.units[k] for k in which]
+        now, places = self.found, torch.tensor(numbers)
+
+        def full(q: Tensor) -> Tensor:
+            return torch.zeros(now.total, dtype=torch.float64).index_copy(0, places, q)
+
+        def endpoints(q: Tensor) -> list[Tensor] | None:
+            made = now.at(full(q))
+            return [made.endpoints(fit) for fit in fits] if made.ordered else None
+
+        def derivatives(q: Tensor) -> list[tuple[Tensor, Tensor]]:
+            found = [now.sensitivities(full(q), fit) for fit in fits]
+            return [(x, jacobian[places]) for x, jacobian in found]
+
+        q = torch.zeros(len(numbers), dtype=torch.float64)
+        descend(q, endpoints, derivatives, fits, units, iterations, lambda q: self.offer(stage, now.at(full(q))))
 
     def make(self) -> dict[str, Any]:
-        """Gates and numbers in turns."""
+        """Gates and numbers in turns; then the rows of the kinds without a network alone, which are cheap."""
+        turns = []
         for turn in range(_TURNS):
-            self.now = self.found.with_gates(self.fits, self.kinds)
             self.best = math.inf
-            self.offer(f"gates {turn + 1}", self.now)
-            descend(
-                torch.zeros(self.now.total, dtype=torch.float64),
-                self.endpoints,
-                lambda q: [self.now.sensitivities(q, fit) for fit in self.fits],
-                self.fits,
-                self.units,
-                _STEPS,
-                lambda q: self.offer("numbers", self.now.at(q)),
-            )
+            for start in [self.found] if turn else self.starts:
+                self.offer(f"gates {turn + 1}", start.with_gates(self.fits, self.kinds))
+            self.fit("numbers", range(len(self.members)), range(self.found.total), _STEPS)
+            turns.append((self.best, self.found))
+        self.best, self.found = min(turns, key=lambda one: one[0])
+        networks = {kind for kind, one in zip(self.kinds, self.members, strict=True) if one.network}
+        exact = [k for k, kind in enumerate(self.kinds) if kind not in networks]
+        numbers = [n for n, (kind, _, _) in enumerate(self.found.places) if kind >= 0 and kind not in networks]
+        self.fit("exact kinds", exact, numbers, _EXACT_STEPS)
         return self.found.entry()
 
 
@@ -318,36 +361,42 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="one table for all, without gates")
     parser.add_argument("--settings", nargs="+", type=int, help="numbers of steps; no tables are made")
     parser.add_argument("--larger", nargs="+", type=float, help="factors of rho for models of many dimensions")
-    parser.add_argument("--large", action="store_true", help="--settings for models of many dimensions")
+    parser.add_argument("--large", action="store_true", help="for models of many dimensions")
     parser.add_argument("--start", type=Path, default=START, help="plain tables to start from")
-    parser.add_argument("--out", type=Path, default=Path("solvers/pf_ode.json"))
+    parser.add_argument("--out", type=Path, help=f"{TABLES}, with --large {LARGE_TABLES}")
     args = parser.parse_args()
+    out = args.out or (LARGE_TABLES if args.large else TABLES)
     torch.set_num_threads(1)
     console = Console(width=160)
     starts = stored(args.start)
-    if args.large and not args.settings:
-        parser.error("--large goes with --settings; the tables have one family")
+    if args.large and args.plain:
+        parser.error("--plain makes the tables that those with gates start from, and --large starts from these")
     if args.larger and min(args.larger) <= 0:
         parser.error(f"--larger takes factors of rho, above 0; got {min(args.larger):g}")
-    if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != NETWORKS:
-        parser.error(f"gates need the runs of {', '.join(sorted(NETWORKS))}, in folders of these names; got {args.run}")
+    needed, kinds = (LARGE_NETWORKS, LARGE_KINDS) if args.large else (NETWORKS, KINDS)
+    if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != needed:
+        parser.error(f"gates need the runs of {', '.join(sorted(needed))}, in folders of these names; got {args.run}")
     members = family(args.run, large=bool(args.large or args.larger))
     console.print("family:", ", ".join(one.name for one in members))
     if args.settings:
         for steps in args.settings:
             settings(members, steps, console)
         return
+    small = stored(TABLES)
     if args.larger:
         for steps in args.nfe:
-            larger(members, steps, stored(args.out).get(steps), args.larger, console)
+            larger(members, steps, small.get(steps), args.larger, console)
         return
     for steps in args.nfe:
         if args.plain:
             plain = Design(members, steps, console).make()
             made = table_entry(members[0].fit.sde, GatedTable((plain,), (None,) * steps))
         else:
-            made = GatedDesign(members, starts.get(steps) or engine(steps), console).make()
-        save(args.out, {**stored(args.out), steps: rounded(made)})
+            first = (small if args.large else starts).get(steps) or engine(steps)
+            which = [scaled(first, factor) for factor in _FACTORS] if args.large else [first]
+            which += [entry for n, entry in stored(out).items() if args.large and n == steps]
+            made = GatedDesign(members, kinds, which, console, _MOST if args.large else math.inf).make()
+        save(out, {**stored(out), steps: rounded(made)})
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from solvers.exponential import ExponentialAdams
 
 FEW = 32
 _SEED = 2**42
+_BATCH = 64  # what fits into the caches
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,15 @@ def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
         f2 = torch.arange(size, dtype=torch.float64) ** 2
         v = (1 / (1 + f2[:, None] + f2) ** power).flatten().repeat(channels)
         out[f"spectrum, {name}"] = gaussian_spectrum(v * (mean / v.mean()), sde)
-    return out
+    f2 = torch.arange(24, dtype=torch.float64) ** 2
+    v = 1 / (1.5 + f2[:, None] + f2)
+    v = torch.stack([v, v / 4, v / 20]).flatten()  # luminance, and weaker colours
+    faint = torch.arange(1, 2001, dtype=torch.float64) ** -1.2
+    return {
+        **out,
+        "spectrum, colour": gaussian_spectrum(v * (0.2 / v.mean()), sde),
+        "spectrum, faint": gaussian_spectrum(faint * (0.015 / faint.mean()), sde),
+    }
 
 
 def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
@@ -125,7 +134,7 @@ def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = 
         kept = _settled(model, x1, x0)
         x1, x0, n = x1[kept], x0[kept], int(kept[:n].sum())
     call: Callable[..., Tensor] = lambda x, t, rows: torch.cat(  # noqa: E731
-        [model.denoise(a, b) for a, b in zip(x.split(512), t.split(512), strict=True)]
+        [model.denoise(a, b) for a, b in zip(x.split(_BATCH), t.split(_BATCH), strict=True)]
     )
     return Member(name, Fit(call, model.sde, x1[:n], x0[:n]), Fit(call, model.sde, x1[n:], x0[n:]), network)
 
@@ -144,7 +153,7 @@ def family(networks: Sequence[str], large: bool = False) -> list[Member]:
     if large:
         out = [member(name, model, 64, 64) for name, model in large_mixtures(sde).items()]
         out += [member(name, model, 24, 24) for name, model in large_spectra(sde).items()]
-        return [*out, *(member(Path(run).name, load(run).eval(), 16, 24, network=True) for run in networks)]
+        return [*out, *(member(Path(run).name, load(run).eval(), 40, 40, network=True) for run in networks)]
     out = [member(name, model, 192, 192) for name, model in mixtures(sde).items()]
     out += [member(name, model, 48, 48) for name, model in spectra(sde).items()]
     return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]

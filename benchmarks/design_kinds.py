@@ -22,9 +22,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from sde_diffusion.tuning.fit import Fit, run
+from sde_diffusion.tuning.fit import Fit, run, typical
 from solvers.gated import FAR, Gate, GatedTable, Seen, weighted_sum
-from solvers.pf_ode import table_of
+from solvers.pf_ode import table_entry, table_of
 from solvers.problem import ReverseProcess
 
 _DIFFERENCE = 1e-3
@@ -57,6 +57,17 @@ class Kinds:
         for i, ((decay, weights),) in enumerate(entry["rows"]):
             numbers[:, i, : 1 + len(weights)] = torch.tensor([decay, *weights], dtype=torch.float64)
         return cls(numbers, torch.tensor(entry["rho"], dtype=torch.float64), (None,) * n, size)
+
+    @classmethod
+    def typical(cls, entry: dict[str, Any], fits: Sequence[Fit], kinds: Sequence[int], size: float) -> Kinds:
+        """Every kind with the mean of the rows that an entry, with gates or without, has for the models of the kind."""
+        table = table_of(fits[0].sde, entry)
+        numbers: list[list[Tensor]] = [[] for _ in range(max(kinds) + 1)]
+        for fit, kind in zip(fits, kinds, strict=True):
+            plain = GatedTable((typical(table, fit),), (None,) * len(table.gates))
+            numbers[kind].append(cls.copies(table_entry(fit.sde, plain), 1, size).numbers[0])
+        mean = torch.stack([torch.stack(rows).mean(0) for rows in numbers])
+        return cls(mean, torch.tensor(entry["rho"], dtype=torch.float64), (None,) * len(table.gates), size)
 
     @property
     def steps(self) -> int:

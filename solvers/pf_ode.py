@@ -9,7 +9,8 @@ Made by ``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large rho.
 After that the numbers of a row depend on the sample: on what kind of data its own evaluations have shown.
 
-Samples of many dimensions (``is_large``) get higher noise levels, in the tables and below 40 steps in what follows.
+Samples of many dimensions (``is_large``) have tables of their own, in ``pf_ode_large.json``. Where there is none, and
+below 40 steps in what follows, they get higher noise levels.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
 corrector: beyond 12 steps polynomials in t through five values or, where a sample's values are rough, through four
@@ -50,14 +51,15 @@ _FINE = 40  # steps from which the grid may be less dense near the data
 # A table is used where the path starts at this many times its second rho at least.
 _ROOM = 1.25
 
-# Samples of more entries are large, and get noise levels that are so many times as high: what many pixels have in
-# common is seen through more noise. The tables were fitted to up to 256 (networks), the factor to 784 and more.
+# Samples of more entries are large. What many pixels have in common is seen through more noise: where there is no table
+# for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the large ones
+# and the factor to 500 to 3,072.
 _LARGE = 448
 _LARGER = 1.5
 
 
 def is_large(shape: Sequence[int]) -> bool:
-    """Whether samples of a shape have so many dimensions that the noise levels of the tables are raised.
+    """Whether samples of a shape have so many dimensions that they have tables of their own.
 
     >>> is_large((1, 16, 16)), is_large((1, 28, 28))
     (False, True)
@@ -65,10 +67,10 @@ def is_large(shape: Sequence[int]) -> bool:
     return math.prod(shape) > _LARGE
 
 
-@lru_cache(maxsize=1)
-def _fitted() -> dict[int, dict[str, Any]]:
-    """The content of ``pf_ode.json`` by number of steps."""
-    tables = json.loads(File(__file__).with_suffix(".json").read_text())["tables"]
+@lru_cache(maxsize=2)
+def _fitted(file: str) -> dict[int, dict[str, Any]]:
+    """The entries of a file beside this one, by number of steps."""
+    tables = json.loads(File(__file__).with_name(file).read_text())["tables"]
     return {len(entry["rows"]): entry for entry in tables}
 
 
@@ -92,11 +94,11 @@ def fitted_table(path: Path, steps: int, large: bool = False) -> GatedTable | No
     >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
     (9, None)
     """
-    entry = _fitted().get(steps)
+    entry = _fitted("pf_ode.json").get(steps)
     if entry is None:
         return None
     if large:
-        entry = scaled(entry, _LARGER)
+        entry = _fitted("pf_ode_large.json").get(steps) or scaled(entry, _LARGER)
     alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
     if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
         return None
@@ -124,7 +126,7 @@ def table_of(path: Path, entry: dict[str, Any]) -> GatedTable:
         )
         for kind in range(max(map(len, entry["rows"])))
     )
-    return GatedTable(tables, tuple(gate and Gate.of(*gate) for gate in entry["gates"]), "solvers/pf_ode.json")
+    return GatedTable(tables, tuple(gate and Gate.of(*gate) for gate in entry["gates"]), "solvers/pf_ode.py")
 
 
 def table_entry(path: Path, table: GatedTable) -> dict[str, Any]:
@@ -205,7 +207,7 @@ class ProbabilityFlow(Solver):
     """The fitted table for the number of steps, or the member of the exponential engine that suits it.
 
     Args:
-        large: whether at the noise levels for samples of many dimensions; None leaves it to the shape of x.
+        large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
 
     >>> from solvers import SOLVERS
     >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].suited((1, 28, 28)).grid
@@ -226,7 +228,7 @@ class ProbabilityFlow(Solver):
         return "fitted-large" if self.large else "fitted"
 
     def suited(self, shape: Sequence[int]) -> ProbabilityFlow:
-        """At the noise levels for as many dimensions."""
+        """With the tables and noise levels for as many dimensions."""
         return replace(self, large=is_large(shape)) if self.large is None else self
 
     def member(self, path: Path, times: Tensor) -> Solver:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.problems import gaussian_spectrum
@@ -45,12 +46,13 @@ def test_a_table_is_the_same_solver_on_every_path(nfe):
     assert torch.allclose(results["CosineVPSDE"].x, results["Flow"].x, atol=1e-8)
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("nfe", STEPS)
-def test_entries_and_tables_are_inverse(nfe):
-    table = fitted_table(VPSDE(), nfe)
+def test_entries_and_tables_are_inverse(nfe, large):
+    table = fitted_table(VPSDE(), nfe, large)
     assert table is not None
     entry = table_entry(VPSDE(), table)
-    other = fitted_table(SubVPSDE(), nfe)
+    other = fitted_table(SubVPSDE(), nfe, large)
     assert other is not None
     again = table_entry(SubVPSDE(), other)
     assert entry["rho"] == pytest.approx(again["rho"], rel=1e-9)
@@ -102,8 +104,29 @@ def test_samples_of_many_dimensions_get_higher_noise_levels():
         assert torch.equal(found.x, solve(ode, x1, solver=by_shape, nfe=8).x)
         unlike = solve(ode, x1, solver=other, nfe=8)  # what is asked for is what runs
         assert not torch.equal(found.x, unlike.x)
-    rho = [torch.divide(*reversed(sde.marginal(GRIDS[name](sde, 8)[1:-1]))) for name in ("fitted", "fitted-large")]
-    assert torch.allclose(rho[1] / rho[0], torch.full((7,), 1.5, dtype=torch.float64), rtol=1e-6)
+    # Without a table of their own.
+    rho = [torch.divide(*reversed(sde.marginal(GRIDS[name](sde, 12)[1:-1]))) for name in ("fitted", "fitted-large")]
+    assert torch.allclose(rho[1] / rho[0], torch.full((11,), 1.5, dtype=torch.float64), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def digits_24() -> tuple[GaussianMixture, Tensor, Tensor]:
+    """Digits of 24 x 24, which are of no family, with noises and their ends."""
+    small = torch.from_numpy(load_digits().images[300:600] / 8 - 1)[:, None]
+    means = interpolate(small, size=24, mode="bilinear").flatten(1)
+    model = GaussianMixture(means, std=0.05, sde=VPSDE())
+    x1 = model.sde.prior((24, 576), seeds=range(24), dtype=torch.float64)
+    return model, x1, converged(model, x1, steps=300)[0]
+
+
+@pytest.mark.parametrize(("nfe", "bound"), [(5, 0.4), (6, 0.5), (7, 0.8), (8, 0.6), (9, 0.85), (10, 0.95)])
+def test_tables_of_many_dimensions_on_data_of_no_family(digits_24, nfe, bound):
+    """Over UniPC; with raised noise levels the small tables have 0.60, 0.60, 0.62, 0.66, 0.79, 0.84."""
+    model, x1, x0 = digits_24
+    ode = model.sde.probability_flow(model)
+    assert fitted_table(model.sde, nfe, large=True).times != fitted_table(model.sde, nfe).times
+    own, unipc = (float(rms(solve(ode, x1, solver=SOLVERS[s], nfe=nfe).x - x0).mean()) for s in ("pf-ode", "unipc"))
+    assert own < bound * unipc
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), Flow(), EDM(), VESDE(sigma_max=1.0)], ids=lambda sde: type(sde).__name__)
