@@ -119,9 +119,9 @@ def digits_24() -> tuple[GaussianMixture, Tensor, Tensor]:
     return model, x1, converged(model, x1, steps=300)[0]
 
 
-@pytest.mark.parametrize(("nfe", "bound"), [(5, 0.4), (6, 0.5), (7, 0.8), (8, 0.6), (9, 0.85), (10, 0.95)])
+@pytest.mark.parametrize(("nfe", "bound"), [(5, 0.4), (6, 0.5), (7, 0.8), (8, 0.6), (9, 0.85), (10, 0.95), (15, 1.2)])
 def test_tables_of_many_dimensions_on_data_of_no_family(digits_24, nfe, bound):
-    """Over UniPC; with raised noise levels the small tables have 0.60, 0.60, 0.62, 0.66, 0.79, 0.84."""
+    """Over UniPC; with raised noise levels the small tables have 0.60, 0.60, 0.62, 0.66, 0.79, 0.84, 0.95."""
     model, x1, x0 = digits_24
     ode = model.sde.probability_flow(model)
     assert fitted_table(model.sde, nfe, large=True).times != fitted_table(model.sde, nfe).times
