@@ -104,8 +104,8 @@ LARGE_KINDS = {
     "faint": ("spectrum, faint",),
     "cloud": ("cloud, 500",),
 }
-_EXACT_STEPS = 20
-_MOST = 2.0
+_EXACT_STEPS = 20  # on the kinds without a network
+_MOST = 2.0  # see GatedDesign
 _FACTORS = (1.0, 1.5, 2.0, 2.5)  # of the noise levels of a table that the large ones start from
 
 

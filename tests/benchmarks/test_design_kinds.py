@@ -92,3 +92,16 @@ def test_numbers_by_kind_are_better_than_one_table_for_all(start, fits):
 
     blind = [Gate.of([0.0] * n, [1.0] * n, [[0.0] * 3] * n, [0.0] * 3) for n in (2, 4, 6)]
     assert error(start.with_gates(fits, [0, 1, 2])) < 0.9 * error(Kinds(start.numbers, start.rho, (None, *blind)))
+
+
+def test_typical_rows_are_the_mean_of_what_the_models_of_a_kind_get(start, fits):
+    kinds = changed(start, 0.1).with_gates(fits, [0, 1, 2])
+    made = Kinds.typical(kinds.entry(), fits, [0, 1, 1], 0.5)
+    assert made.numbers.shape == (2, STEPS, STEPS + 1) and made.gates == (None,) * STEPS
+    torch.testing.assert_close(made.rho, kinds.rho)
+    for i, gate in enumerate(kinds.gates):
+        weights = [torch.eye(3)[0] if gate is None else gate(kinds.features(i, fit)).mean(0) for fit in fits]
+        rows = [(w[:, None] * kinds.numbers[:, i]).sum(0) for w in weights]
+        torch.testing.assert_close(made.numbers[0, i], rows[0], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(made.numbers[1, i], (rows[1] + rows[2]) / 2, rtol=1e-9, atol=1e-12)
+    assert float((made.numbers[0] - made.numbers[1]).abs().max()) > 1e-3
