@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from benchmarks.design_data import strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.converged import converged, rms
-from sde_diffusion.tuning.fit import Fit, run
+from sde_diffusion.tuning.fit import Fit, objective, run
 from sde_diffusion.tuning.search import search
 from sde_diffusion.tuning.spacing import spaced
 from solvers import Solver, solve
@@ -167,3 +168,18 @@ def error(fit: Fit, solver: Solver, times: Tensor) -> float:
 def base(one: Member, steps: int) -> float:
     """The error of the best pair for one model."""
     return search(one.fit.sde, steps, partial(error, one.few), partial(error, one.fit), 1)[0].error
+
+
+def judged(
+    label: str,
+    members: Sequence[Member],
+    ends: Sequence[Tensor],
+    bases: Sequence[float],
+    units: Sequence[float],
+    console: Console,
+) -> float:
+    """The objective at the ends of the held-out noises, printed with the error of every member over its base."""
+    found = objective([one.held for one in members], ends, units)
+    each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
+    console.print(f"{label}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
+    return found

@@ -95,10 +95,10 @@ def fitted_table(path: Path, steps: int, large: bool = False) -> GatedTable | No
     (9, None)
     """
     entry = _fitted("pf_ode.json").get(steps)
+    if large:
+        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scaled(entry, _LARGER))
     if entry is None:
         return None
-    if large:
-        entry = _fitted("pf_ode_large.json").get(steps) or scaled(entry, _LARGER)
     alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
     if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
         return None
