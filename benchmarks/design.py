@@ -23,8 +23,9 @@ solver takes to another mode are left out there. Held-out noises decide.
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
 numbers. The file in use was made before the clouds joined the family. From there (or, where that file has no table,
-from the engine) every kind of data gets numbers of its own, and gates that recognise it (``design_kinds``). Tables for
-other numbers of steps in the file are kept; those for 3 and 4 are plain.
+from the engine), or from the table with gates that there is, if that is better, every kind of data gets numbers of its
+own, and gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept; those for 3
+and 4 are plain.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
 the same measure, each in units of the best setting for a model; with ``--large`` for the second family.
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", type=int, help="numbers of steps; no tables are made")
     parser.add_argument("--larger", nargs="+", type=float, help="factors of rho for models of many dimensions")
     parser.add_argument("--large", action="store_true", help="for models of many dimensions")
+    parser.add_argument("--exact", action="store_true", help="from the tables in the file, the last stage alone")
     parser.add_argument("--start", type=Path, default=START, help="plain tables to start from")
     parser.add_argument("--out", type=Path, help=f"{TABLES}, with --large {LARGE_TABLES}")
     args = parser.parse_args()
@@ -281,8 +283,14 @@ def main() -> None:
         else:
             first = (small if args.large else starts).get(steps) or engine(steps)
             which = [scaled(first, factor) for factor in _FACTORS] if args.large else [first]
-            which += [entry for n, entry in stored(out).items() if args.large and n == steps]
-            made = GatedDesign(members, kinds, which, console, _MOST if args.large else math.inf).make()
+            which += [entry for n, entry in stored(out).items() if n == steps]
+            most = _MOST if args.large else math.inf
+            if args.exact:
+                design = GatedDesign(members, kinds, [stored(out)[steps]], console, most, search=False)
+                design.offer_gates("gates", design.starts)
+                made = design.exact()
+            else:
+                made = GatedDesign(members, kinds, which, console, most).make()
         save(out, {**stored(out), steps: rounded(made)})
 
 

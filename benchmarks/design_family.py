@@ -13,7 +13,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from benchmarks.design_data import strokes
+from benchmarks.design_data import letters, strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.converged import converged, rms
@@ -95,12 +95,26 @@ def spectra(sde: VPSDE) -> dict[str, ScoreModel]:
 def large_mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
     """Those with hundreds of dimensions."""
     images = (2 * strokes(28) - 1).reshape(-1, 784)
-    places = 0.5 * torch.randn(40, 500, generator=torch.Generator().manual_seed(500), dtype=torch.float64)
+    printed = (2 * letters(28, 300, seed=1).double() - 1).reshape(-1, 784)
+    generator = torch.Generator().manual_seed(500)
+    places = 0.5 * torch.randn(40, 500, generator=generator, dtype=torch.float64)
     return {
         "strokes, narrow": GaussianMixture(images[600:1000], std=0.1, sde=sde),
         "strokes, wide": GaussianMixture(images[1000:1400], std=0.25, sde=sde),
+        "letters, wide": GaussianMixture(printed, std=0.15, sde=sde),
+        "fields, narrow": GaussianMixture(fields(200, generator), std=0.08, sde=sde),
+        "fields, wide": GaussianMixture(fields(200, generator), std=0.25, sde=sde),
         "cloud, 500": GaussianMixture(places, std=0.2, sde=sde),
     }
+
+
+def fields(n: int, generator: torch.Generator) -> Tensor:
+    """Random images of three channels with the spectrum of photographs: (n, 1200)."""
+    f2 = torch.arange(20, dtype=torch.float64) ** 2
+    amplitude = (1 / (1 + f2[:, None] + f2)).sqrt()
+    waves = amplitude * torch.randn(n, 3, 20, 20, generator=generator, dtype=torch.float64)
+    mixed = torch.stack([waves[:, 0], waves[:, 0] + 0.3 * waves[:, 1], waves[:, 0] + 0.3 * waves[:, 2]], 1)
+    return 0.5 * mixed.flatten(1) / mixed.square().mean().sqrt()
 
 
 def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
@@ -120,6 +134,7 @@ def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
     faint = torch.arange(1, 2001, dtype=torch.float64) ** -1.2
     return {
         **out,
+        "spectrum, equal": gaussian_spectrum(torch.full((600,), 0.3, dtype=torch.float64), sde),
         "spectrum, colour": gaussian_spectrum(v * (0.2 / v.mean()), sde),
         "spectrum, faint": gaussian_spectrum(faint * (0.015 / faint.mean()), sde),
     }

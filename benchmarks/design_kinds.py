@@ -4,11 +4,10 @@ From one table for all, every kind gets its own copy of the rows after the first
 
     gates      at each evaluation a multinomial logistic regression from the features of ``solvers.gated`` to the kinds
                of the models of the family;
-    numbers    Levenberg-Marquardt steps (``sde_diffusion.tuning.fit.descend``) on the rows of all kinds and the times,
-               with the weights of the kinds held where they are.
+    numbers    Levenberg-Marquardt steps (``sde_diffusion.tuning.fit.descend``) on the rows of all kinds and the times.
 
 The derivative of a sample's end with respect to a number of one kind is that with respect to the number of its own row,
-times its weight of the kind: one batch of disturbed runs gives all.
+times its weight of the kind: one batch of disturbed runs, each with the gates that it would see, gives all.
 """
 
 from __future__ import annotations
@@ -124,31 +123,15 @@ class Kinds:
         """For the process of a fit."""
         return table_of(fit.sde, self.entry())
 
-    def features(self, i: int, fit: Fit) -> Tensor:
-        """What gate i sees."""
-        every = torch.arange(len(fit.x1))
-        process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
-        table = self.table(fit)
-        x, seen = fit.x1, table.init(process, torch.tensor(table.times, dtype=torch.float64))
-        for t in torch.tensor(table.times[: i + 1], dtype=torch.float64):
-            x, seen = table.advance(process, x, t, seen)
-        assert seen.features is not None
-        return seen.features
-
     def with_gates(self, fits: Sequence[Fit], kinds: Sequence[int]) -> Kinds:
         """Gates that tell the kinds of these models apart, each model counting the same."""
-        out = self
-        for i in range(1, self.steps):
-            seen = [out.features(i, fit) for fit in fits]
-            x = torch.cat(seen)
-            of = torch.cat([torch.full((len(s),), kind) for s, kind in zip(seen, kinds, strict=True)])
-            each = torch.cat([torch.full((len(s),), 1 / len(s) / len(seen)) for s in seen])
-            centre, width = x.mean(0), x.std(0).clamp_min(_LEAST_WIDTH)
-            near = ((x - centre) / width).clamp(-FAR, FAR)
-            found = LogisticRegression(C=1 / (2 * _PENALTY), max_iter=2000, tol=1e-8)
-            found.fit(near.numpy(), of.numpy(), each.double().numpy())
-            gate = Gate.of(centre.tolist(), width.tolist(), found.coef_.T.tolist(), found.intercept_.tolist())
-            out = replace(out, gates=(*out.gates[:i], gate, *out.gates[i + 1 :]))
+        out, runs = self, [Run(fit) for fit in fits]
+        for i in range(self.steps):
+            if i > 0:
+                gate = _gate([one.features(out.table(one.fit)) for one in runs], kinds)
+                out = replace(out, gates=(*out.gates[:i], gate, *out.gates[i + 1 :]))
+            for one in runs:
+                one.advance(out.table(one.fit))
         return out
 
     def sensitivities(self, q: Tensor, fit: Fit) -> tuple[Tensor, Tensor]:
@@ -163,7 +146,7 @@ class Kinds:
         alpha[0] = shifted[0] = math.hypot(float(alpha[0]), float(sigma[0]))
         # The first entry is the undisturbed run; each of the others has one number changed.
         z, values, order, weights = (fit.x1 / float(alpha[0]))[None], [], [], []
-        seen = Seen(0)
+        seen = Seen(0)  # by the runs, one after the other
         for i in range(self.steps):
             scales, t = (c[i].expand(len(z)) for c in (alpha, times))
             if i > 0:
@@ -173,16 +156,20 @@ class Kinds:
             x = z * scales.to(z.dtype).reshape(-1, *[1] * len(shape))
             out = fit.denoise(x.reshape(-1, *shape[1:]), t.repeat_interleave(shape[0]), every.repeat(len(z)))
             values = [out.reshape(z.shape), *values]
-            a, s = fit.sde.marginal(times[i])
-            seen = seen.after(x[0], values[0][0], a, s)
+            same = x.shape[0] * shape[0] - (shape[0] if i > 0 else 0)  # all but the run whose time is later
+            parts = [seen.after(x.flatten(0, 1)[:same], out[:same], *fit.sde.marginal(times[i]))]
+            if i > 0:
+                parts.append(_first(seen, shape[0]).after(x[-1], out[same:], *fit.sde.marginal(later[i])))
+            seen = _joined(parts)
             gate = here.gates[i]
-            weights.append(torch.ones(shape[0], len(self.numbers)) if gate is None else gate(seen.features))
-            row = here.numbers[:1, i] if gate is None else (weights[i][:, :, None] * here.numbers[:, i]).sum(1)
-            row = row[:, : 1 + len(values)].repeat(1 if gate is None else len(z), 1)
+            each = torch.ones(1, len(self.numbers)) if gate is None else gate(seen.features)
+            weights.append(each[: shape[0]].expand(shape[0], -1))
+            row = here.numbers[:1, i] if gate is None else (each[:, :, None] * here.numbers[:, i]).sum(1)
+            row = row[:, : 1 + len(values)]
             moved = weighted_sum(row, z.flatten(0, 1), [v.flatten(0, 1) for v in values]).reshape(z.shape)
             changed = [moved[:1] + e * v[:1] for v in (z, *values)[: self.columns(i)]]
             order += [(i, j) for j in range(len(changed))]
-            seen = seen._replace(number=i + 1)
+            seen = _joined([seen, *[_first(seen, shape[0])] * len(changed)])._replace(number=i + 1)
             values = [torch.cat([v, v[:1].expand(len(changed), *shape)]) for v in values]
             z = torch.cat([moved, *changed])
         found = dict(zip(order, (z[1:].double() - z[:1].double()) / e, strict=True))
@@ -198,5 +185,66 @@ class Kinds:
         return run(self.table(fit), fit)
 
 
+def _first(seen: Seen, n: int) -> Seen:
+    """What the first n samples have shown."""
+    start, features = (None if c is None else c[:n] for c in (seen.start, seen.features))
+    return Seen(seen.number, tuple(v[:n] for v in seen.values), start, features)
+
+
+def _joined(parts: Sequence[Seen]) -> Seen:
+    """What the samples of all parts have shown, as far as a gate needs it."""
+    starts, features = ([c for c in of if c is not None] for of in zip(*(p[2:4] for p in parts), strict=True))
+    return Seen(
+        parts[0].number,
+        (torch.cat([part.values[0] for part in parts]),),
+        torch.cat(starts),
+        torch.cat(features) if features else None,
+    )
+
+
 def _like(c: Tensor, x: Tensor) -> Tensor:
     return c.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+class Run:
+    """One run of a table that is made while it goes; what a row evaluates is kept for when it is made."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit, self.x = fit, fit.x1
+        self.seen = Seen(0)
+        self.value: Tensor | None = None
+        every = torch.arange(len(fit.x1))
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            if self.value is None:
+                self.value = fit.denoise(x, t, every)
+            return self.value
+
+        self.process = ReverseProcess(denoise, fit.sde)
+
+    def features(self, table: GatedTable) -> Tensor:
+        """What the gate of the next row sees."""
+        seen = self._next(table)[1]
+        assert seen.features is not None
+        return seen.features
+
+    def advance(self, table: GatedTable) -> None:
+        """The next row."""
+        self.x, self.seen = self._next(table)
+        self.value = None
+
+    def _next(self, table: GatedTable) -> tuple[Tensor, Seen]:
+        t = torch.tensor(table.times[self.seen.number], dtype=torch.float64)
+        return table.advance(self.process, self.x, t, self.seen)
+
+
+def _gate(seen: Sequence[Tensor], kinds: Sequence[int]) -> Gate:
+    """The logistic regression from the features of each model to its kind."""
+    x = torch.cat(list(seen))
+    of = torch.cat([torch.full((len(s),), kind) for s, kind in zip(seen, kinds, strict=True)])
+    each = torch.cat([torch.full((len(s),), 1 / len(s) / len(seen)) for s in seen])
+    centre, width = x.mean(0), x.std(0).clamp_min(_LEAST_WIDTH)
+    near = ((x - centre) / width).clamp(-FAR, FAR)
+    found = LogisticRegression(C=1 / (2 * _PENALTY), max_iter=2000, tol=1e-8)
+    found.fit(near.numpy(), of.numpy(), each.double().numpy())
+    return Gate.of(centre.tolist(), width.tolist(), found.coef_.T.tolist(), found.intercept_.tolist())

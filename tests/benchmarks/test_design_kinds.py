@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.design_kinds import Kinds
+from benchmarks.design_kinds import Kinds, Run
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.converged import converged
 from sde_diffusion.tuning.fit import Fit, descend, run
@@ -42,16 +42,24 @@ def changed(kinds: Kinds, size: float) -> Kinds:
     return kinds.at(size * torch.randn(kinds.total, dtype=torch.float64, generator=g))
 
 
+def features(kinds: Kinds, i: int, fit: Fit) -> torch.Tensor:
+    """What gate i sees, of the whole run from the start."""
+    table, one = kinds.table(fit), Run(fit)
+    for _ in range(i):
+        one.advance(table)
+    return one.features(table)
+
+
 def test_copies_are_the_plain_table(start, fits):
     plain = compile_table(SOLVERS["dpm++2m"], SDE, STEPS, "power")
     torch.testing.assert_close(start.endpoints(fits[0]), run(plain, fits[0]), rtol=1e-6, atol=1e-6)
 
 
-def test_derivatives_are_those_of_the_ends_where_gates_stand_still(start, fits):
-    # Gates that do not look at their features; unequal weights tell the kinds apart.
-    features = {1: 2, 2: 4, 3: 6}
-    still = [Gate.of([0.0] * n, [1.0] * n, [[0.0] * 3] * n, [0.4, -0.7, 0.1]) for n in features.values()]
-    kinds = changed(Kinds(start.numbers, start.rho, (None, *still)), 0.05)
+@pytest.mark.parametrize("slope", [0.0, 0.8])
+def test_derivatives_are_those_of_the_ends(slope, start, fits):
+    """Gates that do not look at their features, whose unequal weights tell the kinds apart, and gates that do."""
+    gates = [Gate.of([0.0] * n, [1.0] * n, [[slope, -slope, 0.0]] * n, [0.4, -0.7, 0.1]) for n in (2, 4, 6)]
+    kinds = changed(Kinds(start.numbers, start.rho, (None, *gates)), 0.2)
     q = 0.02 * torch.randn(kinds.total, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     ends, jacobian = kinds.sensitivities(q, fits[0])
     torch.testing.assert_close(ends, kinds.at(q).endpoints(fits[0]), rtol=1e-10, atol=1e-11)
@@ -66,7 +74,7 @@ def test_gates_recognise_the_kinds(start, fits):
     gate = kinds.gates[-1]
     assert gate is not None
     for kind, fit in enumerate(fits):
-        assert float(gate(kinds.features(STEPS - 1, fit))[:, kind].mean()) > 0.95
+        assert float(gate(features(kinds, STEPS - 1, fit))[:, kind].mean()) > 0.95
 
 
 def test_numbers_by_kind_are_better_than_one_table_for_all(start, fits):
@@ -100,7 +108,7 @@ def test_typical_rows_are_the_mean_of_what_the_models_of_a_kind_get(start, fits)
     assert made.numbers.shape == (2, STEPS, STEPS + 1) and made.gates == (None,) * STEPS
     torch.testing.assert_close(made.rho, kinds.rho)
     for i, gate in enumerate(kinds.gates):
-        weights = [torch.eye(3)[0] if gate is None else gate(kinds.features(i, fit)).mean(0) for fit in fits]
+        weights = [torch.eye(3)[0] if gate is None else gate(features(kinds, i, fit)).mean(0) for fit in fits]
         rows = [(w[:, None] * kinds.numbers[:, i]).sum(0) for w in weights]
         torch.testing.assert_close(made.numbers[0, i], rows[0], rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(made.numbers[1, i], (rows[1] + rows[2]) / 2, rtol=1e-9, atol=1e-12)
