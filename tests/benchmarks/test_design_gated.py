@@ -69,6 +69,20 @@ def test_some_numbers_are_fitted_and_no_others(design):
     assert not torch.equal(design.found.numbers[1], before.numbers[1])
 
 
+def test_the_last_stage_leaves_times_and_the_rows_of_networks(starts):
+    design = GatedDesign(members(), KINDS, starts, Console(file=io.StringIO()), search=False)
+    network = design.members[0]
+    errors = [float(network.held.errors(run(table_of(SDE, start), network.held)).mean()) for start in starts]
+    assert design.bases[0] == pytest.approx(min(errors), rel=1e-9)
+    design.offer_gates("gates", design.starts)
+    before, first = design.found, design.best
+    made = design.exact()
+    assert design.best < 0.95 * first and score(design, made) == pytest.approx(design.best, rel=1e-5)
+    assert torch.equal(design.found.rho, before.rho)
+    assert torch.equal(design.found.numbers[0], before.numbers[0])
+    assert not any(torch.equal(design.found.numbers[k], before.numbers[k]) for k in (1, 2))
+
+
 def test_a_model_far_from_every_start_does_not_decide_all(starts):
     few = members()
     free, bound = (GatedDesign(few, KINDS, starts, Console(file=io.StringIO()), most) for most in (1e9, 1.0))
