@@ -4,6 +4,7 @@
     python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
     python -m benchmarks.design --large --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
+    python -m benchmarks.design --large --exact --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
     python -m benchmarks.design --larger 1 1.25 1.5 1.75 2 2.5 --run STROKES-28 LETTERS-28 GREY-28 [--nfe 5 8 10 ...]
 
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
@@ -36,7 +37,8 @@ That is of models with 500 to 3,072 dimensions, with three networks of 28 x 28 p
 
 ``--large`` makes the tables for samples of many dimensions, as above with kinds of its own: from the small table with
 all rho times the best of four factors or the large one there is, every kind starting with the mean of its members'
-rows; at the end the rows of kinds without a network are fitted alone. ``--larger`` measures
+rows; at the end the rows of kinds without a network are fitted alone. ``--exact`` makes gates and these rows anew for
+tables that are there, when the family has grown, and leaves times and the rows of networks. ``--larger`` measures
 that family with the small tables and all rho times a factor, and where there is no table with the grid of the engine
 shifted by it; networks count as much as the other models together.
 """
@@ -262,6 +264,11 @@ def main() -> None:
         parser.error("--plain makes the tables that those with gates start from, and --large starts from these")
     if args.larger and min(args.larger) <= 0:
         parser.error(f"--larger takes factors of rho, above 0; got {min(args.larger):g}")
+    missing = sorted(set(args.nfe) - set(stored(out))) if args.exact else []
+    if missing:
+        parser.error(f"--exact goes on from tables that are there; {out} has none for {missing} steps: make them first")
+    if args.exact and (args.plain or args.settings or args.larger):
+        parser.error("--exact makes gates and rows of tables with gates; leave --plain, --settings and --larger away")
     needed, kinds = (LARGE_NETWORKS, LARGE_KINDS) if args.large else (NETWORKS, KINDS)
     if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != needed:
         parser.error(f"gates need the runs of {', '.join(sorted(needed))}, in folders of these names; got {args.run}")

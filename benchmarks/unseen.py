@@ -104,6 +104,10 @@ def main() -> None:
     parser.add_argument("--noises", type=int, default=32)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     args = parser.parse_args()
+    if min(args.nfe) < 1:
+        parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
+    if args.noises < 1:
+        parser.error(f"--noises is at least 1; got {args.noises}")
     torch.set_num_threads(1)
     console = Console(width=160)
     table = Table("mean, median", *map(str, args.nfe))

@@ -45,3 +45,11 @@ def test_problems_without_data_are_eight(tmp_path):
         "CIFAR-10, narrow",
         "CIFAR-10, wide",
     ]
+
+
+@pytest.mark.parametrize(("option", "message"), [("--nfe", "at least 1; got 0"), ("--noises", "at least 1; got 0")])
+def test_numbers_below_one_are_refused(option, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["unseen", option, "0"])
+    with pytest.raises(SystemExit):
+        unseen.main()
+    assert message in capsys.readouterr().err
