@@ -1,5 +1,9 @@
 """Tables and plots of the comparison.
 
+    python -m benchmarks.report REPORT.json [REPORT.json ...] --out benchmarks/results/solvers
+
+puts reports of several runs into one: the problems of a later file take the place of those of an earlier one.
+
 The best peer is chosen for every problem and budget after the fact, on the noises it is reported
 on: the comparison leans to the peers. The interval is that of the mean of (ours - best peer) over
 the samples, a bootstrap of 95 %. First place is given only where all sets of noises agree.
@@ -7,6 +11,7 @@ the samples, a bootstrap of 95 %. First place is given only where all sets of no
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Iterable
@@ -83,9 +88,12 @@ def _against(line: Line, peer: Line) -> Line:
     }
 
 
-def markdown(entries: list[Line], references: dict[str, float], missing: dict[str, str]) -> str:
+def markdown(
+    entries: list[Line], references: dict[str, float], missing: dict[str, str], commands: dict[str, str]
+) -> str:
     """The report as text."""
     out = ["# Paired error to the converged flow, by evaluations", ""]
+    out += [*(f"    {command}" for command in dict.fromkeys(commands.values())), ""]
     out += [f"Not installed, so not compared: {', '.join(missing)}.", ""] if missing else []
     for problem in dict.fromkeys(e["problem"] for e in entries):
         here = [e for e in entries if e["problem"] == problem]
@@ -128,14 +136,28 @@ def markdown(entries: list[Line], references: dict[str, float], missing: dict[st
             out.append(f"| {name} | " + " | ".join(cells) + " |")
         out.append("")
     for name in (DEFAULT, TUNED):
-        ratios = [e["ours"][name]["ratio"] for e in entries if e["best_peer"] and name in e["ours"]]
-        if ratios:
-            out += [
-                f"Ratio of {name} to the best peer over all {len(ratios)} problems and budgets: "
-                f"geometric mean {geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
-                "",
+        for group, problems in _groups(commands):
+            ratios = [
+                e["ours"][name]["ratio"]
+                for e in entries
+                if e["problem"] in problems and e["best_peer"] and name in e["ours"]
             ]
+            if ratios:
+                out += [
+                    f"Ratio of {name} to the best peer, {group}, {len(ratios)} cells: "
+                    f"geometric mean {geometric_mean(ratios):.2f}, largest {max(ratios):.2f}.",
+                    "",
+                ]
     return "\n".join(out)
+
+
+def _groups(commands: dict[str, str]) -> list[tuple[str, list[str]]]:
+    """The problems of every command, and where there are several all of them."""
+    apart = [
+        (", ".join(names), names)
+        for names in ([p for p in commands if commands[p] == one] for one in dict.fromkeys(commands.values()))
+    ]
+    return [*apart, ("all", list(commands))] if len(apart) > 1 else apart
 
 
 def plot(entries: list[Line], problem: str, path: Path) -> None:
@@ -176,14 +198,44 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     plt.close(figure)
 
 
-def write_report(lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str]) -> list[Line]:
+def write_report(
+    lines: list[Line], references: dict[str, float], out: Path, missing: dict[str, str], command: str = ""
+) -> list[Line]:
     """Write report.md, report.json and a plot for every problem."""
     entries = summarise(lines)
-    text = markdown(entries, references, missing)
-    (out / "report.md").write_text(text)
-    (out / "report.json").write_text(
-        json.dumps({"references": references, "missing": missing, "entries": entries}, indent=1)
-    )
-    for problem in dict.fromkeys(e["problem"] for e in entries):
+    commands = dict.fromkeys(dict.fromkeys(e["problem"] for e in entries), command)
+    report = {"commands": commands, "references": references, "missing": missing, "entries": entries}
+    _write(report, out / "report")
+    for problem in commands:
         plot(entries, problem, out / f"{problem}.png")
     return entries
+
+
+def merged(reports: Iterable[Line]) -> Line:
+    """One report of several; of a problem that two have, the later counts."""
+    out: Line = {"commands": {}, "references": {}, "missing": {}, "entries": []}
+    for report in reports:
+        out["entries"] = [e for e in out["entries"] if e["problem"] not in report["commands"]] + report["entries"]
+        for name in ("commands", "references", "missing"):
+            out[name] |= report[name]
+    return out
+
+
+def _write(report: Line, out: Path) -> None:
+    """As JSON and as text."""
+    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    text = markdown(report["entries"], report["references"], report["missing"], report["commands"])
+    out.with_suffix(".md").write_text(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Put reports into one."""
+    parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
+    parser.add_argument("reports", nargs="+", type=Path, help="report.json of a run, or what this command wrote")
+    parser.add_argument("--out", type=Path, required=True, help="without suffix")
+    args = parser.parse_args(argv)
+    _write(merged([json.loads(path.read_text()) for path in args.reports]), args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ N takes the most that do.
 
 Every pair of sampler and budget is one line of ``records.jsonl`` in the output folder, with the
 errors of single samples; lines that are there are not computed again. ``report.md``,
-``report.json`` and the plots are written from them.
+``report.json`` and the plots are written from them; ``benchmarks.report`` puts several into one.
 
 Beside the solvers of the table, ``tuned`` is what ``sde_diffusion.tune`` makes for the problem and each of the
 budgets of ``--tuned``, on noises of its own; the solvers it made are in the folder too.
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -306,6 +307,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the comparison and write the report."""
     args = _arguments(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "--out" in given:
+        del given[given.index("--out") : given.index("--out") + 2]
+    command = " ".join(["python -m benchmarks.solvers", *given])
     torch.set_num_threads(args.threads)
     console = Console()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -337,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
         jobs += [(made, nfe) for nfe in wanted]
         lines += compute(problem, jobs, noises, records, args.batch, console)
         # After every problem, so that an interrupted run leaves what it found.
-        write_report(lines, references, args.out, missing)
+        write_report(lines, references, args.out, missing, command)
     console.print(Markdown((args.out / "report.md").read_text()))
 
 

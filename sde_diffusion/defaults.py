@@ -93,7 +93,9 @@ def default_model(
         if like is None:
             usual = default_network(data.shape)
             start = usual if network in (None, usual.name) else build(str(network), shape=data.shape)
-            card: Mapping[str, Any] = {"name": start.name, "settings": start.settings}
+            # An "edm" network is told log(rho) / 4, whose own logarithm means nothing.
+            embedding = "sinusoidal" if predicts == "edm" else "log"
+            card: Mapping[str, Any] = {"name": start.name, "settings": {**start.settings, "embedding": embedding}}
             sigma_data = _spread(data) if predicts == "edm" else 1.0
         else:
             card, sigma_data = like["network"], like["sigma_data"]

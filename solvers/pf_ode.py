@@ -10,7 +10,7 @@ so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first
 After that the numbers of a row depend on the sample: on what kind of data its own evaluations have shown.
 
 Samples of many dimensions (``is_large``) have tables of their own, in ``pf_ode_large.json``. Where there is none, and
-below 40 steps in what follows, they get higher noise levels.
+in what follows, they get higher noise levels.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
 corrector: beyond 12 steps polynomials in t through five values or, where a sample's values are rough, through four
@@ -56,6 +56,7 @@ _ROOM = 1.25
 # and the factor to 500 to 3,072.
 _LARGE = 448
 _LARGER = 1.5
+_DETAIL = 0.3  # rho below which the grid of the engine is raised less
 
 
 def is_large(shape: Sequence[int]) -> bool:
@@ -157,24 +158,27 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     # Smaller than about 1e-3 the noise is below what networks are trained on.
     low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
     times = power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
-    return shifted(path, times, _LARGER) if large and steps < _FINE else times
+    return shifted(path, times, _LARGER) if large else times
 
 
 def shifted(path: Path, times: Tensor, factor: float) -> Tensor:
-    """Times with f rho / (1 + (f - 1) rho / rho_1) in place of rho: higher by the factor, less so near the first.
+    """Times with higher noise levels, by a factor at rho well above 0.3 and less so below and near the first.
 
-    Where rho_1 is infinite this is f rho, the shift of Esser et al. 2024, eq. 23.
+    With f = 1 + (factor - 1) rho / (rho + 0.3) they are f rho / (1 + (f - 1) rho / rho_1), so the first stays. With f
+    the same for all and rho_1 infinite this is the shift of Esser et al. 2024, eq. 23; what is below 0.3 are details,
+    which many dimensions do not show any earlier.
 
     >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
-    >>> shifted(straight, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64), 3.0).tolist()
-    [1.0, 0.75, 0.0]
+    >>> shifted(straight, torch.tensor([1.0, 0.75, 0.01, 0.0], dtype=torch.float64), 2.0)
+    tensor([1.0000, 0.8514, 0.0103, 0.0000], dtype=torch.float64)
     """
     if factor <= 0:
         raise ValueError(f"the factor of the noise levels must be above 0; got {factor}")
     alpha, sigma = path(times)[:2]
     rho = (sigma / alpha)[1:-1]
-    higher = factor * rho / (1 + (factor - 1) * rho * alpha[0] / sigma[0])
+    more = (factor - 1) * rho / (rho + _DETAIL)
+    higher = (1 + more) * rho / (1 + more * rho * alpha[0] / sigma[0])
     return torch.cat([times[:1], time_at(path, -torch.log(higher)), times[-1:]])
 
 

@@ -18,6 +18,7 @@ from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.data.augment import LABELS
 from sde_diffusion.defaults import default_model, default_options
 from sde_diffusion.networks import NETWORKS
+from sde_diffusion.networks.embeddings import EMBEDDINGS
 from sde_diffusion.places import find_model, new_run, run_to_resume, unused
 from sde_diffusion.score import PREDICTS
 from sde_diffusion.sde import SDES
@@ -173,6 +174,9 @@ def train(
         float | None,
         option("--dropout", "Probability of dropping a value.", NETWORK, "by the data"),
     ] = None,
+    embedding: Annotated[
+        str | None, option("--embedding", f"Waves of the time: {choices(EMBEDDINGS)}.", NETWORK, "sinusoidal")
+    ] = None,
 ) -> None:
     """Train a score model by denoising score matching.
 
@@ -199,7 +203,7 @@ def train(
         data_name = data or before["data"]["name"]
     config = config.with_options(options)
     samples = load_data(data_name, data_dir)
-    shape = given(width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout)
+    shape = given(width=width, depth=depth, channels=channels, blocks=blocks, dropout=dropout, embedding=embedding)
     shape = {**file.get("network", {}), **shape}
     if config.labels and not resume:
         shape = {"classes": samples.classes, **shape}

@@ -53,7 +53,7 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and
     more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). Signals (C, L) of 32
     values and more get a U-Net in one dimension. All else gets an MLP, twice as wide as the sample is
-    long, between 128 and 1024.
+    long, between 128 and 1024. All are told the time by slow waves of its logarithm, which solvers can follow.
 
     Raises:
         ValueError: a shape with no sizes or a size below 1.
@@ -65,9 +65,10 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     if len(shape) == 2 and shape[0] >= 1 and shape[1] >= 32:
         levels = [level for level in range(4) if shape[1] % 2**level == 0]
         attention = [shape[1] >> level for level in levels if shape[1] >> level <= 32]
-        return UNet(shape, 32, (1, 2, 2, 2)[: len(levels)], attention=attention, classes=classes)
+        multipliers = (1, 2, 2, 2)[: len(levels)]
+        return UNet(shape, 32, multipliers, attention=attention, classes=classes, embedding="log")
     if len(shape) != 3 or min(shape) < 1:
-        return MLP(shape, width=min(1024, max(128, 2 * math.prod(shape))), classes=classes)
+        return MLP(shape, width=min(1024, max(128, 2 * math.prod(shape))), classes=classes, embedding="log")
     _, height, width = shape
     row = next(row for row in SIZES if max(height, width) <= row[0])
     _, channels, multipliers, tallest, settings = row
@@ -80,5 +81,6 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
         multipliers[: len(levels)],
         attention=attention,
         classes=classes,
+        embedding="log",
         **settings,
     )

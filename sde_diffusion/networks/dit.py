@@ -75,7 +75,7 @@ class DiT(nn.Module):
         depth: number of blocks.
         heads: attention heads.
         dropout: probability of dropping a hidden value while training.
-        embedding: "sinusoidal" or "fourier" time features.
+        embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
         context: length of a condition vector, or None.
         variance: whether to return twice the channels, for a learned variance.

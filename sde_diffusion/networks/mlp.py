@@ -57,7 +57,7 @@ class MLP(nn.Module):
         width: length of the hidden vectors, even.
         depth: number of residual blocks.
         dropout: probability of dropping a hidden value while training.
-        embedding: "sinusoidal" or "fourier" time features.
+        embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
         context: length of a condition vector, or None.
         variance: whether to return twice the channels, for a learned variance.

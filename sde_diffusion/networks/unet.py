@@ -117,7 +117,7 @@ class UNet(nn.Module):
         attention: the heights (H, H/2, H/4, ..., or lengths) of the levels that have self-attention.
         heads: attention heads; the channels of those levels are divisible by it.
         dropout: probability of dropping a feature while training.
-        embedding: "sinusoidal" or "fourier" time features.
+        embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
         context: length of a condition vector, or None.
         variance: whether to return twice the channels, for a learned variance.

@@ -19,7 +19,8 @@ pytest.importorskip("rich")
 
 from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, spectrum
-from benchmarks.report import interval, summarise
+from benchmarks.report import interval, summarise, write_report
+from benchmarks.report import main as merge
 from benchmarks.solvers import Records, compute, main, measure, ours, prepare
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.converged import converged, rms
@@ -200,7 +201,10 @@ def test_a_run_is_resumed(tmp_path: Path) -> None:
         {x["key"]: x for x in map(json.loads, lines.splitlines())},
     )
     assert {k: v["errors"] for k, v in first.items()} == {k: v["errors"] for k, v in second.items()}
-    assert (tmp_path / "report.md").exists()
+    report = json.loads((tmp_path / "report.json").read_text())
+    # The folder is nobody's business, and makes no difference.
+    assert list(report["commands"].values()) == [" ".join(["python -m benchmarks.solvers", *arguments[:-2]])]
+    assert report["commands"].popitem()[1] in (tmp_path / "report.md").read_text()
 
 
 def test_more_calls_than_allowed_are_an_error() -> None:
@@ -247,6 +251,33 @@ def test_the_summary_names_the_best_peer_and_ties() -> None:
     assert entry["ours"]["half"]["ratio"] == pytest.approx(0.5)
     assert entry["ours"]["half"]["first"] == "ours"
     assert entry["ours"]["mixed"]["first"] == "tie"
+
+
+def test_reports_of_several_runs_become_one_in_which_the_later_counts(tmp_path: Path) -> None:
+    def report(number: int, ratios: dict[str, float]) -> Path:
+        """One folder: a peer with an error of 1 on each problem, and ours."""
+        lines = [
+            {**line(library, solver, [error] * 4), "problem": problem}
+            for problem, ratio in ratios.items()
+            for library, solver, error in (("a", "peer", 1.0), ("sdediff", "pf-ode", ratio))
+        ]
+        out = tmp_path / str(number)
+        out.mkdir()
+        write_report(lines, dict.fromkeys(ratios, 1e-3), out, {}, f"command {number}")
+        return out / "report.json"
+
+    first, second = report(1, {"p": 0.2, "q": 0.4}), report(2, {"q": 0.9, "r": 0.3})
+    merge([str(first), str(second), "--out", str(tmp_path / "all")])
+    found = json.loads((tmp_path / "all.json").read_text())
+    assert {e["problem"]: e["ours"]["pf-ode"]["ratio"] for e in found["entries"]} == {"p": 0.2, "q": 0.9, "r": 0.3}
+    text = (tmp_path / "all.md").read_text()
+    assert text.index("    command 1") < text.index("    command 2") < text.index("## p")
+    assert "best peer, p, 1 cells: geometric mean 0.20" in text
+    assert "best peer, q, r, 2 cells: geometric mean 0.52, largest 0.90" in text
+    assert "best peer, all, 3 cells: geometric mean 0.38, largest 0.90" in text
+    # What it wrote can be merged on.
+    merge([str(tmp_path / "all.json"), "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again.md").read_text() == text
 
 
 def test_the_interval_has_the_width_of_the_standard_error() -> None:

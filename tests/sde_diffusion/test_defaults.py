@@ -29,6 +29,13 @@ def test_settings_reach_what_they_are_of() -> None:
     assert model.network.settings["width"] == 6 and len(model.network.blocks) == 1
 
 
+def test_the_network_is_told_the_time_by_its_logarithm_unless_it_is_told_that_of_the_noise_level() -> None:
+    embeddings = [default_model(POINTS, sde=name).network.settings["embedding"] for name in ("vp", "cosine", "ve")]
+    assert embeddings == ["log", "log", "sinusoidal"]
+    given = default_model(POINTS, network_settings={"embedding": "fourier"})
+    assert given.network.settings["embedding"] == "fourier"
+
+
 def test_sigma_data_is_the_spread_of_the_data() -> None:
     x = POINTS.x.double()
     assert default_model(POINTS, predicts="edm").sigma_data == round(float(x.std(correction=0)), 4)

@@ -66,7 +66,7 @@ def test_every_option_reaches_the_run() -> None:
     }  # fmt: skip
     model = {
         "sde": "ve", "sigma_min": 0.02, "sigma_max": 9.0, "predicts": "edm", "width": 6,
-        "depth": 2, "dropout": 0.25,
+        "depth": 2, "dropout": 0.25, "embedding": "fourier",
     }  # fmt: skip
     args = [f"--{k.replace('_', '-')}={v}" for k, v in {**options, **model}.items()]
     trained("--data", "rings", "--out", "here", *args)
@@ -79,6 +79,7 @@ def test_every_option_reaches_the_run() -> None:
     assert written["model"]["predicts"] == "edm" and written["model"]["sigma_data"] == 1.0
     network = written["model"]["network"]["settings"]
     assert (network["width"], network["depth"], network["dropout"]) == (6, 2, 0.25)
+    assert network["embedding"] == "fourier"
     assert [c.name for c in checkpoints(Path("here"))] == [
         "step-000003", "step-000002", "step-000001"
     ]  # fmt: skip
@@ -235,6 +236,7 @@ def bad_data() -> None:
         ("--steps 0", "steps must be at least 1; got 0"),
         ("--lr -1", "learning_rate must be positive; got -1.0"),
         ("--data moons --channels 8", "the network mlp has no setting 'channels'"),
+        ("--embedding logg", "unknown time embedding 'logg'; did you mean 'log'?"),
         ("--sde flow --beta-max 2", "the process flow has no setting 'beta_max'"),
         ("--sde cosine --predicts noise", "use predicts='velocity' or 'data'"),
         ("--data mnist", "say where they are with data_dir (--data-dir)"),

@@ -1,19 +1,47 @@
 """Waves are stationary features that tell times near the data apart; a class is one vector more."""
 
+import math
+
 import pytest
 import torch
 
+from sde_diffusion import VPSDE
 from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, Waves
+from solvers.pf_ode import engine_grid
+
+
+def at(kind, u):
+    """The time whose waves are those of u."""
+    return 1e-3 * u.expm1() if kind == "log" else u
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_waves_are_stationary_and_of_constant_norm(kind):
     waves = Waves(32, kind)
-    t, s = torch.tensor([[0.1, 0.7, -2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
+    t, s = torch.tensor([[0.1, 0.7, 2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
     torch.testing.assert_close(waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64))
-    inner = (waves(t) * waves(s)).sum(1)
-    shifted = (waves(t + 0.123) * waves(s + 0.123)).sum(1)
+    inner = (waves(at(kind, t)) * waves(at(kind, s))).sum(1)
+    shifted = (waves(at(kind, t + 0.123)) * waves(at(kind, s + 0.123))).sum(1)
     torch.testing.assert_close(inner, shifted)
+
+
+def test_the_waves_of_the_logarithm_turn_by_less_than_half_a_turn_in_a_step_of_twenty():
+    times = engine_grid(VPSDE(), 20).flip(0)
+    slow = torch.log1p(times / 1e-3).diff() * Waves(32, "log").frequencies.max()
+    assert slow.max() < math.pi
+    # Of the others the fastest goes round more than ten times.
+    assert times.diff().max() * Waves(32).frequencies.max() > 20 * math.pi
+    # The formula above is that of the features.
+    inner = (Waves(2, "log")(times)[1:] * Waves(2, "log")(times)[:-1]).sum(1)
+    torch.testing.assert_close(inner, (slow * Waves(2, "log").frequencies[0] / 2).cos())
+
+
+def test_the_logarithm_is_odd_and_finite_for_scalars_below_zero():
+    waves = Waves(32, "log")
+    t = torch.tensor([-2.5, -0.1, 0.0, 0.1])
+    cos, sin = waves(t).chunk(2, 1)
+    mirrored = waves(-t).chunk(2, 1)
+    torch.testing.assert_close((cos, sin), (mirrored[0], -mirrored[1]))
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
@@ -23,8 +51,9 @@ def test_times_near_the_data_are_told_apart(kind, t, s, least):
     assert (near - far).norm() > least
 
 
-def test_the_slowest_wave_orders_all_times():
-    cosine = Waves(64)(torch.linspace(0, 1, 1001))[:, 0]
+@pytest.mark.parametrize("kind", ["sinusoidal", "log"])
+def test_the_slowest_wave_orders_all_times(kind):
+    cosine = Waves(64, kind)(torch.linspace(0, 1, 1001))[:, 0]
     assert (cosine.diff() < 0).all()
 
 

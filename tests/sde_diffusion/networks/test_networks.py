@@ -28,7 +28,7 @@ SIGNALS = {
 CASES = [
     (name, {**settings[name], "classes": 3, "embedding": embedding})
     for name in NETWORKS
-    for settings, embedding in ((SETTINGS, "sinusoidal"), (SETTINGS, "fourier"), (SIGNALS, "sinusoidal"))
+    for settings, embedding in ((SETTINGS, "sinusoidal"), (SETTINGS, "fourier"), (SETTINGS, "log"), (SIGNALS, "log"))
 ]
 
 
