@@ -2,13 +2,15 @@
 
 The bundled digits network:
 
-    sdediff train --sde vp --steps 10000 --out runs/bundled
-    python -m benchmarks.bundle runs/bundled "sdediff train --sde vp --steps 10000"
+    sdediff train --sde vp --steps 10000 --embedding sinusoidal --out runs/bundled
+    python -m benchmarks.bundle runs/bundled "sdediff train --sde vp --steps 10000 --embedding sinusoidal"
 
 The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors:
 
     sdediff train --data mnist --data-dir DIR --channels 16 --batch-size 64 --steps 5000 --ema 0.998 --out runs/mnist
     python -m benchmarks.bundle runs/mnist "sdediff train --data mnist ..." --out benchmarks/networks/mnist.safetensors
+
+mnist-sinusoidal.safetensors beside it is the same with `--embedding sinusoidal`; the table of DDIM on MNIST is its.
 """
 
 from __future__ import annotations
