@@ -26,6 +26,7 @@ OURS = "sdediff"
 DEFAULT = "pf-ode"
 TUNED = "tuned"
 Line = dict[str, Any]
+_FIELDS = ("commands", "references", "missing", "entries")
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -223,9 +224,25 @@ def merged(reports: Iterable[Line]) -> Line:
 
 def _write(report: Line, out: Path) -> None:
     """As JSON and as text."""
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     text = markdown(report["entries"], report["references"], report["missing"], report["commands"])
-    out.with_suffix(".md").write_text(text)
+    out.with_name(f"{out.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    out.with_name(f"{out.name}.md").write_text(text)
+
+
+def _read(path: Path) -> Line:
+    """A report.
+
+    Raises:
+        ValueError: there is no such file, or it is not one.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a report ({error})") from None
+    lacks = [name for name in _FIELDS if not isinstance(report, dict) or name not in report]
+    if lacks:
+        raise ValueError(f"{path} is not a report: it lacks {', '.join(lacks)}")
+    return report
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -234,7 +251,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("reports", nargs="+", type=Path, help="report.json of a run, or what this command wrote")
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     args = parser.parse_args(argv)
-    _write(merged([json.loads(path.read_text()) for path in args.reports]), args.out)
+    try:
+        report = merged([_read(path) for path in args.reports])
+    except ValueError as error:
+        parser.error(f"{error}; give the report.json that python -m benchmarks.solvers wrote")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    _write(report, args.out)
 
 
 if __name__ == "__main__":

@@ -304,13 +304,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+def command_of(argv: Sequence[str]) -> str:
+    """The command for the report: without the folder, which makes no difference."""
+    folder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    folder.add_argument("--out")
+    return " ".join(["python -m benchmarks.solvers", *folder.parse_known_args(argv)[1]])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the comparison and write the report."""
     args = _arguments(argv)
-    given = list(sys.argv[1:] if argv is None else argv)
-    if "--out" in given:
-        del given[given.index("--out") : given.index("--out") + 2]
-    command = " ".join(["python -m benchmarks.solvers", *given])
+    command = command_of(sys.argv[1:] if argv is None else argv)
     torch.set_num_threads(args.threads)
     console = Console()
     args.out.mkdir(parents=True, exist_ok=True)

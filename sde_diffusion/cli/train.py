@@ -175,7 +175,8 @@ def train(
         option("--dropout", "Probability of dropping a value.", NETWORK, "by the data"),
     ] = None,
     embedding: Annotated[
-        str | None, option("--embedding", f"Waves of the time: {choices(EMBEDDINGS)}.", NETWORK, "sinusoidal")
+        str | None,
+        option("--embedding", f"Waves of the time: {choices(EMBEDDINGS)}.", NETWORK, "log; with edm sinusoidal"),
     ] = None,
 ) -> None:
     """Train a score model by denoising score matching.

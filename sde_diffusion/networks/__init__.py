@@ -54,6 +54,8 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). Signals (C, L) of 32
     values and more get a U-Net in one dimension. All else gets an MLP, twice as wide as the sample is
     long, between 128 and 1024. All are told the time by slow waves of its logarithm, which solvers can follow.
+    Those are not for a model that predicts "edm", whose network is told log(rho) / 4: ``default_model``
+    gives it others.
 
     Raises:
         ValueError: a shape with no sizes or a size below 1.

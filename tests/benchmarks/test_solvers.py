@@ -21,7 +21,7 @@ from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, spectrum
 from benchmarks.report import interval, summarise, write_report
 from benchmarks.report import main as merge
-from benchmarks.solvers import Records, compute, main, measure, ours, prepare
+from benchmarks.solvers import Records, command_of, compute, main, measure, ours, prepare
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.converged import converged, rms
 
@@ -275,9 +275,39 @@ def test_reports_of_several_runs_become_one_in_which_the_later_counts(tmp_path: 
     assert "best peer, p, 1 cells: geometric mean 0.20" in text
     assert "best peer, q, r, 2 cells: geometric mean 0.52, largest 0.90" in text
     assert "best peer, all, 3 cells: geometric mean 0.38, largest 0.90" in text
+    # One command needs no second line for all.
+    assert ", all, " not in (first.parent / "report.md").read_text()
     # What it wrote can be merged on.
     merge([str(tmp_path / "all.json"), "--out", str(tmp_path / "again")])
     assert (tmp_path / "again.md").read_text() == text
+
+
+def test_what_is_not_a_report_is_refused_and_the_folder_of_the_result_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "v1.5"
+    (tmp_path / "other.json").write_text('{"entries": []}')
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "torn.json").write_text('{"entries": [')
+    for name, message in (
+        ("none.json", "cannot be read as a report"),
+        ("torn.json", "cannot be read as a report"),
+        ("other.json", "is not a report: it lacks commands, references, missing"),
+        ("list.json", "is not a report"),
+    ):
+        with pytest.raises(SystemExit):
+            merge([str(tmp_path / name), "--out", str(out)])
+        assert f"{tmp_path / name} {message}" in capsys.readouterr().err
+    assert not out.parent.exists()
+    write_report([line("a", "peer", [1.0] * 4)], {}, tmp_path, {}, "command")
+    merge([str(tmp_path / "report.json"), "--out", str(out)])
+    assert sorted(path.name for path in out.parent.iterdir()) == ["v1.5.json", "v1.5.md"]
+
+
+@pytest.mark.parametrize("out", (["--out", "here"], ["--out=here"]))
+def test_the_command_of_a_report_says_all_but_the_folder(out: list[str]) -> None:
+    expected = "python -m benchmarks.solvers --nfe 5 6 --screen 4 --tuned"
+    assert command_of(["--nfe", "5", "6", *out, "--screen", "4", "--tuned"]) == expected
 
 
 def test_the_interval_has_the_width_of_the_standard_error() -> None:

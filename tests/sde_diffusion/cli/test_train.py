@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from sde_diffusion.checkpoint import find
 from sde_diffusion.cli import app, train
+from sde_diffusion.data import load_data
+from sde_diffusion.defaults import default_model
 from sde_diffusion.runs import checkpoints
 
 TINY = ["--steps=4", "--batch-size=8", "--width=8", "--depth=1", "--schedule=constant"]
@@ -44,6 +47,14 @@ def refused(*args: str) -> str:
 def config(out: str) -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads((Path(out) / "config.json").read_text())
     return loaded
+
+
+def test_the_help_says_which_embedding_a_network_gets() -> None:
+    command = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    said = next(p.show_default for p in command.params if p.name == "embedding")
+    usual, edm = (default_model(load_data("moons"), predicts=predicts) for predicts in ("noise", "edm"))
+    settings = [model.network.settings["embedding"] for model in (usual, edm)]
+    assert said == f"{settings[0]}; with edm {settings[1]}"
 
 
 def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() -> None:
