@@ -169,7 +169,8 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     here = [e for e in entries if e["problem"] == problem]
-    figure, axes = plt.subplots(figsize=(6.4, 4.8))
+    figure, axes = plt.subplots(figsize=(7.6, 4.8))
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)  # type: ignore[attr-defined]
     for name in dict.fromkeys(n for e in here for n in e["ours"]):
         points = [(e["nfe"], e["ours"][name]["mean"]) for e in here if name in e["ours"]]
         bold = name in (DEFAULT, TUNED)
@@ -193,7 +194,7 @@ def plot(entries: list[Line], problem: str, path: Path) -> None:
     ticks = [e["nfe"] for e in here]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
