@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAREWELL = 0.1  # seconds for the threads of a process group to let go
 
 
 class Precise(nn.Module):
@@ -188,3 +190,6 @@ def _accelerator(cpu: bool, tracker: str, folder: Path | None) -> Accelerator:
 def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # A thread of gloo may still have to let go of the tensors of the last exchange, for which it needs the
+        # interpreter; where that is gone by then, it aborts the process. DistributedDataParallel keeps these threads.
+        time.sleep(_FAREWELL)
