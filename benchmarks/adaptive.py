@@ -33,12 +33,12 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from sde_diffusion import VPSDE, ScoreModel, load
-from sde_diffusion.analytic import GaussianMixture
 from sde_diffusion.data import load_data
-from sde_diffusion.places import BUNDLED
+from sde_diffusion.models.analytic import GaussianMixture
+from sde_diffusion.storage.locate import BUNDLED
 from solvers import PAIRS, ReverseProcess, Solver, solve
-from solvers.adaptive import EmbeddedRungeKutta
 from solvers.backends import Scipy, State, TorchDiffEq
+from solvers.classical.embedded_rk import EmbeddedRungeKutta
 
 matplotlib.use("Agg")
 

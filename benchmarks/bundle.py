@@ -18,9 +18,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sde_diffusion.checkpoint import export, find, load
-from sde_diffusion.places import BUNDLED
-from sde_diffusion.storage import read_json
+from sde_diffusion.storage.atomic_folder import read_json
+from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.locate import BUNDLED
 
 
 def main() -> None:

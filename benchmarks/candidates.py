@@ -31,11 +31,11 @@ from benchmarks.problems import Problem
 from benchmarks.report import geometric_mean
 from benchmarks.solvers import NFE, prepare
 from sde_diffusion import SDE
-from sde_diffusion.converged import rms
-from sde_diffusion.tuning.spacing import spaced
+from sde_diffusion.sampling.reference_solution import rms
+from sde_diffusion.tuning.grid_families import spaced
 from solvers import solve
 from solvers.errors import choose
-from solvers.exponential import ExponentialAdams
+from solvers.exponential.adams import ExponentialAdams
 from solvers.grids import rho_min
 
 _SEEDS = 2**41

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion.card import versions
 from sde_diffusion.data import load_data
-from sde_diffusion.features.classifier import PRETRAINED, SIZES, Network
-from sde_diffusion.storage import FORMAT, pack, sha256, to_json, write_file
+from sde_diffusion.evaluation.features.pretrained_classifier import PRETRAINED, SIZES, Network
+from sde_diffusion.storage.atomic_folder import FORMAT, pack, sha256, to_json, write_file
+from sde_diffusion.storage.provenance import versions
 
 EPOCHS = {"digits": 120, "mnist": 4}
 BATCH, RATE = 100, 2e-3

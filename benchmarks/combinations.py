@@ -31,13 +31,13 @@ from torch import Tensor
 from benchmarks.digits_quality import classifier, figures
 from sde_diffusion import frechet_distance, sample, train
 from sde_diffusion.data import Data, load_data
-from sde_diffusion.defaults import default_model
-from sde_diffusion.discrete import ancestral
-from sde_diffusion.losses import denoising_loss
-from sde_diffusion.plots import save_grid
-from sde_diffusion.sample import seeds_of
-from sde_diffusion.score import ScoreModel
-from sde_diffusion.times import stratified
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.pictures import save_grid
+from sde_diffusion.sampling.ancestral_chain import ancestral
+from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.training.defaults import default_model
+from sde_diffusion.training.losses import denoising_loss
+from sde_diffusion.training.time_sampling import stratified
 
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "combinations.png"
@@ -159,7 +159,7 @@ def noise_error(model: ScoreModel, data: Data) -> float:
     """The plain noise error on held-out data, at stratified times above 0.001."""
     generator = torch.Generator().manual_seed(0)
     x0 = data.batch(torch.arange(len(data)))
-    t = model.sde.snap(stratified(len(x0), 1e-3, generator))
+    t = model.sde.to_step(stratified(len(x0), 1e-3, generator))
     if float(model.sde.marginal(1.0)[0]) == 0:
         t = t.clamp_max(0.999)
     eps = torch.randn(x0.shape, generator=generator)
@@ -178,7 +178,7 @@ class _MeanOnly(ScoreModel):
 
 def _log_likelihood(model: ScoreModel, data: Data, n: int = 16) -> float | None:
     try:
-        from sde_diffusion.likelihood import log_likelihood
+        from sde_diffusion.likelihood.flow import log_likelihood
     except ImportError:
         return None
     x = data.batch(torch.arange(min(n, len(data))))

@@ -20,17 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_diffusion.card import versions
-from sde_diffusion.checkpoint import load
 from sde_diffusion.data import load_data
-from sde_diffusion.evaluation import Drawing, Workers, quality
+from sde_diffusion.evaluation import SamplingSettings, Workers, quality
+from sde_diffusion.evaluation.features import default_features, make_extractor
+from sde_diffusion.evaluation.metrics import frechet_distance
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.workers import default_processes
-from sde_diffusion.features import default_features, make_extractor
-from sde_diffusion.metrics import frechet_distance
-from sde_diffusion.places import BUNDLED_NAME, find_model, name_of
-from sde_diffusion.reference import Reference
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of
+from sde_diffusion.storage.provenance import versions
 from solvers import SOLVERS, ReverseProcess, Solver
-from solvers.ancestral import DDPM, ancestral_step
+from solvers.diffusion.ancestral import DDPM
+from solvers.exact_step import ancestral_step
 from solvers.noise import Noise
 
 RESULTS = Path(__file__).parent / "results"
@@ -104,7 +105,7 @@ def main() -> None:
     stored = find_model(arguments.run)
     data = load_data(stored.data["name"], arguments.data_dir)
     extractor = make_extractor(default_features(data.shape), fit=lambda: data.batch(slice(0, 20_000)))
-    reference = Reference.of(data, extractor, device=arguments.device)
+    reference = FeatureStatistics.of(data, extractor, device=arguments.device)
     generator = torch.Generator().manual_seed(0)
     real = reference.features[torch.randint(len(reference.features), (arguments.n,), generator=generator)]
     steps = [int(s) for s in arguments.steps.split(",")]
@@ -123,7 +124,7 @@ def main() -> None:
     }
     with Workers(load(stored, device=arguments.device), extractor, arguments.processes) as workers:
         for count in steps:
-            ways = [Drawing(solver, grid=times(count), eta=eta) for solver, eta in ROWS.values()]
+            ways = [SamplingSettings(solver, grid=times(count), eta=eta) for solver, eta in ROWS.values()]
             points = quality(workers, ways, arguments.n, reference, metrics=["frechet"])
             for name, point in zip(ROWS, points, strict=True):
                 found = point.figures["frechet"]

@@ -1,7 +1,7 @@
 """The tables of ``pf-ode``: times, weights and gates fitted to a family of models at once.
 
     python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json --nfe 3 4 5 ...
-    python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/pf_ode.json]
+    python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/fitted/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
     python -m benchmarks.design --large --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
     python -m benchmarks.design --large --exact --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
@@ -17,9 +17,9 @@ Gaussians in 3, 8 and 24 dimensions, Gaussians with three spectra, and the netwo
     sdediff train --data grey.npz --channels 16 --batch-size 64 --steps 4000 --ema 0.998 --out runs/grey
 
 What is minimised is the root mean square over the family of error / base, where the base of a model is the error of
-the best pair of solver and grid for it alone (``sde_diffusion.tuning.search``): no model may be sacrificed for another.
-Networks are what people sample, so each counts three times (five with six steps or fewer); noises that even a good
-solver takes to another mode are left out there. Held-out noises decide.
+the best pair of solver and grid for it alone (``sde_diffusion.tuning.grid_search``): no model may be sacrificed for
+another. Networks are what people sample, so each counts three times (five with six steps or fewer); noises that even
+a good solver takes to another mode are left out there. Held-out noises decide.
 
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
@@ -71,14 +71,23 @@ from sde_diffusion.tuning.fit import (
     run,
     sensitivities,
 )
-from sde_diffusion.tuning.search import Start, search
-from sde_diffusion.tuning.spacing import spaced
+from sde_diffusion.tuning.grid_families import spaced
+from sde_diffusion.tuning.grid_search import Start, search
 from solvers import Solver
-from solvers.exponential import ExponentialAdams
-from solvers.gated import GatedTable
-from solvers.pf_ode import ProbabilityFlow, engine_grid, same_for_all, scaled, shifted, table_entry, table_of
-from solvers.table import Table, compile_table
-from solvers.variable_order import VariableOrder
+from solvers.exponential.adams import ExponentialAdams
+from solvers.exponential.variable_order import VariableOrder
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import (
+    ProbabilityFlow,
+    engine_grid,
+    fixed_order_engine,
+    scale_noise_levels,
+    shift_noise_levels,
+    table_entry,
+    table_of,
+)
+from solvers.fitted.table import Table
 
 _NETWORK_WEIGHT = 5
 _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
@@ -86,7 +95,7 @@ _SIZE = 0.5  # RMS of the data, for the scale of the weights
 NETWORKS = {"digits-6000", "strokes", "grey"}
 LARGE_NETWORKS = {"strokes-28", "letters-28", "grey-28"}
 START = Path(__file__).with_name("design_start.json")
-TABLES, LARGE_TABLES = Path("solvers/pf_ode.json"), Path("solvers/pf_ode_large.json")
+TABLES, LARGE_TABLES = Path("solvers/fitted/pf_ode.json"), Path("solvers/fitted/pf_ode_large.json")
 _FACTORS = (1.0, 1.5, 2.0, 2.5)  # of the noise levels of a table that the large ones start from
 _MOST = 2.0  # see GatedDesign
 
@@ -204,8 +213,8 @@ def larger(
     networks = sum(one.network for one in members)
     weights = [(len(members) - networks) / networks if one.network else 1.0 for one in members]
     for factor in factors:
-        solver = table_of(sde, scaled(entry, factor)) if entry else plain
-        times = None if entry else shifted(sde, engine_grid(sde, steps), factor)
+        solver = table_of(sde, scale_noise_levels(entry, factor)) if entry else plain
+        times = None if entry else shift_noise_levels(sde, engine_grid(sde, steps), factor)
         ends = [run(solver, one.held, times) for one in members]
         each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
         rms = math.sqrt(sum(w * e**2 for w, e in zip(weights, each, strict=True)) / sum(weights))
@@ -223,8 +232,8 @@ def save(path: Path, tables: dict[int, dict[str, Any]]) -> None:
 def engine(steps: int) -> dict[str, Any]:
     """What ``pf-ode`` is where there is no table, with the same numbers for every sample."""
     sde = VPSDE()
-    plain = compile_table(same_for_all(steps), sde, steps, engine_grid(sde, steps))
-    return table_entry(sde, GatedTable((plain,), (None,) * steps))
+    plain = compile_table(fixed_order_engine(steps), sde, steps, engine_grid(sde, steps))
+    return table_entry(sde, MixtureOfTables((plain,), (None,) * steps))
 
 
 def stored(path: Path) -> dict[int, dict[str, Any]]:
@@ -286,10 +295,10 @@ def main() -> None:
     for steps in args.nfe:
         if args.plain:
             plain = Design(members, steps, console).make()
-            made = table_entry(members[0].fit.sde, GatedTable((plain,), (None,) * steps))
+            made = table_entry(members[0].fit.sde, MixtureOfTables((plain,), (None,) * steps))
         else:
             first = (small if args.large else starts).get(steps) or engine(steps)
-            which = [scaled(first, factor) for factor in _FACTORS] if args.large else [first]
+            which = [scale_noise_levels(first, factor) for factor in _FACTORS] if args.large else [first]
             which += [entry for n, entry in stored(out).items() if n == steps]
             most = _MOST if args.large else math.inf
             if args.exact:

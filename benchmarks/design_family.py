@@ -16,12 +16,12 @@ from torch import Tensor
 from benchmarks.design_data import letters, strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
-from sde_diffusion.converged import converged, rms
+from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.tuning.fit import Fit, objective, run
-from sde_diffusion.tuning.search import search
-from sde_diffusion.tuning.spacing import spaced
+from sde_diffusion.tuning.grid_families import spaced
+from sde_diffusion.tuning.grid_search import search
 from solvers import Solver, solve
-from solvers.exponential import ExponentialAdams
+from solvers.exponential.adams import ExponentialAdams
 
 FEW = 32
 _SEED = 2**42

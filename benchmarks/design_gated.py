@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.design_family import FEW, Member, base, judged
 from benchmarks.design_kinds import Kinds
 from sde_diffusion.tuning.fit import descend, run
-from solvers.pf_ode import table_of
+from solvers.fitted.pf_ode import table_of
 
 _SIZE = 0.5  # RMS of the data, for the scale of the weights
 _EXACT_TURNS, _EXACT_STEPS = 6, 12  # on the kinds without a network
@@ -77,7 +77,7 @@ class GatedDesign:
         weights = [weight if one.network else 1 for one in members]
         self.units = [b / math.sqrt(w) for b, w in zip(self.bases, weights, strict=True)]
         self.best = math.inf
-        self.starts = [Kinds.typical(start, self.fits, self.kinds, _SIZE) for start in starts]
+        self.starts = [Kinds.mean_table(start, self.fits, self.kinds, _SIZE) for start in starts]
         self.found = self.starts[0]
 
     def offer(self, stage: str, made: Kinds) -> bool:

@@ -2,7 +2,8 @@ r"""Tables with gates for ``benchmarks.design``: one row of numbers for every ki
 
 From one table for all, every kind gets its own copy of the rows after the first; the times stay common. In turns
 
-    gates      at each evaluation a multinomial logistic regression from the features of ``solvers.gated`` to the kinds
+    gates      at each evaluation a multinomial logistic regression from the features of
+    ``solvers.fitted.mixture_of_tables`` to the kinds
                of the models of the family;
     numbers    Levenberg-Marquardt steps (``sde_diffusion.tuning.fit.descend``) on the rows of all kinds and the times.
 
@@ -21,9 +22,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from sde_diffusion.tuning.fit import Fit, run, typical
-from solvers.gated import FAR, Gate, GatedTable, Seen, weighted_sum
-from solvers.pf_ode import table_entry, table_of
+from sde_diffusion.tuning.fit import Fit, mean_table, run
+from solvers.fitted.mixture_of_tables import FAR, GateFeatures, GatingNetwork, MixtureOfTables, weighted_sum
+from solvers.fitted.pf_ode import table_entry, table_of
 from solvers.problem import ReverseProcess
 
 _DIFFERENCE = 1e-3
@@ -39,13 +40,13 @@ class Kinds:
     Attributes:
         numbers: (kinds, rows, 1 + rows), decay first, then weights, newest value first; the first row is common.
         rho: sigma / alpha between the first and the last time.
-        gates: as in ``GatedTable``.
+        gates: as in ``MixtureOfTables``.
         size: RMS of the data, for the scale of the decays.
     """
 
     numbers: Tensor
     rho: Tensor
-    gates: tuple[Gate | None, ...]
+    gates: tuple[GatingNetwork | None, ...]
     size: float = 0.5
 
     @classmethod
@@ -58,12 +59,12 @@ class Kinds:
         return cls(numbers, torch.tensor(entry["rho"], dtype=torch.float64), (None,) * n, size)
 
     @classmethod
-    def typical(cls, entry: dict[str, Any], fits: Sequence[Fit], kinds: Sequence[int], size: float) -> Kinds:
+    def mean_table(cls, entry: dict[str, Any], fits: Sequence[Fit], kinds: Sequence[int], size: float) -> Kinds:
         """Every kind with the mean of the rows that an entry, with gates or without, has for the models of the kind."""
         table = table_of(fits[0].sde, entry)
         numbers: list[list[Tensor]] = [[] for _ in range(max(kinds) + 1)]
         for fit, kind in zip(fits, kinds, strict=True):
-            plain = GatedTable((typical(table, fit),), (None,) * len(table.gates))
+            plain = MixtureOfTables((mean_table(table, fit),), (None,) * len(table.gates))
             numbers[kind].append(cls.copies(table_entry(fit.sde, plain), 1, size).numbers[0])
         mean = torch.stack([torch.stack(rows).mean(0) for rows in numbers])
         return cls(mean, torch.tensor(entry["rho"], dtype=torch.float64), (None,) * len(table.gates), size)
@@ -119,7 +120,7 @@ class Kinds:
             rows.append([[float(r[i, 0]), r[i, 1 : 1 + used].tolist()] for r in kinds])
         return {"rho": self.rho.tolist(), "rows": rows, "gates": [gate and list(gate) for gate in self.gates]}
 
-    def table(self, fit: Fit) -> GatedTable:
+    def table(self, fit: Fit) -> MixtureOfTables:
         """For the process of a fit."""
         return table_of(fit.sde, self.entry())
 
@@ -142,16 +143,16 @@ class Kinds:
         # Scales at each time, and with rho larger by e.
         times = torch.cat([torch.ones(1, dtype=torch.float64), fit.sde.time(-torch.log(here.rho))])
         later = torch.cat([times[:1], fit.sde.time(-torch.log(here.rho) - e)])
-        (alpha, sigma), (shifted, _) = fit.sde.marginal(times), fit.sde.marginal(later)
-        alpha[0] = shifted[0] = math.hypot(float(alpha[0]), float(sigma[0]))
+        (alpha, sigma), (shift_noise_levels, _) = fit.sde.marginal(times), fit.sde.marginal(later)
+        alpha[0] = shift_noise_levels[0] = math.hypot(float(alpha[0]), float(sigma[0]))
         # The first entry is the undisturbed run; each of the others has one number changed.
         z, values, order, weights = (fit.x1 / float(alpha[0]))[None], [], [], []
-        seen = Seen(0)  # by the runs, one after the other
+        seen = GateFeatures(0)  # by the runs, one after the other
         for i in range(self.steps):
             scales, t = (c[i].expand(len(z)) for c in (alpha, times))
             if i > 0:
                 z, values = torch.cat([z, z[:1]]), [torch.cat([v, v[:1]]) for v in values]
-                scales, t = torch.cat([scales, shifted[i : i + 1]]), torch.cat([t, later[i : i + 1]])
+                scales, t = torch.cat([scales, shift_noise_levels[i : i + 1]]), torch.cat([t, later[i : i + 1]])
                 order.append((i - 1, -1))
             x = z * scales.to(z.dtype).reshape(-1, *[1] * len(shape))
             out = fit.denoise(x.reshape(-1, *shape[1:]), t.repeat_interleave(shape[0]), every.repeat(len(z)))
@@ -185,16 +186,16 @@ class Kinds:
         return run(self.table(fit), fit)
 
 
-def _first(seen: Seen, n: int) -> Seen:
+def _first(seen: GateFeatures, n: int) -> GateFeatures:
     """What the first n samples have shown."""
     start, features = (None if c is None else c[:n] for c in (seen.start, seen.features))
-    return Seen(seen.number, tuple(v[:n] for v in seen.values), start, features)
+    return GateFeatures(seen.number, tuple(v[:n] for v in seen.values), start, features)
 
 
-def _joined(parts: Sequence[Seen]) -> Seen:
+def _joined(parts: Sequence[GateFeatures]) -> GateFeatures:
     """What the samples of all parts have shown, as far as a gate needs it."""
     starts, features = ([c for c in of if c is not None] for of in zip(*(p[2:4] for p in parts), strict=True))
-    return Seen(
+    return GateFeatures(
         parts[0].number,
         (torch.cat([part.values[0] for part in parts]),),
         torch.cat(starts),
@@ -211,7 +212,7 @@ class Run:
 
     def __init__(self, fit: Fit) -> None:
         self.fit, self.x = fit, fit.x1
-        self.seen = Seen(0)
+        self.seen = GateFeatures(0)
         self.value: Tensor | None = None
         every = torch.arange(len(fit.x1))
 
@@ -222,23 +223,23 @@ class Run:
 
         self.process = ReverseProcess(denoise, fit.sde)
 
-    def features(self, table: GatedTable) -> Tensor:
+    def features(self, table: MixtureOfTables) -> Tensor:
         """What the gate of the next row sees."""
         seen = self._next(table)[1]
         assert seen.features is not None
         return seen.features
 
-    def advance(self, table: GatedTable) -> None:
+    def advance(self, table: MixtureOfTables) -> None:
         """The next row."""
         self.x, self.seen = self._next(table)
         self.value = None
 
-    def _next(self, table: GatedTable) -> tuple[Tensor, Seen]:
+    def _next(self, table: MixtureOfTables) -> tuple[Tensor, GateFeatures]:
         t = torch.tensor(table.times[self.seen.number], dtype=torch.float64)
         return table.advance(self.process, self.x, t, self.seen)
 
 
-def _gate(seen: Sequence[Tensor], kinds: Sequence[int]) -> Gate:
+def _gate(seen: Sequence[Tensor], kinds: Sequence[int]) -> GatingNetwork:
     """The logistic regression from the features of each model to its kind."""
     x = torch.cat(list(seen))
     of = torch.cat([torch.full((len(s),), kind) for s, kind in zip(seen, kinds, strict=True)])
@@ -247,4 +248,4 @@ def _gate(seen: Sequence[Tensor], kinds: Sequence[int]) -> Gate:
     near = ((x - centre) / width).clamp(-FAR, FAR)
     found = LogisticRegression(C=1 / (2 * _PENALTY), max_iter=2000, tol=1e-8)
     found.fit(near.numpy(), of.numpy(), each.double().numpy())
-    return Gate.of(centre.tolist(), width.tolist(), found.coef_.T.tolist(), found.intercept_.tolist())
+    return GatingNetwork.of(centre.tolist(), width.tolist(), found.coef_.T.tolist(), found.intercept_.tolist())

@@ -25,9 +25,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from sde_diffusion import sample
-from sde_diffusion.checkpoint import load
 from sde_diffusion.data import load_data
-from sde_diffusion.places import BUNDLED
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import BUNDLED
 
 
 def classifier(x: np.ndarray, labels: np.ndarray) -> MLPClassifier:

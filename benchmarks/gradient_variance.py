@@ -20,24 +20,24 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sde_diffusion.checkpoint import load
 from sde_diffusion.data import Data, load_data
-from sde_diffusion.losses import denoising_loss
-from sde_diffusion.places import BUNDLED
-from sde_diffusion.score import ScoreModel
-from sde_diffusion.times import TIMES, LogitNormal, LogNormal, Times
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import BUNDLED
+from sde_diffusion.training.losses import denoising_loss
+from sde_diffusion.training.time_sampling import TIME_SAMPLERS, LogitNormal, LogNormal, TimeSampler
 
 T_MIN = 1e-3
 GROUPS = 4
-WEIGHTS = ("simple", "likelihood", "sigmoid")
+LOSS_WEIGHTS = ("simple", "likelihood", "sigmoid")
 
 
-def unbiased(times: Times) -> Times:
+def unbiased(times: TimeSampler) -> TimeSampler:
     """The sampler, keeping the average over uniform times."""
     return replace(times, corrected=True) if isinstance(times, LogNormal | LogitNormal) else times
 
 
-def variance(model: ScoreModel, data: Data, weight: str, times: Times, batches: int, size: int) -> torch.Tensor:
+def variance(model: ScoreModel, data: Data, weight: str, times: TimeSampler, batches: int, size: int) -> torch.Tensor:
     """tr Cov[g] of a batch from each group of batches, (GROUPS,) float64."""
     generator = torch.Generator().manual_seed(0)
     parameters = [p for p in model.network.parameters() if p.requires_grad]
@@ -85,15 +85,15 @@ def main() -> None:
         parser.error(f"--batches must be at least {2 * GROUPS}")
     model, data = load(arguments.run or BUNDLED), load_data("digits")
     rows: dict[str, dict[str, list[float]]] = {}
-    for weight in WEIGHTS:
+    for weight in LOSS_WEIGHTS:
         found = {
             name: variance(model, data, weight, unbiased(times), arguments.batches, arguments.batch_size)
-            for name, times in TIMES.items()
+            for name, times in TIME_SAMPLERS.items()
         }
         for name, values in found.items():
             ratio = values / found["uniform"].mean()
             rows.setdefault(name, {})[weight] = [float(ratio.mean()), float(ratio.std()) / GROUPS**0.5]
-    table = Table("times", *WEIGHTS)
+    table = Table("times", *LOSS_WEIGHTS)
     for name, row in rows.items():
         table.add_row(name, *(f"{value:.3f} +- {error:.3f}" for value, error in row.values()))
     Console(width=100).print(table)

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.data import load_data
-from sde_diffusion.divergence import draw_probes, value_and_traces
-from sde_diffusion.likelihood import log_likelihood
-from sde_diffusion.likelihood_report import prepare
-from sde_diffusion.places import BUNDLED
-from solvers.adams import Adams
+from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
+from sde_diffusion.likelihood.flow import log_likelihood
+from sde_diffusion.likelihood.report import prepare
+from sde_diffusion.storage.locate import BUNDLED
+from solvers.classical.adams import Adams
 
 T_MIN = 1e-5
 RECIPE = "scipy RK45, raw"

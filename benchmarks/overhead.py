@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_diffusion import ScoreModel, load
-from sde_diffusion.places import BUNDLED
+from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, Step, solve
 
 

@@ -7,7 +7,7 @@ r"""Problems of the comparison: a model, its noises, and where its converged flo
 
 The error of a solver is the distance of each of its samples to the endpoint that the same model's
 probability flow reaches from the same noise. That endpoint is known in closed form for the
-Gaussian; for the others see ``sde_diffusion.converged``.
+Gaussian; for the others see ``sde_diffusion.sampling.reference_solution``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from sde_diffusion import SDE, VPSDE, GaussianMixture, ScoreModel
-from sde_diffusion.checkpoint import load
-from sde_diffusion.converged import converged
+from sde_diffusion.sampling.reference_solution import converged
+from sde_diffusion.storage.checkpoint import load
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from sde_diffusion.compare import interval
+from sde_diffusion.comparison.comparison import interval
 
 OURS = "sdediff"
 DEFAULT = "pf-ode"

@@ -44,12 +44,12 @@ from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem
 from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
-from sde_diffusion.converged import rms
-from sde_diffusion.solver_json import describe, restore
-from sde_diffusion.tuning import DEFAULT, tuned_each
+from sde_diffusion.sampling.reference_solution import rms
+from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.tuning.tuner import DEFAULT, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
-from solvers.pf_ode import fitted_table, is_large
+from solvers.fitted.pf_ode import fitted_table, is_high_dim
 from solvers.solver import Solver
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
@@ -131,7 +131,7 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
     x = run_ours(default, probe, nfe) if config.name == DEFAULT else config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
     if config.name == DEFAULT:
-        result = [result, fitted_table(problem.model.sde, nfe, is_large(problem.shape))]
+        result = [result, fitted_table(problem.model.sde, nfe, is_high_dim(problem.shape))]
     return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 
 

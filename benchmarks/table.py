@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import ScoreModel, frechet_distance, load
-from sde_diffusion.converged import rms
 from sde_diffusion.data import load_data
-from sde_diffusion.places import BUNDLED
-from sde_diffusion.sample import sample_batches
+from sde_diffusion.sampling.reference_solution import rms
+from sde_diffusion.sampling.sampler import sample_batches
+from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, Solver
-from solvers.exponential import ExponentialAdams
+from solvers.exponential.adams import ExponentialAdams
 
 BUDGETS = (5, 10, 20, 50)
 BEGIN, END = "<!-- table -->", "<!-- /table -->"

@@ -8,7 +8,7 @@ every round each makes ``--steps`` updates, in an order that rotates; a figure i
 images/s over those of another in the same round, with quartiles.
 
     bare        forward, mean squared error, backward, optimizer: no data, no noise, no averages, no clipping
-    ours        ``sde_diffusion.train`` with its defaults: draws, weights, clipping, average, log
+    ours        ``sde_diffusion.training.training_run`` with its defaults: draws, weights, clipping, average, log
     diffusers   the loop of its training example: data loader, DDPMScheduler, accelerate, clipping, EMAModel
     ddpm        denoising_diffusion_pytorch.Trainer, from a folder of images
 
@@ -43,14 +43,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_diffusion.config import TrainConfig
 from sde_diffusion.data import Data, load_data
-from sde_diffusion.engine import Engine
+from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import default_network
-from sde_diffusion.score import ScoreModel
 from sde_diffusion.sde import VPSDE
-from sde_diffusion.train import _loop, _Shared
-from sde_diffusion.trainer import Trainer
+from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.distributed import Distributed
+from sde_diffusion.training.trainer import Trainer
+from sde_diffusion.training.training_run import _loop, _Shared
 
 Advance = Callable[[int], None]
 
@@ -75,7 +75,7 @@ def bare(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
 def ours(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
     """The loop of ``train``, without a folder."""
     config = TrainConfig(batch_size=batch, device=device, schedule="constant", learning_rate=1e-4)
-    engine = Engine(device, config.precision)
+    engine = Distributed(device, config.precision)
     trainer = Trainer(ScoreModel(network, VPSDE()), data, config, engine)
     trainer.network.train()
 

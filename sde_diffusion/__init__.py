@@ -6,20 +6,20 @@ A forward process (``sde``), a network read as its score (``score``), and the re
 probability-flow ODE that ``solvers`` integrate.
 """
 
-from sde_diffusion.analytic import EmpiricalData, Gaussian, GaussianMixture
-from sde_diffusion.bits import bits_per_dim
-from sde_diffusion.checkpoint import load
-from sde_diffusion.discrete import DiscreteModel
 from sde_diffusion.evaluation import evaluate
-from sde_diffusion.guidance import Guided
-from sde_diffusion.latent import decode, encode
-from sde_diffusion.likelihood import log_likelihood
-from sde_diffusion.metrics import frechet_distance
-from sde_diffusion.reference import Reference
-from sde_diffusion.sample import sample
-from sde_diffusion.score import ScoreModel
+from sde_diffusion.evaluation.metrics import frechet_distance
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.guidance.classifier_free import Guided
+from sde_diffusion.likelihood.dequantization import bits_per_dim
+from sde_diffusion.likelihood.flow import log_likelihood
+from sde_diffusion.models.analytic import EmpiricalData, Gaussian, GaussianMixture
+from sde_diffusion.models.discrete import DiscreteModel
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.inversion import decode, encode
+from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.sde import DDPM, EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
-from sde_diffusion.train import train
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.training.training_run import train
 from sde_diffusion.tuning import tune
 
 __all__ = [
@@ -31,11 +31,11 @@ __all__ = [
     "CosineVPSDE",
     "DiscreteModel",
     "EmpiricalData",
+    "FeatureStatistics",
     "Flow",
     "Gaussian",
     "GaussianMixture",
     "Guided",
-    "Reference",
     "ScoreModel",
     "SubVPSDE",
     "bits_per_dim",

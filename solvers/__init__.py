@@ -5,30 +5,30 @@
 
 from __future__ import annotations
 
-from solvers.adams import Adams
-from solvers.adaptive import EmbeddedRungeKutta
-from solvers.adaptive_sde import AdaptiveSDE
-from solvers.ancestral import DDIM, DDPM
 from solvers.backends import Scipy, TorchDiffEq, TorchSDE
-from solvers.corrector import PredictorCorrector
-from solvers.edm import EDMHeun
-from solvers.er_sde import ERSDE
-from solvers.euler import Euler, EulerMaruyama
-from solvers.exponential import ExponentialAdams
+from solvers.brownian_path import BrownianPath
+from solvers.classical.adams import Adams
+from solvers.classical.adaptive_sde import AdaptiveSDE
+from solvers.classical.butcher_tableaus import PAIRS
+from solvers.classical.embedded_rk import EmbeddedRungeKutta
+from solvers.classical.euler import Euler, EulerMaruyama
+from solvers.classical.heun import Heun
+from solvers.classical.stochastic_heun import StochasticHeun
+from solvers.diffusion.ancestral import DDIM, DDPM
+from solvers.diffusion.edm import EDMHeun
+from solvers.diffusion.er_sde import ERSDE
+from solvers.diffusion.ipndm import IPNDM
+from solvers.diffusion.predictor_corrector import PredictorCorrector
+from solvers.diffusion.restart import Restart
+from solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from solvers.exponential.adams import ExponentialAdams
+from solvers.exponential.runge_kutta import SingleStep
+from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.grids import GRIDS, make_grid
-from solvers.heun import Heun
 from solvers.integrate import Solution, Step, solve, steps
-from solvers.ipndm import IPNDM
-from solvers.noise import BrownianPath
-from solvers.pairs import PAIRS
-from solvers.pf_ode import ProbabilityFlow
 from solvers.problem import Equation, ReverseProcess, Scales
 from solvers.registry import SOLVERS, find
-from solvers.restart import Restart
-from solvers.reverse_diffusion import ReverseDiffusion
-from solvers.singlestep import SingleStep
 from solvers.solver import Solver
-from solvers.stochastic_heun import StochasticHeun
 
 SOLVERS.update(
     {
@@ -75,7 +75,7 @@ SOLVERS.update(
             variable="angle",
             sde=True,
             grid="quadratic",
-            source="solvers/exponential.py (velocity form)",
+            source="solvers/exponential/adams.py (velocity form)",
         ),
         "torchsde": TorchSDE(),
         "pf-ode": ProbabilityFlow(),

@@ -1,6 +1,6 @@
 """The loop: ``steps`` yields every step of a run, ``solve`` runs it to the end.
 
-The network is counted where it is called: ``Meter`` wraps the problem's model, adds the cost of a call
+The network is counted where it is called: ``NFEMeter`` wraps the problem's model, adds the cost of a call
 to every sample in it, and checks the shape of what comes back.
 """
 
@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solvers.brownian_path import BrownianPath
 from solvers.grids import make_grid
-from solvers.noise import BrownianPath, Noise, as_seeds
+from solvers.noise import Noise, as_seeds
 from solvers.problem import Equation, KnownTimes, Problem, ReverseProcess
 from solvers.registry import SOLVERS, find
-from solvers.solver import BudgetSpentError, Estimate, Solver
+from solvers.solver import BudgetSpentError, LocalErrorEstimate, Solver
 
 
 class Status(IntEnum):
@@ -32,10 +33,10 @@ class Status(IntEnum):
     dt_min = 3
 
 
-class Meter:
+class NFEMeter:
     """Counts network evaluations per sample, at the call.
 
-    >>> meter = Meter(lambda x, t: x, batch=3, cost=2)
+    >>> meter = NFEMeter(lambda x, t: x, batch=3, cost=2)
     >>> _ = meter(torch.zeros(3, 2), torch.zeros(3))
     >>> meter.count
     tensor([2, 2, 2])
@@ -85,7 +86,7 @@ class Step:
     x: Tensor
     nfe: Tensor
     status: Tensor
-    estimate: Estimate | None = None
+    estimate: LocalErrorEstimate | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Solution:
     failed_at: Tensor
     times: Tensor
     trajectory: Tensor | None = None
-    errors: Estimate | None = None
+    errors: LocalErrorEstimate | None = None
 
     @property
     def status(self) -> list[str]:
@@ -149,7 +150,7 @@ def steps(
     """
     _check(problem, x, solver)
     noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
-    meter = Meter(problem.model, len(x), problem.cost)
+    meter = NFEMeter(problem.model, len(x), problem.cost)
     if isinstance(problem, ReverseProcess):
         problem = replace(problem, model=meter, path=KnownTimes(problem.path, times))
     else:
@@ -162,7 +163,7 @@ def steps(
     for index in range(len(times) - 1):
         t, s = times[index], times[index + 1]
         estimate = None
-        if ends_at_data and index == len(times) - 2 and not solver.finishes:
+        if ends_at_data and index == len(times) - 2 and not solver.owns_last_step:
             assert isinstance(problem, ReverseProcess)
             # A sample that was stopped on the way is denoised from the time it reached.
             x = problem.finish(x, t if reached.ndim == 0 else reached)
@@ -190,14 +191,14 @@ _steps = steps  # ``solve`` has an argument of that name
 def _attempts(
     solver: Solver,
     problem: Problem,
-    meter: Meter,
+    meter: NFEMeter,
     x: Tensor,
     reached: Tensor,
     s: Tensor,
     noise: Noise,
     status: Tensor,
     errors: bool,
-) -> Iterator[tuple[Tensor, Tensor, Estimate | None]]:
+) -> Iterator[tuple[Tensor, Tensor, LocalErrorEstimate | None]]:
     """Attempts of an adaptive solver over one interval; finished samples leave the batch.
 
     A sample that was stopped in an earlier interval stays where it is. ``status`` is updated in place.
@@ -224,7 +225,7 @@ def _attempts(
         estimate = None
         if errors and (local := solver.estimate(problem, x[rows], start[rows], at, before, state)):
             error = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
-            estimate = Estimate(start, reached, error.index_copy(0, rows, local.error))
+            estimate = LocalErrorEstimate(start, reached, error.index_copy(0, rows, local.error))
         x = x.index_copy(0, rows, part)
         stalled = state.stalled
         if bool(stalled.any()):
@@ -320,13 +321,13 @@ def _failed_at(reached: list[tuple[Tensor, Tensor]]) -> Tensor:
     return first.masked_fill(~failed.any(0), torch.nan)
 
 
-def _stacked(estimates: list[Estimate], x: Tensor) -> Estimate:
+def _stacked(estimates: list[LocalErrorEstimate], x: Tensor) -> LocalErrorEstimate:
     """All estimates of a run as one, with fields (n, B)."""
     batch = len(x)
     if not estimates:
-        return Estimate(*(torch.empty(0, batch, dtype=torch.float64, device=x.device) for _ in range(3)))
+        return LocalErrorEstimate(*(torch.empty(0, batch, dtype=torch.float64, device=x.device) for _ in range(3)))
     rows = [[c.to(x.device, torch.float64).reshape(-1).expand(batch) for c in e] for e in estimates]
-    return Estimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    return LocalErrorEstimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _times(

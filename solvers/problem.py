@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.noise import Clock
+from solvers.brownian_path import TimeChange
 
 
 class Scales(NamedTuple):
@@ -105,9 +105,9 @@ class Equation:
         return self.g(x, batch_times(t, x))
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> TimeChange:
         """The clock of the driving Brownian motion: plain time."""
-        return Clock(_plain, _plain)
+        return TimeChange(_plain, _plain)
 
 
 class KnownTimes:
@@ -230,7 +230,7 @@ class ReverseProcess:
         return math.log(alpha / sigma)
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> TimeChange:
         """The clock of the driving Brownian motion: the signal-to-noise ratio alpha^2 / sigma^2.
 
         On it the exact solution of the reverse SDE for a constant D is an increment of Brownian motion,
@@ -243,7 +243,7 @@ class ReverseProcess:
                 return ((torch.log(alpha / sigma) - _LAMBDA_MIN) / _SPAN).clamp(0, 1)
             return min(max((self.half_log_snr(t) - _LAMBDA_MIN) / _SPAN, 0.0), 1.0)
 
-        return Clock(position, _snr)
+        return TimeChange(position, _snr)
 
 
 def _drift_weights(alpha: Any, sigma: Any, dalpha: Any, dsigma: Any, eta: float) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from solvers.noise import Noise
 from solvers.problem import Equation, Path, ReverseProcess
 
 
-class Estimate(NamedTuple):
+class LocalErrorEstimate(NamedTuple):
     """A local error estimate that a step has left behind at no cost.
 
     Attributes:
@@ -100,12 +100,12 @@ class Solver(ABC):
         return 1
 
     @property
-    def finishes(self) -> bool:
+    def owns_last_step(self) -> bool:
         """Whether it takes the step to sigma = 0 itself, with one evaluation like ``ReverseProcess.finish``."""
         return False
 
     @property
-    def redoes(self) -> bool:
+    def uses_corrector(self) -> bool:
         """Whether a step repeats the one before with the value at its end, which undoes what else was done to x."""
         return False
 
@@ -147,7 +147,9 @@ class Solver(ABC):
             low, high = (middle, high) if self.evaluations(middle, finish) <= evaluations else (low, middle)
         return low
 
-    def estimate(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any) -> Estimate | None:
+    def estimate(
+        self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any
+    ) -> LocalErrorEstimate | None:
         """The local error estimate that becomes known with a step; asked for only when a caller wants it.
 
         It is made from what the step used anyway, with no model evaluation.

@@ -11,35 +11,41 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Modules (or sub-packages) of sde_diffusion. One may import those of earlier rows only, so the
-# members of a row know nothing of each other. A new module takes its place here.
+# Folders of sde_diffusion, bottom first. A module may import its own folder and those of earlier rows only, inside
+# functions and for annotations as well, so the folders of one row know nothing of each other.
 LAYERS = [
-    {"networks", "data", "metrics", "sde", "ema", "plots", "storage", "progress", "signals", "engine"},
-    {"score", "runs", "solver_json", "divergence", "bits", "features", "times", "weights", "variance"},
-    {"analytic", "discrete", "losses", "guidance", "checkpoint", "reference"},
-    {
-        "sample",
-        "converged",
-        "likelihood",
-        "latent",
-        "config",
-        "draws",
-        "places",
-        "defaults",
-        "objective",
-        "posthoc",
-    },
-    {"trainer", "configfile", "tuning", "verify", "profile", "elbo", "compare", "choose_solver"},
-    {"train", "card", "likelihood_report"},
+    {"networks", "data", "sde"},
+    {"models", "report"},
+    {"guidance"},
+    {"storage"},
+    {"training", "sampling"},
+    {"likelihood", "tuning", "verify"},
     {"evaluation"},
-    {"comparison_report"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
+# The same for solvers: single modules first, then the families, then what knows them all.
+SOLVER_LAYERS = [
+    {"errors", "noise", "denoiser"},
+    {"brownian_path"},
+    {"problem"},
+    {"grids", "solver", "exact_step"},
+    {"registry"},
+    {"planning"},
+    {"integrate"},
+    {"exponential", "backends"},
+    {"classical"},
+    {"diffusion"},
+    {"fitted"},
+    {"plugin"},
+]
+SOLVER_LEVEL = {name: level for level, names in enumerate(SOLVER_LAYERS) for name in names}
+
 # These need nothing of the solvers but the wording of an error.
-SELF_CONTAINED = {"networks", "data", "metrics", "plots"}
+SELF_CONTAINED = {"networks", "data"}
 
 BACKENDS = {"torchdiffeq", "torchsde", "scipy"}
 SOLVERS_MAY_USE = {"solvers", "torch", "numpy"} | sys.stdlib_module_names
@@ -50,51 +56,43 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, bool]]:
-    """Each absolute name that the source imports, and whether for annotations alone."""
-    tree = ast.parse(source)
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    for node in ast.walk(tree):
+def imported(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """Each absolute name that the source imports, inside functions and under TYPE_CHECKING as well."""
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             parents = module.split(".")[: None if is_package else -1]
             parents = parents[: len(parents) - node.level + 1] if node.level else []
             base = ".".join([*parents, *filter(None, [node.module])])
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            yield name, id(node) in for_types
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def wrong_arrows(module: str, source: str, is_package: bool = False) -> list[str]:
     """What the module imports against the layout, one sentence each."""
     package, *inner = module.split(".")
     unit = inner[0] if inner else None
-    if package == "sde_diffusion" and unit is not None and unit not in LEVEL:
-        return [f"{module} has no place in LAYERS"]
+    levels = {"solvers": SOLVER_LEVEL, "sde_diffusion": LEVEL}[package]
+    if unit is not None and unit not in levels:
+        return [f"{module} has no place in the layers of {package}"]
     wrong = []
-    for name, types_only in imported(source, module, is_package):
+    for name in imported(source, module, is_package):
         top, *rest = name.split(".")
         target = rest[0] if rest else ""
-        if package == "solvers":
+        if package == "solvers" and top != "solvers":
             if top in BACKENDS and unit != "backends":
                 wrong.append(f"{module} imports {name}: only solvers.backends may")
             elif top not in SOLVERS_MAY_USE | BACKENDS:
                 wrong.append(f"{module} imports {name}: solvers use torch, numpy and themselves")
         elif top == "solvers" and unit in SELF_CONTAINED and target != "errors":
             wrong.append(f"{module} imports {name}: {unit} may use solvers.errors only")
-        elif top == "sde_diffusion" and not types_only and target != unit:
-            # The package imports everything but the cli. A name that is no module is the package's.
-            mine = LEVEL["cli"] if unit is None else LEVEL[unit]
-            theirs = LEVEL.get(target, LEVEL["cli"] - 1)
+        elif top == package and target != unit:
+            # A name that is no folder or module is of the package itself, which imports all but the last layers.
+            last = max(levels.values()) + 1
+            mine = last if unit is None else levels[unit]
+            if package == "sde_diffusion" and unit is None:
+                mine = levels["cli"]
+            theirs = levels.get(target, levels.get("cli", last) - (package == "sde_diffusion"))
             if theirs >= mine:
                 wrong.append(f"{module} imports {name}: the arrow runs the other way")
     return wrong
@@ -116,23 +114,30 @@ def test_imports_follow_the_layout(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("solvers.heun", "import sde_diffusion"),
-        ("solvers.heun", "from sde_diffusion.sde import VPSDE"),
-        ("solvers.heun", "if TYPE_CHECKING:\n    from sde_diffusion.sde import VPSDE"),
-        ("solvers.heun", "def f():\n    import scipy.integrate"),
-        ("solvers.heun", "from torchsde import sdeint"),
+        ("solvers.classical.heun", "import sde_diffusion"),
+        ("solvers.classical.heun", "from sde_diffusion.sde import VPSDE"),
+        ("solvers.classical.heun", "if TYPE_CHECKING:\n    from sde_diffusion.sde import VPSDE"),
+        ("solvers.classical.heun", "def f():\n    import scipy.integrate"),
+        ("solvers.classical.heun", "from torchsde import sdeint"),
+        ("solvers.classical.heun", "from solvers.fitted.table import Table"),
+        ("solvers.integrate", "def f():\n    from solvers.fitted.pf_ode import ProbabilityFlow"),
+        ("solvers.classical.heun", "from solvers import solve"),
+        ("solvers.exponential.adams", "from solvers.classical.euler import Euler"),
+        ("solvers.noise", "from solvers.integrate import solve"),
         ("solvers.backends", "import matplotlib"),
+        ("solvers.unheard_of", ""),
         ("sde_diffusion.unheard_of", ""),
         ("sde_diffusion.networks.unet", "from sde_diffusion.sde import VPSDE"),
         ("sde_diffusion.networks.unet", "from ..sde import VPSDE"),
         ("sde_diffusion.networks.unet", "from solvers import solve"),
         ("sde_diffusion.data.toy", "from sde_diffusion import networks"),
-        ("sde_diffusion.metrics", "import sde_diffusion.data.toy"),
-        ("sde_diffusion.sde", "def f():\n    from .score import ScoreModel"),
-        ("sde_diffusion.score", "from sde_diffusion import sample"),
-        ("sde_diffusion.losses", "from sde_diffusion.train import train"),
-        ("sde_diffusion.losses", "from sde_diffusion import VPSDE"),
-        ("sde_diffusion.train", "from sde_diffusion.cli import app"),
+        ("sde_diffusion.sde", "if TYPE_CHECKING:\n    from sde_diffusion.models.score_model import ScoreModel"),
+        ("sde_diffusion.sde", "def f():\n    from sde_diffusion.models import ScoreModel"),
+        ("sde_diffusion.models.score_model", "from sde_diffusion import sampling"),
+        ("sde_diffusion.storage.tuned_solver", "from sde_diffusion.tuning import tune"),
+        ("sde_diffusion.training.losses", "from sde_diffusion.sampling.sampler import sample"),
+        ("sde_diffusion.training.losses", "from sde_diffusion import VPSDE"),
+        ("sde_diffusion.training.trainer", "from sde_diffusion.cli import app"),
         ("sde_diffusion", "from sde_diffusion.cli import app"),
         ("sde_diffusion.cli.sample", "import sde_diffusion.__main__"),
     ],
@@ -145,18 +150,41 @@ def test_an_arrow_the_wrong_way_is_seen(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("solvers.backends", "import scipy.integrate, torchsde, math"),
-        (
-            "solvers.heun",
-            "from solvers.noise import Noise\nfrom . import grids\nimport numpy as np",
-        ),
-        ("sde_diffusion", "from .train import train\nfrom sde_diffusion.score import ScoreModel"),
+        ("solvers.classical.heun", "from solvers.noise import Noise\nfrom . import euler\nimport numpy as np"),
+        ("solvers", "from solvers.fitted import ProbabilityFlow"),
+        ("sde_diffusion", "from .training import train\nfrom sde_diffusion.models import ScoreModel"),
         ("sde_diffusion.networks.unet", "from .mlp import MLP\nfrom solvers.errors import choose"),
         ("sde_diffusion.sde", "from solvers import ReverseProcess"),
-        ("sde_diffusion.sde", "if TYPE_CHECKING:\n    from sde_diffusion.score import ScoreModel"),
-        ("sde_diffusion.sample", "from solvers import solve\nfrom sde_diffusion import score"),
+        ("sde_diffusion.sampling.sampler", "from solvers import solve\nfrom sde_diffusion import models"),
         ("sde_diffusion.cli.sample", "from sde_diffusion import load, sample\nimport typer"),
         ("sde_diffusion.__main__", "from sde_diffusion.cli import app"),
     ],
 )
 def test_an_arrow_the_right_way_passes(module: str, source: str) -> None:
     assert wrong_arrows(module, source, module == "sde_diffusion") == []
+
+
+PACKAGES = sorted({path.parent for path in FILES})
+
+
+@pytest.mark.parametrize("folder", PACKAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_folder_is_crowded(folder: Path) -> None:
+    assert len([p for p in folder.glob("*.py") if p.stem not in ("__init__", "__main__")]) <= 16
+
+
+def public_functions(path: Path) -> set[str]:
+    """The functions that a file defines or exports."""
+    tree = ast.parse(path.read_text())
+    names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            names |= set(ast.literal_eval(node.value))
+    return names
+
+
+@pytest.mark.parametrize("folder", [p for p in PACKAGES if p.name != "cli"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_module_has_the_name_of_a_public_function(folder: Path) -> None:
+    """``import package.name as m`` would give the function, and the API reference would lose it."""
+    modules = {p.stem for p in folder.glob("*.py")} | {p.name for p in folder.iterdir() if p.is_dir()}
+    functions = set().union(*(public_functions(p) for p in folder.glob("*.py")))
+    assert modules & functions == set()

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from sde_diffusion.card import versions
 from sde_diffusion.cli import compare, evaluate, inspect, likelihood, prepare, sample, solvers, train, tune, verify
 from sde_diffusion.cli.errors import Guarded
+from sde_diffusion.storage.provenance import versions
 
 HELP = """Train score-based diffusion models, and sample them with a solver you can choose.
 

@@ -11,19 +11,21 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from sde_diffusion.card import device_for, require_new, versions
-from sde_diffusion.checkpoint import Stored, load
 from sde_diffusion.cli.errors import say
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
-from sde_diffusion.compare import BUDGETS, SHORTLIST
-from sde_diffusion.compare import compare as run_comparison
-from sde_diffusion.comparison_report import as_dict, save, summary, table
+from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
+from sde_diffusion.comparison.comparison import compare as run_comparison
+from sde_diffusion.comparison.report import as_dict, save, summary, table
 from sde_diffusion.data import load_data
-from sde_diffusion.places import find_model, name_of, samples_folder, unused
-from sde_diffusion.tuning.files import NAME as TUNED
-from sde_diffusion.tuning.files import find_tuned
-from sde_diffusion.verify.plugin import find_solver
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.storage.atomic_folder import require_new
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.locate import find_model, name_of, samples_folder, unused
+from sde_diffusion.storage.provenance import versions
+from sde_diffusion.storage.tuned_solver import NAME as TUNED
+from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import Solver
+from solvers.plugin import find_solver
 
 MOST = 10_000  # samples of the data that distances are measured to
 
@@ -122,7 +124,7 @@ def compare(
     typer.echo(f"picture {folder / 'compare.png'}")
 
 
-def reference(stored: Stored, data: str | None, data_dir: Path | None) -> Tensor | None:
+def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:
     """The data to measure distances to; None, with a word on stderr, where the model's own cannot be had."""
     name = data or stored.data.get("name")
     if name is None:

@@ -8,25 +8,26 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from sde_diffusion.card import CARD, device_for, folder_name, require_new
-from sde_diffusion.checkpoint import Stored, load
 from sde_diffusion.cli.options import DeviceOption, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
-from sde_diffusion.evaluation import Drawing, Workers, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples
 from sde_diffusion.evaluation import report as reports
 from sde_diffusion.evaluation.curve import as_dict
+from sde_diffusion.evaluation.features import NAMES, default_features, make_extractor
+from sde_diffusion.evaluation.metrics import METRICS
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
-from sde_diffusion.features import NAMES, default_features, make_extractor
-from sde_diffusion.metrics import METRICS
-from sde_diffusion.places import BUNDLED_NAME, find_model, name_of, samples_folder, unused
-from sde_diffusion.reference import Reference
-from sde_diffusion.storage import STATE, to_json, write_file
-from sde_diffusion.tuning.files import NAME as TUNED
-from sde_diffusion.tuning.files import find_tuned
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.storage.atomic_folder import STATE, require_new, to_json, write_file
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, samples_folder, unused
+from sde_diffusion.storage.sample_record import RECORD, folder_name
+from sde_diffusion.storage.tuned_solver import NAME as TUNED
+from sde_diffusion.storage.tuned_solver import find_tuned
 
 EXAMPLES = """
 \b
@@ -137,7 +138,9 @@ def evaluate(
         raise ValueError("--range says what black and white are in files of floats; samples of a model need none")
     samples = None if stored or source is None else read_samples(source, limits)
     ways = [
-        Drawing(made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s)
+        SamplingSettings(
+            made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s
+        )
         for s in solver.split(",")
         for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
         for made in [find_tuned(stored, b) if stored and s == TUNED else s]
@@ -149,7 +152,7 @@ def evaluate(
         assert data is not None  # one of them is found
         name = features or default_features(data.shape)
         extractor = make_extractor(name, fit=lambda: data.batch(slice(0, FIT)), weights=weights)
-        what = Reference.of(data, extractor, split, device)
+        what = FeatureStatistics.of(data, extractor, split, device)
     else:
         name = features or what.extractor["name"]
         extractor = make_extractor(name, tensors=what.tensors, weights=weights)
@@ -195,20 +198,20 @@ def evaluate(
         typer.echo(f"picture {folder / 'curve.png'}")
 
 
-def model_of(source: Path | None) -> Stored | None:
+def model_of(source: Path | None) -> StoredModel | None:
     """The model at a path, or None where it holds samples."""
     if source is None or (str(source) == BUNDLED_NAME and not source.exists()):
         return find_model(source)
-    is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / CARD).is_file())
+    is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / RECORD).is_file())
     return find_model(source) if is_run or source.suffix == ".safetensors" else None
 
 
 def find_reference(
-    name: str | None, split: str, data_dir: Path | None, stored: Stored | None
-) -> tuple[Reference | None, Data | None]:
+    name: str | None, split: str, data_dir: Path | None, stored: StoredModel | None
+) -> tuple[FeatureStatistics | None, Data | None]:
     """The stored reference, or the data to make one of."""
     if name is not None and name.endswith(".safetensors"):
-        return Reference.load(name), None
+        return FeatureStatistics.load(name), None
     if name is not None:
         return None, load_data(name, data_dir, split=split)
     if stored is None:

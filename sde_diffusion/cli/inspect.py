@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from sde_diffusion.checkpoint import rebuild
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
 from sde_diffusion.data.prepared import NOTE
-from sde_diffusion.places import BUNDLED_NAME, find_model
-from sde_diffusion.plots import save_grid, scatter
-from sde_diffusion.storage import STATE
+from sde_diffusion.report.pictures import save_grid, scatter
+from sde_diffusion.storage.atomic_folder import STATE
+from sde_diffusion.storage.checkpoint import rebuild
+from sde_diffusion.storage.locate import BUNDLED_NAME, find_model
 
 SHOWN = 64
 

@@ -10,15 +10,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sde_diffusion.card import device_for, require_new
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
-from sde_diffusion.divergence import PROBES
-from sde_diffusion.likelihood import EXACT_LIMIT, TRACES
-from sde_diffusion.likelihood_report import headline, measure, plot_terms, table_of_terms
-from sde_diffusion.places import find_model
-from sde_diffusion.storage import FORMAT, to_json, write_file
+from sde_diffusion.likelihood.divergence import PROBES
+from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
+from sde_diffusion.likelihood.report import headline, measure, plot_terms, table_of_terms
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.storage.atomic_folder import FORMAT, require_new, to_json, write_file
+from sde_diffusion.storage.locate import find_model
 
 EXAMPLES = """
 \b

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from sde_diffusion.cli.errors import say
 from sde_diffusion.data.images import CHANNELS
-from sde_diffusion.data.prepare import prepare as run_preparation
+from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
 
 SHOWN = 5  # skipped images that are named

@@ -14,15 +14,18 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sde_diffusion import card as cards
-from sde_diffusion.checkpoint import Stored, load
-from sde_diffusion.choose_solver import Choice, choose_solver
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
-from sde_diffusion.places import find_model, samples_folder, unused
-from sde_diffusion.profile import Profile, error_profile
-from sde_diffusion.score import ScoreModel
-from sde_diffusion.verify.plugin import find_solver
+from sde_diffusion.comparison.for_tolerance import Choice, choose_solver
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling import generate
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.local_errors import Profile, error_profile
+from sde_diffusion.storage import sample_record
+from sde_diffusion.storage.atomic_folder import require_new
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.locate import find_model, samples_folder, unused
 from solvers import GRIDS, SOLVERS
+from solvers.plugin import find_solver
 
 EXAMPLES = """
 \b
@@ -35,7 +38,7 @@ sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --solver pf-ode --profile   and where the error sits
-sdediff sample --card samples/pf-ode-nfe20/card.json
+sdediff sample --record samples/pf-ode-nfe20/samples.json
 """
 # What --tolerance does not go with.
 CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
@@ -116,15 +119,16 @@ def sample(
         Path | None,
         typer.Option(
             "--out",
-            help="Folder for samples.png, samples.npz and card.json; must be new or empty.",
+            help="Folder for samples.png, samples.npz and samples.json; must be new or empty.",
             show_default="RUN/samples/SOLVER-nfeNFE",
         ),
     ] = None,
-    card: Annotated[
+    record: Annotated[
         Path | None,
         typer.Option(
+            "--record",
             "--card",
-            help="Make the samples of a card.json again, bit by bit; only RUN, --device and --out "
+            help="Make the samples of a samples.json again, bit by bit; only RUN, --device and --out "
             "may be given with it.",
             show_default=False,
         ),
@@ -145,7 +149,7 @@ def sample(
 ) -> None:
     """Draw samples from a trained model.
 
-    Writes a picture, the samples as arrays, and a card from which they can be made again.
+    Writes a picture, the samples as arrays, and a record from which they can be made again.
     """
     start = time.perf_counter()
     drawing: dict[str, Any] = {
@@ -154,63 +158,65 @@ def sample(
     }  # fmt: skip
     options = {name: value for name, value in drawing.items() if value is not None}
     if out is not None:
-        cards.require_new(out)  # now, not after the work
+        require_new(out)  # now, not after the work
     chosen = None
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options]):
         raise ValueError(
             f"--tolerance chooses the solver and its budget, for samples without a class; leave out {listed(clash)}"
         )
-    if profile and card is not None:
-        raise ValueError("--profile is of samples that are drawn now; leave out --card, or name its solver and budget")
+    if profile and record is not None:
+        raise ValueError(
+            "--profile is of samples that are drawn now; leave out --record, or name its solver and budget"
+        )
     if profile and (clash := [k for k in ("label", "guidance") if k in options]):
         raise ValueError(f"--profile is of samples without a class; leave out {listed(clash)}")
-    if card is not None:
+    if record is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
         if options:
-            raise ValueError(f"the card says how its samples are made; leave out {listed(options)}")
-        old = cards.read_card(card)
+            raise ValueError(f"the record says how its samples are made; leave out {listed(options)}")
+        old = sample_record.read_record(record)
         stored = find_model(run or old["checkpoint"]["path"])
         with bar() as progress:
-            drawn = cards.redraw(old, stored, device=device, progress=progress)
+            drawn = generate.redraw(old, stored, device=device, progress=progress)
     else:
         stored = find_model(run)
         if label is not None:
             options["labels"] = labels_of(options.pop("label"), stored)
         if tolerance is not None:
-            chosen = choose(load(stored, device=str(cards.device_for(device or "auto"))), tolerance, solver, seed)
+            chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
         with bar() as progress:
-            drawn = cards.draw(stored, device=device or "auto", progress=progress, **options)
+            drawn = generate.draw(stored, device=device or "auto", progress=progress, **options)
         if chosen is not None:
-            drawn.card["choice"] = chosen.to_dict()
-    made = drawn.card
-    out = out or unused(samples_folder(stored) / cards.folder_name(made))
-    shown = cards.save(drawn, out)
+            drawn.record["choice"] = chosen.to_dict()
+    made = drawn.record
+    out = out or unused(samples_folder(stored) / sample_record.folder_name(made))
+    shown = sample_record.save(drawn, out)
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
     typer.echo(f"model {stored.path}{trained}")
     typer.echo(
-        f"{made['n']} samples by {made['solver']['name']}, {cards.evaluations(made)} evaluations "
+        f"{made['n']} samples by {made['solver']['name']}, {sample_record.evaluations(made)} evaluations "
         f"each, in {time.perf_counter() - start:.1f} s"
     )
     if chosen is not None:
         typer.echo(f"chosen: {chosen.reason}")
-    if card is not None and cards.same(drawn, old):
-        typer.echo("bit-equal to the samples of the card")
-    elif card is not None:
+    if record is not None and sample_record.same(drawn, old):
+        typer.echo("bit-equal to the samples of the record")
+    elif record is not None:
         typer.echo(
-            "not bit-equal to the samples of the card, made with "
+            "not bit-equal to the samples of the record, made with "
             f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
         )
     typer.echo(f"arrays {out / 'samples.npz'}")
-    typer.echo(f"card {out / cards.CARD}")
+    typer.echo(f"record {out / sample_record.RECORD}")
     if shown.suffix == ".png":
         typer.echo(f"picture {shown}")
     else:
         typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
         keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
-        keep["solver"] = cards.solver_for(keep.get("solver", "pf-ode"), stored, keep.get("nfe"))[1]
+        keep["solver"] = generate.solver_for(keep.get("solver", "pf-ode"), stored, keep.get("nfe"))[1]
         show_profile(error_profile(load(stored), **keep))
 
 
@@ -223,7 +229,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def labels_of(text: str, stored: Stored) -> list[int]:
+def labels_of(text: str, stored: StoredModel) -> list[int]:
     """The classes that --label names; all of them are those of the model's network."""
     if text != "all":
         return whole_numbers(text, "--label")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sde_diffusion.verify.declared import declaration
+from sde_diffusion.verify.declarations import declaration
 from sde_diffusion.verify.report import catalogue
 from solvers import SOLVERS
 

@@ -10,21 +10,22 @@ from typing import Annotated, Any
 
 import typer
 
-from sde_diffusion import card as cards
 from sde_diffusion.cli.options import DeviceOption
-from sde_diffusion.config import PRECISIONS, SCHEDULES, TRACKERS, TrainConfig
-from sde_diffusion.configfile import read_options
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.data.augment import LABELS
-from sde_diffusion.defaults import default_model, default_options
+from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.networks import NETWORKS
 from sde_diffusion.networks.embeddings import EMBEDDINGS
-from sde_diffusion.places import find_model, new_run, run_to_resume, unused
-from sde_diffusion.score import PREDICTS
+from sde_diffusion.sampling import generate
 from sde_diffusion.sde import SDES
-from sde_diffusion.times import TIMES
-from sde_diffusion.train import train as run_training
-from sde_diffusion.weights import WEIGHTS
+from sde_diffusion.storage import sample_record
+from sde_diffusion.storage.locate import find_model, new_run, run_to_resume, unused
+from sde_diffusion.training.config import PRECISIONS, SCHEDULES, TRACKERS, TrainConfig
+from sde_diffusion.training.config_file import read_options
+from sde_diffusion.training.defaults import default_model, default_options
+from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
+from sde_diffusion.training.time_sampling import TIME_SAMPLERS
+from sde_diffusion.training.training_run import train as run_training
 
 EXAMPLES = """
 \b
@@ -120,10 +121,11 @@ def train(
     weight_decay: Annotated[float | None, setting("weight-decay", "Of AdamW.")] = None,
     clip: Annotated[float | None, setting("clip", "Largest norm of the gradient.")] = None,
     weight: Annotated[
-        str | None, option("--weight", f"Weight over time: {choices(WEIGHTS)}.", STEPS, "by --predicts")
+        str | None, option("--weight", f"Weight over time: {choices(LOSS_WEIGHTS)}.", STEPS, "by --predicts")
     ] = None,
     times: Annotated[
-        str | None, option("--times", f"How times are drawn: {choices(TIMES)}.", STEPS, "by --predicts")
+        str | None,
+        option("--time-sampling", f"How times are drawn: {choices(TIME_SAMPLERS)}.", STEPS, "by --predicts"),
     ] = None,
     t_min: Annotated[float | None, setting("t-min", "Smallest time that is trained on.")] = None,
     labels: Annotated[
@@ -241,8 +243,8 @@ def train(
     if rank > 0:
         return
     echo(f"trained in {time.perf_counter() - start:.0f} s")
-    drawn = cards.draw(find_model(out), device=config.device)
-    picture = cards.save(drawn, unused(out / "samples" / f"pf-ode-step-{config.steps:06d}"))
+    drawn = generate.draw(find_model(out), device=config.device)
+    picture = sample_record.save(drawn, unused(out / "samples" / f"pf-ode-step-{config.steps:06d}"))
     echo(f"next: sdediff sample {out} --solver pf-ode --nfe 20")
     echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
 

@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sde_diffusion.card import device_for
-from sde_diffusion.checkpoint import load
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
-from sde_diffusion.places import find_model, name_of
-from sde_diffusion.tuning import DEFAULT, Report, Tuned, tuned_each
-from sde_diffusion.tuning.files import file_name, save_tuned, tuned_folder
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import find_model, name_of
+from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
+from sde_diffusion.tuning.tuner import DEFAULT, Report, tuned_each
 
 EXAMPLES = """
 \b

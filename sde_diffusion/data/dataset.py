@@ -1,7 +1,7 @@
 """A data set in memory: samples, labels, and the one rule by which they become a network's input.
 
 Images are kept as bytes, 0..255, and become x / 127.5 - 1 in [-1, 1] when a batch is taken.
-Everything else is kept as float32 and is taken as it is. `sde_diffusion.plots.to_uint8` is the way
+Everything else is kept as float32 and is taken as it is. `sde_diffusion.data.pixels.to_uint8` is the way
 back.
 
 A set that was prepared (`sde_diffusion.data.prepared`) stays in its file. Every batch maps the file anew: pages of a

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sde_diffusion.data.dataset import Data, as_data
-from sde_diffusion.data.images import describe, folder_classes, image_paths, pixels
+from sde_diffusion.data.images import decode, describe, folder_classes, image_paths
 from sde_diffusion.data.prepared import NOTE, load_prepared
 
 
@@ -92,4 +92,4 @@ def load_folder(root: Path) -> Data:
 
 def read_image(path: Path) -> np.ndarray:
     """Return one image as bytes (H, W, C)."""
-    return pixels(path, str(path))
+    return decode(path, str(path))

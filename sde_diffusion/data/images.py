@@ -38,7 +38,7 @@ def folder_classes(root: Path, paths: list[Path]) -> tuple[list[str], list[int]]
     return names.tolist(), index.tolist()
 
 
-def pixels(
+def decode(
     source: Path | bytes | Image.Image,
     name: str,
     *,
@@ -57,7 +57,7 @@ def pixels(
     Raises:
         ValueError: it cannot be decoded, or has a mode of more than 8 bits; the message has the name.
 
-    >>> pixels(Image.new("L", (6, 4), 7), "seven", size=(2, 2)).squeeze().tolist()
+    >>> decode(Image.new("L", (6, 4), 7), "seven", size=(2, 2)).squeeze().tolist()
     [[7, 7], [7, 7]]
     """
     try:

@@ -27,7 +27,7 @@ class Source:
     Attributes:
         name: of all.
         count: how many.
-        open: number -> (what ``images.pixels`` takes, name for messages, label or None).
+        open: number -> (what ``images.decode`` takes, name for messages, label or None).
         classes: names of the classes, where there are any.
     """
 

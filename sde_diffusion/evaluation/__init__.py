@@ -4,13 +4,14 @@ from sde_diffusion.evaluation.budget import Budget, error_budget
 from sde_diffusion.evaluation.curve import Point, plot, quality
 from sde_diffusion.evaluation.read import read_samples
 from sde_diffusion.evaluation.score import evaluate
-from sde_diffusion.evaluation.workers import Drawing, Drawn, Workers
+from sde_diffusion.evaluation.workers import Drawn, Workers
+from sde_diffusion.sampling.settings import SamplingSettings
 
 __all__ = [
     "Budget",
-    "Drawing",
     "Drawn",
     "Point",
+    "SamplingSettings",
     "Workers",
     "error_budget",
     "evaluate",

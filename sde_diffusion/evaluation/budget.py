@@ -31,14 +31,15 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data import Data
-from sde_diffusion.evaluation.workers import Drawing, Workers
-from sde_diffusion.metrics import Estimate, Moments, frechet_distance, standard_error
-from sde_diffusion.reference import Reference
-from sde_diffusion.sample import noise_for, usual_nfe
-from sde_diffusion.score import ScoreModel
+from sde_diffusion.evaluation.metrics import Estimate, Moments, frechet_distance, standard_error
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.evaluation.workers import Workers
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.sampler import noise_for, usual_nfe
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import SDE
-from sde_diffusion.verify.plugin import find_solver
 from solvers import make_grid, solve
+from solvers.plugin import find_solver
 
 TERMS = ("discretisation", "truncation", "prior mismatch", "score error", "Monte-Carlo floor")
 _FLOORS = 10
@@ -111,7 +112,7 @@ def loss_by_time(model: ScoreModel, data: Data, seed: int = 0, most: int = 1000)
     return found
 
 
-def last_time(model: ScoreModel, drawing: Drawing) -> float:
+def last_time(model: ScoreModel, drawing: SamplingSettings) -> float:
     """The last time before 0 of a drawing's grid: its truncation.
 
     Raises:
@@ -134,9 +135,9 @@ def last_time(model: ScoreModel, drawing: Drawing) -> float:
 
 def error_budget(
     workers: Workers,
-    drawing: Drawing,
+    drawing: SamplingSettings,
     n: int,
-    reference: Reference,
+    reference: FeatureStatistics,
     data: Data,
     held_out: Data | None = None,
     *,
@@ -171,10 +172,10 @@ def error_budget(
     generator = torch.Generator().manual_seed(drawing.seed)
     x0 = data.batch(torch.randint(len(data), (n,), generator=generator))
 
-    def to(end: float) -> Drawing:
+    def to(end: float) -> SamplingSettings:
         times = make_grid("power", process, fine)[:-1]
         times = 1 - (1 - times) * ((1 - end) / (1 - times[-1]))  # the same spacing, with this last time
-        return Drawing(smooth, grid=(*times.tolist(), 0.0), seed=drawing.seed, batch_size=drawing.batch_size)
+        return SamplingSettings(smooth, grid=(*times.tolist(), 0.0), seed=drawing.seed, batch_size=drawing.batch_size)
 
     fine_end = min(_T_MIN, t_min)
     runs: list[Tensor] = []
@@ -208,7 +209,7 @@ def _paired(a: Tensor, b: Tensor, reference: Moments, draws: int) -> float:
     return float(standard_error(difference, torch.cat([a, b], 1), draws=draws))
 
 
-def _floor(reference: Reference, n: int, seed: int) -> Estimate:
+def _floor(reference: FeatureStatistics, n: int, seed: int) -> Estimate:
     """The distance of n draws from the reference to the reference: mean, and spread of one such set."""
     generator = torch.Generator().manual_seed(seed)
     kept = reference.features

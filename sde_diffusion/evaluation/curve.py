@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sde_diffusion.evaluation.metrics import Estimate
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT, evaluate
-from sde_diffusion.evaluation.workers import Drawing, Workers
-from sde_diffusion.metrics import Estimate
-from sde_diffusion.reference import Reference
+from sde_diffusion.evaluation.workers import Workers
+from sde_diffusion.sampling.settings import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Point:
         seconds: to draw them.
     """
 
-    drawing: Drawing
+    drawing: SamplingSettings
     n: int
     nfe: float
     figures: dict[str, Estimate]
@@ -66,9 +67,9 @@ def as_dict(figures: dict[str, Estimate]) -> dict[str, Any]:
 
 def quality(
     workers: Workers,
-    drawings: Sequence[Drawing],
+    drawings: Sequence[SamplingSettings],
     n: int,
-    reference: Reference,
+    reference: FeatureStatistics,
     *,
     metrics: Iterable[str] = DEFAULT,
     draws: int = 40,

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sde_diffusion.card import CARD, KIND
 from sde_diffusion.data.files import load_path
-from sde_diffusion.features.extractor import is_image
-from sde_diffusion.storage import read_json
+from sde_diffusion.evaluation.features.extractor import is_image
+from sde_diffusion.storage.atomic_folder import read_json
+from sde_diffusion.storage.sample_record import EARLIER, KIND, RECORD
 
 JPEG = (".jpg", ".jpeg")
 _BEYOND, _FEW = 0.25, 0.01  # of the range, of the values: a sampler may overshoot, a wrong range is farther off
@@ -23,7 +23,7 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
 
     Args:
         path: a folder of images, a folder that `sdediff sample` wrote, or an .npy or .npz file; bytes are images.
-        value_range: what black and white are in images of floats. Samples with a card beside them are in [-1, 1].
+        value_range: what black and white are in images of floats. Samples with a record beside them are in [-1, 1].
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -33,7 +33,7 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
         UserWarning: images that went through JPEG.
     """
     path = Path(path).expanduser()
-    if (path / CARD).is_file() and (path / "samples.npz").is_file():
+    if any((path / name).is_file() for name in (RECORD, EARLIER)) and (path / "samples.npz").is_file():
         path = path / "samples.npz"
     if path.is_dir():
         lossy = sum(file.suffix.lower() in JPEG for file in path.rglob("*"))
@@ -46,7 +46,7 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
     data = load_path(path)
     if not is_image(data.shape) or data.x.dtype == torch.uint8:
         return data.batch(slice(None))
-    if value_range is None and _has_card(path):
+    if value_range is None and _has_record(path):
         return data.x
     if value_range is None:
         raise ValueError(
@@ -65,6 +65,6 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
     return x
 
 
-def _has_card(path: Path) -> bool:
-    card = path.with_name(CARD)
-    return path.name == "samples.npz" and card.is_file() and read_json(card).get("kind") == KIND
+def _has_record(path: Path) -> bool:
+    records = [record for name in (RECORD, EARLIER) if (record := path.with_name(name)).is_file()]
+    return path.name == "samples.npz" and any(read_json(record).get("kind") == KIND for record in records)

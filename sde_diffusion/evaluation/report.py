@@ -8,19 +8,21 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sde_diffusion.card import versions
 from sde_diffusion.evaluation.budget import Budget
 from sde_diffusion.evaluation.curve import Point
 from sde_diffusion.evaluation.curve import as_dict as figures_dict
-from sde_diffusion.metrics import METRICS, Estimate
-from sde_diffusion.reference import Reference
-from sde_diffusion.storage import FORMAT
+from sde_diffusion.evaluation.metrics import METRICS, Estimate
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.storage.atomic_folder import FORMAT
+from sde_diffusion.storage.provenance import versions
 
 KIND = "sdediff evaluation"
 BEST = {figure: best for metric in METRICS.values() for figure, best in zip(metric.figures, metric.best, strict=True)}
 
 
-def record(source: Mapping[str, Any], reference: Reference, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def record(
+    source: Mapping[str, Any], reference: FeatureStatistics, runs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """All of an evaluation but its budget, for JSON."""
     return {
         "format": FORMAT,

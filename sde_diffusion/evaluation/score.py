@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sde_diffusion.evaluation.features import Extractor, Features
+from sde_diffusion.evaluation.metrics import METRICS, Estimate, Sets, measure
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.workers import Drawn
-from sde_diffusion.features import Extractor, Features
-from sde_diffusion.metrics import METRICS, Estimate, Sets, measure
-from sde_diffusion.reference import Reference
 from solvers.errors import choose
 
 DEFAULT = ("frechet", "kid", "neighbours")
@@ -26,7 +26,7 @@ def features_of(x: Tensor, extractor: Extractor, batch_size: int = _BATCH) -> Fe
 
 def evaluate(
     samples: Tensor | Features | Drawn,
-    reference: Reference,
+    reference: FeatureStatistics,
     *,
     extractor: Extractor | None = None,
     metrics: Iterable[str] = DEFAULT,
@@ -50,9 +50,9 @@ def evaluate(
         ValueError: samples or features that do not fit the reference, too few samples, unknown names.
 
     >>> from sde_diffusion.data import load_data
-    >>> from sde_diffusion.features import make_extractor
+    >>> from sde_diffusion.evaluation.features import make_extractor
     >>> real = load_data("moons")
-    >>> reference = Reference.of(real, make_extractor("pixels"))
+    >>> reference = FeatureStatistics.of(real, make_extractor("pixels"))
     >>> found = evaluate(load_data("moons", split="test").x[:2000], reference, metrics=["frechet"])
     >>> 0 < found["frechet"].value < 0.01
     True

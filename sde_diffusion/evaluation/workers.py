@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import NamedTuple
 
@@ -19,25 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusion.features import Extractor
-from sde_diffusion.sample import check_status, noise_for, seeds_of, usual_nfe, whole_way
-from sde_diffusion.score import ScoreModel
-from sde_diffusion.verify.plugin import find_solver
-from solvers import Solver, solve
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn; the fields are the arguments of ``sample``, ``name`` is what to call the solver."""
-
-    solver: str | Solver = "pf-ode"
-    nfe: int | None = None
-    steps: int | None = None
-    grid: str | tuple[float, ...] | None = None
-    eta: float | None = None
-    seed: int = 0
-    batch_size: int = 250
-    name: str | None = None
+from sde_diffusion.evaluation.features import Extractor
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.sampler import check_status, noise_for, seeds_of, usual_nfe, whole_way
+from sde_diffusion.sampling.settings import SamplingSettings
+from solvers import solve
+from solvers.plugin import find_solver
 
 
 class Drawn(NamedTuple):
@@ -57,7 +43,7 @@ class _Part(NamedTuple):
 
 @torch.no_grad()
 def _make(
-    model: ScoreModel, extractor: Extractor, drawing: Drawing, start: int, size: int, x0: np.ndarray | None
+    model: ScoreModel, extractor: Extractor, drawing: SamplingSettings, start: int, size: int, x0: np.ndarray | None
 ) -> _Part:
     """Samples start to start + size - 1 of a run; from noised x0 instead of the prior where it is given."""
     if model.shape is None:
@@ -91,7 +77,7 @@ def _begin(model: ScoreModel, extractor: Extractor) -> None:
     _own = model, extractor
 
 
-def _make_here(drawing: Drawing, start: int, size: int, x0: np.ndarray | None) -> _Part:
+def _make_here(drawing: SamplingSettings, start: int, size: int, x0: np.ndarray | None) -> _Part:
     assert _own is not None
     return _make(*_own, drawing, start, size, x0)
 
@@ -128,7 +114,7 @@ class Workers:
 
     def draw(
         self,
-        drawing: Drawing,
+        drawing: SamplingSettings,
         n: int,
         x0: Tensor | None = None,
         progress: Callable[[float], None] | None = None,
@@ -163,7 +149,7 @@ class Workers:
         )
 
     def _parts(
-        self, drawings: list[Drawing], starts: list[int], sizes: list[int], data: list[np.ndarray | None]
+        self, drawings: list[SamplingSettings], starts: list[int], sizes: list[int], data: list[np.ndarray | None]
     ) -> Iterator[_Part]:
         if self._pool is not None:
             yield from self._pool.map(_make_here, drawings, starts, sizes, data)

@@ -65,7 +65,7 @@ EMBEDDINGS = {"sinusoidal": geometric_frequencies, "fourier": gaussian_frequenci
 _LOG_FROM = 1e-3  # the time around which log(1 + t / t_0) turns from linear to logarithmic
 
 
-class Waves(nn.Module):
+class TimeEmbedding(nn.Module):
     """The waves [cos(w_k u), sin(w_k u)] of a time, (B,) -> (B, features).
 
     Args:
@@ -76,7 +76,7 @@ class Waves(nn.Module):
     Raises:
         ValueError: an odd number of features or an unknown kind.
 
-    >>> Waves(8)(torch.tensor([0.0]))
+    >>> TimeEmbedding(8)(torch.tensor([0.0]))
     tensor([[1., 1., 1., 1., 0., 0., 0., 0.]])
     """
 
@@ -133,7 +133,9 @@ class Condition(nn.Module):
         if context is not None and context < 1:
             raise ValueError(f"context is {context}; give the length of the condition vector, or None for none")
         self.classes = classes
-        self.time = nn.Sequential(Waves(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+        self.time = nn.Sequential(
+            TimeEmbedding(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
         self.context = None if context is None else nn.Linear(context, width)
         if context is not None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from sde_diffusion.sde.base import SDE
 from sde_diffusion.sde.ddpm import DDPM
-from sde_diffusion.sde.exploding import EDM, VESDE
 from sde_diffusion.sde.flow import Flow
-from sde_diffusion.sde.preserving import VPSDE, CosineVPSDE, SubVPSDE
-from sde_diffusion.sde.process import SDE
+from sde_diffusion.sde.ve import EDM, VESDE
+from sde_diffusion.sde.vp import VPSDE, CosineVPSDE, SubVPSDE
 from solvers.errors import choose
 
 __all__ = [

@@ -19,7 +19,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.process import SDE, as_times
+from sde_diffusion.sde.base import SDE, as_times
 from solvers.errors import choose
 
 
@@ -97,10 +97,10 @@ class DDPM(SDE):
         """
         return (as_times(t) * self.steps - 1).clamp_min(0)
 
-    def snap(self, t: Tensor) -> Tensor:
+    def to_step(self, t: Tensor) -> Tensor:
         """The step that t belongs to, ceil(t T) / T: a uniform t becomes a uniform step.
 
-        >>> DDPM(steps=4, schedule="cosine").snap(torch.tensor([0.1, 0.25, 0.26], dtype=torch.float64))
+        >>> DDPM(steps=4, schedule="cosine").to_step(torch.tensor([0.1, 0.25, 0.26], dtype=torch.float64))
         tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
         """
         # A multiple of 1/T may be off by rounding: it is not pushed to the next step.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.process import SDE, as_times
+from sde_diffusion.sde.base import SDE, as_times
 
 
 @dataclass(frozen=True)

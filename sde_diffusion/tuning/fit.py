@@ -29,9 +29,9 @@ from torch import Tensor
 
 from sde_diffusion.sde import SDE
 from solvers import Solver, solve
-from solvers.gated import GatedTable
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.table import Row, Table
 from solvers.problem import ReverseProcess
-from solvers.table import Row, Table
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, t, rows) -> D; rows are the numbers of the noises in x, for their conditions."""
@@ -127,7 +127,7 @@ class TableParameters:
 
 def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
     """The endpoints of a table, or of a solver on a grid."""
-    if isinstance(solver, GatedTable):
+    if isinstance(solver, MixtureOfTables):
         return _run_gated(solver, fit)[0]
     if not isinstance(solver, Table):
         every = torch.arange(len(fit.x1))
@@ -144,13 +144,13 @@ def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
     return x
 
 
-def typical(table: GatedTable, fit: Fit) -> Table:
+def mean_table(table: MixtureOfTables, fit: Fit) -> Table:
     """The plain table with the mean over the noises of the numbers of each row."""
     rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
     return Table(table.times, tuple(rows), table.source)
 
 
-def _run_gated(table: GatedTable, fit: Fit) -> tuple[Tensor, list[Tensor]]:
+def _run_gated(table: MixtureOfTables, fit: Fit) -> tuple[Tensor, list[Tensor]]:
     """The endpoints, and the numbers of every row for each noise."""
     every = torch.arange(len(fit.x1))
     process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
@@ -287,4 +287,4 @@ def differences(
 
 def with_source(solver: Solver, source: str) -> Solver:
     """The same numbers, said to come from elsewhere; a solver that is no table says itself where it comes from."""
-    return replace(solver, source=source) if isinstance(solver, Table | GatedTable) else solver
+    return replace(solver, source=source) if isinstance(solver, Table | MixtureOfTables) else solver

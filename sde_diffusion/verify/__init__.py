@@ -39,10 +39,10 @@ from sde_diffusion.verify import (
     representation,
     robust,
 )
-from sde_diffusion.verify.check import Check, Report
-from sde_diffusion.verify.declared import declaration
-from sde_diffusion.verify.plugin import find_solver
+from sde_diffusion.verify.declarations import declaration
+from sde_diffusion.verify.result import Check, Report
 from solvers import SOLVERS, ReverseProcess, Solver
+from solvers.plugin import find_solver
 
 CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
     "order": orders.order,

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sde_diffusion.verify.check import Check, refuses
-from sde_diffusion.verify.declared import minimum
+from sde_diffusion.verify.declarations import minimum
+from sde_diffusion.verify.result import Check, refuses
 from sde_diffusion.verify.slopes import fit
 from sde_diffusion.verify.targets import (
     DTYPE,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sde_diffusion.verify.targets import DTYPE, run
 from solvers import Equation, ReverseProcess, Solver
-from solvers.noise import Clock
+from solvers.brownian_path import TimeChange
 
 
 class AffineMap(NamedTuple):
@@ -104,7 +104,7 @@ class _Recorder:
 class _Units:
     """Answers the same questions with unit vectors along the batch; the last row gets all."""
 
-    def __init__(self, record: _Recorder, clock: Clock) -> None:
+    def __init__(self, record: _Recorder, clock: TimeChange) -> None:
         times = sorted({t for span in record.spans for t in span})
         self.place = {t: i for i, t in enumerate(times)}
         self.at = [clock.variance(clock.position(t)) for t in times]

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sde_diffusion.verify.check import Check, refuses
-from sde_diffusion.verify.declared import formula, minimum
+from sde_diffusion.verify.declarations import formula, minimum
+from sde_diffusion.verify.result import Check, refuses
 from sde_diffusion.verify.targets import DTYPE, VP
 from solvers import ReverseProcess, Solver, make_grid, solve, steps
 from solvers.noise import Noise

@@ -8,10 +8,11 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.targets import mixture, process, start
 from solvers import Solver, make_grid, steps
-from solvers.noise import BrownianPath, Noise
+from solvers.brownian_path import BrownianPath
+from solvers.noise import Noise
 
 _NFE = 12
 _SAMPLE = 5

@@ -11,10 +11,10 @@ from functools import lru_cache
 
 import torch
 
-from sde_diffusion.analytic import Gaussian
+from sde_diffusion.models.analytic import Gaussian
 from sde_diffusion.verify.adaptive import tolerance_of, with_tolerance
 from sde_diffusion.verify.affine import AffineMap, affine_maps
-from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.slopes import fit, order_check
 from sde_diffusion.verify.targets import DTYPE, T_END, VP, even_grid
 from solvers import ReverseProcess, Solver, solve

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sde_diffusion.verify.adaptive import tolerance_of
 from sde_diffusion.verify.affine import affine_maps
-from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.slopes import fit, order_check
 from sde_diffusion.verify.targets import DTYPE, VP, flows, run, smooth_grid, start
 from solvers import Equation, Solver

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusion.verify.check import Check
 from sde_diffusion.verify.moments import FINER, exact_moments, line_maps
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.slopes import TOLERANCE, fit
 from sde_diffusion.verify.targets import VP, even_grid, mixture, run, shared_path, start
 from solvers import Solver, make_grid

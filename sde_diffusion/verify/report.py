@@ -9,8 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from sde_diffusion.verify.check import Check, Report, jsonable
-from sde_diffusion.verify.declared import declaration
+from sde_diffusion.verify.declarations import declaration
+from sde_diffusion.verify.result import Check, Report, jsonable
 from solvers import Solver
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sde_diffusion.score import ScoreModel
+from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.verify.adaptive import tolerance_of
-from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.targets import VP, gaussian, mixture, process, start
 from solvers import ReverseProcess, Solver, solve
 

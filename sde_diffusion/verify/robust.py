@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sde_diffusion.sde import SDE, SDES
 from sde_diffusion.verify.affine import affine_maps
-from sde_diffusion.verify.check import Check
-from sde_diffusion.verify.declared import minimum
+from sde_diffusion.verify.declarations import minimum
 from sde_diffusion.verify.moments import exact_moments, line
+from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.targets import (
     T_END,
     VP,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sde_diffusion.verify.check import Check
+from sde_diffusion.verify.result import Check
 
 TOLERANCE = 0.15
 

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_diffusion.analytic import Gaussian, GaussianMixture
+from sde_diffusion.models.analytic import Gaussian, GaussianMixture
 from sde_diffusion.sde import SDE, VPSDE
 from solvers import ReverseProcess, Solver, steps
-from solvers.noise import BrownianPath, Noise, depth_for
+from solvers.brownian_path import BrownianPath, depth_for
+from solvers.noise import Noise
 
 VP = VPSDE()
 T_END = 0.1

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.ancestral import ancestral_step
 from solvers.backends.interval import Interval, require
 from solvers.errors import choose
+from solvers.exact_step import ancestral_step
 from solvers.noise import Noise
 from solvers.problem import Problem, ReverseProcess
 from solvers.solver import Solver

@@ -12,14 +12,14 @@ import torch
 from benchmarks.combinations import COMBINATIONS, Combination, build, main, noise_error, options, samples
 from sde_diffusion import train
 from sde_diffusion.data import load_data
-from sde_diffusion.score import PREDICTS
+from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.sde import SDES
-from sde_diffusion.times import TIMES
-from sde_diffusion.weights import WEIGHTS
+from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
+from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 
 
 @pytest.mark.parametrize(
-    ("field", "names"), [("sde", SDES), ("predicts", PREDICTS), ("weight", WEIGHTS), ("times", TIMES)]
+    ("field", "names"), [("sde", SDES), ("predicts", PREDICTS), ("weight", LOSS_WEIGHTS), ("times", TIME_SAMPLERS)]
 )
 def test_everything_is_covered_twice(field: str, names: object) -> None:
     counts = Counter(getattr(combination, field) for combination in COMBINATIONS)

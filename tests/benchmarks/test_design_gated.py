@@ -11,12 +11,12 @@ from rich.console import Console
 from benchmarks.design_family import Member
 from benchmarks.design_gated import GatedDesign
 from sde_diffusion import VPSDE, GaussianMixture
-from sde_diffusion.converged import converged
+from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.fit import Fit, objective, run
 from solvers import SOLVERS
-from solvers.gated import GatedTable
-from solvers.pf_ode import scaled, table_entry, table_of
-from solvers.table import compile_table
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import scale_noise_levels, table_entry, table_of
 
 SDE = VPSDE()
 STEPS = 4
@@ -39,8 +39,8 @@ def members() -> list[Member]:
 @pytest.fixture(scope="module")
 def starts():
     plain = compile_table(SOLVERS["dpm++2m"], SDE, STEPS, "power")
-    entry = table_entry(SDE, GatedTable((plain,), (None,) * STEPS))
-    return [entry, scaled(entry, 3.0)]
+    entry = table_entry(SDE, MixtureOfTables((plain,), (None,) * STEPS))
+    return [entry, scale_noise_levels(entry, 3.0)]
 
 
 @pytest.fixture

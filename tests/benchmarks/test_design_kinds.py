@@ -7,12 +7,12 @@ import torch
 
 from benchmarks.design_kinds import Kinds, Run
 from sde_diffusion import VPSDE, GaussianMixture
-from sde_diffusion.converged import converged
+from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.fit import Fit, descend, run
 from solvers import SOLVERS
-from solvers.gated import Gate, GatedTable
-from solvers.pf_ode import table_entry
-from solvers.table import compile_table
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
+from solvers.fitted.pf_ode import table_entry
 
 SDE = VPSDE()
 STEPS = 4
@@ -34,7 +34,7 @@ def fits() -> list[Fit]:
 @pytest.fixture(scope="module")
 def start() -> Kinds:
     plain = compile_table(SOLVERS["dpm++2m"], SDE, STEPS, "power")
-    return Kinds.copies(table_entry(SDE, GatedTable((plain,), (None,) * STEPS)), 3, 0.5)
+    return Kinds.copies(table_entry(SDE, MixtureOfTables((plain,), (None,) * STEPS)), 3, 0.5)
 
 
 def changed(kinds: Kinds, size: float) -> Kinds:
@@ -58,7 +58,7 @@ def test_copies_are_the_plain_table(start, fits):
 @pytest.mark.parametrize("slope", [0.0, 0.8])
 def test_derivatives_are_those_of_the_ends(slope, start, fits):
     """Gates that do not look at their features, whose unequal weights tell the kinds apart, and gates that do."""
-    gates = [Gate.of([0.0] * n, [1.0] * n, [[slope, -slope, 0.0]] * n, [0.4, -0.7, 0.1]) for n in (2, 4, 6)]
+    gates = [GatingNetwork.of([0.0] * n, [1.0] * n, [[slope, -slope, 0.0]] * n, [0.4, -0.7, 0.1]) for n in (2, 4, 6)]
     kinds = changed(Kinds(start.numbers, start.rho, (None, *gates)), 0.2)
     q = 0.02 * torch.randn(kinds.total, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     ends, jacobian = kinds.sensitivities(q, fits[0])
@@ -98,13 +98,13 @@ def test_numbers_by_kind_are_better_than_one_table_for_all(start, fits):
         made = kinds.at(found[-1])
         return sum(float(fit.errors(made.endpoints(fit)).mean()) for fit in fits)
 
-    blind = [Gate.of([0.0] * n, [1.0] * n, [[0.0] * 3] * n, [0.0] * 3) for n in (2, 4, 6)]
+    blind = [GatingNetwork.of([0.0] * n, [1.0] * n, [[0.0] * 3] * n, [0.0] * 3) for n in (2, 4, 6)]
     assert error(start.with_gates(fits, [0, 1, 2])) < 0.9 * error(Kinds(start.numbers, start.rho, (None, *blind)))
 
 
 def test_typical_rows_are_the_mean_of_what_the_models_of_a_kind_get(start, fits):
     kinds = changed(start, 0.1).with_gates(fits, [0, 1, 2])
-    made = Kinds.typical(kinds.entry(), fits, [0, 1, 1], 0.5)
+    made = Kinds.mean_table(kinds.entry(), fits, [0, 1, 1], 0.5)
     assert made.numbers.shape == (2, STEPS, STEPS + 1) and made.gates == (None,) * STEPS
     torch.testing.assert_close(made.rho, kinds.rho)
     for i, gate in enumerate(kinds.gates):

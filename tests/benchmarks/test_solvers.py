@@ -23,7 +23,7 @@ from benchmarks.report import interval, summarise, write_report
 from benchmarks.report import main as merge
 from benchmarks.solvers import Records, command_of, compute, main, measure, ours, prepare
 from sde_diffusion import VPSDE, GaussianMixture
-from sde_diffusion.converged import converged, rms
+from sde_diffusion.sampling.reference_solution import converged, rms
 
 
 def small(std: float = 0.5) -> Problem:

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sde_diffusion.analytic import Gaussian
+from sde_diffusion.models.analytic import Gaussian
 from solvers import Solver, steps
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion.score import ScoreModel
+from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import VPSDE
 from solvers import SOLVERS, solve
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion.sample import sample_batches
-from sde_diffusion.score import ScoreModel
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.sampler import sample_batches
 from sde_diffusion.sde import EDM, VPSDE, CosineVPSDE
 from solvers import SOLVERS, Equation, ReverseProcess, solve
 

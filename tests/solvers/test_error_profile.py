@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.sde import VPSDE
 from solvers import SOLVERS, Solver, solve
-from solvers.adaptive import EmbeddedRungeKutta
-from solvers.er_sde import ERSDE
-from solvers.exponential import ExponentialAdams
-from solvers.ipndm import IPNDM
+from solvers.classical.embedded_rk import EmbeddedRungeKutta
+from solvers.diffusion.er_sde import ERSDE
+from solvers.diffusion.ipndm import IPNDM
+from solvers.exponential.adams import ExponentialAdams
 
 SDE = VPSDE()
 MIXTURE = GaussianMixture(torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE)

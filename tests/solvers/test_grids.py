@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import GRIDS, Equation, ReverseProcess, make_grid
 from solvers.grids import rho_min, time_at

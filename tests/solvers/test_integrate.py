@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.sde import VPSDE, Flow
 from solvers import SOLVERS, Equation, ReverseProcess, Solver, make_grid, solve, steps
 from solvers.noise import Noise

@@ -15,21 +15,10 @@ from torch import Tensor
 
 from sde_diffusion.sde import VPSDE, CosineVPSDE
 from solvers import ReverseProcess
-from solvers.noise import (
-    BROWNIAN,
-    FORWARD,
-    INDEPENDENT,
-    PRIOR,
-    BrownianPath,
-    Clock,
-    as_seeds,
-    depth_for,
-    levy_weights,
-    levy_weights_each,
-    standard_normal,
-)
+from solvers.brownian_path import BrownianPath, TimeChange, depth_for, levy_weights, levy_weights_each
+from solvers.noise import BROWNIAN, FORWARD, INDEPENDENT, PRIOR, as_seeds, standard_normal
 
-LINE = Clock(lambda t: t, lambda u: u)
+LINE = TimeChange(lambda t: t, lambda u: u)
 SNR = ReverseProcess(lambda x, t: x, VPSDE()).clock
 
 
@@ -37,7 +26,7 @@ def times(*values: float) -> list[Tensor]:
     return [torch.tensor(v, dtype=torch.float64) for v in values]
 
 
-def dense(clock: Clock, u: float, depth: int, nodes: list[int]) -> Tensor:
+def dense(clock: TimeChange, u: float, depth: int, nodes: list[int]) -> Tensor:
     weights = levy_weights(clock.variance, u, depth)
     return torch.tensor([weights.get(n, 0.0) for n in nodes], dtype=torch.float64)
 
@@ -135,7 +124,7 @@ def test_an_increment_has_the_same_bits_in_every_batch(per_sample: bool) -> None
 
 @pytest.mark.parametrize("clock", [LINE, SNR])
 @pytest.mark.parametrize("depth", [5, 12, 26])
-def test_covariance_is_the_smaller_clock_value(clock: Clock, depth: int) -> None:
+def test_covariance_is_the_smaller_clock_value(clock: TimeChange, depth: int) -> None:
     """The Gram matrix of the weights of W(u) is min(c(u), c(v)) to 1e-12."""
     u = [0.0, 0.03, 0.11, 0.25, 0.5, 0.61, 0.74, 0.9, 1.0]
     nodes = sorted({n for x in u for n in levy_weights(clock.variance, x, depth)})
@@ -147,7 +136,7 @@ def test_covariance_is_the_smaller_clock_value(clock: Clock, depth: int) -> None
 
 
 @pytest.mark.parametrize("clock", [LINE, SNR])
-def test_increments_of_a_grid_are_independent(clock: Clock) -> None:
+def test_increments_of_a_grid_are_independent(clock: TimeChange) -> None:
     u = torch.linspace(0, 1, 40, dtype=torch.float64) ** 1.3
     depth = 12
     nodes = sorted({n for x in u for n in levy_weights(clock.variance, float(x), depth)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sde_diffusion.analytic import GaussianMixture
+from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.sde import SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import SOLVERS, solve
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from sde_diffusion import places, sample
-from sde_diffusion.checkpoint import export, find, load
+from sde_diffusion import sample
 from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
-from sde_diffusion.defaults import default_model
+from sde_diffusion.storage import locate as places
+from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.training.defaults import default_model
 
 FEW = ["--n", "16", "--paired", "8", "--reference-steps", "200"]
 
@@ -104,7 +105,7 @@ def test_a_model_that_does_not_know_its_data_has_no_distances() -> None:
 
 def test_two_solvers_of_one_name_are_both_compared() -> None:
     for file, order in (("a.py", 1), ("b.py", 2)):
-        text = f"from solvers.exponential import ExponentialAdams\nmine = ExponentialAdams({order})\n"
+        text = f"from solvers.exponential.adams import ExponentialAdams\nmine = ExponentialAdams({order})\n"
         Path(file).write_text(text)
     shown = run("bundled", "--solvers", "a.py:mine,b.py:mine", "--nfe", "6", *["--n", "64", "--paired", "2"], "--json")
     rows = {row["solver"]: row["error"] for row in json.loads(shown.stdout)["rows"]}

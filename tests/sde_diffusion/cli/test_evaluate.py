@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 from sde_diffusion import evaluate, load, sample
 from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
-from sde_diffusion.features import make_extractor
-from sde_diffusion.places import BUNDLED
-from sde_diffusion.reference import Reference
+from sde_diffusion.evaluation.features import make_extractor
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.storage.locate import BUNDLED
 
 FEW = ["--n", "80", "--draws", "3", "--metrics", "frechet", "--processes", "1"]
 
@@ -39,7 +39,7 @@ def refused(*args: str) -> str:
 @pytest.mark.filterwarnings("ignore:frechet. 80 samples")
 def test_a_model_is_the_library_call_and_its_reference_can_be_kept() -> None:
     content = evaluated("bundled", *FEW, "--nfe", "4", "--save-reference", "r.safetensors")
-    reference = Reference.of(load_data("digits"), make_extractor("digits"))
+    reference = FeatureStatistics.of(load_data("digits"), make_extractor("digits"))
     x = sample(load(BUNDLED), 80, nfe=4)
     expected = evaluate(x, reference, metrics=["frechet"], draws=3)["frechet"]
     found = content["runs"][0]["figures"]["frechet"]

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import sde_diffusion
 from sde_diffusion.cli import app
 from sde_diffusion.data import NAMES
-from sde_diffusion.losses import WEIGHTS
-from sde_diffusion.score import PREDICTS
+from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.sde import SDES
+from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
 from solvers import GRIDS, SOLVERS
 
 PROGRAM: Any = typer.main.get_command(app)
@@ -34,7 +34,7 @@ def help_of(*command: str) -> str:
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        ("train", [*SDES, *PREDICTS, *WEIGHTS, *NAMES]),
+        ("train", [*SDES, *PREDICTS, *LOSS_WEIGHTS, *NAMES]),
         ("sample", [*SOLVERS, *GRIDS]),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sde_diffusion.checkpoint import export, find, load
 from sde_diffusion.cli import app
+from sde_diffusion.storage.checkpoint import export, find, load
 
 
 def test_a_run_and_what_was_exported_from_it_describe_themselves() -> None:

@@ -7,13 +7,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sde_diffusion.analytic import Gaussian
-from sde_diffusion.checkpoint import find
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
-from sde_diffusion.elbo import elbo
-from sde_diffusion.likelihood_report import levels_of, prepare, table_of_terms
+from sde_diffusion.likelihood.lower_bound import elbo
+from sde_diffusion.likelihood.report import levels_of, prepare, table_of_terms
+from sde_diffusion.models.analytic import Gaussian
 from sde_diffusion.sde import Flow
+from sde_diffusion.storage.checkpoint import find
 
 TRAIN = "train --data moons --sde flow --steps 2 --batch-size 4 --width 8 --depth 1 --out run"
 OPTIONS = "--n 6 --solver adams --steps 10 --t-min 1e-3"

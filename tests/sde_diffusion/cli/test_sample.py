@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from sde_diffusion import places
-from sde_diffusion.checkpoint import export, find, load
 from sde_diffusion.cli import app
-from sde_diffusion.sample import sample as library_sample
+from sde_diffusion.sampling.sampler import sample as library_sample
+from sde_diffusion.storage import locate as places
+from sde_diffusion.storage.checkpoint import export, find, load
 
 TRAIN = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
 
@@ -71,8 +71,8 @@ def test_without_a_run_the_bundled_model_is_sampled(moons: Path, monkeypatch: py
     monkeypatch.setattr(places, "BUNDLED", bundled)
     folder = sampled("--solver", "pf-ode", "--nfe", "20")
     assert folder == Path("samples/pf-ode-nfe20")
-    assert json.loads((folder / "card.json").read_text())["checkpoint"]["path"] == "bundled"
-    assert "bit-equal" in run("--card", str(folder / "card.json")).stdout
+    assert json.loads((folder / "samples.json").read_text())["checkpoint"]["path"] == "bundled"
+    assert "bit-equal" in run("--record", str(folder / "samples.json")).stdout
     bundled.unlink()
     assert "train one first: sdediff train --sde vp" in refused()
 
@@ -105,14 +105,14 @@ def test_options_reach_the_solver(moons: Path) -> None:
         *["--device", "cpu", "--out", "mine"],
     )
     assert folder == Path("mine")
-    card = json.loads((folder / "card.json").read_text())
-    assert card["grid"] == {"name": None, "times": [1.0, 0.5, 0.2, 0.0]}
-    assert (card["n"], card["eta"], card["seed"], card["batch_size"]) == (5, 0.5, 3, 2)
-    assert card["solver"]["name"] == "ddpm" and card["nfe"]["most"] == 3
+    record = json.loads((folder / "samples.json").read_text())
+    assert record["grid"] == {"name": None, "times": [1.0, 0.5, 0.2, 0.0]}
+    assert (record["n"], record["eta"], record["seed"], record["batch_size"]) == (5, 0.5, 3, 2)
+    assert record["solver"]["name"] == "ddpm" and record["nfe"]["most"] == 3
     expected = library_sample(load(moons), 5, solver="ddpm", grid=[1, 0.5, 0.2, 0], eta=0.5, seed=3, batch_size=2)
     assert np.array_equal(arrays(folder)["x"], expected.numpy())
     named = sampled(*["--n", "2", "--steps", "6", "--grid", "karras"])
-    assert json.loads((named / "card.json").read_text())["grid"]["name"] == "karras"
+    assert json.loads((named / "samples.json").read_text())["grid"]["name"] == "karras"
 
 
 def test_nothing_is_overwritten(moons: Path) -> None:
@@ -130,25 +130,25 @@ def test_nothing_is_overwritten(moons: Path) -> None:
 @pytest.mark.parametrize("solver", ["pf-ode", "ddpm", "rk45"])
 def test_the_card_makes_the_same_picture_again(moons: Path, solver: str) -> None:
     first = sampled("--n", "9", "--solver", solver, "--seed", "4")
-    card = str(first / "card.json")
-    result = run("--card", card, "--out", "again")
+    record = str(first / "samples.json")
+    result = run("--record", record, "--out", "again")
     assert result.exit_code == 0, result.output
-    assert "bit-equal to the samples of the card" in result.stdout
-    for file in ("samples.png", "samples.npz", "card.json"):
+    assert "bit-equal to the samples of the record" in result.stdout
+    for file in ("samples.png", "samples.npz", "samples.json"):
         assert (first / file).read_bytes() == Path("again", file).read_bytes()
-    # a card that promises something else is found out
-    changed = {**json.loads(Path(card).read_text()), "seed": 5}
+    # a record that promises something else is found out
+    changed = {**json.loads(Path(record).read_text()), "seed": 5}
     Path("changed.json").write_text(json.dumps(changed))
-    assert "not bit-equal" in run("--card", "changed.json").stdout
+    assert "not bit-equal" in run("--record", "changed.json").stdout
 
 
 def test_the_card_of_another_model_is_refused(moons: Path) -> None:
-    card = sampled("--n", "2", "--nfe", "3") / "card.json"
+    record = sampled("--n", "2", "--nfe", "3") / "samples.json"
     train = [*TRAIN.split()[:-1], "runs/other", "--seed", "1"]
     assert CliRunner().invoke(app, train).exit_code == 0
-    message = refused("runs/other", "--card", str(card))
+    message = refused("runs/other", "--record", str(record))
     assert find("runs/moons").sha256 in message and find("runs/other").sha256 in message
-    assert "leave out --n, --batch-size" in refused("--card", str(card), "--n", "3", "--batch-size", "2")
+    assert "leave out --n, --batch-size" in refused("--record", str(record), "--n", "3", "--batch-size", "2")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_the_card_of_another_model_is_refused(moons: Path) -> None:
         ("--device gpu", "unknown device 'gpu'"),
         ("gone", "no model at gone"),
         ("runs", "runs is neither a run"),
-        ("--card gone.json", "no card at gone.json"),
-        ("--card runs/moons/config.json", "is no card of samples"),
+        ("--record gone.json", "no record at gone.json"),
+        ("--record runs/moons/config.json", "is no record of samples"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(moons: Path, args: str, message: str) -> None:
@@ -208,15 +208,15 @@ def test_profile_names_the_range_of_times() -> None:
 def test_a_tolerance_chooses_and_the_card_says_why(moons: Path) -> None:
     result = run("--n", "4", "--tolerance", "0.3", "--out", "rough")
     assert result.exit_code == 0, result.output
-    card = json.loads(Path("rough/card.json").read_text())
-    choice = card["choice"]
+    record = json.loads(Path("rough/samples.json").read_text())
+    choice = record["choice"]
     assert f"chosen: {choice['reason']}" in result.stdout
-    assert (choice["solver"], choice["nfe"]) == (card["solver"]["name"], card["nfe"]["asked"])
+    assert (choice["solver"], choice["nfe"]) == (record["solver"]["name"], record["nfe"]["asked"])
     assert choice["bound"] <= choice["tolerance"] == 0.3
     expected = library_sample(load(moons), 4, solver=choice["solver"], nfe=choice["nfe"])
     assert np.array_equal(arrays(Path("rough"))["x"], expected.numpy())
-    assert run("--card", "rough/card.json", "--out", "again").exit_code == 0
-    assert Path("again/card.json").read_bytes() == Path("rough/card.json").read_bytes()
+    assert run("--record", "rough/samples.json", "--out", "again").exit_code == 0
+    assert Path("again/samples.json").read_bytes() == Path("rough/samples.json").read_bytes()
     alone = run("--n", "4", "--tolerance", "0.3", "--solver", "ddim", "--out", "ddim")
     assert "chosen: ddim with" in alone.stdout
 
@@ -235,9 +235,9 @@ def test_a_tolerance_that_cannot_be_met_as_asked(moons: Path, args: str, message
 
 
 def test_the_profile_is_of_the_solver_that_drew(moons: Path) -> None:
-    Path("own.py").write_text("from solvers.exponential import ExponentialAdams\nmine = ExponentialAdams(2)\n")
+    Path("own.py").write_text("from solvers.exponential.adams import ExponentialAdams\nmine = ExponentialAdams(2)\n")
     result = run("--solver", "own.py:mine", "--nfe", "6", "--n", "4", "--profile")
     assert result.exit_code == 0 and "Local error by time" in result.stdout, result.output
-    card = next(Path("runs").rglob("card.json"))
-    refused = run("--card", str(card), "--profile")
-    assert refused.exit_code == 2 and "leave out --card" in refused.stderr
+    record = next(Path("runs").rglob("samples.json"))
+    refused = run("--record", str(record), "--profile")
+    assert refused.exit_code == 2 and "leave out --record" in refused.stderr

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from sde_diffusion.checkpoint import find
 from sde_diffusion.cli import app, train
 from sde_diffusion.data import load_data
-from sde_diffusion.defaults import default_model
-from sde_diffusion.runs import checkpoints
+from sde_diffusion.storage.checkpoint import find
+from sde_diffusion.storage.run_folder import checkpoints
+from sde_diffusion.training.defaults import default_model
 
 TINY = ["--steps=4", "--batch-size=8", "--width=8", "--depth=1", "--schedule=constant"]
 SMALL_UNET = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--device", "cpu"]

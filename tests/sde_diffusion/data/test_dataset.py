@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sde_diffusion.data import Data, as_data
-from sde_diffusion.plots import to_uint8
+from sde_diffusion.data.pixels import to_uint8
 
 BYTES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
-from sde_diffusion.data.prepare import prepare
+from sde_diffusion.data.preparation import prepare
 from sde_diffusion.data.prepared import write_prepared
 
 

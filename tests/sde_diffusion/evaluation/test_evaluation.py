@@ -10,17 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sde_diffusion import card, evaluate, sample
-from sde_diffusion.analytic import Gaussian, GaussianMixture
+from sde_diffusion import evaluate, sample
 from sde_diffusion.data import Data, as_data, load_data
-from sde_diffusion.evaluation import Drawing, Workers, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples
 from sde_diffusion.evaluation.budget import TERMS, last_time, loss_by_time, prior_bounds
+from sde_diffusion.evaluation.features import Pixels, make_extractor
+from sde_diffusion.evaluation.metrics import Moments, frechet_distance
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import features_of
-from sde_diffusion.features import Pixels, make_extractor
-from sde_diffusion.metrics import Moments, frechet_distance
-from sde_diffusion.places import find_model
-from sde_diffusion.reference import Reference
+from sde_diffusion.models.analytic import Gaussian, GaussianMixture
+from sde_diffusion.sampling import generate
 from sde_diffusion.sde import VPSDE
+from sde_diffusion.storage import sample_record
+from sde_diffusion.storage.locate import find_model
 from solvers import solve
 
 VARIANCES = torch.tensor([1.5, 0.8, 0.3])
@@ -37,14 +39,14 @@ def data(exact: Gaussian) -> Data:
 
 
 @pytest.fixture(scope="module")
-def reference(data: Data) -> Reference:
-    return Reference.of(data, Pixels())
+def reference(data: Data) -> FeatureStatistics:
+    return FeatureStatistics.of(data, Pixels())
 
 
 def test_processes_share_the_work_and_give_the_same_bits() -> None:
     means = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model, extractor = GaussianMixture(means, 0.2, sde=VPSDE()), make_extractor("digits")
-    drawing = Drawing("ddpm", nfe=5, batch_size=16)
+    drawing = SamplingSettings("ddpm", nfe=5, batch_size=16)
     drawn = []
     for processes in (1, 2):
         with Workers(model, extractor, processes) as workers:
@@ -63,16 +65,20 @@ def test_processes_share_the_work_and_give_the_same_bits() -> None:
 def test_noised_data_is_a_start_that_keeps_its_seed(exact: Gaussian, data: Data) -> None:
     x0 = data.x[:6]
     with Workers(exact, Pixels()) as workers:
-        found = workers.draw(Drawing("pf-ode", nfe=30, batch_size=4), 6, x0).features
+        found = workers.draw(SamplingSettings("pf-ode", nfe=30, batch_size=4), 6, x0).features
     eps = VPSDE().prior((6, 3), seeds=range(6))
     ode = VPSDE().probability_flow(exact)
     torch.testing.assert_close(found, solve(ode, VPSDE().perturb(x0, 1.0, eps), nfe=30).x, rtol=1e-5, atol=1e-5)
 
 
-def test_the_figures_of_exact_samples_are_those_of_real_ones(exact: Gaussian, reference: Reference) -> None:
+def test_the_figures_of_exact_samples_are_those_of_real_ones(exact: Gaussian, reference: FeatureStatistics) -> None:
     with Workers(exact, Pixels()) as workers:
         good, bad = quality(
-            workers, [Drawing("pf-ode", nfe=20), Drawing("ddim", nfe=3)], 1000, reference, metrics=["frechet", "kid"]
+            workers,
+            [SamplingSettings("pf-ode", nfe=20), SamplingSettings("ddim", nfe=3)],
+            1000,
+            reference,
+            metrics=["frechet", "kid"],
         )
     assert good.nfe == 20 and bad.nfe == 3
     for name in ("frechet", "kid"):
@@ -81,7 +87,7 @@ def test_the_figures_of_exact_samples_are_those_of_real_ones(exact: Gaussian, re
     assert good.as_dict()["figures"]["kid"]["value"] == good.figures["kid"].value
 
 
-def test_evaluate_takes_samples_or_features(exact: Gaussian, reference: Reference) -> None:
+def test_evaluate_takes_samples_or_features(exact: Gaussian, reference: FeatureStatistics) -> None:
     x = exact.draw(1000).float() + 0.3
     found = evaluate(x, reference, metrics=["frechet"], draws=5)
     assert found["frechet"].value == pytest.approx(frechet_distance(x, reference.moments), rel=1e-12)
@@ -94,9 +100,11 @@ def test_evaluate_takes_samples_or_features(exact: Gaussian, reference: Referenc
         evaluate(torch.zeros(9, 4), reference)
 
 
-def test_budget_of_a_gaussian_is_what_its_closed_form_says(exact: Gaussian, data: Data, reference: Reference) -> None:
+def test_budget_of_a_gaussian_is_what_its_closed_form_says(
+    exact: Gaussian, data: Data, reference: FeatureStatistics
+) -> None:
     with Workers(exact, Pixels()) as workers:
-        found = error_budget(workers, Drawing("ddim", nfe=6), 1000, reference, data, fine=40, draws=10)
+        found = error_budget(workers, SamplingSettings("ddim", nfe=6), 1000, reference, data, fine=40, draws=10)
     assert list(found.terms) == list(TERMS)
     assert sum(e.value for e in found.terms.values()) == pytest.approx(found.total.value, rel=1e-9)
     score, floor = found.terms["score error"], found.terms["Monte-Carlo floor"]
@@ -105,15 +113,15 @@ def test_budget_of_a_gaussian_is_what_its_closed_form_says(exact: Gaussian, data
     # The floor: tr C / n for the mean, and about as much for the covariance.
     trace = float(VARIANCES.sum()) / 1000
     assert trace < floor.value < 3 * trace
-    assert found.times[0] == last_time(exact, Drawing("ddim", nfe=6)) > found.times[1] > 0
+    assert found.times[0] == last_time(exact, SamplingSettings("ddim", nfe=6)) > found.times[1] > 0
 
 
-def test_a_prior_that_is_far_off_is_seen(data: Data, reference: Reference) -> None:
+def test_a_prior_that_is_far_off_is_seen(data: Data, reference: FeatureStatistics) -> None:
     # With beta_max = 2 and a mean of 0.5 the prior N(0, I) is visibly not the law of x_1.
     sde = VPSDE(beta_max=2.0)
     model = Gaussian(torch.tensor([0.5, -0.2, 0.1]), VARIANCES, sde=sde)
     with Workers(model, Pixels()) as workers:
-        found = error_budget(workers, Drawing("pf-ode", nfe=30), 1000, reference, data, fine=40, draws=10)
+        found = error_budget(workers, SamplingSettings("pf-ode", nfe=30), 1000, reference, data, fine=40, draws=10)
     prior = found.terms["prior mismatch"]
     assert prior.value > 0.8 * found.total.value and prior.value > 4 * prior.standard_error
     assert prior.value < 1.5 * found.prior_w2**2  # the flow of this model expands little
@@ -140,14 +148,14 @@ def test_held_out_loss_of_an_exact_gaussian(exact: Gaussian, data: Data) -> None
         assert abs(found.value - expected) < 4 * found.standard_error + 1e-12
 
 
-def test_budgets_that_make_no_sense_are_refused(exact: Gaussian, data: Data, reference: Reference) -> None:
+def test_budgets_that_make_no_sense_are_refused(exact: Gaussian, data: Data, reference: FeatureStatistics) -> None:
     with Workers(exact, Pixels()) as workers:
         with pytest.raises(ValueError, match="an adaptive solver has none"):
-            error_budget(workers, Drawing("rk45"), 100, reference, data)
+            error_budget(workers, SamplingSettings("rk45"), 100, reference, data)
         with pytest.raises(ValueError, match="is not what the reference 'gaussian' was made of"):
-            error_budget(workers, Drawing(nfe=5), 100, reference, as_data(torch.zeros(5, 3), name="zeros"))
+            error_budget(workers, SamplingSettings(nfe=5), 100, reference, as_data(torch.zeros(5, 3), name="zeros"))
         with pytest.raises(ValueError, match="got n=0"):
-            workers.draw(Drawing(nfe=5), 0)
+            workers.draw(SamplingSettings(nfe=5), 0)
     with pytest.raises(ValueError, match="got 0"):
         Workers(exact, Pixels(), 0)
 
@@ -191,14 +199,14 @@ def test_what_cannot_be_compared_is_refused_or_warned_of(tmp_path: Path) -> None
 
 
 def test_samples_of_our_own_have_a_range(tmp_path: Path) -> None:
-    drawn = card.draw(find_model("bundled"), 4, nfe=2)
-    card.save(drawn, tmp_path / "own")
+    drawn = generate.draw(find_model("bundled"), 4, nfe=2)
+    sample_record.save(drawn, tmp_path / "own")
     for path in (tmp_path / "own", tmp_path / "own" / "samples.npz"):
         torch.testing.assert_close(read_samples(path), drawn.x)
 
 
-def test_the_picture_of_a_curve(exact: Gaussian, reference: Reference, tmp_path: Path) -> None:
-    ways = [Drawing(solver, nfe=nfe) for solver in ("ddim", "pf-ode") for nfe in (4, 8)]
+def test_the_picture_of_a_curve(exact: Gaussian, reference: FeatureStatistics, tmp_path: Path) -> None:
+    ways = [SamplingSettings(solver, nfe=nfe) for solver in ("ddim", "pf-ode") for nfe in (4, 8)]
     with Workers(exact, Pixels()) as workers:
         points = quality(workers, ways, 200, reference, metrics=["frechet"], draws=4)
     plot(tmp_path / "curve.png", points, "frechet")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sde_diffusion import VPSDE
-from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, Waves
-from solvers.pf_ode import engine_grid
+from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, TimeEmbedding
+from solvers.fitted.pf_ode import engine_grid
 
 
 def at(kind, u):
@@ -17,7 +17,7 @@ def at(kind, u):
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_waves_are_stationary_and_of_constant_norm(kind):
-    waves = Waves(32, kind)
+    waves = TimeEmbedding(32, kind)
     t, s = torch.tensor([[0.1, 0.7, 2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
     torch.testing.assert_close(waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64))
     inner = (waves(at(kind, t)) * waves(at(kind, s))).sum(1)
@@ -27,17 +27,17 @@ def test_waves_are_stationary_and_of_constant_norm(kind):
 
 def test_the_waves_of_the_logarithm_turn_by_less_than_half_a_turn_in_a_step_of_twenty():
     times = engine_grid(VPSDE(), 20).flip(0)
-    slow = torch.log1p(times / 1e-3).diff() * Waves(32, "log").frequencies.max()
+    slow = torch.log1p(times / 1e-3).diff() * TimeEmbedding(32, "log").frequencies.max()
     assert slow.max() < math.pi
     # Of the others the fastest goes round more than ten times.
-    assert times.diff().max() * Waves(32).frequencies.max() > 20 * math.pi
+    assert times.diff().max() * TimeEmbedding(32).frequencies.max() > 20 * math.pi
     # The formula above is that of the features.
-    inner = (Waves(2, "log")(times)[1:] * Waves(2, "log")(times)[:-1]).sum(1)
-    torch.testing.assert_close(inner, (slow * Waves(2, "log").frequencies[0] / 2).cos())
+    inner = (TimeEmbedding(2, "log")(times)[1:] * TimeEmbedding(2, "log")(times)[:-1]).sum(1)
+    torch.testing.assert_close(inner, (slow * TimeEmbedding(2, "log").frequencies[0] / 2).cos())
 
 
 def test_the_logarithm_is_odd_and_finite_for_scalars_below_zero():
-    waves = Waves(32, "log")
+    waves = TimeEmbedding(32, "log")
     t = torch.tensor([-2.5, -0.1, 0.0, 0.1])
     cos, sin = waves(t).chunk(2, 1)
     mirrored = waves(-t).chunk(2, 1)
@@ -47,21 +47,21 @@ def test_the_logarithm_is_odd_and_finite_for_scalars_below_zero():
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 @pytest.mark.parametrize("t, s, least", [(1e-4, 2e-4, 0.1), (1e-3, 1.1e-3, 0.1), (0.01, 0.02, 2.0)])
 def test_times_near_the_data_are_told_apart(kind, t, s, least):
-    near, far = Waves(64, kind)(torch.tensor([t, s]))
+    near, far = TimeEmbedding(64, kind)(torch.tensor([t, s]))
     assert (near - far).norm() > least
 
 
 @pytest.mark.parametrize("kind", ["sinusoidal", "log"])
 def test_the_slowest_wave_orders_all_times(kind):
-    cosine = Waves(64, kind)(torch.linspace(0, 1, 1001))[:, 0]
+    cosine = TimeEmbedding(64, kind)(torch.linspace(0, 1, 1001))[:, 0]
     assert (cosine.diff() < 0).all()
 
 
 def test_fourier_frequencies_are_the_same_in_every_process():
     torch.manual_seed(1)
-    first = Waves(16, "fourier").frequencies
+    first = TimeEmbedding(16, "fourier").frequencies
     torch.manual_seed(2)
-    assert torch.equal(first, Waves(16, "fourier").frequencies)
+    assert torch.equal(first, TimeEmbedding(16, "fourier").frequencies)
 
 
 def test_no_class_is_one_more_class_and_classes_differ():

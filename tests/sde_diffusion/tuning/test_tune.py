@@ -13,17 +13,17 @@ from typer.testing import CliRunner
 
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
 from sde_diffusion.cli import app
-from sde_diffusion.converged import converged, rms
-from sde_diffusion.places import find_model
+from sde_diffusion.sampling.reference_solution import converged, rms
+from sde_diffusion.storage.locate import find_model
+from sde_diffusion.storage.tuned_solver import find_tuned, load_tuned, save_tuned
 from sde_diffusion.tuning import tuned_for
-from sde_diffusion.tuning.files import find_tuned, load_tuned, save_tuned
-from sde_diffusion.tuning.fit import Fit, TableParameters, differences, run, sensitivities, typical
-from sde_diffusion.tuning.spacing import spaced
+from sde_diffusion.tuning.fit import Fit, TableParameters, differences, mean_table, run, sensitivities
+from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, solve
-from solvers.gated import GatedTable
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import fitted_table
 from solvers.grids import GRIDS
-from solvers.pf_ode import fitted_table
-from solvers.table import compile_table
 
 
 def mixture(dtype=torch.float64):
@@ -85,9 +85,9 @@ def test_the_typical_table_has_the_mean_of_the_numbers_that_the_samples_had():
     model = mixture()
     fit = fit_of(model)
     one = Fit(fit.denoise, fit.sde, fit.x1[3:4], fit.x0[3:4])
-    torch.testing.assert_close(run(typical(gated(), one), one), run(gated(), one), rtol=1e-12, atol=1e-12)
-    each = [typical(gated(), Fit(fit.denoise, fit.sde, fit.x1[k : k + 1], fit.x0[k : k + 1])) for k in range(8)]
-    for i, row in enumerate(typical(gated(), fit).rows):
+    torch.testing.assert_close(run(mean_table(gated(), one), one), run(gated(), one), rtol=1e-12, atol=1e-12)
+    each = [mean_table(gated(), Fit(fit.denoise, fit.sde, fit.x1[k : k + 1], fit.x0[k : k + 1])) for k in range(8)]
+    for i, row in enumerate(mean_table(gated(), fit).rows):
         expected = torch.tensor([[table.rows[i].decay, *table.rows[i].weights] for table in each]).double().mean(0)
         torch.testing.assert_close(torch.tensor([row.decay, *row.weights]).double(), expected)
 
@@ -100,7 +100,7 @@ def test_the_default_is_kept_with_its_gates_where_nothing_is_better(tmp_path: Pa
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=5).x, 0.0),
     )
     found = tuned_for(model, [5], shape=(3,), noises=16, held_out=16)[5]
-    assert isinstance(found.table, GatedTable) and found.error == pytest.approx(0, abs=1e-6)
+    assert isinstance(found.table, MixtureOfTables) and found.error == pytest.approx(0, abs=1e-6)
     stored = find_model("bundled")
     save_tuned(tmp_path / "nfe-5.json", found, stored, seed=0)
     again = load_tuned(tmp_path / "nfe-5.json", stored, 5)
@@ -116,7 +116,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
         "sde_diffusion.tuning.converged",
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=17).x, 0.0),
     )
-    monkeypatch.setattr("sde_diffusion.tuning.search", lambda *_: [])
+    monkeypatch.setattr("sde_diffusion.tuning.grid_search", lambda *_: [])
     found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
     assert found.table == SOLVERS["pf-ode"].suited((3,)) and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5
@@ -230,7 +230,7 @@ def test_the_command_makes_a_solver_that_sample_uses_and_makes_again(tmp_path: P
     assert (tmp_path / "tuned" / "nfe-2.json").read_bytes() == first
     assert [p.name for p in (tmp_path / "tuned").iterdir()] == ["nfe-2.json"]
     sdediff("sample", "bundled", "--solver", "tuned", "--n", "4", "--out", "drawn")
-    assert "bit-equal" in sdediff("sample", "--card", "drawn/card.json", "--out", "again")
+    assert "bit-equal" in sdediff("sample", "--record", "drawn/samples.json", "--out", "again")
 
 
 def test_spacings_are_even_in_what_they_name():

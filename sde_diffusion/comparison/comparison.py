@@ -1,0 +1,242 @@
+r"""Solvers compared on one model: the same noises for all, distances to where the model's own flow ends.
+
+A deterministic solver has a paired error: the distance, root mean square over entries, of each of its samples to the
+endpoint that the converged probability flow (``sde_diffusion.sampling.reference_solution``) reaches from the same
+noise. Two of them are compared by the mean of the differences of these errors, sample by sample, with a bootstrap
+interval (Efron & Tibshirani 1993, ch. 13); one that contains 0 is no evidence of a difference. A stochastic solver
+has no such error. It, like every other, has the distance of its samples to the data: squared Frechet and sliced
+Wasserstein.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_diffusion.evaluation.metrics import Moments, frechet_distance, sliced_wasserstein
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.reference_solution import converged, rms
+from sde_diffusion.sampling.sampler import noise_for, sample_batches, seeds_of
+from solvers import Solver
+
+SHORTLIST = ("pf-ode", "unipc", "dpm++2m", "deis", "ddim", "sde")
+BUDGETS = (5, 10, 20)
+TIE = "no evidence of a difference"
+# Of the sliced distance, which sorts the data anew for every row.
+_LINES, _MOST = 128, 2048
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One solver at one budget.
+
+    Attributes:
+        solver: its name.
+        nfe: the budget.
+        used: network evaluations of a sample, mean; NaN where it could not run.
+        errors: paired error of each followed noise; None for stochastic solvers and those that failed.
+        frechet: squared Frechet distance to the data, in squared units of x; None where there is none.
+        sliced: sliced Wasserstein distance to the data, in units of x.
+        seconds: for all samples.
+        note: what kept it from running, or what is to be known.
+    """
+
+    solver: str
+    nfe: int
+    used: float
+    errors: Tensor | None
+    frechet: float | None
+    sliced: float | None
+    seconds: float
+    note: str = ""
+
+    @property
+    def error(self) -> float | None:
+        """The mean paired error."""
+        return None if self.errors is None else float(self.errors.mean())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A row against the best of its budget.
+
+    Attributes:
+        best: the name of the solver with the smallest mean error at the budget.
+        low: lower end of the 95 % interval of the mean of (its error - the best's), sample by sample.
+        high: upper end.
+    """
+
+    best: str
+    low: float
+    high: float
+
+    @property
+    def tie(self) -> bool:
+        """Whether the interval contains 0."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, and what they were measured with.
+
+    Attributes:
+        rows: in the order of solvers, then budgets.
+        n: samples of each row.
+        paired: how many of their noises were followed to the converged flow.
+        seed: of the noises.
+        reference_error: an upper bound of the mean error of the endpoints; None where all solvers are stochastic.
+    """
+
+    rows: list[ComparisonRow]
+    n: int
+    paired: int
+    seed: int
+    reference_error: float | None
+
+    def verdict(self, row: ComparisonRow) -> Verdict | None:
+        """The row against the best of its budget; None without a paired error."""
+        if row.errors is None:
+            return None
+        able = [(r.solver, r.errors) for r in self.rows if r.nfe == row.nfe and r.errors is not None]
+        best, errors = min(able, key=lambda pair: float(pair[1].mean()))
+        return Verdict(best, *interval((row.errors - errors).numpy()))
+
+
+def interval(difference: np.ndarray[Any, Any], draws: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean.
+
+    Raises:
+        ValueError: fewer than 2 samples.
+
+    >>> low, high = interval(np.array([1.0, 2.0, 3.0] * 30))
+    >>> 1.8 < low < 2 < high < 2.2
+    True
+    """
+    if len(difference) < 2:
+        raise ValueError(f"an interval needs at least 2 samples; got {len(difference)}")
+    index = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
+    low, high = np.quantile(difference[index].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@torch.no_grad()
+def compare(
+    model: ScoreModel,
+    solvers: Mapping[str, Solver | Mapping[int, Solver]],
+    budgets: Sequence[int] = BUDGETS,
+    *,
+    n: int = 512,
+    paired: int = 64,
+    seed: int = 0,
+    data: Tensor | None = None,
+    batch_size: int = 256,
+    reference_steps: int = 800,
+    on_row: Callable[[str], None] | None = None,
+) -> Comparison:
+    """Run every solver at every budget from the same noises.
+
+    Args:
+        model: any ScoreModel with a shape.
+        solvers: by the names to show; one, or one for each budget.
+        budgets: network evaluations for each sample.
+        n: samples of each solver and budget.
+        paired: how many of their noises, the first, are followed to the converged flow; at most n.
+        seed: sample k starts from the noise that ``sample(model, n, seed=seed)`` gives it.
+        data: (m, ...) to measure the distance of the samples to; without it there is none.
+        batch_size: samples integrated together.
+        reference_steps: of the converged flow.
+        on_row: called with what is computed next.
+
+    Raises:
+        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired noises, or none that can run.
+        FloatingPointError: the model returns NaN or inf.
+
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from solvers import SOLVERS
+    >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.2, sde=VPSDE())
+    >>> found = compare(model, {k: SOLVERS[k] for k in ("ddim", "pf-ode")}, [10], n=16, paired=16, reference_steps=100)
+    >>> found.verdict(found.rows[0]).best, found.verdict(found.rows[0]).tie
+    ('pf-ode', False)
+    """
+    if not solvers or not budgets or min(budgets) < 1:
+        raise ValueError(
+            f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "
+            f"nfe {list(budgets)}"
+        )
+    ways = {(name, nfe): _for(name, solver, nfe) for name, solver in solvers.items() for nfe in budgets}
+    if model.shape is None:
+        raise ValueError("the model does not know the shape of a sample: set model.shape")
+    paired = min(paired, n)
+    if paired < 2:
+        raise ValueError(f"an interval needs at least 2 noises; got n={n}, of which {paired} are followed")
+    model.eval()
+    say = on_row or (lambda what: None)
+    endpoints, reference_error = None, None
+    if not all(solver.stochastic for solver in ways.values()):
+        say("the converged flow")
+        x1 = noise_for(model, model.shape, seeds_of(seed, paired))
+        endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
+        endpoints = endpoints.cpu()
+    target = None if data is None else (_some(data.cpu()), Moments.of(data))
+    rows = []
+    for (name, nfe), solver in ways.items():
+        say(f"{name}, {nfe} evaluations")
+        begin = time.perf_counter()
+        made = sample_batches(model, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size)
+        rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
+    if not any(row.used > 0 for row in rows):
+        raise ValueError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")
+    if all(row.note.startswith("not finite") for row in rows):
+        raise FloatingPointError("no solver gave finite samples: the model returns NaN or inf; check its weights")
+    return Comparison(rows, n, paired, seed, reference_error)
+
+
+def _for(name: str, solver: Solver | Mapping[int, Solver], nfe: int) -> Solver:
+    """The solver of a name for a budget."""
+    if isinstance(solver, Solver):
+        return solver
+    if nfe not in solver:
+        raise ValueError(f"'{name}' has solvers for {', '.join(map(str, solver))} evaluations, and none for {nfe}")
+    return solver[nfe]
+
+
+def _some(data: Tensor) -> Tensor:
+    """Evenly spaced samples of a large set."""
+    return data[torch.linspace(0, len(data) - 1, min(len(data), _MOST), dtype=torch.float64).long()]
+
+
+def _row(
+    name: str,
+    nfe: int,
+    made: Iterator[Any],
+    endpoints: Tensor | None,
+    target: tuple[Tensor, Moments] | None,
+    begin: float,
+) -> ComparisonRow:
+    try:
+        parts = list(made)
+    except ValueError as error:  # the budget does not pay for one step, or is not the one it was tuned for
+        return ComparisonRow(name, nfe, float("nan"), None, None, None, 0.0, str(error))
+    seconds = time.perf_counter() - begin
+    x = torch.cat([part.x for part in parts]).double().cpu()
+    used = float(torch.cat([part.nfe for part in parts]).double().mean())
+    lost = int((~x.isfinite().flatten(1).all(1)).sum())
+    if lost:
+        return ComparisonRow(name, nfe, used, None, None, None, seconds, f"not finite: {lost} of {len(x)} samples")
+    early = sum(status != "ok" for part in parts for status in part.status)
+    note = f"{early} of {len(x)} samples ended early" if early else ""
+    errors = None if endpoints is None else rms(x[: len(endpoints)] - endpoints)
+    frechet = sliced = None
+    if target is not None:
+        sliced = sliced_wasserstein(x, target[0], projections=_LINES)
+        moments = Moments.of(x)
+        if min(len(x), target[1].n) >= len(moments.mean):
+            frechet = frechet_distance(moments, target[1])
+    return ComparisonRow(name, nfe, used, errors, frechet, sliced, seconds, note)

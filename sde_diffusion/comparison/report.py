@@ -1,0 +1,162 @@
+"""A comparison of solvers for people and programs: a table, a picture, and JSON."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
+from sde_diffusion.storage.atomic_folder import FORMAT, require_new, to_json, write_file
+
+KIND = "sdediff comparison"
+ENOUGH = 20  # a reference is fit to measure errors that many times its own
+
+
+def table(found: Comparison) -> Table:
+    """The rows, grouped by budget, best first."""
+    distances = any(row.sliced is not None for row in found.rows)
+    heads = ["NFE", "solver", "error", "against the best", *(["Frechet", "sliced W"] if distances else []), "seconds"]
+    out = Table(*heads, box=SIMPLE_HEAD, pad_edge=False)
+    for nfe in sorted({row.nfe for row in found.rows}):
+        for row in sorted((r for r in found.rows if r.nfe == nfe), key=_rank):
+            used = f"{row.used:.4g}" if row.used == row.used else ""
+            distance = [_number(row.frechet), _number(row.sliced)] if distances else []
+            out.add_row(used, row.solver, _number(row.error), against(found, row), *distance, f"{row.seconds:.2f}")
+        out.add_section()
+    return out
+
+
+def against(found: Comparison, row: ComparisonRow) -> str:
+    """The row beside the best of its budget, in words."""
+    verdict = found.verdict(row)
+    if verdict is None:
+        return row.note or "stochastic: no paired error"
+    if verdict.best == row.solver:
+        return f"best; {row.note}" if row.note else "best"
+    shown = f"{verdict.low:+.2g} to {verdict.high:+.2g}"
+    return "; ".join(filter(None, [f"{TIE} ({shown})" if verdict.tie else shown, row.note]))
+
+
+def summary(found: Comparison) -> list[str]:
+    """What the table does not say."""
+    lines = [f"{found.n} samples of seed {found.seed} for every solver and budget"]
+    if found.reference_error is not None:
+        lines.append(
+            f"error: root mean square distance to the model's converged flow from the same noise, mean over "
+            f"{found.paired} noises; against the best: 95 % interval of the difference"
+        )
+        lines.append(f"the flow's own error is at most {found.reference_error:.2g}")
+        smallest = min((row.error for row in found.rows if row.error is not None), default=math.inf)
+        if smallest < ENOUGH * found.reference_error:
+            lines.append(
+                f"that is more than 1/{ENOUGH} of the smallest error, {smallest:.2g}: take more --reference-steps, or "
+                "more noises where single ones are at a fork of the flow"
+            )
+    if any(row.sliced is not None for row in found.rows):
+        lines.append("Frechet (squared) and sliced W: distances of the samples to the data")
+        if all(row.frechet is None for row in found.rows):
+            lines.append("no Frechet distance: it takes at least as many samples as a sample has entries; see --n")
+    return lines
+
+
+def as_dict(found: Comparison) -> dict[str, Any]:
+    """Everything, as JSON can hold it."""
+    rows = []
+    for row in found.rows:
+        verdict = found.verdict(row)
+        rows.append(
+            {
+                "solver": row.solver,
+                "nfe": row.nfe,
+                "used": row.used if math.isfinite(row.used) else None,
+                "error": row.error,
+                "errors": None if row.errors is None else [float(f"{e:.6g}") for e in row.errors.tolist()],
+                "best": None if verdict is None else verdict.best,
+                "difference": None if verdict is None else [verdict.low, verdict.high],
+                "frechet": row.frechet,
+                "sliced_wasserstein": row.sliced,
+                "seconds": round(row.seconds, 4),
+                "note": row.note,
+            }
+        )
+    return {
+        "n": found.n,
+        "paired": found.paired,
+        "seed": found.seed,
+        "reference_error": found.reference_error,
+        "rows": rows,
+    }
+
+
+def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> None:
+    """Write compare.json and compare.png into a new folder, all or nothing.
+
+    Args:
+        found: the comparison.
+        folder: new or empty.
+        about: what else the JSON says: checkpoint, versions.
+
+    Raises:
+        FileExistsError: there is something in the folder.
+        OSError: it could not be written; nothing is left behind.
+    """
+    require_new(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        plot(found, partial / "compare.png")
+        write_file(partial / "compare.json", to_json({"format": FORMAT, "kind": KIND, **about, **as_dict(found)}))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def plot(found: Comparison, path: Path) -> None:
+    """Paired error, and distance to the data where there is one, against evaluations; log-log."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
+    from matplotlib.figure import Figure
+
+    distance = "frechet" if any(row.frechet is not None for row in found.rows) else "sliced"
+    what = {
+        "error": "distance to the converged flow (RMS)",
+        "frechet": "squared Frechet distance to the data",
+        "sliced": "sliced Wasserstein distance to the data",
+    }
+    panels = [k for k in ("error", distance) if any(getattr(row, k) is not None for row in found.rows)]
+    figure = Figure(figsize=(5.4 * max(len(panels), 1), 4.4), layout="tight")
+    FigureCanvasAgg(figure)
+    names = list(dict.fromkeys(row.solver for row in found.rows))
+    for k, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), k + 1)
+        for colour, name in enumerate(names):
+            points = sorted(
+                (row.used, value)
+                for row in found.rows
+                if row.solver == name and (value := getattr(row, panel)) is not None
+            )
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=f"C{colour}", label=name)
+        if panel == "error" and found.reference_error:
+            axes.axhline(found.reference_error, color="0.6", ls=":", label="the flow's own error")
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=what[panel])
+        ticks = sorted({row.nfe for row in found.rows})
+        axes.set_xticks(ticks, [str(t) for t in ticks])
+        axes.xaxis.minorticks_off()
+        axes.legend(fontsize=8)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _rank(row: ComparisonRow) -> tuple[bool, float]:
+    return row.error is None, row.error or row.sliced or math.inf
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

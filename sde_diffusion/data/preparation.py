@@ -1,0 +1,149 @@
+"""Decode a set of any kind once, into a folder that training maps (``prepared``)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sde_diffusion.data.dataset import Data
+from sde_diffusion.data.files import load_path
+from sde_diffusion.data.images import CHANNELS, decode, describe
+from sde_diffusion.data.prepared import write_prepared
+from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
+from solvers.errors import choose
+
+_AHEAD = 64  # images decoded before they are asked for
+
+
+def prepare(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    size: tuple[int, int] | None = None,
+    mode: str | None = None,
+    skip_bad: bool = False,
+    split: str = "train",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Data:
+    """Write a set as one array of bytes (numbers stay float32) and return it, mapped.
+
+    Args:
+        source: a folder of images, a .parquet file or a folder of them, ``hf:NAME`` for a Hugging Face set, or what
+            ``load_data`` reads as arrays.
+        out: a new folder.
+        size: (height, width) of every image: the largest centred part of this proportion, scaled.
+        mode: L, LA, RGB or RGBA; what the first image is by default, so that grey stays grey.
+        skip_bad: leave out images that cannot be read, and labels that are none, and count them.
+        split: of a Hugging Face set.
+        image_column: of a parquet file or Hugging Face set.
+        label_column: likewise.
+        threads: that decode; one per core by default.
+        progress: called with how many images are done, and of how many.
+
+    Raises:
+        FileExistsError: there is something in ``out``.
+        FileNotFoundError: there is nothing at ``source``.
+        ValueError: an image that cannot be read, or differs in size or mode from the first; the message names it.
+        ImportError: a library that reads the source is not installed.
+        OSError: it could not be written; nothing is left behind.
+    """
+    target = Path(out)
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileExistsError(f"{target} exists already; choose another folder with --out")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"a size is at least 1 x 1; got {size[1]} x {size[0]}")
+    if mode is not None:
+        choose(mode, CHANNELS, "mode of images")
+    found = _source(str(source), split, image_column, label_column)
+    if found is None:
+        return _arrays(Path(source).expanduser(), target, size, mode)
+    skipped: list[str] = []
+    about: dict[str, Any] = {
+        "source": found.name,
+        "resized_to": None if size is None else list(size),
+        "class_names": found.classes,
+        "skipped": skipped,
+    }
+    samples = _decoded(found, size, mode, skipped if skip_bad else None, threads or os.cpu_count() or 1, progress)
+    return write_prepared(target, samples, "image", about)
+
+
+def _source(name: str, split: str, image: str | None, label: str | None) -> Source | None:
+    """What opens images one by one; None for arrays."""
+    if name.startswith(HUB):
+        return hugging_face(name.removeprefix(HUB), split, image, label)
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"nothing to prepare at {path}: expected a folder of images, .npy, .npz or .parquet")
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        return parquet(path, image, label)
+    return folder(path) if path.is_dir() else None
+
+
+def _arrays(path: Path, target: Path, size: tuple[int, int] | None, mode: str | None) -> Data:
+    data = load_path(path)
+    if size is not None or mode is not None:
+        raise ValueError(f"{path} is an array: --size and --mode are for image files")
+    labels = [None] * len(data) if data.labels is None else data.labels.tolist()
+    samples = zip((x.numpy() for x in data.x), labels, strict=True)
+    return write_prepared(target, samples, data.kind, {"source": str(path), "skipped": []})
+
+
+def _decoded(
+    source: Source,
+    size: tuple[int, int] | None,
+    mode: str | None,
+    skipped: list[str] | None,
+    threads: int,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[np.ndarray[Any, Any], int | None]]:
+    """Images (C, H, W) with their labels, in order; bad ones end it, or are put on the list of the skipped."""
+    first: tuple[str, np.ndarray[Any, Any]] | None = None
+
+    def unpack(opened: Any) -> Any:
+        if isinstance(opened, ValueError):
+            return opened
+        content, name, label = opened
+        try:
+            return decode(content, name, mode=mode, size=size), name, label
+        except ValueError as error:
+            return error
+
+    def opened(k: int) -> Any:
+        try:
+            return source.open(k)
+        except ValueError as error:
+            return error
+
+    numbers = iter(range(source.count))
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        while part := list(itertools.islice(numbers, _AHEAD)):
+            # Opened here, one after the other, because readers of parquet keep one group of rows; decoded on threads.
+            for result in pool.map(unpack, [opened(k) for k in part]):
+                done += 1
+                if progress is not None:
+                    progress(done, source.count)
+                if isinstance(result, ValueError):
+                    if skipped is None:
+                        raise ValueError(f"{result}; --skip-bad leaves such images out") from None
+                    skipped.append(str(result))
+                    continue
+                image, name, label = result
+                if first is None:
+                    first = name, image
+                elif image.shape != first[1].shape:
+                    raise ValueError(
+                        f"{name} is {describe(image)}, but {first[0]} is {describe(first[1])}; make all alike with "
+                        "--size HEIGHTxWIDTH and --mode L or RGB"
+                    )
+                yield image.transpose(2, 0, 1), label

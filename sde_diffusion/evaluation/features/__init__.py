@@ -1,0 +1,98 @@
+"""Features by name: what metrics compare samples in.
+
+=========  ==========================================================  ===========================
+name       what                                                        takes
+=========  ==========================================================  ===========================
+pixels     the values themselves                                       anything
+pca        coordinates along the principal axes of the reference       anything
+digits     64 values of a classifier of the 8 x 8 digits, bundled      (1, 8, 8)
+mnist      64 values of a classifier of MNIST, bundled                 (1, 28, 28)
+inception  2048 values of Inception-v3; extra `inception`              images
+dinov2     384 values and more of DINOv2; extra `dinov2`               images
+=========  ==========================================================  ===========================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from sde_diffusion.evaluation.features.dinov2 import DINOv2
+from sde_diffusion.evaluation.features.extractor import Extractor, Features
+from sde_diffusion.evaluation.features.inception import Inception
+from sde_diffusion.evaluation.features.pretrained_classifier import SIZES, classifier
+from sde_diffusion.evaluation.features.simple import PCA, CustomExtractor, Pixels
+from solvers.errors import choose
+
+NAMES = ("pixels", "pca", *SIZES, "inception", "dinov2")
+
+__all__ = [
+    "NAMES",
+    "PCA",
+    "CustomExtractor",
+    "DINOv2",
+    "Extractor",
+    "Features",
+    "Inception",
+    "Pixels",
+    "default_features",
+    "make_extractor",
+]
+
+
+def default_features(shape: tuple[int, ...]) -> str:
+    """The features that suit samples of a shape when nobody says.
+
+    >>> [default_features(shape) for shape in ((1, 8, 8), (1, 28, 28), (2,), (3, 32, 32))]
+    ['digits', 'mnist', 'pixels', 'pca']
+    """
+    for name, size in SIZES.items():
+        if shape == (1, size, size):
+            return name
+    return "pixels" if len(shape) == 1 and shape[0] <= 256 else "pca"
+
+
+def make_extractor(
+    features: str | Extractor | Callable[[Tensor], Tensor],
+    *,
+    fit: Callable[[], Tensor] | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+    weights: str | os.PathLike[str] | None = None,
+) -> Extractor:
+    """An extractor by its name.
+
+    Args:
+        features: a name in ``NAMES``, an Extractor, or a function of one's own.
+        fit: gives the samples whose principal axes "pca" takes.
+        tensors: of an extractor that was stored with a reference, instead of ``fit``.
+        weights: where the weights of inception or dinov2 are.
+
+    Raises:
+        ValueError: an unknown name, or "pca" with nothing to fit to.
+        FileNotFoundError, ImportError: as the extractors.
+
+    >>> make_extractor("pixels").name
+    'pixels'
+    """
+    if isinstance(features, Extractor):
+        return features
+    if not isinstance(features, str):
+        return CustomExtractor(features)
+    choose(features, dict.fromkeys(NAMES), "features")
+    if features in SIZES:
+        return classifier(features)
+    if features == "inception":
+        return Inception(weights)
+    if features == "dinov2":
+        return DINOv2(weights)
+    if features == "pixels":
+        return Pixels()
+    if tensors:
+        return PCA(tensors["mean"], tensors["axes"])
+    if fit is None:
+        raise ValueError(
+            "the features 'pca' are fitted to the reference: give its samples, or a reference made with them"
+        )
+    return PCA.fit(fit())

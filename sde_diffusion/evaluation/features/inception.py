@@ -1,0 +1,80 @@
+"""Inception-v3 as published figures use it, through torch-fidelity (``pip install 'sdediff[inception]'``).
+
+Nothing is downloaded. The weights are the file that torch-fidelity, pytorch-fid and their relatives share, known by its
+SHA-256; another file would give figures that compare with nothing, and is refused before it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.data.pixels import to_uint8
+from sde_diffusion.evaluation.features.extractor import Extractor, Features, is_image
+from sde_diffusion.storage.atomic_folder import sha256
+
+FILE = "weights-inception-2015-12-05-6726825d.pth"
+HASH = "6726825d"  # how the SHA-256 of the file begins
+
+
+def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
+    """The weights at a path, or in the cache of torch.hub where torch-fidelity keeps them.
+
+    Raises:
+        FileNotFoundError: there is none; the message says where to put it.
+        ValueError: another file.
+    """
+    found = Path(torch.hub.get_dir()) / "checkpoints" / FILE if path is None else Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"no Inception weights at {found}: put {FILE} there (release v0.2.0 of torch-fidelity has it), "
+            "or name another place with weights= (--weights)"
+        )
+    digest = sha256(found)
+    if not digest.startswith(HASH):
+        raise ValueError(f"{found} is not {FILE}: its SHA-256 begins with {digest[:8]}, not with {HASH}")
+    return found
+
+
+class Inception(Extractor):
+    """The 2048 pooled values of Inception-v3 and its class probabilities; grey images become RGB.
+
+    Args:
+        weights: the file; torch-fidelity's cache when absent.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``find_weights``.
+        ImportError: torch-fidelity is not installed.
+    """
+
+    name = "inception"
+    preprocessing = "bytes, grey as RGB, resized to 299 x 299 as TensorFlow 1 does, (x - 128) / 128"
+
+    def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:
+        path = find_weights(weights)
+        try:
+            from torch_fidelity import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ImportError(
+                f"the features 'inception' need torch-fidelity: pip install 'sdediff[inception]' ({error})"
+            ) from None
+        self._sha256 = sha256(path)
+        self.network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+        )
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the weights' file."""
+        return self._sha256
+
+    def compute(self, x: Tensor) -> Features:
+        """The pooled values, and the probabilities by the logits without bias, as the inception score takes them."""
+        if not is_image(tuple(x.shape[1:])):
+            raise ValueError(f"inception takes images (B, 1 or 3, H, W); got {tuple(x.shape)}")
+        rgb = to_uint8(x).expand(-1, 3, -1, -1)
+        features, logits = self.network.to(x.device)(rgb)
+        return Features(features, logits.softmax(1))

@@ -1,0 +1,147 @@
+"""The table of metrics by name, and one call that gives figures with their intervals.
+
+Intervals cover the chance in the generated samples; the reference is taken as it is, except by kid and mmd, whose
+jackknife covers both sets.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.evaluation.metrics.estimate import Estimate, standard_error
+from sde_diffusion.evaluation.metrics.frechet import frechet_distance
+from sde_diffusion.evaluation.metrics.inception import inception_score
+from sde_diffusion.evaluation.metrics.mmd import kid, squared_mmd
+from sde_diffusion.evaluation.metrics.moments import Moments
+from sde_diffusion.evaluation.metrics.nearest_neighbours import neighbours
+from sde_diffusion.evaluation.metrics.two_sample import two_sample_accuracy
+from sde_diffusion.evaluation.metrics.wasserstein import sliced_wasserstein
+from solvers.errors import choose
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What is measured.
+
+    Args:
+        generated: features (n, d).
+        reference: features (m, d).
+        moments: of the whole reference, where ``reference`` is a part of it; its own when absent.
+        probabilities: p(y|x) of the generated samples (n, classes), for the inception score.
+        draws: half-samples for a standard error.
+        seed: of everything that is drawn.
+    """
+
+    generated: Tensor
+    reference: Tensor
+    moments: Moments | None = None
+    probabilities: Tensor | None = None
+    draws: int = 40
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A line of the table.
+
+    Attributes:
+        measure: Sets -> the figures, in the order of ``figures``.
+        figures: name of each figure.
+        best: the best value of each.
+        enough: (d) -> how many samples it takes for the figure to say something.
+    """
+
+    measure: Callable[[Sets], list[Estimate]]
+    figures: tuple[str, ...]
+    best: tuple[str, ...]
+    enough: Callable[[int], int]
+
+
+def _halved(s: Sets, statistic: Callable[[Tensor], Tensor | float], of: Tensor) -> list[Estimate]:
+    values = torch.as_tensor(statistic(of), dtype=torch.float64).reshape(-1).tolist()
+    errors = standard_error(statistic, of, draws=s.draws, seed=s.seed).reshape(-1).tolist()
+    return [Estimate(value, error) for value, error in zip(values, errors, strict=True)]
+
+
+def _frechet(s: Sets) -> list[Estimate]:
+    reference = s.moments or Moments.of(s.reference)
+    value = frechet_distance(s.generated, reference)  # refuses too few; a half may have fewer still
+    [half] = _halved(s, lambda x: frechet_distance(x, reference, allow_few=True), s.generated)
+    return [Estimate(value, half.standard_error)]
+
+
+def _neighbours(s: Sets) -> list[Estimate]:
+    return _halved(s, lambda x: torch.tensor(neighbours(x, s.reference), dtype=torch.float64), s.generated)
+
+
+def _sliced(s: Sets) -> list[Estimate]:
+    return _halved(s, lambda x: sliced_wasserstein(x, s.reference, seed=s.seed), s.generated)
+
+
+def _inception(s: Sets) -> list[Estimate]:
+    if s.probabilities is None:
+        raise ValueError("the inception score needs a classifier's probabilities: use features of a classifier")
+    return _halved(s, inception_score, s.probabilities)
+
+
+def _kernel(measure: Callable[[Tensor, Tensor], Estimate], s: Sets) -> list[Estimate]:
+    return [measure(s.generated, s.reference)]
+
+
+def _two_sample(s: Sets) -> list[Estimate]:
+    return [two_sample_accuracy(s.generated, s.reference, seed=s.seed)]
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(_frechet, ("frechet",), ("0",), lambda d: 10 * d),
+    "kid": Metric(partial(_kernel, kid), ("kid",), ("0",), lambda d: 100),
+    "mmd": Metric(partial(_kernel, squared_mmd), ("mmd",), ("0",), lambda d: 100),
+    "sliced-wasserstein": Metric(_sliced, ("sliced-wasserstein",), ("0",), lambda d: 100),
+    "neighbours": Metric(
+        _neighbours, ("precision", "recall", "density", "coverage"), ("high", "high", "1", "1"), lambda d: 1000
+    ),
+    "two-sample": Metric(_two_sample, ("two-sample",), ("0.5",), lambda d: 400),
+    "inception-score": Metric(_inception, ("inception-score",), ("high",), lambda d: 1000),
+}
+
+
+def measure(sets: Sets, metrics: Iterable[str]) -> dict[str, Estimate]:
+    """Measure generated features against those of a reference.
+
+    Args:
+        sets: the features.
+        metrics: names in ``METRICS``.
+
+    Returns:
+        Figures by name, each with its standard error and interval.
+
+    Warns:
+        UserWarning: too few samples for a metric to say much.
+
+    Raises:
+        ValueError: an unknown name, or features that a metric cannot take.
+
+    >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    >>> found = measure(Sets(x[:200], x[200:] + 3), ["frechet"])["frechet"]
+    >>> found.interval[0] < 18 < found.interval[1]
+    True
+    """
+    found: dict[str, Estimate] = {}
+    for name in metrics:
+        metric = choose(name, METRICS, "metric")
+        found |= dict(zip(metric.figures, metric.measure(sets), strict=True))
+        n, d = sets.generated.flatten(1).shape
+        n = min(n, sets.moments.n if sets.moments and name == "frechet" else len(sets.reference))
+        if n < (enough := metric.enough(d)):
+            warnings.warn(
+                f"{name}: {n} samples in {d} dimensions are few, {enough} or more say something; "
+                "compare only figures of equal n",
+                stacklevel=2,
+            )
+    return found

@@ -1,0 +1,187 @@
+"""What samples are compared with: statistics of real features, and where they came from.
+
+    <name>.safetensors     mean, scatter and count of all features, some of the features themselves, what the
+                           extractor needs; in the header the data (name, fingerprint, split, n, shape), the
+                           extractor (name, hash, preprocessing) and a hash of the tensors
+
+Statistics of one extractor say nothing of features of another, and the same holds for other preprocessing and other
+image sizes: all of it is compared before the first figure is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sde_diffusion.data import Data
+from sde_diffusion.evaluation.features import Extractor, make_extractor
+from sde_diffusion.evaluation.metrics import Moments
+from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, pack, unpack, write_file
+
+KEEP = 5_000  # features that are kept for metrics that need more than mean and covariance
+_KEY, _KIND, _BATCH = "sdediff", "reference", 500
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStatistics:
+    """Real features.
+
+    Attributes:
+        moments: of all of them.
+        features: (m, d) float32, at most ``KEEP``, evenly spaced in the data.
+        data: name, fingerprint, split, n and shape of the data.
+        extractor: name, sha256 and preprocessing.
+        tensors: what the extractor needs, by name; empty where its name is enough.
+
+    >>> from sde_diffusion.data import load_data
+    >>> reference = FeatureStatistics.of(load_data("moons"), make_extractor("pixels"))
+    >>> reference.moments.n, tuple(reference.features.shape), reference.extractor["name"]
+    (20000, (5000, 2), 'pixels')
+    """
+
+    moments: Moments
+    features: Tensor
+    data: Mapping[str, Any]
+    extractor: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, data: Data, extractor: Extractor, split: str = "train", device: str = "cpu") -> FeatureStatistics:
+        """The features of a data set, taken batch by batch.
+
+        Args:
+            data: the real samples.
+            extractor: the features.
+            split: which part of a data set this is, for the record.
+            device: where to compute.
+
+        Raises:
+            ValueError: samples that the extractor does not take, or features that are not finite.
+        """
+        kept = torch.linspace(0, len(data) - 1, min(KEEP, len(data)), dtype=torch.float64).round().long()
+        some, total = [], None
+        for start in range(0, len(data), _BATCH):
+            features = extractor(data.batch(slice(start, start + _BATCH)).to(device)).features.cpu()
+            part = Moments.of(features)
+            total = part if total is None else total + part
+            some.append(features[kept[(kept >= start) & (kept < start + _BATCH)] - start])
+        assert total is not None  # Data is never empty
+        record = {
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "split": split,
+            "n": len(data),
+            "shape": list(data.shape),
+        }
+        return cls(total, torch.cat(some), record, describe(extractor), dict(extractor.tensors))
+
+    def check(self, extractor: Extractor) -> None:
+        """Refuse to compare with features of another extractor.
+
+        Raises:
+            ValueError: another name, hash or preprocessing; the message has both.
+        """
+        for key, value in describe(extractor).items():
+            if self.extractor[key] != value:
+                raise ValueError(
+                    f"the reference has features '{self.extractor['name']}' with {key} '{self.extractor[key]}', but "
+                    f"the samples would get '{extractor.name}' with {key} '{value}': that compares nothing. "
+                    "Use the features of the reference, or make the reference again"
+                )
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse samples of another shape than the real ones.
+
+        Raises:
+            ValueError: with both shapes.
+        """
+        if list(shape) != list(self.data["shape"]):
+            raise ValueError(
+                f"samples of shape {tuple(shape)}, but the reference '{self.data['name']}' has samples of shape "
+                f"{tuple(self.data['shape'])}"
+            )
+
+    def make_extractor(self, weights: str | os.PathLike[str] | None = None) -> Extractor:
+        """The extractor of these features.
+
+        Raises:
+            ValueError: it is a function of one's own, or is another one today.
+        """
+        extractor = make_extractor(self.extractor["name"], tensors=self.tensors, weights=weights)
+        self.check(extractor)
+        return extractor
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a .safetensors file.
+
+        Raises:
+            ValueError: another ending.
+            OSError: it could not be written; nothing is left behind.
+        """
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"a reference is a .safetensors file; got {path}")
+        tensors = {"mean": self.moments.mean, "scatter": self.moments.scatter, "features": self.features}
+        tensors |= {f"extractor.{name}": value for name, value in self.tensors.items()}
+        record = {"format": FORMAT, "kind": _KIND, "n": self.moments.n, "data": dict(self.data)}
+        record |= {"extractor": dict(self.extractor), "sha256": digest(tensors)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, pack(tensors, {_KEY: json.dumps(record)}))
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], data: Data | None = None) -> FeatureStatistics:
+        """Read a file that ``save`` wrote.
+
+        Args:
+            path: the file.
+            data: the data that it should be of, to be sure.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it is torn, damaged, foreign, or of another version.
+            ValueError: it is of other data.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no reference at {path}: expected a .safetensors file; --save-reference writes one"
+            )
+        try:
+            with safe_open(path, "pt") as file:
+                record = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        except (SafetensorError, ValueError) as error:
+            raise CheckpointError(f"{path} is torn, or no safetensors file: {error}") from None
+        if record.get("kind") != _KIND or record.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is no reference of format {FORMAT}; --save-reference writes one")
+        tensors = unpack(path)
+        if digest(tensors) != record["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its tensors are not those that were written")
+        found = record["data"]
+        if data is not None and data.fingerprint != found["fingerprint"]:
+            raise ValueError(
+                f"{path} is of the data '{found['name']}' with fingerprint {found['fingerprint'][:12]}, not of "
+                f"'{data.name}' with {data.fingerprint[:12]}; make the reference again"
+            )
+        own = {name.removeprefix("extractor."): v for name, v in tensors.items() if name.startswith("extractor.")}
+        moments = Moments(record["n"], tensors["mean"], tensors["scatter"])
+        return cls(moments, tensors["features"], found, record["extractor"], own)
+
+
+def describe(extractor: Extractor) -> dict[str, str]:
+    """What must agree for two sets of features to be comparable."""
+    return {"name": extractor.name, "sha256": extractor.sha256, "preprocessing": extractor.preprocessing}
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the bytes of tensors in the order of their names."""
+    return hashlib.sha256(pack(dict(sorted(tensors.items())))).hexdigest()

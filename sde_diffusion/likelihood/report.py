@@ -1,0 +1,223 @@
+"""How likely a stored model finds held-out data: nats, bits per dimension, what limits them, terms of the bound.
+
+Images of bytes are dequantised uniformly over their levels: 17 of them if the bytes are those of 17 equally spaced
+levels, as in the bundled digits. Means are over the data, with their standard errors.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.data import Data
+from sde_diffusion.likelihood.dequantization import bits_per_dim, dequantise
+from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likelihood
+from sde_diffusion.likelihood.lower_bound import Bound, elbo
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.locate import name_of
+
+
+def levels_of(x: Tensor) -> int:
+    """The number of equally spaced levels that bytes take: the fewest, 2 or more, that all of them lie on.
+
+    >>> levels_of(torch.tensor([0, 64, 128, 191], dtype=torch.uint8))
+    5
+    """
+    present = torch.unique(x).double()
+    for bins in range(2, 256):
+        step = 255 / (bins - 1)
+        if bool((((present / step).round() * step).round() == present).all()):
+            return bins
+    return 256
+
+
+def prepare(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
+    """n samples chosen by the seed as float64 (n, ...), and the levels they had; None for real numbers.
+
+    Raises:
+        ValueError: n is not between 1 and the size of the data.
+    """
+    if not 1 <= n <= len(data):
+        raise ValueError(f"{data.name} has {len(data)} samples; n must be from 1 to {len(data)}, got {n}")
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
+    if data.x.dtype != torch.uint8:
+        return data.batch(chosen).double(), None
+    bins = levels_of(data.x)
+    levels = (data.x[chosen].double() * ((bins - 1) / 255)).round()
+    return dequantise(levels, bins, seeds=seeds_of(seed, n)), bins
+
+
+def measure(
+    stored: StoredModel,
+    data: Data,
+    *,
+    n: int = 64,
+    trace: str | None = None,
+    probe: str = "rademacher",
+    n_probes: int = 2,
+    tolerance: float = 1e-5,
+    solver: str = "rk45",
+    steps: int | None = None,
+    t_min: float = 1e-5,
+    elbo_steps: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Callable[[float], None] | None = None,
+) -> tuple[dict[str, Any], Bound | None]:
+    """The figures as JSON can hold them, and the bound if elbo_steps asks for it.
+
+    The arguments are those of ``log_likelihood``, at t_min and at 10 t_min; trace None is exact up to the limit.
+
+    Raises:
+        ValueError: arguments that do not fit, see the message.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+    model = load(stored, device=str(device)).requires_grad_(False)
+    x, bins = prepare(data, n, seed)
+    trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
+    seeds, parts, bounds = seeds_of(seed, n), [], []
+    for start in range(0, n, batch_size):
+        rows = slice(start, start + batch_size)
+        batch = x[rows].to(device)
+        parts.append(
+            log_likelihood(
+                model, batch, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds[rows], tolerance=tolerance,
+                solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5),
+            )
+        )  # fmt: skip
+        if elbo_steps is not None:
+            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start))
+        if progress is not None:
+            progress(min(start + batch_size, n) / n)
+    report = {
+        "checkpoint": {"path": name_of(stored), "sha256": stored.sha256},
+        "data": {"name": data.name, "n": n, "fingerprint": data.fingerprint, "seed": seed},
+        "solver": {"name": solver, "tolerance": tolerance, "steps": steps},
+        **_summary(parts, bins, probe),
+    }
+    bound = _joined(bounds)
+    if bound is not None:
+        report["elbo"] = {
+            "steps": elbo_steps,
+            "nats": _mean(bound.nats),
+            "prior": float(bound.prior.mean()),
+            "decoder": float(bound.decoder.mean()),
+            "sum_of_steps": float(bound.steps.sum(0).mean()),
+            "bits_per_dim": None if bins is None else _mean(bits_per_dim(bound, bins).bits),
+        }
+    return report, bound
+
+
+def _summary(parts: list[LogLikelihood], bins: int | None, probe: str) -> dict[str, Any]:
+    nats, error, truncation = (
+        torch.cat([c.double().cpu() for c in column])
+        for column in zip(*[(p.nats, p.standard_error, _known(p.truncation)) for p in parts], strict=True)
+    )
+    first = parts[0]
+    summary: dict[str, Any] = {
+        "nats": _mean(nats),
+        "trace": first.trace,
+        "trace_standard_error": _finite(float(error.square().mean().sqrt())),
+        "t_min": first.t_min,
+        "rho_min": first.rho_min,
+        "nats_at_10_t_min": _mean(nats + truncation),
+        "nfe": float(torch.cat([p.nfe for p in parts]).double().mean()),
+        "divergences": float(torch.cat([p.divergences for p in parts]).double().mean()),
+        "not_finite": int(nats.isnan().sum()),
+        "note": first.note,
+    }
+    if bins is not None:
+        bits = bits_per_dim(nats, bins, dim=first.dim)
+        settings = {name: value for name, value in asdict(bits).items() if name != "bits"}
+        summary["bits_per_dim"] = {**_mean(bits.bits), **settings}
+    return summary
+
+
+def _known(truncation: Tensor | None) -> Tensor:
+    assert truncation is not None  # two times were asked for
+    return truncation
+
+
+def _dtype(model: ScoreModel) -> torch.dtype:
+    return next((p.dtype for p in model.parameters()), torch.float64)
+
+
+def _joined(bounds: list[Bound]) -> Bound | None:
+    if not bounds:
+        return None
+    first = bounds[0]
+    joined = {
+        name: torch.cat([getattr(b, name) for b in bounds], dim=-1).cpu()
+        for name in ("nats", "standard_error", "prior", "steps", "decoder")
+    }
+    return Bound(**joined, times=first.times, nfe=first.nfe, dim=first.dim)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _mean(values: Tensor) -> dict[str, float | None]:
+    """Mean over the samples that have a value, and its standard error."""
+    values = values[values.isfinite()].double()
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return {"mean": _finite(float(values.mean())), "standard_error": _finite(error)}
+
+
+def table_of_terms(bound: Bound, rows: int = 10) -> list[tuple[str, float]]:
+    """L_0, the sums of L_{i-1} over equal ranges of time, and L_T: names and means over the samples, nats."""
+    table = [("L_0", float(bound.decoder.mean()))]
+    steps = bound.steps.mean(1)
+    for part, times in zip(steps.tensor_split(rows), bound.times.tensor_split(rows), strict=True):
+        if len(part):
+            table.append((f"L, t = {float(times[0]):.3f} to {float(times[-1]):.3f}", float(part.sum())))
+    return [*table, ("L_T", float(bound.prior.mean()))]
+
+
+def plot_terms(path: str | os.PathLike[str] | Path, bound: Bound) -> None:
+    """Write the terms L_{i-1} over time, mean over the samples, to a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="tight")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(bound.times.cpu().numpy(), bound.steps.mean(1).clamp_min(1e-12).cpu().numpy(), linewidth=1)
+    axes.set(xlabel="t", ylabel="nats", yscale="log", title=f"terms of the bound, T = {len(bound.times) + 1}")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, format="png", dpi=100)
+
+
+def headline(report: Mapping[str, Any]) -> list[str]:
+    """The figures as lines for people."""
+
+    def shown(value: Mapping[str, Any]) -> str:
+        error = value["standard_error"]
+        if value["mean"] is None:
+            return "is not finite for any sample:"
+        return f"{value['mean']:.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+    lines = [f"log-likelihood {shown(report['nats'])} nats, {report['data']['n']} samples of {report['data']['name']}"]
+    lines.append(f"at t_min = {report['t_min']:g}; at ten times that {shown(report['nats_at_10_t_min'])} nats")
+    if "bits_per_dim" in report:
+        bits = report["bits_per_dim"]
+        lines.append(f"bits/dim {shown(bits)}, {bits['bins']} levels, {bits['dequantisation']} dequantisation")
+    error = report["trace_standard_error"]
+    known = (
+        "" if error == 0 else ", of unknown error" if error is None else f", standard error {error:.3g} nats a sample"
+    )
+    lines.append(f"trace {report['trace']}{known}; {report['nfe']:.0f} evaluations for both times")
+    if "elbo" in report:
+        lines.append(f"ELBO {shown(report['elbo']['nats'])} nats, {report['elbo']['steps']} steps")
+    return lines + ([report["note"]] if report["note"] else [])

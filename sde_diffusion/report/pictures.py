@@ -1,0 +1,93 @@
+"""Pictures: grids of images and clouds of points.
+
+Samples live in about [-1, 1]; files hold bytes. `to_uint8` is the only place where one becomes the
+other, so that a picture, a saved array and a metric never disagree about a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sde_diffusion.data.pixels import to_uint8
+
+VISIBLE = 64  # pixels: small images are enlarged until their longer side is about this
+
+
+def image_grid(x: Tensor, *, columns: int | None = None, scale: int | None = None, gap: int = 2) -> Image.Image:
+    """Return images side by side, row by row, on mid-grey.
+
+    Args:
+        x: (B, C, H, W) in [-1, 1]; one channel is grey, three are RGB.
+        columns: images per row; None makes the grid about square.
+        scale: each pixel becomes scale x scale pixels; None enlarges small images to about 64
+            pixels.
+        gap: pixels between images and around them.
+
+    Raises:
+        ValueError: another shape, no images, values that are not finite, a size below 1.
+
+    >>> image_grid(torch.zeros(10, 1, 8, 8)).size              # 4 x 3 images of 8 * 8 pixels
+    (266, 200)
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; a grid shows images (B, 1 or 3, H, W)")
+    count, channels, height, width = x.shape
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    scale = max(1, VISIBLE // max(height, width)) if scale is None else scale
+    if columns < 1 or scale < 1 or gap < 0:
+        raise ValueError(f"columns {columns}, scale {scale}, gap {gap}: expected columns and scale from 1 up")
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    pixels = to_uint8(x).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    tall, wide = height * scale + gap, width * scale + gap
+    canvas = torch.full((rows * tall + gap, columns * wide + gap, channels), 128, dtype=torch.uint8)
+    for k, image in enumerate(pixels):
+        top, left = gap + k // columns * tall, gap + k % columns * wide
+        canvas[top : top + height * scale, left : left + width * scale] = image.permute(1, 2, 0)
+    return Image.fromarray((canvas[..., 0] if channels == 1 else canvas).numpy())
+
+
+def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = None, scale: int | None = None) -> None:
+    """Write `image_grid(x)` to a PNG file.
+
+    Raises:
+        ValueError: as `image_grid`.
+        OSError: the file cannot be written.
+    """
+    image_grid(x, columns=columns, scale=scale).save(path, format="PNG")
+
+
+def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | None = None) -> None:
+    """Write points of the plane to a PNG file, over reference points in grey.
+
+    Args:
+        path: the file to write.
+        points: (B, 2).
+        reference: (N, 2) to compare with, drawn first; the axes are those of the reference.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+        OSError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="tight")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(aspect="equal")
+    for cloud, colour in ((reference, "0.75"), (points, "tab:blue")):
+        if cloud is None:
+            continue
+        if cloud.ndim != 2 or cloud.shape[1] != 2 or not cloud.isfinite().all():
+            raise ValueError(f"expected finite points (B, 2); got shape {tuple(cloud.shape)}")
+        x, y = cloud.detach().double().cpu().numpy().T
+        axes.scatter(x, y, s=3, color=colour, linewidths=0)
+        if cloud is reference:  # a few samples far away must not squeeze the picture
+            axes.set_xlim(axes.get_xlim())
+            axes.set_ylim(axes.get_ylim())
+    figure.savefig(path, format="png", dpi=100)

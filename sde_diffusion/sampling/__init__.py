@@ -1,0 +1,10 @@
+"""From a model, a solver and a budget to samples; reference solutions and inversion."""
+
+from sde_diffusion.sampling.inversion import decode, encode
+from sde_diffusion.sampling.sampler import sample
+
+__all__ = [
+    "decode",
+    "encode",
+    "sample",
+]

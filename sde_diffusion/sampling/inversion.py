@@ -1,0 +1,212 @@
+r"""Latent codes: data to noise and back along the probability flow.
+
+The flow takes x_{t_min} = alpha(t_min) x to x_1 and, run the other way, x_1 to x_{t_min}; it is a bijection, so every x
+has one code z = x_1 / prior_std, and if the model is right codes of data are N(0, I). ``decode`` divides by
+alpha(t_min) and takes no last denoising step, so that it is the inverse of ``encode`` up to the error of the solver.
+
+Gaussian codes in d dimensions lie near a sphere of radius sqrt(d); a straight line between two of them passes at
+0.71 sqrt(d), where there are none. ``interpolate`` turns the direction at constant angular speed on the great circle
+(Shoemake 1985; Song, Meng & Ermon 2021, eq. 67) and goes evenly from one norm to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from solvers import Solver, find, solve
+from solvers.grids import time_at
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """What is lost from data to code and back.
+
+    Attributes:
+        code: z, like x.
+        x: decoded again, like x.
+        error: root mean square of the difference over the values of a sample, (B,) float64.
+        nfe: network evaluations of both ways together, int64 (B,).
+    """
+
+    code: Tensor
+    x: Tensor
+    error: Tensor
+    nfe: Tensor
+
+
+def encode(
+    model: ScoreModel,
+    x: Tensor,
+    *,
+    solver: str | Solver = "rk45",
+    tolerance: float = 1e-5,
+    steps: int | None = None,
+    t_min: float = 1e-5,
+    **condition: Tensor,
+) -> Tensor:
+    """The codes z = x_1 / prior_std of data, N(0, I) under an exact model.
+
+    Args:
+        model: any ScoreModel.
+        x: data (B, ...), in the type of the model's parameters or float64 for an exact model.
+        solver: a name in ``SOLVERS`` or a Solver.
+        tolerance: for adaptive solvers given by name.
+        steps: for fixed-step solvers, equal in the angle between data and noise.
+        t_min: where the data is put, in (0, 1).
+        condition: per-sample tensors passed to the network.
+
+    Raises:
+        ValueError: arguments that do not fit, see the message.
+        FloatingPointError: values that are not finite.
+
+    >>> from sde_diffusion import Flow, Gaussian
+    >>> model = Gaussian(torch.ones(1), torch.full((1,), 4.0), sde=Flow())
+    >>> encode(model, torch.tensor([[3.0]])).round(decimals=3)  # one standard deviation above the mean
+    tensor([[1.]])
+    """
+    return _run(model, x, True, solver, tolerance, steps, t_min, condition)[0]
+
+
+def decode(
+    model: ScoreModel,
+    z: Tensor,
+    *,
+    solver: str | Solver = "rk45",
+    tolerance: float = 1e-5,
+    steps: int | None = None,
+    t_min: float = 1e-5,
+    **condition: Tensor,
+) -> Tensor:
+    """The data of codes: the inverse of ``encode``, with the same arguments.
+
+    >>> from sde_diffusion import Flow, Gaussian
+    >>> model = Gaussian(torch.ones(1), torch.full((1,), 4.0), sde=Flow())
+    >>> decode(model, torch.tensor([[1.0]])).round(decimals=3)
+    tensor([[3.]])
+    """
+    return _run(model, z, False, solver, tolerance, steps, t_min, condition)[0]
+
+
+def round_trip(
+    model: ScoreModel,
+    x: Tensor,
+    *,
+    solver: str | Solver = "rk45",
+    tolerance: float = 1e-5,
+    steps: int | None = None,
+    t_min: float = 1e-5,
+    **condition: Tensor,
+) -> RoundTrip:
+    """Encode, decode, and compare; the arguments are those of ``encode``.
+
+    >>> from sde_diffusion import Flow, Gaussian
+    >>> model = Gaussian(torch.ones(1), torch.full((1,), 4.0), sde=Flow())
+    >>> bool(round_trip(model, torch.tensor([[3.0]]).double(), tolerance=1e-8).error < 1e-6)
+    True
+    """
+    code, there = _run(model, x, True, solver, tolerance, steps, t_min, condition)
+    again, back = _run(model, code, False, solver, tolerance, steps, t_min, condition)
+    error = (again - x).flatten(1).double().square().mean(1).sqrt()
+    return RoundTrip(code, again, error, there + back)
+
+
+def interpolate(a: Tensor, b: Tensor, weight: float | Sequence[float] | Tensor) -> Tensor:
+    """Codes on the great circle from a to b, with norms between theirs.
+
+    The angle to a is weight times the angle between a and b, the norm (1 - weight) |a| + weight |b|.
+
+    Args:
+        a: codes (B, ...).
+        b: codes like a.
+        weight: one number in [0, 1], or K of them.
+
+    Returns:
+        Like a for one weight, (K, B, ...) for several.
+
+    Raises:
+        ValueError: shapes that differ, weights outside [0, 1], a code that is 0, or codes that are opposite.
+
+    >>> interpolate(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]]), 0.5)  # 45 degrees, norm 3
+    tensor([[2.1213, 2.1213]])
+    """
+    if a.shape != b.shape or a.ndim < 2:
+        raise ValueError(f"codes must have one shape (B, ...); got {tuple(a.shape)} and {tuple(b.shape)}")
+    weights = torch.as_tensor(weight, dtype=torch.float64, device=a.device)
+    if not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise ValueError(f"weights of an interpolation lie in [0, 1]; got {weight}")
+    flat = [c.flatten(1).double() for c in (a, b)]
+    norms = [c.norm(dim=1, keepdim=True) for c in flat]
+    if not bool(((norms[0] > 0) & (norms[1] > 0)).all()):
+        raise ValueError("a code of norm 0 has no direction to interpolate")
+    u, v = (c / n for c, n in zip(flat, norms, strict=True))
+    # The part of v orthogonal to u: stable for every angle, unlike the arc cosine of a scalar product near 1.
+    across = v - (u * v).sum(1, keepdim=True) * u
+    angle = torch.atan2(across.norm(dim=1, keepdim=True), (u * v).sum(1, keepdim=True))
+    if bool((angle > torch.pi - 1e-6).any()):
+        raise ValueError("opposite codes have no shortest way between them; interpolate over a third one")
+    across = across / across.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    w = weights.reshape(-1, 1, 1)
+    out = (torch.cos(w * angle) * u + torch.sin(w * angle) * across) * ((1 - w) * norms[0] + w * norms[1])
+    out = out.reshape(-1, *a.shape).to(a.dtype)
+    return out[0] if weights.ndim == 0 else out
+
+
+@torch.no_grad()
+def _run(
+    model: ScoreModel,
+    x: Tensor,
+    forward: bool,
+    solver: str | Solver,
+    tolerance: float,
+    steps: int | None,
+    t_min: float,
+    condition: dict[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    if not 0 < t_min < 1:
+        raise ValueError(f"t_min is a time near the data, in (0, 1); got {t_min}")
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
+        raise ValueError("data and codes are finite floating point tensors")
+    x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
+    method = find(solver)
+    if method.stochastic:
+        raise ValueError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
+    if isinstance(solver, str) and method.adaptive:
+        finest = max(tolerance, 10 * torch.finfo(x.dtype).eps)
+        method = replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
+    if (steps is None) != method.adaptive:
+        raise ValueError(
+            f"{type(method).__name__} "
+            + ("chooses its own steps: leave steps out" if steps else "needs steps=100, say")
+        )
+    times = torch.tensor([t_min, 1.0], dtype=torch.float64) if steps is None else _angles(model, t_min, steps)
+    alpha, scale = float(model.sde.marginal(t_min)[0]), model.sde.prior_std()
+    run = solve(
+        model.sde.probability_flow(model, **condition),
+        x * alpha if forward else x * scale,
+        solver=method,
+        grid=times if forward else times.flip(0),
+    )
+    lost = [k for k, status in enumerate(run.status) if status != "ok"]
+    if lost:
+        raise FloatingPointError(
+            f"the flow of {len(lost)} of {len(x)} samples ended early, the first is sample {lost[0]} "
+            f"({run.status[lost[0]]}); check the network there, or use a larger tolerance"
+        )
+    return (run.x / scale if forward else run.x / alpha), run.nfe
+
+
+def _angles(model: ScoreModel, t_min: float, steps: int) -> Tensor:
+    """Times from t_min to 1 at equal steps of atan(sigma / alpha)."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1; got {steps}")
+    alpha, sigma = model.sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
+    first, last = torch.atan2(sigma, alpha).tolist()
+    theta = torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    times = time_at(model.sde, -torch.log(torch.tan(theta)))
+    times[0], times[-1] = t_min, 1.0
+    return times

@@ -1,0 +1,115 @@
+r"""Where along a run the error is made: the free local error estimates of a solver, by time.
+
+Every embedded or multistep solver knows how much two of its own answers for a step differ. These estimates, averaged
+over a few samples, are gathered in bins of time, and the shortest range of bins that holds half of their sum is named.
+A solver that controls its error spreads it evenly by design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.sampler import noise_for, seeds_of, usual_nfe, whole_way
+from solvers import Solver, find, solve
+
+_BINS = 20
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Local error by time.
+
+    Attributes:
+        t: where each bin starts, decreasing.
+        s: where it ends.
+        error: sum of the estimates in it, RMS per entry of a sample in units of x, mean over samples.
+        half: (from, to): the shortest range that holds half of the error.
+    """
+
+    t: list[float]
+    s: list[float]
+    error: list[float]
+    half: tuple[float, float]
+
+
+def shortest_half(error: Sequence[float]) -> tuple[int, int]:
+    """First and last index of the shortest run of entries that holds half of their sum; of equals the largest.
+
+    >>> shortest_half([1.0, 1.0, 5.0, 4.0, 1.0])
+    (2, 3)
+    """
+    total, n = sum(error), len(error)
+    runs = [(j - i, -sum(error[i : j + 1]), i, j) for i in range(n) for j in range(i, n)]
+    _, _, i, j = min(run for run in runs if -run[1] >= total / 2)
+    return i, j
+
+
+def error_profile(
+    model: ScoreModel,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    eta: float | None = None,
+    seed: int = 0,
+    n: int = 16,
+) -> Profile:
+    """The error profile of a solver on a model, from n samples.
+
+    Args:
+        model: any ScoreModel with a shape.
+        solver: a name or a Solver that estimates its error.
+        nfe: budget; 20 for fixed-step solvers unless steps or times are given.
+        steps: grid intervals, instead of nfe.
+        grid: as in ``sample``.
+        eta: as in ``sample``.
+        seed: of the run.
+        n: how many samples are averaged.
+
+    Raises:
+        ValueError: the solver has no error estimate, or the model no shape.
+
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.1, sde=VPSDE())
+    >>> profile = error_profile(model, solver="dpm++2m", nfe=12)
+    >>> profile.half[0] > profile.half[1] > 0
+    True
+    """
+    if model.shape is None:
+        raise ValueError("the model does not know the shape of a sample")
+    solver = find(solver)
+    seeds = seeds_of(seed, n)
+    with torch.no_grad():
+        run = solve(
+            model.sde.reverse(model, float(solver.stochastic) if eta is None else eta),
+            noise_for(model, model.shape, seeds),
+            solver=solver,
+            nfe=usual_nfe(solver, nfe, steps, grid),
+            steps=steps,
+            grid=whole_way(grid),
+            seeds=seeds,
+            errors=True,
+        )
+    if run.errors is None or not bool(run.errors.error.isfinite().any()):
+        raise ValueError(
+            f"{type(solver).__name__} has no error estimate in this run; embedded and multistep solvers have one "
+            "(pf-ode, unipc, dpm++2m, dpm++3m, rk23, rk45, ...), with at least 4 steps"
+        )
+    t, s, error = (c.double().cpu() for c in run.errors)
+    known = error.isfinite()
+    edges = sorted({float(c) for c in torch.cat([t[known], s[known]])}, reverse=True)
+    if len(edges) > _BINS + 1:
+        # A solver with steps of its own for every sample: bins with about equal numbers of attempts.
+        q = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
+        edges = sorted(set(torch.tensor(edges, dtype=torch.float64).quantile(q).tolist()), reverse=True)
+    middle = (t[known] + s[known]) / 2
+    sums = [float(error[known][(middle <= a) & (middle >= b)].sum()) / n for a, b in pairwise(edges)]
+    i, j = shortest_half(sums)
+    return Profile(edges[:-1], edges[1:], sums, (edges[i], edges[j + 1]))

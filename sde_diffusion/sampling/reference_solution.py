@@ -1,0 +1,112 @@
+r"""Where a model's own probability flow ends: the yardstick for every solver on that model.
+
+The error of a solver is the distance of each sample to the point that the flow of the same model reaches from
+the same noise. That point is computed by the velocity form at order 4 with the corrector, on equal steps of
+
+    rho^(1/7) + t, each scaled to [0, 1],        rho = sigma/alpha.
+
+The first term resolves the dependence on the noise level, of a network on log rho and of a mixture on rho; the second
+the waves in t by which a network is told the time: on the digits network at 800 steps the error is 8e-7 with it and
+1.3e-5 without. All is done in float64 also where the model is not: steps this small would add up its rounding. What
+is stated as the error of the yardstick is its distance to a run with half the steps and four times the last rho, an
+upper bound.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sde import SDE
+from solvers import solve
+from solvers.exponential.adams import ExponentialAdams
+
+# The range of rho. What is left below the end is a jump with an error of rho^2.
+_START, _END = 4096.0, 1e-5
+_SOLVER = ExponentialAdams(3, form="velocity", variable="angle", corrector=True, sigma_data=0.5)
+
+
+@torch.no_grad()
+def converged(
+    model: ScoreModel, x1: Tensor, *, steps: int = 800, batch_size: int = 512, **condition: Tensor
+) -> tuple[Tensor, float]:
+    """Where the probability flow takes x_1, and how well that is known.
+
+    Args:
+        model: any ScoreModel.
+        x1: (B, ...) at t = 1.
+        steps: evaluations of the finer of two runs, at least 4.
+        batch_size: samples integrated together.
+        condition: per-sample tensors (B, ...) that are passed to the network.
+
+    Returns:
+        The endpoints (B, ...) in float64, and their error: mean over the samples of the RMS over entries.
+
+    Raises:
+        ValueError: fewer than 4 steps.
+        FloatingPointError: the model does not return numbers.
+
+    >>> from sde_diffusion import Gaussian, VPSDE
+    >>> model = Gaussian(torch.zeros(1), torch.full((1,), 0.04), sde=VPSDE())
+    >>> x1 = torch.tensor([[1.0]])
+    >>> x0, error = converged(model, x1, steps=400)
+    >>> abs(float(x0 - model.flow(x1.double(), 1.0, 0.0))) < error < 1e-5
+    True
+    """
+    if steps < 4:
+        raise ValueError(f"a converged flow takes at least 4 steps; got {steps}")
+    precise = copy.deepcopy(model).double().eval()
+    given = {k: v.double() if v.is_floating_point() else v for k, v in condition.items()}
+    parts = [slice(first, first + batch_size) for first in range(0, len(x1), batch_size)]
+    fine, coarse = (
+        torch.cat([_integrate(precise, x1[p], n, end, {k: v[p] for k, v in given.items()}) for p in parts])
+        for n, end in ((steps, _END), (steps // 2, 4 * _END))
+    )
+    lost = int((~fine.isfinite().flatten(1).all(1)).sum())
+    if lost:
+        raise FloatingPointError(
+            f"the probability flow of the model is not finite for {lost} of {len(x1)} samples: the model returns NaN "
+            "or inf on the way; check its weights"
+        )
+    return fine, float(rms(fine - coarse).mean())
+
+
+def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition: dict[str, Tensor]) -> Tensor:
+    flow = model.sde.reverse(model, 0.0, **condition)
+    return solve(flow, x1.double(), solver=_SOLVER, grid=_grid(model.sde, steps, end)).x
+
+
+def _grid(sde: SDE, steps: int, end: float) -> Tensor:
+    """Equal steps of rho^(1/7) + t, each scaled to [0, 1], from t = 1 to rho = end, then 0."""
+    u = torch.linspace(0, 1, 16 * steps, dtype=torch.float64)
+    first = min(rho_of(sde, 1.0), _START) ** (1 / 7)
+    root = first + (end ** (1 / 7) - first) * u
+    t = sde.time(-7 * torch.log(root))
+    t[0] = 1.0
+    clock = (u + (1 - t) / (1 - t[-1])) / 2
+    times = np.interp(np.linspace(0, 1, steps), clock.numpy(), t.numpy())
+    return torch.tensor([*times, 0.0], dtype=torch.float64)
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square of each sample, (B,) float64.
+
+    >>> rms(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [3.5355339059327378, 0.0]
+    """
+    return x.double().flatten(1).square().mean(1).sqrt()
+
+
+def rho_of(sde: SDE, t: float) -> float:
+    """The noise-to-signal ratio sigma / alpha.
+
+    >>> from sde_diffusion.sde import EDM
+    >>> round(rho_of(EDM(), 1.0), 6)
+    80.0
+    """
+    alpha, sigma = sde.marginal(t)
+    return float(sigma / alpha)

@@ -1,0 +1,207 @@
+"""Sampling: from a model, a solver's name and a budget to samples, batch by batch.
+
+Sample k of a run starts from the noise of its own seed, ``seed * 2^32 + k``; batch size, device and the number
+of samples asked for do not change it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from solvers import Solution, Solver, Step, find, solve
+
+_SEED_STRIDE = 2**32
+
+Grid = str | Tensor | Sequence[float] | None
+
+
+def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
+    """The seeds of samples start to start + n - 1 of a run.
+
+    Raises:
+        ValueError: a seed outside [0, 2^31).
+
+    >>> seeds_of(0, 3)
+    tensor([0, 1, 2])
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
+    return seed * _SEED_STRIDE + torch.arange(start, start + n)
+
+
+def usual_nfe(solver: Solver, nfe: int | None, steps: int | None, grid: Grid) -> int | None:
+    """The budget that was given; 20 where nothing else says how many steps there are.
+
+    >>> from solvers import SOLVERS
+    >>> usual_nfe(SOLVERS["ddim"], None, None, "karras"), usual_nfe(SOLVERS["rk45"], None, None, None)
+    (20, None)
+    """
+    named = isinstance(solver.grid if grid is None else grid, str)
+    return 20 if nfe is None and steps is None and named and not solver.adaptive else nfe
+
+
+def whole_way(grid: Grid) -> Grid:
+    """A grid for samples, which start from noise and end as data.
+
+    Raises:
+        ValueError: times that do not lead from 1 to 0.
+
+    >>> whole_way([1.0, 0.5])
+    Traceback (most recent call last):
+    ...
+    ValueError: samples start from noise at t = 1 and end as data at t = 0; this grid goes from 1 to 0.5. ...
+    """
+    if grid is not None and not isinstance(grid, str) and len(grid) > 0:
+        first, last = float(grid[0]), float(grid[-1])
+        inside = min(first, last) >= 0 and max(first, last) <= 1  # what is not has a sentence of its own
+        if inside and (first, last) != (1.0, 0.0):
+            raise ValueError(
+                f"samples start from noise at t = 1 and end as data at t = 0; this grid goes from {first:g} to "
+                f"{last:g}. For a part of the way, or the way back, see solvers.solve and sde_diffusion.encode"
+            )
+    return grid
+
+
+def noise_for(model: ScoreModel, shape: Sequence[int], seeds: Tensor) -> Tensor:
+    """Starting points (len(seeds), *shape) on the device and in the dtype of the network's parameters."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return model.sde.prior((len(seeds), *shape), seeds=seeds)
+    return model.sde.prior((len(seeds), *shape), seeds=seeds, device=parameter.device, dtype=parameter.dtype)
+
+
+def sample_batches(
+    model: ScoreModel,
+    n: int,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    seed: int = 0,
+    shape: Iterable[int] | None = None,
+    batch_size: int = 256,
+    eta: float | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    **condition: Tensor,
+) -> Iterator[Solution]:
+    """Generate n samples in batches; ``sample`` with the solver's own account of each batch.
+
+    The arguments are those of ``sample``; on_step is called after every step of every batch.
+    """
+    shape = model.shape if shape is None else tuple(shape)
+    if shape is None:
+        raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
+    for name, value in condition.items():
+        if len(value) != n:
+            raise ValueError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
+    solver = find(solver)
+    nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid)
+    eta = float(solver.stochastic) if eta is None else eta
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        seeds = seeds_of(seed, size, start)
+        x1 = noise_for(model, shape, seeds)
+        part = {name: value[start : start + size].to(x1.device) for name, value in condition.items()}
+        yield solve(
+            model.sde.reverse(model, eta, **part),
+            x1,
+            solver=solver,
+            nfe=nfe,
+            steps=steps,
+            grid=grid,
+            seeds=seeds,
+            on_step=on_step,
+        )
+
+
+@torch.no_grad()
+def sample(
+    model: ScoreModel,
+    n: int,
+    *,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+    seed: int = 0,
+    shape: Iterable[int] | None = None,
+    batch_size: int = 256,
+    eta: float | None = None,
+    **condition: Tensor,
+) -> Tensor:
+    """Generate samples.
+
+    Args:
+        model: any ScoreModel.
+        n: how many.
+        solver: a name in ``SOLVERS`` or a Solver.
+        nfe: network evaluations per sample; 20 unless steps or the times are given.
+        steps: grid intervals, instead of nfe.
+        grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
+        seed: of the run; sample k depends on (seed, k) alone.
+        shape: of one sample; the model's own by default.
+        batch_size: samples integrated together.
+        eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
+        condition: per-sample tensors (n, ...) that are passed to the network.
+
+    Returns:
+        (n, *shape), in the scale of the training data.
+
+    Raises:
+        ValueError: arguments that do not fit, see the message.
+        FloatingPointError: samples that are not finite; the message names them and the time.
+
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.05, sde=VPSDE())
+    >>> sample(model, 100, nfe=20).abs().mean().round(decimals=2)
+    tensor(1.)
+    """
+    model.eval()
+    out: list[Tensor] = []
+    for part in sample_batches(
+        model,
+        n,
+        solver=solver,
+        nfe=nfe,
+        steps=steps,
+        grid=grid,
+        seed=seed,
+        shape=shape,
+        batch_size=batch_size,
+        eta=eta,
+        on_step=None,
+        **condition,
+    ):
+        check_status(part, start=sum(len(x) for x in out))
+        out.append(part.x)
+    return torch.cat(out)
+
+
+def check_status(part: Solution, start: int = 0) -> None:
+    """Refuse samples that are not finite, and warn of those that ended early.
+
+    Raises:
+        FloatingPointError: with the first such sample and the time at which it was lost.
+    """
+    status = part.status
+    lost = [k for k, name in enumerate(status) if name == "non_finite"]
+    if lost:
+        raise FloatingPointError(
+            f"{len(lost)} of {len(status)} samples are not finite; the first is sample {start + lost[0]}, lost "
+            f"before t = {float(part.failed_at[lost[0]]):.4g}. Check the network there, or use more evaluations"
+        )
+    early = [name for name in status if name != "ok"]
+    if early:
+        warnings.warn(
+            f"{len(early)} of {len(status)} samples ended early ({', '.join(sorted(set(early)))}); raise nfe or the "
+            "tolerance",
+            stacklevel=2,
+        )

@@ -1,0 +1,230 @@
+"""A trained model on disk that says what it is.
+
+Three things can be loaded: a run (`runs/<name>`, its newest whole checkpoint), one checkpoint
+(`runs/<name>/checkpoints/step-000240`), and a single exported `.safetensors` file, whose header
+carries the description. The description names process, network and parametrization with their
+settings, so that loading needs no other argument; only a network of one's own has to be passed
+again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.networks import NETWORKS, build
+from sde_diffusion.sde import make_sde, sde_name
+from sde_diffusion.storage.atomic_folder import (
+    FORMAT,
+    STATE,
+    CheckpointError,
+    pack,
+    read_state,
+    sha256,
+    to_json,
+    unpack,
+    write_file,
+)
+from sde_diffusion.storage.run_folder import newest_checkpoint
+from solvers.errors import choose
+
+_KEY = "sdediff"
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model found on disk, not loaded yet.
+
+    Attributes:
+        path: the checkpoint folder or the exported file.
+        weights: the safetensors file with the averaged weights.
+        model: the description of the model.
+        data: name and fingerprint of the data it was trained on; empty if unknown.
+        step: how many steps it was trained; None if unknown.
+        sha256: hash of ``weights``.
+    """
+
+    path: Path
+    weights: Path
+    model: dict[str, Any]
+    data: dict[str, Any]
+    step: int | None
+    sha256: str
+
+
+def describe(model: ScoreModel) -> dict[str, Any]:
+    """What is needed to build the model again, as JSON can hold it.
+
+    A network that is not in ``NETWORKS`` is described by its class alone.
+
+    Raises:
+        ValueError: a process that is not in ``SDES``.
+
+    >>> from sde_diffusion.sde import VPSDE
+    >>> entry = describe(ScoreModel(build("mlp", shape=(2,)), VPSDE(), shape=(2,)))
+    >>> entry["sde"], entry["predicts"], entry["network"]["name"]
+    ({'name': 'vp', 'settings': {'beta_min': 0.1, 'beta_max': 20.0}}, 'noise', 'mlp')
+    """
+    network = model.network
+    kind = type(network)
+    name = next((n for n, known in NETWORKS.items() if known is kind), None)
+    return {
+        "sde": {"name": sde_name(model.sde), "settings": json.loads(json.dumps(asdict(model.sde)))},
+        "network": {
+            "name": name,
+            "class": f"{kind.__module__}.{kind.__qualname__}",
+            "settings": network.settings if name else None,
+        },
+        "predicts": model.predicts,
+        "sigma_data": model.sigma_data,
+        "shape": None if model.shape is None else list(model.shape),
+    }
+
+
+def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) -> ScoreModel:
+    """The model of a description, with untrained weights.
+
+    Args:
+        description: from ``describe``.
+        network: needed where the description names no network of ``NETWORKS``.
+
+    Raises:
+        CheckpointError: the description is incomplete or names something unknown.
+        ValueError: a network of one's own was trained and none is passed.
+    """
+    try:
+        entry = description["network"]
+        if network is None and entry["name"] is None:
+            raise ValueError(
+                f"this model has a network of your own, {entry['class']}; pass it: load(path, network=...)"
+            )
+        shape = description["shape"]
+        return ScoreModel(
+            network if network is not None else build(entry["name"], **entry["settings"]),
+            make_sde(description["sde"]["name"], **description["sde"]["settings"]),
+            predicts=description["predicts"],
+            shape=None if shape is None else tuple(shape),
+            sigma_data=description["sigma_data"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"the description of the model is not usable: {error!r}") from None
+
+
+def find(path: str | os.PathLike[str]) -> StoredModel:
+    """Find the model in a run, a checkpoint or an exported file, and check that it is whole.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        CheckpointError: what is there is torn, foreign, or of another version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file"
+        )
+    if path.is_file():
+        return _find_export(path)
+    if (path / "checkpoints").is_dir():
+        path = newest_checkpoint(path)
+    elif not (path / STATE).exists():
+        raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})")
+    state = read_state(path)
+    try:
+        digest = state["files"]["ema.safetensors"]["sha256"]
+        return StoredModel(path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest)
+    except KeyError as error:
+        raise CheckpointError(f"{path / STATE} has no entry {error}") from None
+
+
+def _find_export(path: Path) -> StoredModel:
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(_KEY)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is torn, or no safetensors file: {error}") from None
+    if header is None:
+        raise CheckpointError(
+            f"{path} holds tensors, but not what model they belong to: it was not exported by sdediff"
+        )
+    entry = json.loads(header)
+    if entry.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {entry.get('format')}; this version of sdediff reads format {FORMAT}")
+    return StoredModel(path, path, entry["model"], entry.get("data", {}), entry.get("step"), sha256(path))
+
+
+def load(
+    path: str | os.PathLike[str] | StoredModel,
+    *,
+    network: nn.Module | None = None,
+    weights: str = "ema",
+    device: str = "cpu",
+) -> ScoreModel:
+    """Load a trained model for sampling.
+
+    Args:
+        path: a run, a checkpoint, an exported file, or what ``find`` found.
+        network: an untrained network of the same kind, where it is one of your own.
+        weights: "ema", the average, "model", the last weights, or another average of the run by the name of its
+            file, such as "ema-0.9999" or "power-0.1" (checkpoints only).
+        device: where to put it.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        CheckpointError: what is there is torn, foreign, of another version, or of another network.
+        ValueError: a network of one's own was trained and none is passed; unknown weights.
+    """
+    stored = path if isinstance(path, StoredModel) else find(path)
+    model = rebuild(stored.model, network)
+    file = stored.weights
+    if stored.path == file:
+        choose(weights, {"ema": file}, "weights of an exported file")
+    else:
+        kept = {p.stem: p for p in stored.path.glob("*.safetensors")}
+        file = choose(weights, {n: p for n, p in kept.items() if n.startswith(("model", "ema", "power"))}, "weights")
+    try:
+        model.network.load_state_dict(unpack(file))
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {file} are not of this network: {error}") from None
+    return model.to(device).eval()
+
+
+def export(
+    model: ScoreModel,
+    path: str | os.PathLike[str],
+    *,
+    data: Mapping[str, Any] | None = None,
+    step: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model as one safetensors file that ``load`` reads.
+
+    Args:
+        model: with the weights to write, such as ``load("runs/digits")``.
+        path: ends in .safetensors.
+        data: name and fingerprint of its data, as in ``StoredModel.data``.
+        step: how many steps it was trained.
+        provenance: how it came to be; written beside it as .json together with its hash.
+
+    Raises:
+        ValueError: another ending, or a process that a file cannot name.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"an exported model ends in .safetensors; got {path}")
+    entry = {"format": FORMAT, "model": describe(model), "data": dict(data or {}), "step": step}
+    write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}))
+    if provenance is not None:
+        note = {"file": path.name, "sha256": sha256(path), **entry, **provenance}
+        write_file(path.with_suffix(".json"), to_json(note))
+    return path

@@ -1,0 +1,137 @@
+"""A set of samples with its record: everything that is needed to make the same samples again.
+
+    <folder>/samples.png       a grid of images, or points of the plane over the training data
+    <folder>/samples.npz       x float32 (n, ...) and seeds int64 (n,)
+    <folder>/samples.json         checkpoint and its SHA-256, solver with all its settings, times of
+                               the grid, eta, evaluations, seeds, batch size, device, versions
+
+Sample k is fixed by its seed; the batch size and the number of threads may change the last bits, so
+the record has them too. The times are written out: a named grid that changes in a later version does
+not change the samples of an old record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sde_diffusion.data import load_data
+from sde_diffusion.data.toy import LAWS
+from sde_diffusion.report.pictures import save_grid, scatter
+from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, require_new, to_json, write_file
+
+KIND = "sdediff samples"
+RECORD = "samples.json"
+EARLIER = "card.json"  # its name before version 0.2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples and what they were made with.
+
+    Attributes:
+        x: (n, ...) float32 on the CPU.
+        seeds: (n,) int64.
+        record: see the module.
+    """
+
+    x: Tensor
+    seeds: Tensor
+    record: dict[str, Any]
+
+
+def evaluations(record: Mapping[str, Any]) -> str:
+    """Network evaluations of a sample, in words.
+
+    >>> evaluations({"nfe": {"least": 44, "most": 62}})
+    '44 to 62'
+    """
+    least, most = record["nfe"]["least"], record["nfe"]["most"]
+    return str(most) if least == most else f"{least} to {most}"
+
+
+def folder_name(record: Mapping[str, Any]) -> str:
+    """What a set of samples is called when nobody says.
+
+    >>> folder_name({"solver": {"name": "my/solvers.py:Best"}, "nfe": {"least": 9, "most": 9}})
+    'Best-nfe9'
+    """
+    solver = re.split(r"[/\\:]", record["solver"]["name"])[-1]
+    return f"{solver}-nfe{record['nfe']['most']}"
+
+
+def same(samples: Samples, record: Mapping[str, Any]) -> bool:
+    """Whether x is bit-equal to the x of a record."""
+    return bool(samples.record["x"]["sha256"] == record["x"]["sha256"])
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a record.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is torn, no record, or of another version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no record at {path}: expected the {RECORD} of a set of samples")
+    record = read_json(path)
+    needed = ("checkpoint", "n", "seed", "solver", "grid", "eta", "nfe", "batch_size", "machine")
+    missing = [key for key in (*needed, "x") if key not in record]
+    if record.get("kind") != KIND or missing:
+        raise CheckpointError(f"{path} is no record of samples: expected a {RECORD} as sdediff sample writes it")
+    return record
+
+
+def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
+    """Write picture, arrays and record into a new folder, all or nothing.
+
+    Returns:
+        The picture; the arrays where samples of this shape have none.
+
+    Raises:
+        FileExistsError: there is something in the folder.
+        OSError: it could not be written; nothing is left behind.
+    """
+    folder = Path(folder)
+    require_new(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        drawn = picture(partial / "samples.png", samples)
+        np.savez(partial / "samples.npz", x=samples.x.numpy(), seeds=samples.seeds.numpy())
+        write_file(partial / RECORD, to_json(samples.record))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return folder / ("samples.png" if drawn else "samples.npz")
+
+
+def picture(path: Path, samples: Samples) -> bool:
+    """Draw images or points of the plane; False for samples of another shape."""
+    shape = tuple(samples.x.shape[1:])
+    if len(shape) == 3 and shape[0] in (1, 3):
+        save_grid(path, samples.x)
+    elif shape == (2,):
+        scatter(path, samples.x, _reference(samples.record["data"]))
+    else:
+        return False
+    return True
+
+
+def _reference(data: Mapping[str, Any]) -> Tensor | None:
+    """The training data of a toy set, if it is still the same."""
+    if data.get("name") not in LAWS:
+        return None
+    law = load_data(data["name"])
+    return law.x if law.fingerprint == data.get("fingerprint") else None

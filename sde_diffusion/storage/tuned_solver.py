@@ -1,0 +1,136 @@
+"""A tuned solver on disk: `RUN/tuned/nfe-8.json`, with the model it belongs to.
+
+The file has the table, the errors that tuning measured, and the SHA-256 of the model's weights. It is written to a
+temporary name and renamed, and has no date in it: tuning twice with one seed writes the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
+from sde_diffusion.storage.checkpoint import StoredModel
+from sde_diffusion.storage.solver_json import describe, restore
+from solvers import Solver
+
+KIND = "sdediff tuned solver"
+NAME = "tuned"
+
+
+def tuned_folder(stored: StoredModel) -> Path:
+    """Where the tuned solvers of a model are: in its run, or ./tuned where it belongs to none."""
+    if stored.path.parent.name == "checkpoints":
+        return stored.path.parent.parent / "tuned"
+    return Path("tuned")
+
+
+def file_name(nfe: int) -> str:
+    """The name of the file for a budget.
+
+    >>> file_name(8)
+    'nfe-8.json'
+    """
+    return f"nfe-{nfe}.json"
+
+
+def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, **settings: Any) -> None:
+    """Write a tuned solver, whole or not at all.
+
+    Args:
+        path: the file; its folder is made.
+        found: what ``tuned`` returned.
+        stored: the model.
+        settings: how it was tuned, such as seed=0.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "kind": KIND,
+        "model": {"sha256": stored.sha256, "step": stored.step},
+        "nfe": found.nfe,
+        "settings": settings,
+        "error": found.error,
+        "default_error": found.default_error,
+        "stages": found.stages,
+        "teacher_error": found.teacher_error,
+        "solver": describe(found.table),
+    }
+    write_file(path, to_json(content))
+
+
+def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> Solver:
+    """Read a tuned solver and check that it is for this model and budget.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: the file is torn, foreign or of another version.
+        ValueError: it was made for another model or budget; the message names both.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
+    content = read_json(path)
+    if content.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
+    missing = [key for key in ("nfe", "model", "solver") if key not in content]
+    if missing:
+        raise CheckpointError(
+            f"{path} is damaged or of an earlier version: it has no {', '.join(missing)}; tune again: sdediff tune "
+            f"{stored.path} --nfe {nfe}"
+        )
+    if content["nfe"] != nfe:
+        raise ValueError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
+    if content["model"]["sha256"] != stored.sha256:
+        raise ValueError(
+            f"{path} is made for the weights {content['model']['sha256'][:12]} (step {content['model']['step']}), and "
+            f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.path} "
+            f"--nfe {nfe}"
+        )
+    try:
+        return restore(content["solver"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+
+
+def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
+    """The tuned solver of a model for a budget; without a budget the only one there is.
+
+    Raises:
+        FileNotFoundError: there is none for this model, or this budget.
+        ValueError: several budgets and none asked for.
+    """
+    if nfe is None:
+        names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
+        budgets = sorted(int(n[4:-5]) for n in names if re.fullmatch(r"nfe-\d+\.json", n))
+        if len(budgets) > 1:
+            raise ValueError(
+                f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
+            )
+        nfe = budgets[0] if budgets else 8
+    return load_tuned(tuned_folder(stored) / file_name(nfe), stored, nfe)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found.
+
+    Attributes:
+        table: the solver; where the default was the best, the default itself or its table with gates.
+        nfe: network evaluations it is made for, guided pairs counted as two.
+        error: its mean error on the held-out noises: RMS of each sample's distance to the converged endpoint.
+        default_error: the same of the default solver.
+        stages: the same of the best of each stage, by name.
+        teacher_error: error of the converged endpoints themselves.
+    """
+
+    table: Solver
+    nfe: int
+    error: float
+    default_error: float
+    stages: dict[str, float]
+    teacher_error: float

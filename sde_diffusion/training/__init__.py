@@ -1,0 +1,9 @@
+"""Training by weighted denoising score matching."""
+
+from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.training_run import train
+
+__all__ = [
+    "TrainConfig",
+    "train",
+]

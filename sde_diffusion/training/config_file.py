@@ -1,0 +1,115 @@
+"""Training options in a TOML file: what `sdediff train --config FILE` reads and every run keeps as config.toml.
+
+data = "digits"            # a name or a path; also data_dir and out
+sde = "vp"                 # the process and what the network predicts
+predicts = "noise"
+steps = 3000               # every field of TrainConfig by its name
+ema = [0.999, 0.9999]
+
+[process]                  # settings of the process
+beta_max = 20.0
+
+[network]                  # settings of the network
+channels = 32
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sde_diffusion.training.config import TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TEXTS = ("data", "data_dir", "out", "sde", "predicts")
+TABLES = ("process", "network")
+
+
+def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a file of options.
+
+    Returns:
+        The options by name: "process" and "network" are tables; those of ``TrainConfig`` are checked.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML, or has an unknown key; a value out of range.
+        TypeError: a value of the wrong type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file at {path}")
+    try:
+        options = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    training = [field.name for field in fields(TrainConfig)]
+    known = (*TEXTS, *training, *TABLES)
+    for name, value in options.items():
+        if name not in known:
+            raise ValueError(f"{path}: unknown key {name} = {value!r}; allowed: {', '.join(sorted(known))}")
+        if name in TEXTS and not isinstance(value, str):
+            raise TypeError(f"{path}: {name} must be text; got {value!r}")
+        if name in TABLES and not isinstance(value, dict):
+            raise TypeError(f"{path}: {name} must be a table of settings, [{name}]; got {value!r}")
+    try:
+        TrainConfig(**{name: options[name] for name in training if name in options})
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return options
+
+
+def write_options(options: Mapping[str, Any]) -> bytes:
+    """Options as a TOML file that ``read_options`` reads; what is None is left out.
+
+    >>> print(write_options({"steps": 3, "labels": True, "process": {"beta_min": 1e-1}}).decode(), end="")
+    steps = 3
+    labels = true
+    <BLANKLINE>
+    [process]
+    beta_min = 0.1
+    """
+    lines = [f"{name} = {_toml(v)}" for name, v in options.items() if v is not None and not isinstance(v, dict)]
+    for name, table in options.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items() if v is not None)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _toml(value: Any) -> str:
+    # Text, truth values, lists and numbers are written as in JSON, but for the infinite ones.
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def options_of(train: Mapping[str, Any], model: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """The options that give a run with this content of config.json again.
+
+    Args:
+        train: from ``TrainConfig.to_dict``.
+        model: from ``checkpoint.describe``.
+        data: name or path of the data.
+    """
+    network = dict(model["network"]["settings"] or {})
+    network.pop("shape", None)  # of the data
+    network = {"name": model["network"]["name"], **network}
+    return {
+        "data": data,
+        "sde": model["sde"]["name"],
+        "predicts": model["predicts"],
+        **train,
+        "process": dict(model["sde"]["settings"]),
+        "network": network,
+    }

@@ -1,0 +1,195 @@
+"""The processes of a training, and the precision of its networks.
+
+Hugging Face accelerate finds the processes that a launcher started (``accelerate launch``, ``torchrun``), gives each
+its device, averages gradients over them and writes to trackers; a lone process without tracker does not need it.
+
+Precision is torch's own autocast around the network alone (``Precise``), instead of accelerate's around the whole
+forward pass: what is computed before and after the network, coefficients, targets and losses, stays float32 and
+float64. float16 scales the loss so that small gradients do not vanish, and skips an update whose gradient overflowed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+T = TypeVar("T")
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_FAREWELL = 0.1  # seconds for the threads of a process group to let go
+
+
+class Precise(nn.Module):
+    """A network whose own arithmetic has another precision; its output is float32 like its input.
+
+    >>> network = Precise(nn.Linear(1, 1), torch.bfloat16)
+    >>> network.inner.weight.dtype, network(torch.ones(1, 1)).dtype
+    (torch.float32, torch.float32)
+    """
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dtype = dtype
+
+    def forward(self, x: Tensor, *args: Any, **condition: Any) -> Any:
+        """The output of the network."""
+        with torch.autocast(x.device.type, dtype=self.dtype):
+            output = self.inner(x, *args, **condition)
+        return output.to(x.dtype)
+
+
+class Distributed:
+    """The processes that train one model together.
+
+    Args:
+        device: "cpu", "cuda" or "auto".
+        precision: a name in ``TYPES``.
+        tracker: "tensorboard", "wandb" or "none".
+        folder: where a tracker writes.
+
+    Attributes:
+        rank: number of this process, from 0.
+        world: how many there are.
+        device: of this process.
+        scaler: of the loss; it does something in float16 only.
+
+    Raises:
+        ValueError: a device that is not there; a launcher that asks for another precision.
+        ImportError: a tracker that is not installed.
+    """
+
+    def __init__(self, device: str, precision: str, tracker: str = "none", folder: Path | None = None) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device='cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        if launched not in ("no", precision):
+            raise ValueError(
+                f"the launcher asks for precision {launched} and the options for {precision}; say it to sdediff: "
+                f"precision='{launched}' (--precision {launched})"
+            )
+        if tracker != "none" and importlib.util.find_spec(tracker) is None:
+            raise ImportError(f"the tracker {tracker} is not installed: pip install {tracker}")
+        self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.rank, self.world = 0, 1
+        self.accelerator: Accelerator | None = None
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.distributed.is_initialized()
+        if several or tracker != "none":
+            # Not for a lone process: accelerate keeps one device for the life of the process.
+            self.accelerator = _accelerator(self.device.type == "cpu", tracker, folder)
+            self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
+            if self.device.type == "cuda":
+                self.device = self.accelerator.device
+        self.dtype = TYPES[precision]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def precise(self, network: nn.Module) -> nn.Module:
+        """The network in the precision asked for."""
+        return network if self.dtype == torch.float32 else Precise(network, self.dtype)
+
+    def shared(self, module: nn.Module, unused: bool) -> nn.Module:
+        """The module with gradients that are averaged over all processes.
+
+        Args:
+            module: its forward pass is the loss.
+            unused: whether some parameters take no part in it.
+        """
+        if self.accelerator is None or self.world == 1:
+            return module
+        from accelerate.utils import DistributedDataParallelKwargs
+
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
+        # It is on its device: moved again, to "cpu:0" instead of "cpu", its weights would become other tensors.
+        return self.accelerator.prepare_model(module, device_placement=False)
+
+    def alone(self, module: nn.Module) -> Any:
+        """A context in which gradients are added up in this process and not averaged yet."""
+        return module.no_sync() if self.world > 1 else nullcontext()  # type: ignore[operator]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes."""
+        return values if self.world == 1 else self.gather(values[None]).mean(0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (B, ...) of all processes, in the order of the processes."""
+        if self.accelerator is None or self.world == 1:
+            return rows
+        return self.accelerator.gather(rows)
+
+    def agree(self, *values: float) -> list[float]:
+        """The largest of each value over all processes."""
+        if self.world == 1:
+            return list(values)
+        row = torch.tensor([values], dtype=torch.float64, device=self.device)
+        return self.gather(row).amax(0).tolist()
+
+    def alike(self, action: Callable[[], T]) -> T:
+        """Do the same on every process; where it fails on one, all of them raise its error."""
+        error: Exception | None = None
+        result: T | None = None
+        try:
+            result = action()
+        except Exception as caught:
+            error = caught
+        if self.world > 1:
+            errors: list[Exception | None] = [None] * self.world
+            torch.distributed.all_gather_object(errors, error)
+            error = error or next((e for e in errors if e is not None), None)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def once(self, action: Callable[[], object]) -> None:
+        """Do something in the process that writes; where that fails, all of them raise its error."""
+        self.alike(lambda: action() if self.main else None)
+
+    @contextmanager
+    def tracking(self, name: str, settings: dict[str, Any]) -> Iterator[None]:
+        """Inside, ``track`` reaches the tracker."""
+        if self.accelerator is not None and self.accelerator.log_with:
+            flat = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in settings.items()}
+            self.accelerator.init_trackers(name, flat)
+        try:
+            yield
+        finally:
+            for tracker in self.accelerator.trackers if self.accelerator else ():
+                tracker.finish()
+
+    def track(self, values: dict[str, float], step: int) -> None:
+        """Hand the figures of a step to the tracker, if there is one."""
+        if self.accelerator is not None:
+            self.accelerator.log(values, step=step)
+
+
+def _accelerator(cpu: bool, tracker: str, folder: Path | None) -> Accelerator:
+    from accelerate import Accelerator
+
+    log_with = None if tracker == "none" else tracker
+    accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=log_with, project_dir=folder)
+    if accelerator.num_processes > 1:
+        atexit.register(_leave)
+    return accelerator
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        # A thread of gloo may still have to let go of the tensors of the last exchange, for which it needs the
+        # interpreter; where that is gone by then, it aborts the process. DistributedDataParallel keeps these threads.
+        time.sleep(_FAREWELL)

@@ -1,0 +1,81 @@
+r"""Weighted denoising score matching.
+
+For x_t = alpha x_0 + sigma eps the score of p(x_t | x_0) is -eps / sigma, and the network that
+minimises
+
+    L = E_t E_{x_0, eps}  w(t) / d  ||s_theta(x_t, t) + eps / sigma||^2
+      = E_t E_{x_0, eps}  w(t) / (sigma^2 d)  ||eps - eps_theta(x_t, t)||^2,    t ~ U[t_min, 1),
+
+has s_theta = grad log p_t, whatever the positive weight w (Vincent 2011, eq. 11; Song et al. 2021,
+eq. 7). d is the number of values in a sample. L does not go to 0: its minimum is
+E w / (sigma^2 d) tr Cov[eps | x_t].
+
+A network may output something else than eps. Every parametrization is affine, so an error of the
+output is an error of eps times ``ScoreModel.output_gain``, and the same L is a regression in the
+space of the output,
+
+    L = E  c(t) / d  ||output - target||^2,        c(t) = w(t) gain(t)^2 / sigma(t)^2,
+
+which divides by no small number after the network. c is formed in float64 and used in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.training.loss_weights import Weight, weight_for
+from sde_diffusion.training.vlb import variational_bound
+
+# lambda T of eq. 16 for T = 1000; the bound is a mean over steps here, a sum over them there.
+HYBRID = 1.0
+
+__all__ = ["HYBRID", "denoising_loss"]
+
+
+def denoising_loss(
+    model: ScoreModel,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    weight: str | Weight = "simple",
+    **condition: Any,
+) -> Tensor:
+    """Denoising score matching of each sample: w(t) / (sigma^2 d) ||eps - eps_theta(x_t, t)||^2.
+
+    A network with twice the channels also learns the variance of the steps of a DDPM process: ``HYBRID`` times
+    the term of the variational bound is added (Nichol & Dhariwal 2021, eq. 16).
+
+    Args:
+        model: the score model; one evaluation.
+        x0: data (B, ...).
+        t: times (B,) in (0, 1), float64 for exact coefficients, on the device of x0.
+        eps: standard normal noise like x0.
+        weight: a name in ``LOSS_WEIGHTS``, or a function (sde, t) -> w(t).
+        condition: passed on to the network.
+
+    Returns:
+        (B,) float32. Its mean over the batch is L.
+
+    Raises:
+        ValueError: an unknown weight, or a learned variance on a process without steps.
+
+    >>> import torch
+    >>> from sde_diffusion.sde import VPSDE
+    >>> zero = ScoreModel(lambda x, t: torch.zeros_like(x), VPSDE(), predicts="noise")
+    >>> denoising_loss(zero, torch.ones(1, 2), torch.tensor([0.5]), torch.tensor([[1.0, 3.0]]))
+    tensor([5.])
+    """
+    weigh = weight_for(weight, model.sigma_data)
+    c = weigh(model.sde, t) * (model.output_gain(t) / model.sde(t).sigma) ** 2
+    x = model.sde.perturb(x0, t, eps)
+    output, variance = model.outputs(x, t, **condition)
+    # Subtracted first: bfloat16 is promoted, and float64 does not cancel in float32.
+    error = (output - model.target(x0, eps, t)).float()
+    loss = c.float() * error.square().flatten(1).mean(1)
+    if variance is None:
+        return loss
+    bound = variational_bound(model.sde, x0, x, t, model.denoised_from(output, x, t), variance.float())
+    return loss + HYBRID * bound.float()

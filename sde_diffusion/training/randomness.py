@@ -1,0 +1,97 @@
+"""What chance decides in a training step: which samples, which times, which noise, which dropout.
+
+Everything is a function of (seed, step, row), where the row counts the samples of one update over all processes
+and micro-batches. So there is no generator state to save, a resumed run draws what the uninterrupted one would
+have drawn, what a past step saw can be named afterwards, and a batch of 64 on one process is the same 64 samples
+with the same times and noise as two batches of 32 on two.
+
+Numbers that are few (order, times, labels) are drawn for the whole batch and cut. Noise is drawn in blocks of
+``BLOCK`` rows with a generator each, so that a process draws its own rows only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+BLOCK = 32
+
+
+def key(seed: int, use: str, *numbers: int) -> int:
+    """A 63-bit hash to seed a generator with.
+
+    >>> key(0, "noise", 1, 0) == key(0, "noise", 1, 1)
+    False
+    """
+    text = "/".join(map(str, (seed, use, *numbers))).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(key(seed, "order", epoch)))
+
+
+@dataclass(frozen=True)
+class StepRandomness:
+    """The draws of a run.
+
+    Args:
+        seed: of the run.
+        samples: size of the data set.
+        batch_size: samples in one step, of all processes together.
+
+    >>> draws = StepRandomness(seed=0, samples=5, batch_size=2)
+    >>> torch.cat([draws.index(k) for k in range(1, 6)]).reshape(2, 5).sort().values  # two epochs
+    tensor([[0, 1, 2, 3, 4],
+            [0, 1, 2, 3, 4]])
+    """
+
+    seed: int
+    samples: int
+    batch_size: int
+
+    def index(self, step: int) -> Tensor:
+        """The samples of step 1, 2, ..., (B,) int64: epoch after epoch, each in its own order.
+
+        A batch may reach over the end of an epoch, so no sample is left out and every batch is
+        full.
+        """
+        position, parts, left = (step - 1) * self.batch_size, [], self.batch_size
+        while left:
+            epoch, offset = divmod(position, self.samples)
+            part = _permutation(self.samples, self.seed, epoch)[offset : offset + left]
+            parts.append(part)
+            position += len(part)
+            left -= len(part)
+        return torch.cat(parts)
+
+    def noise(self, step: int, x0: Tensor, first: int = 0) -> Tensor:
+        """Standard normal noise like x0, drawn on its device, for the rows from ``first`` on.
+
+        >>> draws, x0 = StepRandomness(0, 100, 64), torch.zeros(64, 3)
+        >>> torch.equal(draws.noise(1, x0)[40:50], draws.noise(1, x0[:10], first=40))
+        True
+        """
+        start = first // BLOCK
+        stop = -(-(first + len(x0)) // BLOCK)
+        blocks = torch.empty(((stop - start) * BLOCK, *x0.shape[1:]), dtype=x0.dtype, device=x0.device)
+        for number, block in enumerate(torch.split(blocks, BLOCK), start):
+            block.normal_(generator=self.generator("noise", step, number, device=x0.device))
+        return blocks[first - start * BLOCK :][: len(x0)]
+
+    def dropped(self, step: int, probability: float) -> Tensor:
+        """Which samples lose their label, (B,) bool on the CPU (classifier-free guidance)."""
+        return torch.rand(self.batch_size, generator=self.generator("label", step)) < probability
+
+    def network_seed(self, step: int, first: int = 0) -> int:
+        """Seed of torch's own generator, from which dropout draws, for the micro-batch that starts at a row."""
+        return key(self.seed, "network", step, first)
+
+    def generator(self, use: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator for one use in one step."""
+        return torch.Generator(device).manual_seed(key(self.seed, use, *numbers))

@@ -1,0 +1,365 @@
+"""One training step, and everything that evolves from step to step.
+
+The figures of a step stay on the device until somebody reads them: a GPU is not made to wait.
+Reading them (``read``) also looks for values that are not finite, and because what a step drew is a
+function of its number, the step, its samples and its times can be named then.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sde_diffusion.data import Data
+from sde_diffusion.data.augment import LABELS, Augmentation
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.storage.atomic_folder import CheckpointError
+from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.distributed import Distributed
+from sde_diffusion.training.ema import EMA, power_decay
+from sde_diffusion.training.loss_module import LossModule
+from sde_diffusion.training.randomness import StepRandomness
+from sde_diffusion.training.time_sampling import TIME_SAMPLERS
+
+SMALLEST_SCALE = 2.0**-14  # below, the scaled loss itself would vanish in float16
+
+
+class TrainingDivergedError(FloatingPointError):
+    """A loss or gradient that is not finite.
+
+    Attributes:
+        details: step, samples and times, as JSON can hold them.
+    """
+
+    def __init__(self, message: str, details: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class _Figures(NamedTuple):
+    t: Tensor
+    losses: Tensor
+    loss: Tensor
+    norm: Tensor
+
+
+class Trainer:
+    """A model in training.
+
+    Args:
+        model: the score model; its network is moved to the device and trained in place.
+        data: the samples.
+        config: the options.
+        engine: the processes and their devices.
+
+    Attributes:
+        step: how many updates were made.
+        losses: mean loss of each step since the last line of the log.
+        norms: norm of the gradient of the same steps, before clipping.
+        skipped: updates since the last line that a gradient too large for float16 cost.
+        waited: seconds spent on getting data, ever.
+
+    Raises:
+        ValueError: the network has nothing to train, or its output is not shaped like its input; labels or a batch
+            that do not fit.
+    """
+
+    def __init__(self, model: ScoreModel, data: Data, config: TrainConfig, engine: Distributed) -> None:
+        self.model = model.to(engine.device)
+        self.data = data
+        self.config = config
+        self.engine = engine
+        self.device = engine.device
+        self.network: nn.Module = model.network
+        self.draws = StepRandomness(config.seed, len(data), config.batch_size)
+        self.times = TIME_SAMPLERS[config.times]
+        self.times_state = self.times.start()
+        self.no_label = _no_label(self.network, data) if config.labels else None
+        self.augmentation = _augmentation(self.network, data, config)
+        shares = engine.world * config.accumulate
+        if config.batch_size % shares:
+            raise ValueError(
+                f"batch_size counts the samples of one update, {config.batch_size}; it must be a multiple of "
+                f"{shares} = {engine.world} (processes) x {config.accumulate} (accumulate)"
+            )
+        self.micro = config.batch_size // shares
+        objective = LossModule(self.model, engine.precise(self.network), config.weight).to(self.device)
+        self.weight = objective.learned
+        self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        if not self.parameters:
+            raise ValueError("the network has no parameters that require a gradient")
+        if len(data) < config.batch_size:
+            raise ValueError(
+                f"{data.name} has {len(data)} samples, fewer than one batch of {config.batch_size}; choose "
+                f"batch_size={len(data)} (--batch-size) or less"
+            )
+        if self.weight is not None:
+            self.parameters |= {f"weight.{n}": p for n, p in self.weight.named_parameters()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.skipped = 0
+        self.waited = 0.0
+        self._unread: list[_Figures] = []
+        self.objective = engine.shared(objective, self._try(objective))
+        if engine.world > 1:
+            self._settle()
+        # Not before: only now all processes have the weights of the first.
+        self.averages = {"ema": EMA(self.network, config.decays[0])}
+        self.averages |= {f"ema-{decay:g}": EMA(self.network, decay) for decay in config.decays[1:]}
+        self.powers = {width: EMA(self.network, power_decay(width)) for width in config.ema_widths}
+        self.averages |= {f"power-{width:g}": ema for width, ema in self.powers.items()}
+
+    def _first(self) -> tuple[Any, ...]:
+        """The arguments of the objective for one sample."""
+        index = torch.zeros(1, dtype=torch.int64)
+        x0 = self.data.batch(index).to(self.device)
+        t = self.model.sde.to_step(torch.full((1,), 0.5, dtype=torch.float64)).to(self.device)
+        told = torch.full((1, LABELS), torch.nan, device=x0.device)
+        condition = self._condition(index, torch.zeros(1, dtype=torch.bool), told)
+        return x0, t, torch.zeros_like(x0), torch.ones_like(t), condition
+
+    def _try(self, objective: nn.Module) -> bool:
+        """Train on one sample without effect, so that a network that does not fit fails before a run is made.
+
+        Returns:
+            Whether some parameters take no part in the loss.
+        """
+        training = self.network.training
+        self.network.eval()
+        minimised = objective(*self._first())[1]
+        gradients = torch.autograd.grad(minimised.mean(), list(self.parameters.values()), allow_unused=True)
+        self.network.train(training)
+        return any(g is None for g in gradients)
+
+    def _settle(self) -> None:
+        # After its first backward pass DistributedDataParallel sorts the gradients into other buckets, and sums over
+        # more than two processes round otherwise. Done here, a resumed run has the buckets of an uninterrupted one.
+        training = self.network.training
+        self.network.eval()
+        for _ in range(2):
+            torch.autograd.backward(self.objective(*self._first())[1].mean())
+        self.optimizer.zero_grad()
+        self.network.train(training)
+
+    def advance(self) -> None:
+        """Make one update of the weights and of their averages."""
+        k, config = self.step + 1, self.config
+        index = self.draws.index(k)
+        t, factor = self.times.sample(
+            config.batch_size, config.t_min, self.draws.generator("times", k), self.model.sde, self.times_state
+        )
+        dropped = self.draws.dropped(k, config.drop_label) if config.labels else None
+        augment = self.augmentation
+        altered = augment.draw(config.batch_size, self.draws.generator("augment", k)) if augment else None
+        self.optimizer.zero_grad()
+        parts = []
+        for j in range(config.accumulate):
+            first = (self.engine.rank * config.accumulate + j) * self.micro
+            rows = slice(first, first + self.micro)
+            start = time.perf_counter()
+            x0, told = self._to_device(self.data.batch(index[rows])), None
+            if augment is not None and altered is not None:
+                x0, told = augment.apply(x0, altered[rows])
+            condition = self._condition(index[rows], None if dropped is None else dropped[rows], told)
+            self.waited += time.perf_counter() - start
+            eps = self.draws.noise(k, x0, first)
+            self._seed_network(k, first)
+            last = j == config.accumulate - 1
+            with nullcontext() if last else self.engine.alone(self.objective):
+                losses, minimised = self.objective(
+                    x0, self._to_device(t[rows]), eps, self._to_device(factor[rows]), condition
+                )
+                torch.autograd.backward(self.engine.scaler.scale(minimised.mean() / config.accumulate))
+            parts.append(losses)
+        self.engine.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(k)
+        self.engine.scaler.step(self.optimizer)
+        self.engine.scaler.update()
+        for average in self.averages.values():
+            average.update(k)
+        losses = torch.cat(parts)
+        mine = slice(self.engine.rank * len(losses), (self.engine.rank + 1) * len(losses))
+        if self.times_state:
+            every = self.engine.gather(losses)
+            self.times_state = self.times.update(self.times_state, t, every, config.t_min)
+        self._unread.append(_Figures(t, losses, (losses * self._to_device(factor[mine])).mean().float(), norm))
+        self.step = k
+
+    def _to_device(self, value: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return value
+        # From pageable memory the copy would wait for all that the GPU has yet to do.
+        return value.pin_memory().to(self.device, non_blocking=True)
+
+    def _condition(self, index: Tensor, dropped: Tensor | None, told: Tensor | None) -> dict[str, Tensor]:
+        condition = {}
+        if self.no_label is not None and self.data.labels is not None and dropped is not None:
+            condition["label"] = self._to_device(self.data.labels[index].masked_fill(dropped, self.no_label))
+        if self.config.augment and told is not None:
+            condition["context"] = told
+        return condition
+
+    def _seed_network(self, step: int, first: int) -> None:
+        # torch.manual_seed asks every kind of device: 0.14 ms, noticeable beside a small network.
+        seed = self.draws.network_seed(step, first)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def read(self) -> None:
+        """Take the figures of the last steps off the device, into ``losses`` and ``norms``.
+
+        Raises:
+            NotFinite: a loss or gradient was not finite; the message names step, samples and times. A gradient that
+                float16 could not hold is counted in ``skipped`` instead: its update was not made.
+            FloatingPointError: float16 cannot hold any gradient.
+        """
+        if not self._unread:
+            return
+        loss = self.engine.mean(torch.stack([figures.loss for figures in self._unread])).tolist()
+        norm = torch.stack([figures.norm for figures in self._unread]).float().tolist()
+        half = self.engine.scaler.is_enabled()
+        for k, (a, b) in enumerate(zip(loss, norm, strict=True)):
+            if not math.isfinite(a) or not (half or math.isfinite(b)):
+                self._report(self.step - len(self._unread) + k + 1, self._unread[k])
+        if half and self.engine.scaler.get_scale() < SMALLEST_SCALE:
+            raise FloatingPointError(
+                f"the gradient of step {self.step} does not fit into float16 however small the loss is scaled "
+                f"(by {self.engine.scaler.get_scale():.3g}); use precision='bf16' or 'fp32' (--precision)"
+            )
+        self.losses += loss
+        self.norms += [value for value in norm if math.isfinite(value)]
+        self.skipped += sum(not math.isfinite(value) for value in norm)
+        self._unread.clear()
+
+    def _report(self, step: int, figures: _Figures) -> None:
+        bad = (~self.engine.gather(figures.losses).isfinite()).cpu()
+        what = "loss" if bool(bad.any()) else "gradient"
+        rows = bad if bool(bad.any()) else torch.ones_like(bad)
+        t = figures.t[rows]
+        index = self.draws.index(step)[rows].tolist()
+        shown = ", ".join(map(str, index[:8])) + (", ..." if len(index) > 8 else "")
+        raise TrainingDivergedError(
+            f"the {what} of step {step} is not finite: {len(index)} of {len(bad)} samples of "
+            f"the batch, number {shown}; t from {float(t.min()):.3g} to {float(t.max()):.3g}. "
+            "Checkpoints saved before are intact. The usual causes are a learning rate that is too "
+            f"high (learning_rate={self.config.learning_rate:g}) and data far from unit scale",
+            {"step": step, "what": what, "samples": index, "t": t.tolist()},
+        )
+
+    def take_record(self) -> dict[str, Any]:
+        """The line of the log for the steps since the last one. Call ``read`` first."""
+        record: dict[str, Any] = {
+            "step": self.step,
+            "loss": sum(self.losses) / len(self.losses),
+            "grad_norm": sum(self.norms) / len(self.norms) if self.norms else None,
+            "learning_rate": self.config.learning_rate_at(self.step),
+        }
+        if self.engine.scaler.is_enabled():
+            record |= {"loss_scale": self.engine.scaler.get_scale(), "skipped": self.skipped}
+        self.losses.clear()
+        self.norms.clear()
+        self.skipped = 0
+        return record
+
+    def snapshot(self) -> dict[str, dict[str, Tensor]]:
+        """The power averages, by file."""
+        return {name: average.state() for name, average in self.averages.items() if name.startswith("power-")}
+
+    def groups(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors of a checkpoint, by file."""
+        state = self.optimizer.state_dict()["state"]
+        names = list(self.parameters)
+        moments = {f"{names[i]}.{n}": v for i, entry in state.items() for n, v in entry.items()}
+        groups = {"model": self.network.state_dict(), "optimizer": moments}
+        groups |= {name: average.state() for name, average in self.averages.items()}
+        if self.weight is not None:
+            groups["weight"] = self.weight.state_dict()
+        if self.times_state:
+            groups["times"] = self.times_state
+        return groups
+
+    def state(self) -> dict[str, Any]:
+        """The numbers of a checkpoint. Call ``read`` first."""
+        unlogged: dict[str, Any] = {"loss": self.losses, "grad_norm": self.norms}
+        if not self.engine.scaler.is_enabled():
+            return {"step": self.step, "unlogged": unlogged}
+        unlogged["skipped"] = self.skipped
+        return {"step": self.step, "unlogged": unlogged, "scaler": self.engine.scaler.state_dict()}
+
+    def restore(self, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint, bit for bit.
+
+        Raises:
+            CheckpointError: it belongs to another network.
+        """
+        try:
+            self.network.load_state_dict(groups["model"])
+            for name, average in self.averages.items():
+                average.restore(groups[name])
+            if self.weight is not None:
+                self.weight.load_state_dict(groups["weight"])
+            if self.times_state:
+                self.times_state = dict(groups["times"])
+            moments: dict[int, dict[str, Tensor]] = {}
+            numbers = {name: i for i, name in enumerate(self.parameters)}
+            for key, value in groups["optimizer"].items():
+                name, entry = key.rsplit(".", 1)
+                moments.setdefault(numbers[name], {})[entry] = value
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+            self.step = state["step"]
+            self.losses = list(state["unlogged"]["loss"])
+            self.norms = list(state["unlogged"]["grad_norm"])
+            self.skipped = state["unlogged"].get("skipped", 0)
+            if self.engine.scaler.is_enabled():
+                self.engine.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint is not of this network: {error}") from None
+
+
+def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
+    """What is done to the images of a batch; None for nothing."""
+    if not (config.flip or config.augment):
+        return None
+    if not data.is_image:
+        raise ValueError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
+    context = getattr(network, "settings", {}).get("context")
+    if config.augment and context != LABELS:
+        raise ValueError(
+            f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
+            f"context={LABELS} (it has {context})"
+        )
+    return Augmentation(config.flip, config.augment)
+
+
+def _no_label(network: nn.Module, data: Data) -> int:
+    """The label that stands for none: one more than those of the network, or of the data where it does not say."""
+    if data.labels is None or data.classes is None:
+        raise ValueError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
+    settings = getattr(network, "settings", {})
+    classes = settings.get("classes", None if "classes" in settings else data.classes)
+    if classes is None:
+        raise ValueError(
+            f"labels were asked for and the network was built without classes; build it with classes={data.classes}"
+        )
+    if classes < data.classes:
+        raise ValueError(
+            f"the labels of {data.name} run from 0 to {data.classes - 1}; this network has {classes} classes, "
+            f"0 to {classes - 1}"
+        )
+    return int(classes)

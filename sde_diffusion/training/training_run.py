@@ -1,0 +1,269 @@
+"""Training, from a model and data to a model that can be sampled.
+
+>>> import torch
+>>> from sde_diffusion.networks import build
+>>> from sde_diffusion.sde import VPSDE
+>>> points = 0.1 * torch.randn(256, 2) + torch.tensor([2.0, 0.0])
+>>> model = ScoreModel(build("mlp", shape=(2,), width=32), VPSDE())
+>>> trained = train(model, points, steps=10, batch_size=32, progress=False)
+>>> trained.shape, trained.training
+((2,), False)
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from sde_diffusion.data import Data, as_data
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.progress import Meter
+from sde_diffusion.storage.atomic_folder import read_state, to_json, unpack
+from sde_diffusion.storage.checkpoint import describe
+from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
+from sde_diffusion.training import interrupts as signals
+from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.config_file import options_of, write_options
+from sde_diffusion.training.distributed import Distributed
+from sde_diffusion.training.trainer import Trainer, TrainingDivergedError
+
+# Options that may change when a run is resumed: none of them alters a step that was already made.
+_FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
+
+
+def train(
+    model: ScoreModel,
+    data: Data | Tensor | ArrayLike,
+    config: TrainConfig | None = None,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> ScoreModel:
+    """Train a model by weighted denoising score matching.
+
+    Started by ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
+
+    Args:
+        model: what to train; its network ends with the last weights, in place.
+        data: a data set, or an array (N, ...) that ``as_data`` understands.
+        config: the options; the defaults of ``TrainConfig``, or those of the run when it is
+            resumed.
+        out: folder of a new run, for metrics and checkpoints. Without it everything stays in
+            memory.
+        resume: continue the run in ``out`` from its newest whole checkpoint. On the CPU, with the
+            same number of threads, the result is bit-equal to that of an uninterrupted run.
+        force: resume although options or data differ from those of the run; the difference is a warning then.
+        progress: show a bar in a terminal, a line now and then elsewhere.
+        options: single options by name, such as ``steps=2000``.
+
+    Returns:
+        A copy of the model with the averaged weights, in evaluation mode.
+
+    Raises:
+        FileExistsError: ``out`` exists and ``resume`` was not asked for.
+        FileNotFoundError: there is no run to resume.
+        ValueError: options, model and data do not fit each other, or not the run that is resumed.
+        FloatingPointError: the loss stopped being finite; the last checkpoint is intact, and step, times and
+            samples are in non-finite.json of the run.
+        OSError: a checkpoint could not be written; the one before is intact.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint of the last step was
+            saved.
+    """
+    _check_model(model)
+    data = data if isinstance(data, Data) else as_data(data)
+    if model.shape is None:
+        model.shape = data.shape
+    if model.shape != data.shape:
+        raise ValueError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
+    if resume and out is None:
+        raise ValueError("resume=True needs the folder of the run: out=...")
+
+    with ExitStack() as stack:
+        stored = run_config(out) if resume and out is not None else None
+        if stored:
+            config = config or TrainConfig(**stored["train"])
+        config = (config or TrainConfig()).with_options(options)
+        path = None if out is None else Path(out)
+        if config.tracker != "none" and path is None:
+            raise ValueError(f"tracker='{config.tracker}' writes into the folder of the run: give it with out=...")
+        engine = Distributed(config.device, config.precision, config.tracker, path)
+        run = _Shared(engine, path, stack)
+        if stored:
+            run.reopen()
+        trainer = Trainer(model, data, config, engine)
+        about = {"train": config.to_dict(), "model": describe(model), "data": _about(data)}
+        toml = write_options(options_of(about["train"], about["model"], data.name))
+        if stored:
+            _continue(trainer, run, stored, about, toml, force)
+        else:
+            state = {**trainer.state(), **_identity(about)}
+            run.create({**about, "versions": _versions()}, trainer.groups(), state, {"config.toml": toml})
+        was_training = trainer.network.training
+        stack.callback(trainer.network.train, was_training)
+        trainer.network.train()
+        caught: list[int] = stack.enter_context(signals.deferred()) if path else []
+        stack.enter_context(engine.tracking("tracker", about["train"]))
+        # torch's own generator is seeded at every step: the caller's state is put back afterwards.
+        stack.enter_context(torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []))
+        try:
+            _loop(trainer, run, _identity(about), caught, progress)
+        except TrainingDivergedError as error:
+            details = to_json(error.details)
+            run.once(lambda run: run.write("non-finite.json", details))
+            raise
+    signals.finish(caught)
+    result = copy.deepcopy(model)
+    result.network.load_state_dict(trainer.averages["ema"].state())
+    return result.eval()
+
+
+class _Shared:
+    """The run folder as all processes see it: one of them writes, and all learn of its errors."""
+
+    def __init__(self, engine: Distributed, path: Path | None, stack: ExitStack) -> None:
+        self.engine, self.path, self._stack = engine, path, stack
+        self._run: Run | None = None
+
+    def create(self, config: Mapping[str, Any], groups: Any, state: Mapping[str, Any], files: Any) -> None:
+        if (path := self.path) is not None:
+            self.engine.once(lambda: self._hold(Run.create(path, config, groups, state, files)))
+
+    def reopen(self) -> None:
+        if (path := self.path) is not None:
+            self.engine.once(lambda: self._hold(Run.reopen(path)))
+
+    def _hold(self, run: Run) -> None:
+        self._run = run
+        self._stack.callback(run.close)
+
+    def once(self, action: Callable[[Run], object]) -> None:
+        """Do something to the run, if there is one."""
+        if self.path is not None:
+            self.engine.once(lambda: action(self._run) if self._run else None)
+
+
+def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: list[int], progress: bool) -> None:
+    config, engine = trainer.config, trainer.engine
+    saved = trainer.step
+    start, waited, first = time.perf_counter(), trainer.waited, trainer.step
+    stop = signals.StopVote(engine.agree if engine.world > 1 else None, caught)
+    with Meter(config.steps, trainer.step, progress and engine.main) as meter:
+        while trainer.step < config.steps and not stop.reached(trainer.step):
+            trainer.advance()
+            k = trainer.step
+            last = k == config.steps
+            if k % config.log_every == 0 or last:
+                trainer.read()
+                seconds = time.perf_counter() - start
+                rate = (k - first) * config.batch_size / seconds
+                wait = (trainer.waited - waited) / seconds
+                record = trainer.take_record()
+                meter.measured(record["loss"], rate, wait)
+                figures = {name: value for name, value in record.items() if isinstance(value, (int, float))}
+                record["time"] = {"seconds": seconds, "images_per_second": rate, "data_wait": wait}
+                run.once(lambda run, record=record: run.log(record))  # type: ignore[misc]
+                engine.track({**figures, "images_per_second": rate}, k)
+                start, waited, first = time.perf_counter(), trainer.waited, k
+            meter.update(k)
+            pause = time.perf_counter()
+            if trainer.powers and (k % config.snapshot_every == 0 or last):
+                # Before the checkpoint: resumed from there, the run has all snapshots up to it.
+                powers, about = trainer.snapshot(), {"step": k, "widths": list(trainer.powers), **identity}
+                run.once(lambda run, k=k, p=powers, a=about: run.snapshot(k, p, a))  # type: ignore[misc]
+            if k % config.checkpoint_every == 0:
+                _save(trainer, run, identity)
+                saved = k
+            start += time.perf_counter() - pause
+        if saved < trainer.step:
+            _save(trainer, run, identity)
+
+
+def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
+    if run.path is None:
+        return
+    # Before anything is written: weights that are not finite never replace good ones.
+    trainer.read()
+    state = {**trainer.state(), **identity}
+    run.once(lambda run: run.save(trainer.step, trainer.groups(), state, trainer.config.keep))
+
+
+def _continue(
+    trainer: Trainer, run: _Shared, stored: Mapping[str, Any], about: Mapping[str, Any], toml: bytes, force: bool
+) -> None:
+    """Take up a run where its newest whole checkpoint left it."""
+    path = run.path
+    assert path is not None
+    # Options that are younger than the run have their defaults.
+    before = {**stored, "train": TrainConfig(**stored["train"]).to_dict()}
+    changed = []
+    for part in ("model", "data", "train"):
+        differ = [
+            f"{name}: {before[part].get(name)!r} in the run, {about[part].get(name)!r} now"
+            for name in sorted({*before[part], *about[part]})
+            if before[part].get(name) != about[part].get(name) and not (part == "train" and name in _FREE)
+        ]
+        if differ and (part == "model" or not force):
+            insist = "" if part == "model" else ", or insist with force=True (--force)"
+            raise ValueError(
+                f"{path} cannot be resumed with another {part} ({'; '.join(differ)}); resume "
+                f"it with what it was started with, or start a new run{insist}"
+            )
+        if differ:
+            changed.append(f"another {part} ({'; '.join(differ)})")
+    folder = newest_checkpoint(path)
+    state = read_state(folder)
+    if state["step"] > trainer.config.steps:
+        raise ValueError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
+    missing = [name for name in trainer.groups() if name != "optimizer" and f"{name}.safetensors" not in state["files"]]
+    if missing:
+        raise ValueError(f"{folder} has no {', '.join(missing)}: a run cannot begin to keep them when it is resumed")
+    groups = {name: unpack(folder / f"{name}.safetensors") for name in trainer.groups()}
+    trainer.restore(groups, state)
+
+    def cut(run: Run) -> None:
+        run.cut_metrics(trainer.step)
+        run.cut_snapshots(trainer.step)
+        if stored["train"] != about["train"] or stored["data"] != about["data"]:
+            run.update_config(train=about["train"], data=about["data"])
+            run.write("config.toml", toml)
+
+    run.once(cut)
+    if changed and trainer.engine.main:
+        warnings.warn(f"{path} goes on with {' and '.join(changed)}", stacklevel=3)
+
+
+def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: about[key] for key in ("model", "data")}
+
+
+def _about(data: Data) -> dict[str, Any]:
+    return {"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)}
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "python": platform.python_version()}
+
+
+def _check_model(model: ScoreModel) -> None:
+    if not isinstance(model, ScoreModel):
+        raise TypeError(
+            f"expected a ScoreModel, got {type(model).__name__}; wrap a network: ScoreModel(network, VPSDE())"
+        )
+    if not isinstance(model.network, nn.Module):
+        raise TypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
+    # Refuses what could be trained but never sampled: noise prediction where alpha(1) = 0.
+    model.sde.reverse(model)

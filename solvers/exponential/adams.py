@@ -1,0 +1,342 @@
+r"""Exponential Adams methods: one engine for DDIM, DPM-Solver++ multistep, DEIS, UniPC and SA-Solver.
+
+Variation of constants removes the linear part of the reverse process exactly and leaves one integral over
+a step from t to s of a slowly varying quantity m, which is what a network predicts. With the noise level
+tau (eta of the process), lambda = log(alpha/sigma), rho = sigma/alpha, h = lambda_s - lambda_t,
+H = (1 + tau^2) h and u the fraction of the step in lambda:
+
+    data      x_s = sigma_s/sigma_t e^{-tau^2 h} x + alpha_s Int_0^1 H e^{-H(1-u)} x_0(u) du
+                    + sigma_s sqrt(1 - e^{-2 tau^2 h}) xi
+    noise     x_s = alpha_s/alpha_t x - (1 + tau^2) alpha_s Int_0^1 h rho(u) eps(u) du
+                    + tau alpha_s sqrt(rho_t^2 - rho_s^2) xi
+    velocity  x_s = n_s/n_t q_t^{tau^2} x + (1 + tau^2) n_s Int q^{tau^2} F d theta + n_s sqrt(1 - q_t^{2 tau^2}) xi,
+                    F = (n x_0 - d^2 alpha x / n) / (sigma d),   n = sqrt(sigma^2 + d^2 alpha^2),
+                    theta = atan(rho / d),   q = cos(theta) / cos(theta_s)
+
+(Lu et al. 2022b, eq. 9; Xue et al. 2023, prop. 4.1; Zhang & Chen 2023, eq. 10; d = sigma_data, and for d = 1
+on a variance-preserving path -F is the velocity alpha eps - sigma x_0. The velocity form's noise is derived like
+the others': Gaussian data of standard deviation d has F = 0 and is sampled exactly, with or without noise.)
+
+m is replaced by its interpolation polynomial of the last p values in a variable psi (lambda, rho, the angle
+theta, or t), and the weights Int kernel L_j du are computed by Gauss-Legendre quadrature in float64, which
+has no cancellation at any step size. The corrector (Zhao et al. 2023) repeats the step with the value at its
+end, which the next step needs anyway, and with the same xi: one more order at no more evaluations.
+
+Published formulas differ from the exact weights in two places, which ``weights`` reproduces. With two nodes the
+integral of the slope, Int H e^{-H(1-u)} u du, is replaced by B/2 with B = H ("bh1") or B = 1 - e^{-H} ("bh2":
+DPM-Solver++(2M) and UniPC). With three, DPM-Solver++(3M) gives the second difference half of its
+weight ("dpm++3m", which also takes bh2), and is of order 2 for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from solvers.errors import choose
+from solvers.exact_step import ancestral_step
+from solvers.exponential.quadrature import POINTS, Array, lagrange
+from solvers.exponential.quadrature import WEIGHTS as QUADRATURE
+from solvers.grids import time_at
+from solvers.noise import Noise
+from solvers.problem import Path, ReverseProcess
+from solvers.solver import LocalErrorEstimate, Solver, rms_of_sum
+
+FORMS = ("data", "noise", "velocity")
+VARIABLES = ("lambda", "rho", "angle", "time")
+WEIGHTS = ("exact", "bh1", "bh2", "dpm++3m")
+
+# The end of the step is added with weight 0, so that the kernel's value there is at hand.
+_U, _W = np.append(POINTS, 1.0), np.append(QUADRATURE, 0.0)
+
+
+class Update(NamedTuple):
+    """x_s = decay x + sum_j weights[j] m_j + noise xi, newest m first."""
+
+    decay: float
+    weights: tuple[float, ...]
+    noise: float
+
+
+class PlannedStep(NamedTuple):
+    """One step of a plan.
+
+    Attributes:
+        t: where it starts.
+        s: where it ends.
+        order: number of values the predictor interpolates; 0 for the transition out of pure noise.
+        value: (a, b) of the interpolated m = a x_0 + b x at t.
+        predictor: weights of m at t and before.
+        corrector: weights of m at s, t and before; None without correction.
+    """
+
+    t: float
+    s: float
+    order: int
+    value: tuple[float, float]
+    predictor: Update
+    corrector: Update | None
+
+    def interpolated(self, x0: Tensor, x: Tensor) -> Tensor:
+        """m at t."""
+        a, b = self.value
+        return x0 if (a, b) == (1, 0) else x0.mul(a).add_(x, alpha=b)
+
+
+class State(NamedTuple):
+    """History of a run: values newest first, and what the corrector redoes."""
+
+    plan: tuple[PlannedStep, ...]
+    number: int
+    values: tuple[Tensor, ...]
+    base: Tensor | None
+    xi: Tensor | None
+
+    def planned(self, t: Tensor, s: Tensor) -> PlannedStep:
+        """The step that comes next.
+
+        Raises:
+            ValueError: it was planned for other times.
+        """
+        step = self.plan[self.number]
+        if step.t != float(t) or step.s != float(s):
+            raise ValueError(
+                f"step {self.number} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
+                f"{float(t):.6g} to {float(s):.6g}: a multistep method needs the grid it was initialised with"
+            )
+        return step
+
+    def after(self, values: tuple[Tensor, ...] = (), base: Tensor | None = None, xi: Tensor | None = None) -> State:
+        """One step further."""
+        return State(self.plan, self.number + 1, values, base, xi)
+
+
+@dataclass(frozen=True)
+class ExponentialAdams(Solver):
+    """Exponential Adams-Bashforth, with or without the Adams-Moulton corrector in PEC mode.
+
+    Args:
+        predictor_order: number of values the predictor interpolates.
+        form: what is interpolated: "data", "noise" or "velocity".
+        variable: in what it is a polynomial: "lambda", "rho", "angle" or "time".
+        corrector: whether each state is corrected once the value at its end is known.
+        sigma_data: the d of the velocity form and of the angle.
+        lower_order_final: whether the order falls to 1 towards the end of the grid. It steadies the last
+            steps of few-step runs and costs the convergence order: the method is then of order 2 at most.
+        sde: whether it is offered for processes with noise.
+        noisy: (from, to): only steps that start within these times have noise.
+        weights: "exact", or as published: "bh1", "bh2", "dpm++3m".
+        grid: its default grid.
+        source: where this setting is published.
+
+    Raises:
+        ValueError: an unknown form, variable or kind of weights, an order outside 1 to 6, or published
+            weights outside the variable lambda.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> [step.order for step in ExponentialAdams(3).plan(straight, 0.0, (1.0, 0.7, 0.4, 0.2, 0.1, 0.0))]
+    [0, 1, 2, 3]
+    """
+
+    predictor_order: int = 2
+    form: str = "data"
+    variable: str = "lambda"
+    corrector: bool = False
+    sigma_data: float = 1.0
+    lower_order_final: bool = False
+    sde: bool = False
+    noisy: tuple[float, float] = (0.0, 1.0)
+    weights: str = "exact"
+    grid: str = "power"
+    source: str = "Hochbruck & Ostermann 2010, eq. 5.14"
+
+    needs = (ReverseProcess,)
+
+    def __post_init__(self) -> None:
+        choose(self.form, {f: f for f in FORMS}, "form")
+        choose(self.variable, {v: v for v in VARIABLES}, "polynomial variable")
+        choose(self.weights, {w: w for w in WEIGHTS}, "kind of weights")
+        if self.weights != "exact" and (self.variable != "lambda" or self.form == "velocity"):
+            raise ValueError(f"weights='{self.weights}' belong to polynomials in lambda of the data or noise form")
+        if not 1 <= self.predictor_order <= 6:
+            raise ValueError(f"predictor_order must be 1 to 6; got {self.predictor_order}")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data must be positive; got {self.sigma_data}")
+
+    @property
+    def uses_corrector(self) -> bool:
+        """Whether it has the corrector."""
+        return self.corrector
+
+    @property
+    def order(self) -> int:
+        """The predictor's order, one more with the corrector; weak order at most 2 with noise."""
+        if self.sde:
+            return 1 if self.predictor_order == 1 and not self.corrector else 2
+        full = self.predictor_order + self.corrector
+        return min(full, 2) if self.lower_order_final or self.weights == "dpm++3m" else full
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it integrates processes with noise."""
+        return self.sde
+
+    @property
+    def strong_order(self) -> float | None:
+        """1 on one Brownian path, since the noise is additive; none declared where it is switched on and off."""
+        return 1.0 if self.sde and self.noisy == (0.0, 1.0) else None
+
+    def plan(self, path: Path, eta: float, times: tuple[float, ...]) -> tuple[PlannedStep, ...]:
+        """The steps of a grid with their orders and weights; a last step to t = 0 is not part of it."""
+        return _plan(self, path, eta, times)
+
+    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+        """Plan the whole grid; plans are cached."""
+        return State(self.plan(problem.path, problem.eta, tuple(times.tolist())), 0, (), None, None)
+
+    def step(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
+    ) -> tuple[Tensor, Tensor, State]:
+        """Evaluate at t, correct x there if planned, and predict x at s."""
+        step = state.planned(t, s)
+        x0 = problem.denoise(x, t)
+        xi = noise.increment(x, t, s) if step.predictor.noise else None
+        if step.order == 0:
+            return ancestral_step(problem, x, x0, t, s, xi, eta=step.predictor.noise), s, state.after()
+        value = step.interpolated(x0, x)
+        if state.number > 0 and (redo := state.plan[state.number - 1].corrector) and state.base is not None:
+            x = combine(redo, state.base, (value, *state.values), state.xi)
+        values = (value, *state.values[: self.predictor_order - 1])
+        return combine(step.predictor, x, values, xi), s, state.after(values, x, xi)
+
+    def estimate(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
+    ) -> LocalErrorEstimate | None:
+        """RMS of corrected minus predicted x for the step before, or of orders p and p - 1."""
+        step, last = before.plan[before.number], before.plan[before.number - 1]
+        if self.corrector:
+            if before.base is None or last.corrector is None or after.base is None:
+                return None
+            t, s = (torch.tensor(c, dtype=torch.float64) for c in (last.t, last.s))
+            return LocalErrorEstimate(t, s, rms_of_sum((1.0, -1.0), (after.base, x)))
+        if step.order < 2:
+            return None
+        lower = replace(self, predictor_order=step.order - 1, lower_order_final=False)
+        times = (*(planned.t for planned in before.plan), before.plan[-1].s)
+        weights = lower.plan(problem.path, problem.eta, times)[before.number].predictor.weights
+        apart = [a - b for a, b in zip(step.predictor.weights, (*weights, 0.0), strict=True)]
+        return LocalErrorEstimate(t, s, rms_of_sum(apart, after.values))
+
+
+def combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor | None = None) -> Tensor:
+    """x_s of an update, with the values newest first."""
+    out = x * update.decay
+    for value, weight in zip(values, update.weights, strict=False):
+        out.add_(value, alpha=weight)
+    return out if xi is None else out.add_(xi, alpha=update.noise)
+
+
+@lru_cache(maxsize=128)
+def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, ...]) -> tuple[PlannedStep, ...]:
+    t = torch.tensor(times, dtype=torch.float64)
+    alpha, sigma = (c.numpy() for c in path(t)[:2])
+    with np.errstate(divide="ignore"):
+        lam = np.log(alpha) - np.log(sigma)
+    last = len(times) - 1 - bool(sigma[-1] == 0)
+
+    h = np.diff(lam[: last + 1])
+    # lambda at the quadrature points of all steps; steps from infinite lambda are not interpolated.
+    at = np.where(np.isfinite(h), lam[:last], 0.0)[:, None] + np.where(np.isfinite(h), h, 0.0)[:, None] * _U
+    psi_nodes, psi_at = _variable(solver, path, t.numpy(), lam), _variable(solver, path, None, at)
+
+    def update(i: int, nodes: list[int]) -> Update:
+        """From time i to i + 1, interpolating at the nodes."""
+        basis = lagrange(psi_nodes[nodes], psi_at[i])
+        tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
+        decay, kernel, noise = _kernel(solver, tau, alpha[i : i + 2], sigma[i : i + 2], h[i], np.exp(-at[i]))
+        weights = (basis * kernel) @ _W
+        if solver.weights != "exact":
+            weights = _published(solver.weights, weights, kernel, (lam[nodes] - lam[i]) / h[i])
+        return Update(float(decay), tuple(weights.tolist()), float(noise))
+
+    steps = []
+    for i in range(last):
+        # Values at infinite lambda cannot be interpolated in it; the history starts after them.
+        known = [k for k in range(i, -1, -1) if np.isfinite(lam[k])]
+        if not known or not np.isfinite(lam[i + 1]):
+            # The transition computes its own amount of noise; here it only says that there is some.
+            noise = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
+            steps.append(PlannedStep(times[i], times[i + 1], 0, (1.0, 0.0), Update(0.0, (), noise), None))
+            continue
+        p = min(solver.predictor_order, len(known))
+        if solver.lower_order_final:
+            p = min(p, len(times) - 1 - i)
+        predictor = update(i, known[:p])
+        correct = solver.corrector and i + 1 < last
+        corrector = update(i, [i + 1, *known[:p]]) if correct else None
+        value = _value(solver, float(alpha[i]), float(sigma[i]))
+        steps.append(PlannedStep(times[i], times[i + 1], p, value, predictor, corrector))
+    return tuple(steps)
+
+
+def _variable(solver: ExponentialAdams, path: Path, times: Array | None, lam: Array) -> Array:
+    """The polynomial variable at given lambda (at these times, where they are known)."""
+    if solver.variable == "lambda":
+        return lam
+    if solver.variable == "time":
+        return time_at(path, torch.from_numpy(lam)).numpy() if times is None else times
+    rho = np.exp(-lam)
+    return rho if solver.variable == "rho" else np.arctan(rho / solver.sigma_data)
+
+
+def _value(solver: ExponentialAdams, alpha: float, sigma: float) -> tuple[float, float]:
+    """(a, b) of m = a x_0 + b x."""
+    if solver.form == "data":
+        return 1.0, 0.0
+    if solver.form == "noise":
+        return -alpha / sigma, 1 / sigma
+    n, d = math.hypot(sigma, solver.sigma_data * alpha), solver.sigma_data
+    return n / (sigma * d), -d * alpha / (n * sigma)
+
+
+def _published(kind: str, exact: Array, kernel: Array, r: Array) -> Array:
+    """The weights of a published formula; r are the nodes in units of the step, 0 where it starts."""
+    if len(r) == 2:
+        total = kernel @ _W
+        half = (kernel[-1] if kind == "bh1" else total) / 2
+        slope = half / (r[0] + r[1])
+        return np.where(r == 0, total - slope, slope)
+    if len(r) == 3 and kind == "dpm++3m":
+        second = [1 / np.prod([a - b for b in r if b != a]) for a in r]
+        return exact - (kernel * _U**2) @ _W / 2 * np.array(second)
+    return exact
+
+
+def _kernel(
+    solver: ExponentialAdams, tau: float, alpha: Array, sigma: Array, h: float, rho: Array
+) -> tuple[float, Array, float]:
+    """(decay, kernel at the quadrature points, noise) of a step in the solver's form."""
+    big = (1 + tau**2) * h
+    if solver.form == "data":
+        decay = sigma[1] / sigma[0] * math.exp(-(tau**2) * h)
+        noise = sigma[1] * math.sqrt(max(-math.expm1(-2 * tau**2 * h), 0.0))
+        return decay, alpha[1] * big * np.exp(-big * (1 - _U)), noise
+    if solver.form == "noise":
+        rho_t, rho_s = sigma / alpha
+        noise = tau * alpha[1] * math.sqrt(max((rho_t - rho_s) * (rho_t + rho_s), 0.0))
+        return alpha[1] / alpha[0], -(1 + tau**2) * alpha[1] * h * rho, noise
+    d = solver.sigma_data
+    n = np.hypot(sigma, d * alpha)
+    cos_s = d * alpha[1] / n[1]
+    q_t = d * alpha[0] / n[0] / cos_s
+    q = d / np.hypot(rho, d) / cos_s
+    kernel = (1 + tau**2) * n[1] * h * rho * d / (rho**2 + d**2) * q ** (tau**2)
+    noise = n[1] * math.sqrt(max(-math.expm1(2 * tau**2 * math.log(q_t)), 0.0))
+    return n[1] / n[0] * q_t ** (tau**2), kernel, noise

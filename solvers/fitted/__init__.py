@@ -1,0 +1,14 @@
+"""Solvers with fitted coefficients: tables, mixtures of tables, and the default `pf-ode`."""
+
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import ProbabilityFlow
+from solvers.fitted.table import Row, Table
+
+__all__ = [
+    "MixtureOfTables",
+    "ProbabilityFlow",
+    "Row",
+    "Table",
+    "compile_table",
+]

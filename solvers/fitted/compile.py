@@ -1,0 +1,67 @@
+"""A deterministic solver with fixed steps, compiled to a table."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from solvers.fitted.table import _NOTHING, Row, Table
+from solvers.grids import make_grid
+from solvers.problem import Path, ReverseProcess
+from solvers.solver import Solver
+
+
+def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | None = None) -> Table:
+    """The table of a deterministic solver with a fixed number of steps.
+
+    Args:
+        solver: which.
+        path: the scales it runs on.
+        nfe: evaluations; the solver may use fewer.
+        grid: as in ``solve``.
+
+    Raises:
+        ValueError: a solver that draws noise or chooses its own steps, whose numbers depend on the sample, or whose
+            evaluations cannot be ordered in time.
+
+    >>> from solvers import SOLVERS, Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> table = compile_table(SOLVERS["ddim"], straight, 2, torch.tensor([1.0, 0.5, 0.0]))
+    >>> table.times, table.rows
+    ((1.0, 0.5, 0.0), (Row(decay=0.5, weights=(0.5,)), Row(decay=0.0, weights=(1.0,))))
+    """
+    from solvers.integrate import solve  # the loop knows solvers by name, this module among them
+
+    if solver.stochastic or solver.adaptive or solver.needs[0] is not ReverseProcess:
+        raise ValueError(f"only deterministic solvers with fixed steps are tables; {type(solver).__name__} is none")
+    states: list[Tensor] = []
+    times: list[float] = []
+
+    units = torch.eye(nfe + 1, dtype=torch.float64)
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        states.append(x.clone())
+        times.append(float(t[0]))
+        return units[len(states), None]
+
+    process = ReverseProcess(model, path)
+    if grid is None and not isinstance(solver.grid, str):
+        grid = torch.tensor(solver.grid, dtype=torch.float64)
+    steps = solver.steps_for(nfe) if grid is None or isinstance(grid, str) else None
+    whole = make_grid(solver.grid if grid is None else grid, process, steps)
+    if not solver.member(path, whole).linear:
+        raise ValueError(
+            f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its numbers depend on what "
+            "the model returns for a sample; sde_diffusion.tuning.fit.mean_table has their mean over noises"
+        )
+    states.append(solve(process, units[:1], solver=solver, grid=whole).x)
+    rows = []
+    for i, (x, then) in enumerate(pairwise(states)):
+        decay = float(then[0, 0] / x[0, 0]) if then[0, 0] != 0 else 0.0
+        change = (then - decay * x)[0, 1 : i + 2].flip(0)
+        change[change.abs() < _NOTHING * change.abs().max()] = 0
+        used = int(change.nonzero().max()) + 1
+        rows.append(Row(decay, tuple(change[:used].tolist())))
+    return Table((*times, 0.0), tuple(rows), source=f"{type(solver).__name__} as a table").on(path)

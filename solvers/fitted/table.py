@@ -1,0 +1,153 @@
+r"""A solver as a table of numbers: the times of one run, and the weights of each of its steps.
+
+Every deterministic solver that evaluates the model once at each of N times t_0 > ... > t_{N-1} is linear in
+what the model returned, D_i = D(x_i, t_i):
+
+    x_{i+1} = a_i x_i + sum_{j <= i} b_ij D_j,        x_0 = x_T,      i = 0, ..., N - 1.
+
+Singlestep methods are of this form too, with their stages as times of the table, since a stage before the last one
+can be solved for the x it started from. ``compile_table`` finds the numbers by running the solver once on unit
+vectors, with a model that returns the next unit vector at each call and keeps the x it was asked for.
+
+A table is the cheapest loop there is, a thing that can be written to a file, and a starting point: tuning changes its
+numbers until the samples of one model with N evaluations are as near as possible to the converged ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.noise import Noise
+from solvers.problem import Path, ReverseProcess
+from solvers.solver import Solver
+
+# Weights this small against the largest of a row are rounding of the unit-vector run.
+_NOTHING = 1e-12
+
+
+class Row(NamedTuple):
+    """x_{i+1} = decay x_i + sum_j weights[j] D_{i-j}: the newest first, trailing zeros left out."""
+
+    decay: float
+    weights: tuple[float, ...]
+
+
+class History(NamedTuple):
+    """How many rows are done, and what the model returned, newest first."""
+
+    number: int
+    values: tuple[Tensor, ...]
+
+
+class FixedGridSolver(Solver):
+    """A solver for one grid, its own, and so for one number of evaluations."""
+
+    order = 0
+    needs = (ReverseProcess,)
+    owns_last_step = True
+    uses_corrector = True  # some do; the numbers do not say which
+
+    def steps_for(self, evaluations: int, finish: bool = True) -> int:
+        """Its own number of evaluations.
+
+        Raises:
+            ValueError: another budget.
+        """
+        steps = len(self.grid) - 1
+        if evaluations != steps:
+            raise ValueError(
+                f"this solver was made for {steps} evaluations, not for {evaluations}; give it nfe = {steps}, or make "
+                "one for your budget"
+            )
+        return evaluations
+
+
+@dataclass(frozen=True)
+class Table(FixedGridSolver):
+    """One run of N evaluations, as numbers.
+
+    Args:
+        times: t_0 > ... > t_{N-1} > 0, and a last 0: the first is where x starts, the last where it ends.
+        rows: one for each evaluation.
+        source: where the numbers come from.
+        rho: sigma / alpha at the times between the first and the last, where the table is for one path: on another
+            it is refused.
+
+    Raises:
+        ValueError: times that do not decrease to 0, or not one row for each evaluation.
+
+    One evaluation, x_0 = D(x_1, 1):
+
+    >>> Table((1.0, 0.0), (Row(0.0, (1.0,)),)).evaluations(steps=1)
+    1
+    """
+
+    times: tuple[float, ...]
+    rows: tuple[Row, ...]
+    source: str = "a table"
+    rho: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
+        if len(self.times) != len(self.rows) + 1 or not self.rows:
+            raise ValueError(f"{len(self.rows)} rows need one time more than that; got {len(self.times)}")
+        falling = all(t > s for t, s in pairwise(self.times))
+        if not (falling and self.times[0] <= 1 and self.times[-1] == 0):
+            raise ValueError(f"the times of a table decrease from at most 1 to 0; got {self.times}")
+
+    def on(self, path: Path) -> Table:
+        """The same table, for this path alone.
+
+        >>> from solvers import Scales
+        >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+        >>> Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (1.0,)))).on(straight).rho
+        (1.0,)
+        """
+        return replace(self, rho=_rho(path, self.times))
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """Its own times; it has no other."""
+        return self.times
+
+    def init(self, problem: ReverseProcess, times: Tensor) -> History:
+        """Nothing evaluated yet.
+
+        Raises:
+            ValueError: another grid than its own.
+        """
+        if tuple(times.tolist()) != self.times:
+            raise ValueError("a table has its own times; leave out the grid")
+        found = _rho(problem.path, self.times) if self.rho else ()
+        for t, own, here in zip(self.times[1:], self.rho, found, strict=False):
+            if not math.isclose(own, here, rel_tol=1e-6):
+                raise ValueError(
+                    f"this table was made for another process: at t = {t:.4g} sigma / alpha is {here:.4g}, and was "
+                    f"{own:.4g}; make one for this process"
+                )
+        return History(0, ())
+
+    def step(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: History, noise: Noise
+    ) -> tuple[Tensor, Tensor, History]:
+        """One row."""
+        decay, weights = self.rows[state.number]
+        values = (problem.denoise(x, t), *state.values)
+        out = x * decay
+        for value, weight in zip(values, weights, strict=False):
+            out.add_(value, alpha=weight)
+        # As many as later rows use, and one that an error estimate may use.
+        longest = max((len(row.weights) - i for i, row in enumerate(self.rows[state.number + 1 :], 1)), default=0)
+        return out, s, History(state.number + 1, values[: max(longest, 1)])
+
+
+def _rho(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
+    """Sigma / alpha between the first and the last time."""
+    alpha, sigma = path(torch.tensor(times[1:-1], dtype=torch.float64))[:2]
+    return tuple((sigma / alpha).tolist())
