@@ -71,7 +71,8 @@ def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() 
 def test_every_option_reaches_the_run() -> None:
     options = {
         "steps": 3, "batch_size": 5, "lr": 0.01, "warmup": 1, "schedule": "constant",
-        "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "times": "uniform", "t_min": 0.001, "ema": 0.9,
+        "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "time_sampling": "uniform", "t_min": 0.001,
+        "ema": 0.9,
         "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3, "drop_label": 0.3,
         "precision": "bf16", "accumulate": 5, "tracker": "none", "snapshot_every": 2,
     }  # fmt: skip
@@ -82,7 +83,7 @@ def test_every_option_reaches_the_run() -> None:
     args = [f"--{k.replace('_', '-')}={v}" for k, v in {**options, **model}.items()]
     trained("--data", "rings", "--out", "here", *args)
     written = config("here")
-    options["learning_rate"] = options.pop("lr")
+    options["learning_rate"], options["times"] = options.pop("lr"), options.pop("time_sampling")
     assert written["train"] == {**options, "labels": False, "flip": False, "augment": 0.0, "ema_widths": []}
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
@@ -166,7 +167,7 @@ def test_a_run_is_repeated_by_the_file_it_keeps() -> None:
         "--ema-width",
         "0.1",
     ]
-    trained("--out", "one", *options, *TINY, "--times", "log-normal", "--seed", "3")
+    trained("--out", "one", *options, *TINY, "--time-sampling", "log-normal", "--seed", "3")
     trained("--config", "one/config.toml", "--out", "two")
     first, second = config("one"), config("two")
     assert first == second and first["train"]["ema"] == [0.9, 0.99]
