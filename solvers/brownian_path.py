@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.noise import BROWNIAN, INDEPENDENT, standard_normal
 
 
@@ -171,7 +172,7 @@ class BrownianPath:
             return self._increment_each(x, t, s)
         u, v = self._position(float(t)), self._position(float(s))
         if u == v or self.clock.variance(u) == self.clock.variance(v):
-            raise ValueError(
+            raise InputError(
                 f"no Brownian increment between t = {float(t):.3g} and {float(s):.3g}: the times are too close to "
                 "each other, or to an end of the path; use a grid with fewer or more even steps"
             )

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.problem import ReverseProcess
 
 
@@ -28,7 +29,7 @@ def ancestral_step(
         ratio = alpha_t * sigma_s / (alpha_s * sigma_t)
         fresh = eta**2 * (1 - ratio) * (1 + ratio)
     if fresh > 1:
-        raise ValueError(f"ancestral sampling takes eta up to 1 at any step size; got eta={eta}")
+        raise InputError(f"ancestral sampling takes eta up to 1 at any step size; got eta={eta}")
     kept = sigma_s * math.sqrt(1 - fresh) / sigma_t
     out = x0 * (alpha_s - kept * alpha_t) + x * kept
     return out if xi is None else out.add_(xi, alpha=sigma_s * math.sqrt(fresh))

@@ -25,7 +25,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.problem import Equation, Path, Problem
 
 # lambda(1) may be -inf, and log-snr and karras cannot space infinity: the second time is spaced from here.
@@ -140,24 +140,24 @@ def make_grid(grid: str | Tensor | Sequence[float], problem: Problem, steps: int
     """
     if isinstance(grid, str):
         if steps is None or steps < 1:
-            raise ValueError(f"steps is the number of grid intervals, at least 1; got {steps}")
+            raise InputError(f"steps is the number of grid intervals, at least 1; got {steps}")
         if isinstance(problem, Equation):
-            raise ValueError("an Equation has no noise levels to space a named grid by; pass the times as a tensor")
+            raise InputError("an Equation has no noise levels to space a named grid by; pass the times as a tensor")
         # A copy: the cached tensor must not be changed by a caller.
         return _named(grid, problem.path, steps).clone()
     times = torch.as_tensor(grid, dtype=torch.float64).cpu()
     if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"a grid is a list of at least 2 times; got shape {tuple(times.shape)}")
+        raise InputError(f"a grid is a list of at least 2 times; got shape {tuple(times.shape)}")
     if not bool(torch.isfinite(times).all()) or times.min() < 0 or times.max() > 1:
-        raise ValueError(f"grid times must lie in [0, 1]; got {times.min():.6g} to {times.max():.6g}")
+        raise InputError(f"grid times must lie in [0, 1]; got {times.min():.6g} to {times.max():.6g}")
     steps_of_grid = times.diff()
     if not (bool((steps_of_grid < 0).all()) or bool((steps_of_grid > 0).all())):
         wrong = steps_of_grid.sign() != (times[-1] - times[0]).sign()
         k = int(wrong.nonzero()[0])
-        raise ValueError(
+        raise InputError(
             "grid times must be strictly monotone, decreasing to generate or increasing to encode; "
             f"times {k} and {k + 1} are {times[k]:.6g} and {times[k + 1]:.6g}"
         )
     if steps is not None and steps != len(times) - 1:
-        raise ValueError(f"the grid has {len(times) - 1} steps, but steps={steps}; leave steps out")
+        raise InputError(f"the grid has {len(times) - 1} steps, but steps={steps}; leave steps out")
     return times

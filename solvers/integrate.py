@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from solvers.brownian_path import BrownianPath
+from solvers.errors import InputError, InputTypeError
 from solvers.grids import make_grid
 from solvers.noise import Noise, as_seeds
 from solvers.problem import Equation, KnownTimes, Problem, ReverseProcess
@@ -62,7 +63,7 @@ class NFEMeter:
         else:
             self.count = self.count.index_add(0, self.rows, torch.full_like(self.rows, self.cost))
         if out.shape != x.shape:
-            raise ValueError(
+            raise InputError(
                 f"the model must return the shape of its input: got {tuple(out.shape)} for x of {tuple(x.shape)}"
             )
         return out
@@ -286,7 +287,7 @@ def solve(
     solver = solver.suited(x.shape[1:])
     times = _times(problem, solver, nfe, steps, grid)
     if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
-        raise ValueError(
+        raise InputError(
             "a reverse process with noise runs towards the data, but the grid increases; encode with eta = 0"
         )
     noise = _noise(problem, range(len(x)) if seeds is None else seeds, times, len(x))
@@ -339,26 +340,26 @@ def _times(
 ) -> Tensor:
     """The grid that a budget, a number of steps or a given grid amounts to."""
     if nfe is not None and steps is not None:
-        raise ValueError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
+        raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
     for name, value in (("nfe", nfe), ("steps", steps)):
         if value is not None and not (isinstance(value, Integral) and value >= 1):
-            raise ValueError(f"{name} is a whole number, at least 1; got {value!r}")
+            raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
     named = isinstance(solver.grid if grid is None else grid, str)
     calls = None if nfe is None else nfe // problem.cost
     if solver.adaptive and named:
         if steps is not None:
-            raise ValueError(f"{type(solver).__name__} chooses its own steps; leave steps out, or give nfe as a cap")
+            raise InputError(f"{type(solver).__name__} chooses its own steps; leave steps out, or give nfe as a cap")
         steps = 2
     elif named and steps is None:
         if calls is None:
-            raise ValueError("give a budget: nfe=20, or steps=20")
+            raise InputError("give a budget: nfe=20, or steps=20")
         steps = solver.steps_for(calls)
     elif grid is None and calls is not None:
         steps = solver.steps_for(calls)
     times = make_grid(solver.grid if grid is None else grid, problem, steps)
     needed = solver.evaluations(len(times) - 1, _ends_at_data(problem, times))
     if calls is not None and needed > calls:
-        raise ValueError(
+        raise InputError(
             f"{len(times) - 1} steps of {type(solver).__name__} take {needed * problem.cost} evaluations, more than "
             f"nfe={nfe}; "
             "use fewer steps or a larger budget"
@@ -382,18 +383,18 @@ def _finite(x: Tensor) -> Tensor:
 
 def _check(problem: Problem, x: Tensor, solver: Solver) -> None:
     if not isinstance(problem, Equation | ReverseProcess):
-        raise TypeError(
+        raise InputTypeError(
             f"expected a ReverseProcess or an Equation, got {type(problem).__name__}; a model becomes one by "
             "sde.probability_flow(model) or sde.reverse(model)"
         )
     if not isinstance(problem, solver.needs):
         names = " or ".join(kind.__name__ for kind in solver.needs)
-        raise ValueError(f"{type(solver).__name__} integrates a {names}, not a {type(problem).__name__}")
+        raise InputError(f"{type(solver).__name__} integrates a {names}, not a {type(problem).__name__}")
     if problem.stochastic and not solver.stochastic:
         able = ", ".join(name for name, other in SOLVERS.items() if other.stochastic)
-        raise ValueError(
+        raise InputError(
             f"{type(solver).__name__} draws no noise, but the process has some; give it the probability-flow ODE "
             f"(eta = 0), or use a stochastic solver: {able}"
         )
     if not x.dtype.is_floating_point or x.ndim < 2:
-        raise ValueError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")
+        raise InputError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")

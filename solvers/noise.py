@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from solvers.errors import InputError
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -50,7 +52,7 @@ def as_seeds(seeds: Iterable[int] | Tensor, n: int) -> Tensor:
     """
     out = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds))
     if out.dtype.is_floating_point or out.dtype == torch.bool or out.shape != (n,):
-        raise ValueError(
+        raise InputError(
             f"seeds are one integer per sample: expected {n} of them, got shape {tuple(out.shape)} of "
             f"{out.dtype}; pass for example seeds=range({n})"
         )

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from solvers.errors import choose
+from solvers.errors import InputError, InputTypeError, NotFoundError, choose
 from solvers.registry import find
 from solvers.solver import Solver
 
@@ -31,10 +31,10 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     if not (colon and path_text.endswith(".py")) and not spec.endswith(".py"):
         return spec, find(spec)
     if spec.endswith(".py"):
-        raise ValueError(f"say which solver of the file: {spec}:Name")
+        raise InputError(f"say which solver of the file: {spec}:Name")
     path = Path(path_text)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; expected path/to/file.py:Name")
+        raise NotFoundError(f"there is no file {path}; expected path/to/file.py:Name")
     found = _contents(path)
     able = {
         key: value
@@ -43,19 +43,19 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     }
     if name not in found:
         if not able:
-            raise ValueError(f"{path} has no '{name}', and no Solver at all")
+            raise InputError(f"{path} has no '{name}', and no Solver at all")
         choose(name, able, f"solver in {path}")
     thing = found[name]
     if isinstance(thing, type) and issubclass(thing, Solver):
         try:
             thing = thing()
         except TypeError as error:
-            raise ValueError(
+            raise InputError(
                 f"{name} cannot be made without arguments ({error}); name an instance of it, "
                 f"such as 'mine = {name}(...)' and {path}:mine"
             ) from error
     if not isinstance(thing, Solver):
-        raise TypeError(f"{name} in {path} is a {type(thing).__name__}, not a solvers.Solver")
+        raise InputTypeError(f"{name} in {path} is a {type(thing).__name__}, not a solvers.Solver")
     return name, thing
 
 
@@ -65,11 +65,11 @@ def _contents(path: Path) -> dict[str, object]:
     label = f"_sdediff_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(label, path)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a Python file")
+        raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[label] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{path} does not run: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     return vars(module)

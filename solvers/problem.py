@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from solvers.brownian_path import TimeChange
+from solvers.errors import InputError
 
 
 class Scales(NamedTuple):
@@ -177,9 +178,9 @@ class ReverseProcess:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eta) and self.eta >= 0):
-            raise ValueError(f"eta is the noise level of the reverse process and must be >= 0; got {self.eta}")
+            raise InputError(f"eta is the noise level of the reverse process and must be >= 0; got {self.eta}")
         if self.cost < 1:
-            raise ValueError(f"cost is the number of network passes per call, at least 1; got {self.cost}")
+            raise InputError(f"cost is the number of network passes per call, at least 1; got {self.cost}")
 
     @property
     def stochastic(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from solvers.errors import choose
+from solvers.errors import InputTypeError, choose
 from solvers.solver import Solver
 
 SOLVERS: dict[str, Solver] = {}
@@ -21,5 +21,5 @@ def find(solver: str | Solver) -> Solver:
     if isinstance(solver, Solver):
         return solver
     if not isinstance(solver, str):
-        raise TypeError(f"solver must be a name in SOLVERS or a Solver; got {type(solver).__name__}")
+        raise InputTypeError(f"solver must be a name in SOLVERS or a Solver; got {type(solver).__name__}")
     return choose(solver, SOLVERS, "solver")

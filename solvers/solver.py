@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError, StateError
 from solvers.noise import Noise
 from solvers.problem import Equation, Path, ReverseProcess
 
@@ -48,7 +49,7 @@ def rms_of_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     return sum_of(weights, values).flatten(1).square().mean(1).sqrt().to(torch.float64)
 
 
-class BudgetSpentError(RuntimeError):
+class BudgetSpentError(StateError):
     """A network call would exceed the cap of a sample; raised at the call."""
 
 
@@ -136,7 +137,7 @@ class Solver(ABC):
         """
         least = self.evaluations(1, finish)
         if evaluations < least:
-            raise ValueError(
+            raise InputError(
                 f"a budget of {evaluations} evaluations is too small: {type(self).__name__} needs at least {least}"
             )
         low, high = 1, 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,8 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 # The same for solvers: single modules first, then the families, then what knows them all.
 SOLVER_LAYERS = [
-    {"errors", "noise", "denoiser"},
+    {"errors"},
+    {"noise", "denoiser"},
     {"brownian_path"},
     {"problem"},
     {"grids", "solver", "exact_step"},
@@ -188,3 +190,29 @@ def test_no_module_has_the_name_of_a_public_function(folder: Path) -> None:
     modules = {p.stem for p in folder.glob("*.py")} | {p.name for p in folder.iterdir() if p.is_dir()}
     functions = set().union(*(public_functions(p) for p in folder.glob("*.py")))
     assert modules & functions == set()
+
+
+# Of the builtins, these may be raised: OSError passes on what the system says of a file.
+PLAIN_RAISES = {"OSError", "NotImplementedError", "StopIteration", "KeyboardInterrupt", "SystemExit"}
+
+
+def plain_raises(source: str) -> list[str]:
+    """The builtin exceptions that a file raises, beside those it may."""
+    names = [
+        ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Raise) and node.exc is not None
+    ]
+    plain = {name for name in dir(builtins) if isinstance(getattr(builtins, name), type)}
+    return [name for name in names if name in plain - PLAIN_RAISES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_errors_for_users_are_those_of_the_package(path: Path) -> None:
+    """``solvers.errors`` has one for each builtin: InputError for ValueError, InputTypeError for TypeError, ..."""
+    assert plain_raises(path.read_text()) == []
+
+
+def test_a_plain_raise_is_seen() -> None:
+    assert plain_raises("def f():\n    raise ValueError('no')\n") == ["ValueError"]
+    assert plain_raises("raise InputError('no')\nraise OSError(1, 'no')\nraise error\nraise\n") == []

@@ -25,6 +25,7 @@ from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import Solver
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 MOST = 10_000  # samples of the data that distances are measured to
@@ -133,7 +134,7 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
     try:
         found = load_data(name, data_dir, labels=False)
         if found.shape != tuple(stored.model["shape"] or found.shape):
-            raise ValueError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
+            raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
     except (ValueError, OSError) as error:
         if data is not None:
             raise

@@ -1,9 +1,11 @@
-"""What goes wrong becomes one sentence on stderr and exit code 2, for every command, here."""
+"""How errors leave the program: one line and exit code 2 for those a user can mend, a traceback and 1 for a fault."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
+import traceback
 import warnings
 from typing import Any
 
@@ -12,7 +14,13 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-EXPECTED = (ValueError, TypeError, OSError, ArithmeticError, RuntimeError, ImportError)
+from solvers.errors import SdediffError
+
+EXPECTED = (SdediffError, OSError)
+REPORT = (
+    "this is a fault of sdediff, not of yours: please report it to the project, with the command, the lines above and "
+    "the output of sdediff --version"
+)
 
 
 def say(text: str, style: str) -> None:
@@ -34,11 +42,29 @@ class Guarded(TyperGroup):
             except KeyboardInterrupt:
                 say("stopped", "red")
                 raise typer.Exit(130) from None
-            except EXPECTED as error:
-                if os.environ.get("SDEDIFF_TRACEBACK", "0") not in ("", "0"):
+            except Exception as error:
+                if os.environ.get("SDEDIFF_TRACEBACK", "0") not in ("", "0") or _is_usage(error):
                     raise
-                say(f"error: {sentence(error)}", "red")
-                raise typer.Exit(2) from None
+                if isinstance(error, EXPECTED):
+                    say(f"error: {sentence(error)}", "red")
+                    raise typer.Exit(2) from None
+                if out_of_memory(error):
+                    say(f"error: out of memory: {sentence(error)}; a smaller --batch-size needs less", "red")
+                    raise typer.Exit(2) from None
+                traceback.print_exception(error)
+                say(f"error: {REPORT}", "red")
+                raise typer.Exit(1) from None
+
+
+def _is_usage(error: Exception) -> bool:
+    """Whether the parser of the command line prints the error itself."""
+    return hasattr(error, "exit_code") and hasattr(error, "format_message")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of the accelerator ran out."""
+    torch = sys.modules.get("torch")
+    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def sentence(error: BaseException) -> str:

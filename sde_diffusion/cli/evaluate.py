@@ -28,6 +28,7 @@ from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, samp
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
+from solvers.errors import InputError
 
 EXAMPLES = """
 \b
@@ -135,7 +136,7 @@ def evaluate(
     stored = model_of(source)
     limits = range_of(value_range)
     if stored and limits:
-        raise ValueError("--range says what black and white are in files of floats; samples of a model need none")
+        raise InputError("--range says what black and white are in files of floats; samples of a model need none")
     samples = None if stored or source is None else read_samples(source, limits)
     ways = [
         SamplingSettings(
@@ -147,7 +148,7 @@ def evaluate(
     ]
     what, data = find_reference(reference, split, data_dir, stored)
     if budget and (stored is None or data is None or len(ways) != 1):
-        raise ValueError("an error budget is of a model with one solver and one --nfe, and a reference that is no file")
+        raise InputError("an error budget is of a model with one solver and one --nfe, and a reference that is no file")
     if what is None:
         assert data is not None  # one of them is found
         name = features or default_features(data.shape)
@@ -215,12 +216,12 @@ def find_reference(
     if name is not None:
         return None, load_data(name, data_dir, split=split)
     if stored is None:
-        raise ValueError("samples from files need --reference: a data set, a path, or a file of --save-reference")
+        raise InputError("samples from files need --reference: a data set, a path, or a file of --save-reference")
     if not stored.data.get("name"):
-        raise ValueError("the model does not say what it was trained on; give --reference")
+        raise InputError("the model does not say what it was trained on; give --reference")
     data = load_data(stored.data["name"], data_dir, split=split)
     if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
-        raise ValueError(f"the data '{data.name}' is not what the model was trained on; give --reference")
+        raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
     return None, data
 
 
@@ -240,7 +241,7 @@ def range_of(text: str | None) -> tuple[float, float] | None:
     try:
         black, white = (float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"--range takes 2 numbers separated by commas, such as 0,1; got '{text}'") from None
+        raise InputError(f"--range takes 2 numbers separated by commas, such as 0,1; got '{text}'") from None
     return black, white
 
 

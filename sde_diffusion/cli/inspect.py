@@ -18,6 +18,7 @@ from sde_diffusion.report.pictures import save_grid, scatter
 from sde_diffusion.storage.atomic_folder import STATE
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model
+from solvers.errors import InputError, NotFoundError
 
 SHOWN = 64
 
@@ -63,9 +64,9 @@ def inspect(
         show(facts, as_json)
         return
     if picture is not None or data_dir is not None:
-        raise ValueError("--picture and --data-dir are for data sets; sdediff sample makes pictures of a model")
+        raise InputError("--picture and --data-dir are for data sets; sdediff sample makes pictures of a model")
     if run is not None and not run.exists() and str(run) != BUNDLED_NAME:
-        raise FileNotFoundError(f"no model and no data at {run}: expected a run, a checkpoint, or data as for train")
+        raise NotFoundError(f"no model and no data at {run}: expected a run, a checkpoint, or data as for train")
     stored = find_model(run)
     network = stored.model["network"]
     facts = {
@@ -120,7 +121,7 @@ def draw(data: Data, path: Path) -> None:
     elif data.shape == (2,):
         scatter(path, data.batch(slice(0, 5000)))
     else:
-        raise ValueError(f"there is no picture of {data.kind}s of shape {data.shape}")
+        raise InputError(f"there is no picture of {data.kind}s of shape {data.shape}")
 
 
 def words(value: Any) -> str:

@@ -19,6 +19,7 @@ from sde_diffusion.likelihood.report import headline, measure, plot_terms, table
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, require_new, to_json, write_file
 from sde_diffusion.storage.locate import find_model
+from solvers.errors import InputError
 
 EXAMPLES = """
 \b
@@ -89,7 +90,7 @@ def likelihood(
     stored = find_model(run)
     name = data or stored.data.get("name")
     if name is None:
-        raise ValueError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
+        raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
     samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
     with bar() as progress:
         report, bound = measure(

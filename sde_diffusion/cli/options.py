@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from solvers.errors import InputError
+
 RunArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -34,4 +36,4 @@ def whole_numbers(text: str, option: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise ValueError(f"{option} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
+        raise InputError(f"{option} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None

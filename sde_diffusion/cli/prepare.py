@@ -15,6 +15,7 @@ from sde_diffusion.cli.errors import say
 from sde_diffusion.data.images import CHANNELS
 from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
+from solvers.errors import InputError
 
 SHOWN = 5  # skipped images that are named
 
@@ -101,5 +102,5 @@ def size_of(text: str | None) -> tuple[int, int] | None:
         return None
     parts = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if parts is None:
-        raise ValueError(f"--size takes 64 or HEIGHTxWIDTH, such as 48x64; got '{text}'")
+        raise InputError(f"--size takes 64 or HEIGHTxWIDTH, such as 48x64; got '{text}'")
     return int(parts[1]), int(parts[2] or parts[1])

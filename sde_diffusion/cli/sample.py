@@ -25,6 +25,7 @@ from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import find_model, samples_folder, unused
 from solvers import GRIDS, SOLVERS
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 EXAMPLES = """
@@ -161,20 +162,20 @@ def sample(
         require_new(out)  # now, not after the work
     chosen = None
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options]):
-        raise ValueError(
+        raise InputError(
             f"--tolerance chooses the solver and its budget, for samples without a class; leave out {listed(clash)}"
         )
     if profile and record is not None:
-        raise ValueError(
+        raise InputError(
             "--profile is of samples that are drawn now; leave out --record, or name its solver and budget"
         )
     if profile and (clash := [k for k in ("label", "guidance") if k in options]):
-        raise ValueError(f"--profile is of samples without a class; leave out {listed(clash)}")
+        raise InputError(f"--profile is of samples without a class; leave out {listed(clash)}")
     if record is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
         if options:
-            raise ValueError(f"the record says how its samples are made; leave out {listed(options)}")
+            raise InputError(f"the record says how its samples are made; leave out {listed(options)}")
         old = sample_record.read_record(record)
         stored = find_model(run or old["checkpoint"]["path"])
         with bar() as progress:
@@ -265,7 +266,7 @@ def times_of(grid: str | None) -> str | list[float] | None:
     try:
         return [float(t) for t in grid.split(",")]
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"--grid takes a name or times separated by commas, such as 1,0.6,0.2,0; got '{grid}'"
         ) from None
 

@@ -26,6 +26,7 @@ from sde_diffusion.training.defaults import default_model, default_options
 from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 from sde_diffusion.training.training_run import train as run_training
+from solvers.errors import InputError
 
 EXAMPLES = """
 \b
@@ -198,7 +199,7 @@ def train(
     data, data_dir, out = data or file.get("data"), data_dir or file.get("data_dir"), out or file.get("out")
     rank, several = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")) > 1
     if several and out is None:
-        raise ValueError("several processes train together: say where the run is with --out")
+        raise InputError("several processes train together: say where the run is with --out")
     config, like, data_name = TrainConfig(), None, data or "digits"
     if resume:
         out, before = run_to_resume(out)

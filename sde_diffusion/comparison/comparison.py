@@ -24,6 +24,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, sample_batches, seeds_of
 from solvers import Solver
+from solvers.errors import InputError, NonFiniteError
 
 SHORTLIST = ("pf-ode", "unipc", "dpm++2m", "deis", "ddim", "sde")
 BUDGETS = (5, 10, 20)
@@ -120,7 +121,7 @@ def interval(difference: np.ndarray[Any, Any], draws: int = 2000) -> tuple[float
     True
     """
     if len(difference) < 2:
-        raise ValueError(f"an interval needs at least 2 samples; got {len(difference)}")
+        raise InputError(f"an interval needs at least 2 samples; got {len(difference)}")
     index = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
     low, high = np.quantile(difference[index].mean(1), [0.025, 0.975])
     return float(low), float(high)
@@ -166,16 +167,16 @@ def compare(
     ('pf-ode', False)
     """
     if not solvers or not budgets or min(budgets) < 1:
-        raise ValueError(
+        raise InputError(
             f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "
             f"nfe {list(budgets)}"
         )
     ways = {(name, nfe): _for(name, solver, nfe) for name, solver in solvers.items() for nfe in budgets}
     if model.shape is None:
-        raise ValueError("the model does not know the shape of a sample: set model.shape")
+        raise InputError("the model does not know the shape of a sample: set model.shape")
     paired = min(paired, n)
     if paired < 2:
-        raise ValueError(f"an interval needs at least 2 noises; got n={n}, of which {paired} are followed")
+        raise InputError(f"an interval needs at least 2 noises; got n={n}, of which {paired} are followed")
     model.eval()
     say = on_row or (lambda what: None)
     endpoints, reference_error = None, None
@@ -192,9 +193,9 @@ def compare(
         made = sample_batches(model, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size)
         rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
-        raise ValueError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")
+        raise InputError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")
     if all(row.note.startswith("not finite") for row in rows):
-        raise FloatingPointError("no solver gave finite samples: the model returns NaN or inf; check its weights")
+        raise NonFiniteError("no solver gave finite samples: the model returns NaN or inf; check its weights")
     return Comparison(rows, n, paired, seed, reference_error)
 
 
@@ -203,7 +204,7 @@ def _for(name: str, solver: Solver | Mapping[int, Solver], nfe: int) -> Solver:
     if isinstance(solver, Solver):
         return solver
     if nfe not in solver:
-        raise ValueError(f"'{name}' has solvers for {', '.join(map(str, solver))} evaluations, and none for {nfe}")
+        raise InputError(f"'{name}' has solvers for {', '.join(map(str, solver))} evaluations, and none for {nfe}")
     return solver[nfe]
 
 

@@ -26,6 +26,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, seeds_of
 from solvers import SOLVERS, Solver, solve
+from solvers.errors import InputError
 
 CANDIDATES = ("pf-ode", "unipc", "dpm++3m", "deis")
 LADDER = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 100, 128, 160, 200)
@@ -114,16 +115,16 @@ def choose_solver(
     (True, True)
     """
     if not (0 < tolerance < math.inf):
-        raise ValueError(f"a tolerance is a positive distance in units of a sample, such as 0.02; got {tolerance}")
+        raise InputError(f"a tolerance is a positive distance in units of a sample, such as 0.02; got {tolerance}")
     if n < 2:
-        raise ValueError(f"an error bound needs at least 2 noises; got {n}")
+        raise InputError(f"an error bound needs at least 2 noises; got {n}")
     if model.shape is None:
-        raise ValueError("the model does not know the shape of a sample: set model.shape")
+        raise InputError("the model does not know the shape of a sample: set model.shape")
     solvers = {name: SOLVERS[name] for name in CANDIDATES} if solvers is None else solvers
     for name, solver in solvers.items():
         if solver.stochastic or solver.adaptive:
             kind = "draws noise and has no error of this kind" if solver.stochastic else "chooses its own steps"
-            raise ValueError(f"a tolerance chooses the budget of a deterministic fixed-step solver; {name} {kind}")
+            raise InputError(f"a tolerance chooses the budget of a deterministic fixed-step solver; {name} {kind}")
     say = on_try or (lambda what: None)
     model.eval()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -153,11 +154,11 @@ def choose_solver(
         if bound <= tolerance:
             return Choice(name, nfe, tolerance, errors[nfe, name], bound, n, own, tried)
     if not tried:
-        raise ValueError(
+        raise InputError(
             f"no solver of {', '.join(solvers)} takes a budget of {', '.join(map(str, LADDER))} evaluations"
         )
     nearest = min(tried, key=lambda entry: entry[2])
-    raise ValueError(
+    raise InputError(
         f"no solver of {', '.join(solvers)} meets the tolerance {tolerance:g} with {LADDER[-1]} evaluations or fewer; "
         f"the nearest is {nearest[1]} with {nearest[0]}, at most {nearest[2]:.2g}. Ask for that, or choose rk45"
     )

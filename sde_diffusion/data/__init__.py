@@ -22,7 +22,7 @@ from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.files import load_path
 from sde_diffusion.data.published import load_cifar10, load_digits, load_mnist
 from sde_diffusion.data.toy import LAWS, load_toy
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 PUBLISHED = {"mnist": load_mnist, "cifar10": load_cifar10}
 NAMES = ("digits", *LAWS, *PUBLISHED)
@@ -71,11 +71,11 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> Data
         return load_toy(name, split)
     if name in PUBLISHED:
         if data_dir is None:
-            raise ValueError(f"{name} is read from files: say where they are with data_dir (--data-dir)")
+            raise InputError(f"{name} is read from files: say where they are with data_dir (--data-dir)")
         return PUBLISHED[name](Path(data_dir), split)
     path = Path(name).expanduser()
     if not (path.suffix or len(path.parts) > 1 or path.exists()):
         choose(name, dict.fromkeys(NAMES), "data set (or path)")
     if split != "train":
-        raise ValueError(f"{path} has no {split} split; load the held-out samples from a path of their own")
+        raise InputError(f"{path} has no {split} split; load the held-out samples from a path of their own")
     return load_path(path)

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from solvers.errors import InputError
+
 LABELS = 9
 
 
@@ -48,7 +50,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"the probability of an augmentation is in [0, 1]; got {self.probability}")
+            raise InputError(f"the probability of an augmentation is in [0, 1]; got {self.probability}")
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
         """What is done to each sample of a batch, (B, 10) float32: the flip, then the 9 numbers of the module.
@@ -93,7 +95,7 @@ class Augmentation:
         [3.0, 2.0, 1.0, 0.0]
         """
         if x.ndim != 4 or drawn.shape != (len(x), LABELS + 1):
-            raise ValueError(
+            raise InputError(
                 f"expected images (B, C, H, W) and (B, {LABELS + 1}) drawn numbers; got {tuple(x.shape)} and "
                 f"{tuple(drawn.shape)}"
             )

@@ -21,6 +21,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from solvers.errors import InputError, InputTypeError
+
 KINDS = ("image", "vector", "signal")
 CHUNK = 2**24  # values read at once
 SEEN = 2**23  # values that `describe` looks at: all of a small set, the beginning of a large one
@@ -57,24 +59,24 @@ class Data:
         """Refuse what no network could train on."""
         x, labels = self.x, self.labels
         if self.kind not in KINDS:
-            raise ValueError(f"{self.name}: unknown kind '{self.kind}'; choices: {', '.join(KINDS)}")
+            raise InputError(f"{self.name}: unknown kind '{self.kind}'; choices: {', '.join(KINDS)}")
         if x.dtype not in (torch.uint8, torch.float32) or (x.dtype == torch.uint8 and not self.is_image):
-            raise TypeError(f"{self.name}: {self.kind} data of {x.dtype}; expected float32, or uint8 for images")
+            raise InputTypeError(f"{self.name}: {self.kind} data of {x.dtype}; expected float32, or uint8 for images")
         if x.ndim < 2 or (self.is_image and x.ndim != 4):
             need = "(N, C, H, W)" if self.is_image else "(N, ...) of rank 2 or more"
-            raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}; expected {need}")
+            raise InputError(f"{self.name}: x has shape {tuple(x.shape)}; expected {need}")
         if x.numel() == 0:
-            raise ValueError(f"{self.name}: x has shape {tuple(x.shape)}: there is nothing in it")
+            raise InputError(f"{self.name}: x has shape {tuple(x.shape)}: there is nothing in it")
         if self.file is None and x.is_floating_point() and not (finite := x.isfinite()).all():
             bad = (~finite).nonzero()
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: {len(bad)} of {x.numel()} values are not finite, the first at index "
                 f"{tuple(bad[0].tolist())}; clean or drop those samples"
             )
         if labels is not None and labels.dtype != torch.int64:
-            raise TypeError(f"{self.name}: labels of {labels.dtype}; expected int64")
+            raise InputTypeError(f"{self.name}: labels of {labels.dtype}; expected int64")
         if labels is not None and (labels.shape != x.shape[:1] or int(labels.min()) < 0):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: labels of shape {tuple(labels.shape)}, smallest {labels.min()}; "
                 f"expected one per sample, ({len(x)},), from 0 up"
             )
@@ -169,7 +171,7 @@ def as_data(x: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, nam
     """
     values = real(x, f"{name}: the data")
     if values.ndim < 2:
-        raise ValueError(
+        raise InputError(
             f"{name}: an array of shape {values.shape}; expected (N, ...) of rank 2 or more, "
             "samples along the first axis"
         )
@@ -191,7 +193,7 @@ def channels_first(images: np.ndarray, name: str) -> np.ndarray:
             return images
         if images.shape[3] == channels:
             return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    raise ValueError(
+    raise InputError(
         f"{name}: bytes of shape {images.shape} are no images: neither axis 1 nor axis 3 has 1 to "
         "4 channels; give (N, H, W), (N, C, H, W) or (N, H, W, C), or floats for anything else"
     )
@@ -201,7 +203,7 @@ def as_labels(labels: ArrayLike | Tensor, name: str) -> Tensor:
     """Return whole numbers as int64 labels."""
     values = real(labels, f"{name}: the labels")
     if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up")
+        raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up")
     return torch.tensor(values.astype(np.int64))
 
 
@@ -213,7 +215,7 @@ def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
     try:
         array = np.asarray(x)
     except ValueError as error:  # nested lists of unequal lengths
-        raise ValueError(f"{what} does not form one array: samples of mixed shapes? ({error})") from None
+        raise InputError(f"{what} does not form one array: samples of mixed shapes? ({error})") from None
     if array.dtype == object or not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise TypeError(f"{what} is of type {array.dtype}; expected real numbers")
+        raise InputTypeError(f"{what} is of type {array.dtype}; expected real numbers")
     return array

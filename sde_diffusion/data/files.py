@@ -13,6 +13,7 @@ import torch
 from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.images import decode, describe, folder_classes, image_paths
 from sde_diffusion.data.prepared import NOTE, load_prepared
+from solvers.errors import InputError, NotFoundError
 
 
 def load_path(path: Path) -> Data:
@@ -27,9 +28,9 @@ def load_path(path: Path) -> Data:
     if path.is_dir():
         return load_folder(path)
     if not path.exists():
-        raise FileNotFoundError(f"no data at {path}: expected an .npy or .npz file or a folder of images")
+        raise NotFoundError(f"no data at {path}: expected an .npy or .npz file or a folder of images")
     if path.suffix not in (".npy", ".npz"):
-        raise ValueError(
+        raise InputError(
             f"{path} is no data file: expected .npy, .npz or a folder of images; parquet files are prepared first: "
             "sdediff prepare"
         )
@@ -49,7 +50,7 @@ def load_array(path: Path) -> Data:
     arrays = read_arrays(path)
     labels = arrays.pop("labels", None)
     if "x" not in arrays and len(arrays) != 1:
-        raise ValueError(f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')")
+        raise InputError(f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')")
     x = arrays["x"] if "x" in arrays else arrays.popitem()[1]
     return as_data(x, labels, name=str(path))
 
@@ -61,7 +62,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             content: Any = np.load(file, allow_pickle=False)
             return {"x": content} if isinstance(content, np.ndarray) else dict(content.items())
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"cannot read {path} as numbers: {error}") from None
+        raise InputError(f"cannot read {path} as numbers: {error}") from None
 
 
 def load_folder(root: Path) -> Data:
@@ -80,7 +81,7 @@ def load_folder(root: Path) -> Data:
     for k, path in enumerate(paths):
         image = first if k == 0 else read_image(path)
         if image.shape != first.shape:
-            raise ValueError(
+            raise InputError(
                 f"{path} is {describe(image)}, but {paths[0]} is {describe(first)}; all images of a "
                 "folder must have one size and mode; sdediff prepare makes them so"
             )

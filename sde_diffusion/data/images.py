@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from solvers.errors import InputError
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 BROKEN = (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError)
@@ -26,7 +28,7 @@ def image_paths(root: Path) -> list[Path]:
         if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(root).parts)
     )
     if not paths:
-        raise ValueError(f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}")
+        raise InputError(f"no images below {root}: expected files ending in {' '.join(sorted(SUFFIXES))}")
     return paths
 
 
@@ -67,13 +69,13 @@ def decode(
             kept = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
             wanted = mode or kept
             if kept not in CHANNELS:
-                raise ValueError(f"{name} has mode {image.mode}; convert it to 8 bits per channel first")
+                raise InputError(f"{name} has mode {image.mode}; convert it to 8 bits per channel first")
             image = image if image.mode == wanted else image.convert(wanted)
             if size is not None and image.size != size[::-1]:
                 image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
             found = np.asarray(image, np.uint8)
     except BROKEN as error:
-        raise ValueError(f"cannot read the image {name}: {error}") from None
+        raise InputError(f"cannot read the image {name}: {error}") from None
     return found.reshape(*found.shape[:2], -1)
 
 

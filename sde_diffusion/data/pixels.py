@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
+
 
 def to_uint8(x: Tensor) -> Tensor:
     """Return round((x + 1) * 127.5), clamped to 0..255, as uint8: the inverse of x / 127.5 - 1.
@@ -19,5 +21,5 @@ def to_uint8(x: Tensor) -> Tensor:
     tensor([  0, 128, 255, 255], dtype=torch.uint8)
     """
     if not (finite := x.isfinite()).all():
-        raise ValueError(f"{int((~finite).sum())} of {x.numel()} values are not finite: no bytes for them")
+        raise InputError(f"{int((~finite).sum())} of {x.numel()} values are not finite: no bytes for them")
     return ((x.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -16,7 +16,7 @@ from sde_diffusion.data.files import load_path
 from sde_diffusion.data.images import CHANNELS, decode, describe
 from sde_diffusion.data.prepared import write_prepared
 from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
-from solvers.errors import choose
+from solvers.errors import ExistsError, InputError, NotFoundError, choose
 
 _AHEAD = 64  # images decoded before they are asked for
 
@@ -58,9 +58,9 @@ def prepare(
     """
     target = Path(out)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise FileExistsError(f"{target} exists already; choose another folder with --out")
+        raise ExistsError(f"{target} exists already; choose another folder with --out")
     if size is not None and min(size) < 1:
-        raise ValueError(f"a size is at least 1 x 1; got {size[1]} x {size[0]}")
+        raise InputError(f"a size is at least 1 x 1; got {size[1]} x {size[0]}")
     if mode is not None:
         choose(mode, CHANNELS, "mode of images")
     found = _source(str(source), split, image_column, label_column)
@@ -83,7 +83,7 @@ def _source(name: str, split: str, image: str | None, label: str | None) -> Sour
         return hugging_face(name.removeprefix(HUB), split, image, label)
     path = Path(name).expanduser()
     if not path.exists():
-        raise FileNotFoundError(f"nothing to prepare at {path}: expected a folder of images, .npy, .npz or .parquet")
+        raise NotFoundError(f"nothing to prepare at {path}: expected a folder of images, .npy, .npz or .parquet")
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
         return parquet(path, image, label)
     return folder(path) if path.is_dir() else None
@@ -92,7 +92,7 @@ def _source(name: str, split: str, image: str | None, label: str | None) -> Sour
 def _arrays(path: Path, target: Path, size: tuple[int, int] | None, mode: str | None) -> Data:
     data = load_path(path)
     if size is not None or mode is not None:
-        raise ValueError(f"{path} is an array: --size and --mode are for image files")
+        raise InputError(f"{path} is an array: --size and --mode are for image files")
     labels = [None] * len(data) if data.labels is None else data.labels.tolist()
     samples = zip((x.numpy() for x in data.x), labels, strict=True)
     return write_prepared(target, samples, data.kind, {"source": str(path), "skipped": []})
@@ -135,14 +135,14 @@ def _decoded(
                     progress(done, source.count)
                 if isinstance(result, ValueError):
                     if skipped is None:
-                        raise ValueError(f"{result}; --skip-bad leaves such images out") from None
+                        raise InputError(f"{result}; --skip-bad leaves such images out") from None
                     skipped.append(str(result))
                     continue
                 image, name, label = result
                 if first is None:
                     first = name, image
                 elif image.shape != first[1].shape:
-                    raise ValueError(
+                    raise InputError(
                         f"{name} is {describe(image)}, but {first[0]} is {describe(first[1])}; make all alike with "
                         "--size HEIGHTxWIDTH and --mode L or RGB"
                     )

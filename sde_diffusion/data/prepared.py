@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from sde_diffusion.data.dataset import Data
+from solvers.errors import ExistsError, InputError
 
 NOTE = "prepared.json"
 KIND = "sdediff data"
@@ -46,7 +47,7 @@ def write_prepared(
         OSError: it could not be written; nothing is left behind.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists already; choose another folder with --out")
+        raise ExistsError(f"{folder} exists already; choose another folder with --out")
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -85,9 +86,9 @@ def load_prepared(folder: Path) -> Data:
     try:
         data = _map(folder, str(folder), note["data"])
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{folder} is not whole: {error}; prepare it again") from None
+        raise InputError(f"{folder} is not whole: {error}; prepare it again") from None
     if (len(data), list(data.shape), data.classes) != (note["samples"], note["shape"], note["classes"]):
-        raise ValueError(
+        raise InputError(
             f"{folder} is not whole: {NOTE} tells of {note['samples']} samples of shape {note['shape']}, the arrays "
             f"have {len(data)} of {list(data.shape)}; prepare it again"
         )
@@ -105,10 +106,10 @@ def read_note(folder: Path) -> dict[str, Any]:
     try:
         note = json.loads((folder / NOTE).read_bytes())
     except ValueError as error:
-        raise ValueError(f"{folder / NOTE} is torn: {error}; prepare the data again") from None
+        raise InputError(f"{folder / NOTE} is torn: {error}; prepare the data again") from None
     needed = {"data", "samples", "shape", "classes", "fingerprint"}
     if not isinstance(note, dict) or note.get("kind") != KIND or note.get("format") != FORMAT or needed - set(note):
-        raise ValueError(f"{folder / NOTE} was not written by this version of sdediff prepare; prepare the data again")
+        raise InputError(f"{folder / NOTE} was not written by this version of sdediff prepare; prepare the data again")
     return note
 
 
@@ -131,7 +132,7 @@ def _write_array(path: Path, samples: Iterable[tuple[np.ndarray[Any, Any], int |
             file.write(np.ascontiguousarray(x).tobytes())
             labels.append(label)
         if first is None:
-            raise ValueError("there is nothing to prepare: no sample could be read")
+            raise InputError("there is nothing to prepare: no sample could be read")
         file.seek(0)
         if _header(file, first, len(labels)) != size:
             raise OSError(f"the header of {path} has grown")

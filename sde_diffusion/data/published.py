@@ -23,6 +23,7 @@ from PIL import Image
 
 from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.files import read_arrays
+from solvers.errors import InputError, NotFoundError
 
 HELD_OUT = 297
 
@@ -58,14 +59,14 @@ def load_mnist(folder: Path, split: str) -> Data:
         arrays = read_arrays(folder / "mnist.npz")
         names = f"{split}_images", f"{split}_labels"
         if missing := [name for name in names if name not in arrays]:
-            raise ValueError(f"{folder / 'mnist.npz'} has no array {' or '.join(missing)}")
+            raise InputError(f"{folder / 'mnist.npz'} has no array {' or '.join(missing)}")
         return as_data(arrays[names[0]], arrays[names[1]], "mnist")
     prefix = "train" if split == "train" else "t10k"
     pair = []
     for stem in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
         found = [folder / name for name in (stem, f"{stem}.gz") if (folder / name).exists()]
         if not found:
-            raise FileNotFoundError(f"no MNIST in {folder}: expected mnist.npz, or {stem} or {stem}.gz")
+            raise NotFoundError(f"no MNIST in {folder}: expected mnist.npz, or {stem} or {stem}.gz")
         pair.append(read_idx(found[0]))
     return as_data(pair[0], pair[1], "mnist")
 
@@ -75,12 +76,12 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise ValueError(f"cannot unpack {path}: {error}") from None
+        raise InputError(f"cannot unpack {path}: {error}") from None
     rank = content[3] if content[:3] == b"\0\0\x08" else 0
     sizes = np.frombuffer(content[4 : 4 + 4 * rank], ">i4").tolist()
     values = np.frombuffer(content[4 + 4 * rank :], np.uint8)
     if rank == 0 or len(sizes) != rank or np.prod(sizes) != len(values):
-        raise ValueError(f"{path} is no IDX file of bytes: {len(content)} bytes, sizes {sizes}")
+        raise InputError(f"{path} is no IDX file of bytes: {len(content)} bytes, sizes {sizes}")
     return values.reshape(sizes)
 
 
@@ -103,7 +104,7 @@ def load_cifar10(folder: Path, split: str) -> Data:
         elif (folder / binary).exists():
             batches.append(read_records(folder / binary))
         else:
-            raise FileNotFoundError(f"no CIFAR-10 in {folder}: expected {packed} or {binary}")
+            raise NotFoundError(f"no CIFAR-10 in {folder}: expected {packed} or {binary}")
     images, labels = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
     return Data("cifar10", images, labels, "image")
 
@@ -116,7 +117,7 @@ def read_strips(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         strips = [np.asarray(Image.open(io.BytesIO(arrays[name].tobytes())).convert("RGB")) for name in sorted(arrays)]
         images = torch.tensor(np.concatenate(strips).reshape(len(labels), 32, 32, 3))
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is no file of labels and WebP strips: {error!r}") from None
+        raise InputError(f"{path} is no file of labels and WebP strips: {error!r}") from None
     return images.permute(0, 3, 1, 2).contiguous(), labels
 
 
@@ -124,6 +125,6 @@ def read_records(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images and labels of a binary file: per record a label and 3 x 32 x 32 bytes."""
     content = np.fromfile(path, np.uint8)
     if len(content) == 0 or len(content) % 3073:
-        raise ValueError(f"{path} has {len(content)} bytes; CIFAR-10 records have 3073 bytes each")
+        raise InputError(f"{path} has {len(content)} bytes; CIFAR-10 records have 3073 bytes each")
     records = torch.tensor(content.reshape(-1, 3073))
     return records[:, 1:].reshape(-1, 3, 32, 32).contiguous(), records[:, 0].long()

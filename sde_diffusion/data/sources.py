@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from sde_diffusion.data.images import folder_classes, image_paths
-from solvers.errors import choose
+from solvers.errors import InputError, MissingPackageError, choose
 
 HUB = "hf:"
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "images", "x"), ("label", "labels", "fine_label", "class", "y")
@@ -64,19 +64,19 @@ def parquet(path: Path, image: str | None = None, label: str | None = None) -> S
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise ImportError("parquet files need pyarrow: pip install 'sdediff[data]'") from None
+        raise MissingPackageError("parquet files need pyarrow: pip install 'sdediff[data]'") from None
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     try:
         readers = [pq.ParquetFile(file) for file in files]
         names = readers[0].schema_arrow.names
         column = _column(image, IMAGE_COLUMNS, names, str(path), "--image-column")
         if column is None:
-            raise ValueError(f"{path} has the columns {', '.join(names)}; say which holds the images: --image-column")
+            raise InputError(f"{path} has the columns {', '.join(names)}; say which holds the images: --image-column")
         labels = _column(label, LABEL_COLUMNS, names, str(path), "--label-column")
         # Places of the rows, not the rows: a group of rows is read when one of its images is asked for.
         places = [(f, g, r) for f, reader in enumerate(readers) for g, r in _groups(reader)]
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"cannot read {path} as parquet: {error}") from None
+        raise InputError(f"cannot read {path} as parquet: {error}") from None
     kept: dict[tuple[int, int], Any] = {}
 
     def get(k: int) -> tuple[bytes, str, int | None]:
@@ -89,7 +89,7 @@ def parquet(path: Path, image: str | None = None, label: str | None = None) -> S
         value = table[column][r].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise ValueError(
+            raise InputError(
                 f"cannot read the image {name}: '{column}' holds no encoded image but {type(value).__name__}"
             )
         return content, name, _whole(table[labels][r].as_py(), name) if labels else None
@@ -107,7 +107,7 @@ def hugging_face(name: str, split: str = "train", image: str | None = None, labe
     try:
         import datasets
     except ImportError:
-        raise ImportError("Hugging Face data sets need datasets: pip install 'sdediff[data]'") from None
+        raise MissingPackageError("Hugging Face data sets need datasets: pip install 'sdediff[data]'") from None
     if Path(name).is_dir() and ((Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file()):
         found = datasets.load_from_disk(name)
         found = choose(split, found, f"split of {name}") if isinstance(found, dict) else found
@@ -115,7 +115,7 @@ def hugging_face(name: str, split: str = "train", image: str | None = None, labe
         found = datasets.load_dataset(name, split=split)
     column = _column(image, IMAGE_COLUMNS, found.column_names, name, "--image-column")
     if column is None:
-        raise ValueError(f"{name} has the columns {', '.join(found.column_names)}; say which: --image-column")
+        raise InputError(f"{name} has the columns {', '.join(found.column_names)}; say which: --image-column")
     labels = _column(label, LABEL_COLUMNS, found.column_names, name, "--label-column")
     if isinstance(found.features[column], datasets.Image):
         found = found.cast_column(column, datasets.Image(decode=False))
@@ -144,5 +144,5 @@ def _column(asked: str | None, usual: tuple[str, ...], names: list[str], where: 
 
 def _whole(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"the label of {name} is {value!r}; expected a whole number from 0 up")
+        raise InputError(f"the label of {name} is {value!r}; expected a whole number from 0 up")
     return value

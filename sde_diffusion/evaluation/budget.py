@@ -39,6 +39,7 @@ from sde_diffusion.sampling.sampler import noise_for, usual_nfe
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import SDE
 from solvers import make_grid, solve
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 TERMS = ("discretisation", "truncation", "prior mismatch", "score error", "Monte-Carlo floor")
@@ -120,16 +121,16 @@ def last_time(model: ScoreModel, drawing: SamplingSettings) -> float:
     """
     solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
     if solver.adaptive:
-        raise ValueError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
+        raise InputError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
     if model.shape is None:
-        raise ValueError("the model does not know the shape of a sample")
+        raise InputError("the model does not know the shape of a sample")
     x1 = noise_for(model, model.shape, torch.zeros(1, dtype=torch.int64))
     nfe = usual_nfe(solver, drawing.nfe, drawing.steps, drawing.grid)
     process = model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta)
     with torch.no_grad():
         times = solve(process, x1, solver=solver, nfe=nfe, steps=drawing.steps, grid=drawing.grid).times
     if len(times) < 3:
-        raise ValueError("one evaluation goes from noise to data at once and has no time to truncate at; use more")
+        raise InputError("one evaluation goes from noise to data at once and has no time to truncate at; use more")
     return float(times[-2])
 
 
@@ -163,7 +164,7 @@ def error_budget(
         ValueError: an adaptive solver, data that is not of the reference, fewer samples than features.
     """
     if data.fingerprint != reference.data["fingerprint"]:
-        raise ValueError(f"the data '{data.name}' is not what the reference '{reference.data['name']}' was made of")
+        raise InputError(f"the data '{data.name}' is not what the reference '{reference.data['name']}' was made of")
     model = workers.model
     t_min = last_time(model, drawing)
     solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver

@@ -13,6 +13,7 @@ from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT, evaluate
 from sde_diffusion.evaluation.workers import Workers
 from sde_diffusion.sampling.settings import SamplingSettings
+from solvers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def plot(path: str | os.PathLike[str], points: Sequence[Point], figure: str) -> 
     from matplotlib.figure import Figure
 
     if missing := [p.solver for p in points if figure not in p.figures]:
-        raise ValueError(f"no figure '{figure}' for {', '.join(missing)}; there are {', '.join(points[0].figures)}")
+        raise InputError(f"no figure '{figure}' for {', '.join(missing)}; there are {', '.join(points[0].figures)}")
     canvas = Figure(figsize=(6.4, 4.8), layout="tight")
     FigureCanvasAgg(canvas)
     axes = canvas.add_subplot()

@@ -13,6 +13,7 @@ from sde_diffusion.data.files import load_path
 from sde_diffusion.evaluation.features.extractor import is_image
 from sde_diffusion.storage.atomic_folder import read_json
 from sde_diffusion.storage.sample_record import EARLIER, KIND, RECORD
+from solvers.errors import InputError
 
 JPEG = (".jpg", ".jpeg")
 _BEYOND, _FEW = 0.25, 0.01  # of the range, of the values: a sampler may overshoot, a wrong range is farther off
@@ -49,16 +50,16 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
     if value_range is None and _has_record(path):
         return data.x
     if value_range is None:
-        raise ValueError(
+        raise InputError(
             f"{path} has images of floats from {float(data.x.min()):.4g} to {float(data.x.max()):.4g}, and which "
             "values are black and white is not stated: give --range -1,1 or --range 0,1 (value_range), or save bytes"
         )
     low, high = value_range
     if not low < high:
-        raise ValueError(f"a range is the values of black and white, the smaller first; got {low:g}, {high:g}")
+        raise InputError(f"a range is the values of black and white, the smaller first; got {low:g}, {high:g}")
     x = 2 * (data.x - low) / (high - low) - 1
     if float((x.abs() > 1 + 2 * _BEYOND).double().mean()) > _FEW:
-        raise ValueError(
+        raise InputError(
             f"{path} has values from {float(data.x.min()):.4g} to {float(data.x.max()):.4g}, far outside the stated "
             f"range {low:g} to {high:g}"
         )

@@ -26,6 +26,7 @@ from sde_diffusion.data import Data
 from sde_diffusion.evaluation.features import Extractor, make_extractor
 from sde_diffusion.evaluation.metrics import Moments
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, pack, unpack, write_file
+from solvers.errors import InputError, NotFoundError
 
 KEEP = 5_000  # features that are kept for metrics that need more than mean and covariance
 _KEY, _KIND, _BATCH = "sdediff", "reference", 500
@@ -92,7 +93,7 @@ class FeatureStatistics:
         """
         for key, value in describe(extractor).items():
             if self.extractor[key] != value:
-                raise ValueError(
+                raise InputError(
                     f"the reference has features '{self.extractor['name']}' with {key} '{self.extractor[key]}', but "
                     f"the samples would get '{extractor.name}' with {key} '{value}': that compares nothing. "
                     "Use the features of the reference, or make the reference again"
@@ -105,7 +106,7 @@ class FeatureStatistics:
             ValueError: with both shapes.
         """
         if list(shape) != list(self.data["shape"]):
-            raise ValueError(
+            raise InputError(
                 f"samples of shape {tuple(shape)}, but the reference '{self.data['name']}' has samples of shape "
                 f"{tuple(self.data['shape'])}"
             )
@@ -129,7 +130,7 @@ class FeatureStatistics:
         """
         path = Path(path)
         if path.suffix != ".safetensors":
-            raise ValueError(f"a reference is a .safetensors file; got {path}")
+            raise InputError(f"a reference is a .safetensors file; got {path}")
         tensors = {"mean": self.moments.mean, "scatter": self.moments.scatter, "features": self.features}
         tensors |= {f"extractor.{name}": value for name, value in self.tensors.items()}
         record = {"format": FORMAT, "kind": _KIND, "n": self.moments.n, "data": dict(self.data)}
@@ -153,9 +154,7 @@ class FeatureStatistics:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"no reference at {path}: expected a .safetensors file; --save-reference writes one"
-            )
+            raise NotFoundError(f"no reference at {path}: expected a .safetensors file; --save-reference writes one")
         try:
             with safe_open(path, "pt") as file:
                 record = json.loads((file.metadata() or {}).get(_KEY, "{}"))
@@ -168,7 +167,7 @@ class FeatureStatistics:
             raise CheckpointError(f"{path} is damaged: its tensors are not those that were written")
         found = record["data"]
         if data is not None and data.fingerprint != found["fingerprint"]:
-            raise ValueError(
+            raise InputError(
                 f"{path} is of the data '{found['name']}' with fingerprint {found['fingerprint'][:12]}, not of "
                 f"'{data.name}' with {data.fingerprint[:12]}; make the reference again"
             )

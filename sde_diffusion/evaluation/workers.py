@@ -23,6 +23,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import check_status, noise_for, seeds_of, usual_nfe, whole_way
 from sde_diffusion.sampling.settings import SamplingSettings
 from solvers import solve
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 
@@ -47,7 +48,7 @@ def _make(
 ) -> _Part:
     """Samples start to start + size - 1 of a run; from noised x0 instead of the prior where it is given."""
     if model.shape is None:
-        raise ValueError("the model does not know the shape of a sample")
+        raise InputError("the model does not know the shape of a sample")
     solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
     seeds = seeds_of(drawing.seed, size, start)
     x1 = noise_for(model, model.shape, seeds)
@@ -97,7 +98,7 @@ class Workers:
     def __init__(self, model: ScoreModel, extractor: Extractor, processes: int = 1) -> None:
         parameter = next(model.parameters(), None)
         if processes < 1 or (processes > 1 and parameter is not None and parameter.device.type != "cpu"):
-            raise ValueError(f"expected 1 process or more, and 1 for a model on a GPU; got {processes}")
+            raise InputError(f"expected 1 process or more, and 1 for a model on a GPU; got {processes}")
         self.model, self.extractor, self.processes = model, extractor, processes
         self._pool: ProcessPoolExecutor | None = None
 
@@ -131,7 +132,7 @@ class Workers:
             ValueError, FloatingPointError: as ``sample``.
         """
         if n < 1 or drawing.batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1; got n={n}, batch_size={drawing.batch_size}")
+            raise InputError(f"n and batch_size must be at least 1; got n={n}, batch_size={drawing.batch_size}")
         size = drawing.batch_size
         starts = list(range(0, n, size))
         sizes = [min(size, n - start) for start in starts]

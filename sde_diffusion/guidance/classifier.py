@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde.base import per_sample
+from solvers.errors import InputError
 
 # alpha / sigma at which the gradient of a classifier stands for its limit at alpha = 0.
 _ALPHA = 1e-3
@@ -42,7 +43,7 @@ class ClassifierGuided(ScoreModel):
         self, model: ScoreModel, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float, name: str = "label"
     ) -> None:
         if not torch.isfinite(torch.tensor(scale)):
-            raise ValueError(f"the guidance scale is a finite number; got {scale}")
+            raise InputError(f"the guidance scale is a finite number; got {scale}")
         super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost)
         self.model = model
         self.log_prob = log_prob
@@ -58,7 +59,7 @@ class ClassifierGuided(ScoreModel):
             ValueError: the classifier's condition is missing.
         """
         if condition.get(self.name) is None:
-            raise ValueError(f"the classifier needs its condition: {self.name}=...")
+            raise InputError(f"the classifier needs its condition: {self.name}=...")
         y = condition.pop(self.name)
         output, extra = self.model.outputs(x, t, **condition)
         _, q = self._affine(t)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde.base import per_sample
+from solvers.errors import InputError
 
 Null = float | Tensor
 
@@ -41,7 +42,7 @@ def null_of(network: Any, name: str) -> float:
         return float("nan")
     classes = getattr(network, "settings", {}).get("classes")
     if classes is None:
-        raise ValueError(
+        raise InputError(
             "which label means 'no class' is known of networks built with classes=...; say it for others: "
             "null={'label': 10}"
         )
@@ -85,9 +86,9 @@ class Guided(ScoreModel):
         interval: tuple[float, float] | None = None,
     ) -> None:
         if not torch.isfinite(torch.tensor(scale)):
-            raise ValueError(f"the guidance scale is a finite number; got {scale}")
+            raise InputError(f"the guidance scale is a finite number; got {scale}")
         if interval is not None and not 0 <= interval[0] < interval[1]:
-            raise ValueError(f"a guidance interval is (low, high) in sigma / alpha, 0 <= low < high; got {interval}")
+            raise InputError(f"a guidance interval is (low, high) in sigma / alpha, 0 <= low < high; got {interval}")
         super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, 2 * model.cost)
         self.model = model
         self.scale = scale
@@ -102,7 +103,7 @@ class Guided(ScoreModel):
         """
         given = {name: value for name, value in condition.items() if value is not None}
         if not given:
-            raise ValueError("a guided model needs a condition, such as label=torch.full((n,), 3)")
+            raise InputError("a guided model needs a condition, such as label=torch.full((n,), 3)")
         both = {}
         for name, value in given.items():
             null = self.null[name] if name in self.null else null_of(self.network, name)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.noise import as_seeds, standard_normal
 
 # A stream of its own: dequantisation noise is independent of the probes of the same seed.
@@ -69,7 +70,7 @@ def dequantise(levels: Tensor, bins: int = 256, *, seeds: Iterable[int] | Tensor
     _check_bins(bins)
     y = levels.double()
     if levels.numel() and not bool(((y >= 0) & (y < bins) & (y == y.round())).all()):
-        raise ValueError(f"levels are whole numbers from 0 to {bins - 1}; got {y.min():.6g} to {y.max():.6g}")
+        raise InputError(f"levels are whole numbers from 0 to {bins - 1}; got {y.min():.6g} to {y.max():.6g}")
     seeds = as_seeds(range(len(levels)) if seeds is None else seeds, len(levels))
     # The distribution function of a normal number is uniform.
     u = torch.special.ndtr(standard_normal(seeds, levels.shape[1:], _DEQUANTISATION).double())
@@ -96,14 +97,14 @@ def bits_per_dim(nats: Any, bins: int = 256, scale: float | None = None, *, dim:
     _check_bins(bins)
     scale = level_range(bins) if scale is None else scale
     if not 0 < scale < math.inf:
-        raise ValueError(f"scale is the width of all levels together in units of x and must be positive; got {scale}")
+        raise InputError(f"scale is the width of all levels together in units of x and must be positive; got {scale}")
     dim = getattr(nats, "dim", None) if dim is None and not isinstance(nats, Tensor) else dim
     if dim is None or dim < 1:
-        raise ValueError("say how many values a sample has: bits_per_dim(nats, bins, scale, dim=784)")
+        raise InputError("say how many values a sample has: bits_per_dim(nats, bins, scale, dim=784)")
     values = torch.as_tensor(getattr(nats, "nats", nats)).double()
     return BitsPerDim(-(values / dim + math.log(scale / bins)) / math.log(2), bins, scale)
 
 
 def _check_bins(bins: int) -> None:
     if bins < 2:
-        raise ValueError(f"bins is the number of levels of one value, at least 2; got {bins}")
+        raise InputError(f"bins is the number of levels of one value, at least 2; got {bins}")

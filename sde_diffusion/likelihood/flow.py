@@ -37,7 +37,7 @@ from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Equation, Solver, find, solve
 from solvers.classical.coordinates import Angle
-from solvers.errors import choose
+from solvers.errors import InputError, InputTypeError, choose
 from solvers.noise import as_seeds
 
 TRACES = ("exact", "hutchinson")
@@ -247,17 +247,17 @@ def _check(
     choose(trace, dict.fromkeys(TRACES), "trace")
     check_data(model, x)
     if trace == "exact" and x[0].numel() > EXACT_LIMIT:
-        raise ValueError(
+        raise InputError(
             f"the exact trace of {x[0].numel()} values takes as many backward passes at every evaluation; the limit is "
             f"{EXACT_LIMIT}: use trace='hutchinson'"
         )
     if n_probes < 1:
-        raise ValueError(f"n_probes is a number of probes, at least 1; got {n_probes}")
+        raise InputError(f"n_probes is a number of probes, at least 1; got {n_probes}")
     if not 0 < tolerance < 1:
-        raise ValueError(f"tolerance lies between 0 and 1; got {tolerance}")
+        raise InputError(f"tolerance lies between 0 and 1; got {tolerance}")
     for value in (t_min, other_t_min):
         if value is not None and not 0 < value < 1:
-            raise ValueError(f"t_min is a time near the data, in (0, 1); at 0 there is no score. Got {value}")
+            raise InputError(f"t_min is a time near the data, in (0, 1); at 0 there is no score. Got {value}")
 
 
 def check_data(model: ScoreModel, x: Tensor) -> None:
@@ -268,12 +268,12 @@ def check_data(model: ScoreModel, x: Tensor) -> None:
         ValueError: another shape, no samples, or values that are not finite.
     """
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-        raise TypeError(f"x must be a floating point tensor; got {x.dtype if isinstance(x, Tensor) else type(x)}")
+        raise InputTypeError(f"x must be a floating point tensor; got {x.dtype if isinstance(x, Tensor) else type(x)}")
     if x.ndim < 2 or len(x) == 0 or (model.shape is not None and tuple(x.shape[1:]) != model.shape):
         expected = "(B, ...)" if model.shape is None else f"(B, {', '.join(map(str, model.shape))})"
-        raise ValueError(f"x must have shape {expected} with B >= 1; got {tuple(x.shape)}")
+        raise InputError(f"x must have shape {expected} with B >= 1; got {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
-        raise ValueError(f"{int((~x.isfinite()).sum())} of {x.numel()} values of x are not finite")
+        raise InputError(f"{int((~x.isfinite()).sum())} of {x.numel()} values of x are not finite")
 
 
 def _dtype(model: ScoreModel) -> torch.dtype:
@@ -285,7 +285,7 @@ def _method(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> Solve
     """The solver; one that is named and adaptive gets the tolerance, as far as the network's rounding allows."""
     method = find(solver)
     if method.stochastic:
-        raise ValueError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
+        raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
     if isinstance(solver, str) and method.adaptive:
         finest = max(tolerance, 10 * torch.finfo(dtype).eps)
         return replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
@@ -297,11 +297,11 @@ def _grid(method: Solver, steps: int | None, nfe: int | None, cost: int) -> list
     if method.adaptive:
         return [0.0, 1.0]
     if (steps is None) == (nfe is None):
-        raise ValueError(f"{type(method).__name__} takes fixed steps: say how many, steps=100 or nfe=100")
+        raise InputError(f"{type(method).__name__} takes fixed steps: say how many, steps=100 or nfe=100")
     if steps is None:
         steps = method.steps_for(int(nfe or 0) // cost, finish=False)
     if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+        raise InputError(f"steps must be at least 1; got {steps}")
     return torch.linspace(0, 1, steps + 1, dtype=torch.float64).tolist()
 
 

@@ -39,7 +39,7 @@ from sde_diffusion.likelihood.flow import check_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import seeds_of
 from sde_diffusion.sde import SDE
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.noise import standard_normal
 
 VARIANCES = ("large", "small")
@@ -215,7 +215,7 @@ def continuous_elbo(
     """
     _check(model, x, steps + 1, draws)
     if not 0 < t_min < 1:
-        raise ValueError(f"t_min is a time near the data, in (0, 1); got {t_min}")
+        raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     sde, seeds = model.sde, seeds_of(seed, len(x), first)
     alpha, sigma = sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
     first, last = torch.log1p((alpha / sigma) ** 2).tolist()
@@ -255,4 +255,4 @@ def _bound(prior: Tensor, terms: Tensor, times: Tensor, nfe: int, x: Tensor) -> 
 def _check(model: ScoreModel, x: Tensor, steps: int, draws: int) -> None:
     check_data(model, x)
     if steps < 2 or draws < 1:
-        raise ValueError(f"a bound takes at least 2 steps and 1 draw; got {steps} steps and {draws} draws")
+        raise InputError(f"a bound takes at least 2 steps and 1 draw; got {steps} steps and {draws} draws")

@@ -24,6 +24,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
+from solvers.errors import InputError
 
 
 def levels_of(x: Tensor) -> int:
@@ -47,7 +48,7 @@ def prepare(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
         ValueError: n is not between 1 and the size of the data.
     """
     if not 1 <= n <= len(data):
-        raise ValueError(f"{data.name} has {len(data)} samples; n must be from 1 to {len(data)}, got {n}")
+        raise InputError(f"{data.name} has {len(data)} samples; n must be from 1 to {len(data)}, got {n}")
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
     if data.x.dtype != torch.uint8:
         return data.batch(chosen).double(), None
@@ -82,7 +83,7 @@ def measure(
         ValueError: arguments that do not fit, see the message.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}")
+        raise InputError(f"batch_size must be at least 1; got {batch_size}")
     model = load(stored, device=str(device)).requires_grad_(False)
     x, bins = prepare(data, n, seed)
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
+from solvers.errors import InputError
 from solvers.noise import FORWARD, as_seeds, standard_normal
 
 
@@ -73,12 +74,12 @@ class GaussianMixture(ScoreModel):
     def __init__(self, means: Tensor, std: float, weights: Tensor | None = None, *, sde: SDE) -> None:
         means = torch.as_tensor(means)
         if means.ndim < 2 or not means.dtype.is_floating_point or not bool(means.isfinite().all()):
-            raise ValueError(f"means must be finite floats of shape (K, ...); got {means.dtype} {tuple(means.shape)}")
+            raise InputError(f"means must be finite floats of shape (K, ...); got {means.dtype} {tuple(means.shape)}")
         if not (math.isfinite(std) and std >= 0):
-            raise ValueError(f"std must be >= 0; got {std}")
+            raise InputError(f"std must be >= 0; got {std}")
         weights = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
         if weights.shape != (len(means),) or not bool((weights > 0).all()):
-            raise ValueError(f"weights must be {len(means)} positive numbers; got {weights}")
+            raise InputError(f"weights must be {len(means)} positive numbers; got {weights}")
         log_weights = (weights.double() / weights.double().sum()).log()
         super().__init__(_MixtureDenoiser(means, std, log_weights, sde), sde, "data", tuple(means.shape[1:]))
         self.means, self.std, self.weights = means, std, log_weights.exp()
@@ -167,7 +168,7 @@ class Gaussian(ScoreModel):
     def __init__(self, mean: Tensor, covariance: Tensor, *, sde: SDE) -> None:
         mean, covariance = torch.as_tensor(mean).double(), torch.as_tensor(covariance).double()
         if mean.ndim != 1 or covariance.shape not in ((len(mean),), (len(mean), len(mean))):
-            raise ValueError(
+            raise InputError(
                 f"expected mean (D,) and covariance (D,) or (D, D); got {tuple(mean.shape)} and "
                 f"{tuple(covariance.shape)}"
             )
@@ -175,10 +176,10 @@ class Gaussian(ScoreModel):
             variances, basis = covariance, torch.eye(len(mean), dtype=torch.float64)
         else:
             if not torch.allclose(covariance, covariance.T):
-                raise ValueError("the covariance must be symmetric")
+                raise InputError("the covariance must be symmetric")
             variances, basis = torch.linalg.eigh(covariance)
         if float(variances.min()) < -1e-9 * max(float(variances.max()), 1e-300):
-            raise ValueError(f"the covariance has a negative eigenvalue, {float(variances.min()):.3g}")
+            raise InputError(f"the covariance has a negative eigenvalue, {float(variances.min()):.3g}")
         network = _GaussianDenoiser(mean, basis, variances.clamp_min(0), sde)
         super().__init__(network, sde, "data", (len(mean),))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import DDPM
+from solvers.errors import InputError, InputTypeError
 
 
 class DiscreteModel(ScoreModel):
@@ -42,9 +43,9 @@ class DiscreteModel(ScoreModel):
     ) -> None:
         sde = DDPM() if sde is None else sde
         if not isinstance(sde, DDPM):
-            raise TypeError(f"a network of discrete steps needs a DDPM process; got {type(sde).__name__}")
+            raise InputTypeError(f"a network of discrete steps needs a DDPM process; got {type(sde).__name__}")
         if predicts == "edm":
-            raise ValueError("an 'edm' network is told c_noise, not the index of a step; use ScoreModel")
+            raise InputError("an 'edm' network is told c_noise, not the index of a step; use ScoreModel")
         super().__init__(network, sde, predicts, shape)
         self.rounded = rounded
         self.steps = sde

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.sde import SDE
 from sde_diffusion.sde.base import per_sample
-from solvers.errors import choose
+from solvers.errors import InputError, InputTypeError, choose
 
 PREDICTS = ("noise", "data", "velocity", "score", "edm")
 
@@ -60,9 +60,9 @@ class ScoreModel(nn.Module):
         super().__init__()
         self.predicts = choose(predicts, {p: p for p in PREDICTS}, "parametrization")
         if not isinstance(sde, SDE):
-            raise TypeError(f"sde must be an SDE such as VPSDE(); got {type(sde).__name__}")
+            raise InputTypeError(f"sde must be an SDE such as VPSDE(); got {type(sde).__name__}")
         if not sigma_data > 0:
-            raise ValueError(f"sigma_data is a standard deviation and must be positive; got {sigma_data}")
+            raise InputError(f"sigma_data is a standard deviation and must be positive; got {sigma_data}")
         self.network = network
         self.sde = sde
         self.shape = None if shape is None else tuple(shape)
@@ -90,7 +90,7 @@ class ScoreModel(nn.Module):
         if out.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
             first, second = out.chunk(2, dim=1)
             return first, second
-        raise ValueError(
+        raise InputError(
             f"the network must return the shape of its input: x is {tuple(x.shape)}, the output is "
             f"{tuple(out.shape)} (twice the channels are understood as a learned variance)"
         )
@@ -112,7 +112,7 @@ class ScoreModel(nn.Module):
             n2 = sigma**2 + (self.sigma_data * alpha) ** 2
             return self.sigma_data**2 * alpha / n2, sigma * self.sigma_data / torch.sqrt(n2)
         if self._pure_noise_at_1 and alpha.device.type == "cpu" and bool((alpha == 0).any()):
-            raise ValueError(
+            raise InputError(
                 f"x_0 cannot be found from the {self.predicts} where alpha(t) = 0 (t = 1 of "
                 f"{type(self.sde).__name__}); use predicts='velocity' or 'data', or a smaller t"
             )
@@ -125,7 +125,7 @@ class ScoreModel(nn.Module):
             ValueError: alpha(1) = 0 and the network predicts neither the velocity nor the data.
         """
         if self.predicts not in ("data", "velocity") and float(self.sde.marginal(1.0)[0]) == 0:
-            raise ValueError(
+            raise InputError(
                 f"{type(self.sde).__name__} has alpha(1) = 0: pure noise tells nothing of x_0, so a network that "
                 f"predicts '{self.predicts}' cannot start there; use predicts='velocity' or 'data'"
             )

@@ -33,7 +33,7 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP:
     >>> build("mpl", shape=(2,))
     Traceback (most recent call last):
     ...
-    ValueError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
+    solvers.errors.InputError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
     """
     return choose(name, NETWORKS, "network")(**settings)
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call, geometric_frequencies
 from sde_diffusion.networks.mlp import zero
+from solvers.errors import InputError
 
 
 def positions(sizes: Sequence[int], width: int) -> Tensor:
@@ -122,14 +123,14 @@ class DiT(nn.Module):
         }
         channels, *sizes = self.shape if len(self.shape) > 1 else (0,)
         if channels < 1 or min(sizes) < 1 or min(patch, width, depth, heads) < 1:
-            raise ValueError(
+            raise InputError(
                 f"a DiT works on samples (C, L), (C, H, W), ... with all its sizes from 1 up; got shape {self.shape}, "
                 f"patch {patch}, width {width}, depth {depth}, heads {heads}"
             )
         if any(size % patch for size in sizes):
-            raise ValueError(f"patches of side {patch} do not divide a sample of {' x '.join(map(str, sizes))}")
+            raise InputError(f"patches of side {patch} do not divide a sample of {' x '.join(map(str, sizes))}")
         if width % heads or width < 2 * len(sizes):
-            raise ValueError(f"a width of {width} cannot be shared by {heads} heads and {len(sizes)} axes")
+            raise InputError(f"a width of {width} cannot be shared by {heads} heads and {len(sizes)} axes")
         self.patch = patch
         self.leaves = channels * (2 if variance else 1)
         self.cells = [size // patch for size in sizes]

@@ -28,7 +28,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 
 def geometric_frequencies(count: int) -> Tensor:
@@ -86,7 +86,7 @@ class TimeEmbedding(nn.Module):
         """Build the layers."""
         super().__init__()
         if features < 2 or features % 2:
-            raise ValueError(f"a time embedding has an even number of features, not {features}")
+            raise InputError(f"a time embedding has an even number of features, not {features}")
         frequencies = choose(kind, EMBEDDINGS, "time embedding")(features // 2)
         self.register_buffer("frequencies", frequencies)
         self.kind = kind
@@ -129,9 +129,9 @@ class Condition(nn.Module):
         """Build the layers."""
         super().__init__()
         if classes is not None and classes < 1:
-            raise ValueError(f"classes is {classes}; give a number from 1 up, or None for no labels")
+            raise InputError(f"classes is {classes}; give a number from 1 up, or None for no labels")
         if context is not None and context < 1:
-            raise ValueError(f"context is {context}; give the length of the condition vector, or None for none")
+            raise InputError(f"context is {context}; give the length of the condition vector, or None for none")
         self.classes = classes
         self.time = nn.Sequential(
             TimeEmbedding(features, kind), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
@@ -150,18 +150,18 @@ class Condition(nn.Module):
                 free) outside 0..classes, contexts of another shape or for a network without.
         """
         if t.ndim != 1:
-            raise ValueError(f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)")
+            raise InputError(f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)")
         return self._add_label(self._add_context(self.time(t), context), t, label)
 
     def _add_context(self, vector: Tensor, context: Tensor | None) -> Tensor:
         if self.context is None:
             if context is not None:
-                raise ValueError("this network was built without a context; call it without one")
+                raise InputError("this network was built without a context; call it without one")
             return vector
         if context is None:
             return vector + self.no_context
         if context.shape != (len(vector), self.context.in_features):
-            raise ValueError(
+            raise InputError(
                 f"context has shape {tuple(context.shape)}; expected ({len(vector)}, {self.context.in_features}), "
                 "one vector per sample"
             )
@@ -172,19 +172,19 @@ class Condition(nn.Module):
     def _add_label(self, vector: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         if self.label is None or self.classes is None:
             if label is not None:
-                raise ValueError("this network was built without classes; call it without a label")
+                raise InputError("this network was built without classes; call it without a label")
             return vector
         if label is None:
             return vector + self.label.weight[self.classes]
         if label.shape != t.shape or label.dtype != torch.int64:
-            raise ValueError(
+            raise InputError(
                 f"label is {label.dtype} of shape {tuple(label.shape)}; "
                 f"expected int64 of shape {tuple(t.shape)}, one class per sample"
             )
         if label.device.type == "cpu" and not torch.compiler.is_compiling():
             low, high = (int(bound) for bound in label.aminmax()) if len(label) else (0, 0)
             if low < 0 or high > self.classes:
-                raise ValueError(
+                raise InputError(
                     f"labels run from {low} to {high}; this network has classes "
                     f"0 to {self.classes - 1}, and {self.classes} for no class"
                 )
@@ -201,10 +201,10 @@ def check_call(x: Tensor, t: Tensor, shape: tuple[int, ...]) -> None:
     >>> check_call(torch.zeros(2, 3), torch.zeros(2), (4,))
     Traceback (most recent call last):
     ...
-    ValueError: x has shape (2, 3); this network takes (B, 4)
+    solvers.errors.InputError: x has shape (2, 3); this network takes (B, 4)
     """
     if x.shape[1:] != shape:
         expected = ", ".join(str(size) for size in ("B", *shape))
-        raise ValueError(f"x has shape {tuple(x.shape)}; this network takes ({expected})")
+        raise InputError(f"x has shape {tuple(x.shape)}; this network takes ({expected})")
     if t.shape != x.shape[:1]:
-        raise ValueError(f"t has shape {tuple(t.shape)}; expected one time per sample, ({len(x)},)")
+        raise InputError(f"t has shape {tuple(t.shape)}; expected one time per sample, ({len(x)},)")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call
+from solvers.errors import InputError
 
 Layer = TypeVar("Layer", bound="nn.Linear | nn.modules.conv._ConvNd")
 
@@ -91,7 +92,7 @@ class MLP(nn.Module):
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
         if not self.shape or min(self.shape) < 1 or width < 2 or depth < 1:
-            raise ValueError(
+            raise InputError(
                 f"an MLP needs sizes from 1 up and a width from 2 up; got shape {self.shape}, "
                 f"width {width}, depth {depth}"
             )

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call
 from sde_diffusion.networks.mlp import zero
+from solvers.errors import InputError
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -74,7 +75,7 @@ class Attention(nn.Module):
         """Build the layers."""
         super().__init__()
         if heads < 1 or channels % heads:
-            raise ValueError(f"{channels} channels cannot be shared by {heads} attention heads")
+            raise InputError(f"{channels} channels cannot be shared by {heads} attention heads")
         self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = CONVOLUTIONS[axes](channels, 3 * channels, 1)
@@ -132,7 +133,7 @@ class UNet(nn.Module):
     >>> UNet((1, 10, 10), multipliers=(1, 2, 2))
     Traceback (most recent call last):
     ...
-    ValueError: 3 levels halve the sample 2 times, so its sizes must be divisible by 4; got 10 x 10
+    solvers.errors.InputError: 3 levels halve the sample 2 times, so its sizes must be divisible by 4; got 10 x 10
     """
 
     name: ClassVar[str] = "unet"
@@ -233,19 +234,19 @@ def check_sizes(
     [8, 4]
     """
     if len(shape) - 1 not in CONVOLUTIONS or min(shape) < 1:
-        raise ValueError(f"a U-Net works on (C, L), (C, H, W) or (C, D, H, W); got shape {shape}")
+        raise InputError(f"a U-Net works on (C, L), (C, H, W) or (C, D, H, W); got shape {shape}")
     if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
-        raise ValueError(
+        raise InputError(
             f"a U-Net needs channels, blocks and multipliers from 1 up; got channels {channels}, "
             f"blocks {blocks}, multipliers {tuple(multipliers)}"
         )
     halvings = len(multipliers) - 1
     if any(size % 2**halvings for size in shape[1:]):
-        raise ValueError(
+        raise InputError(
             f"{halvings + 1} levels halve the sample {halvings} times, so its sizes must be divisible "
             f"by {2**halvings}; got {' x '.join(map(str, shape[1:]))}"
         )
     heights = [shape[1] // 2**level for level in range(halvings + 1)]
     if unknown := sorted(set(attention) - set(heights)):
-        raise ValueError(f"attention at heights {unknown}, but the levels have heights {heights}")
+        raise InputError(f"attention at heights {unknown}, but the levels have heights {heights}")
     return heights

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sde_diffusion.data.pixels import to_uint8
+from solvers.errors import InputError
 
 VISIBLE = 64  # pixels: small images are enlarged until their longer side is about this
 
@@ -35,12 +36,12 @@ def image_grid(x: Tensor, *, columns: int | None = None, scale: int | None = Non
     (266, 200)
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; a grid shows images (B, 1 or 3, H, W)")
+        raise InputError(f"x has shape {tuple(x.shape)}; a grid shows images (B, 1 or 3, H, W)")
     count, channels, height, width = x.shape
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     scale = max(1, VISIBLE // max(height, width)) if scale is None else scale
     if columns < 1 or scale < 1 or gap < 0:
-        raise ValueError(f"columns {columns}, scale {scale}, gap {gap}: expected columns and scale from 1 up")
+        raise InputError(f"columns {columns}, scale {scale}, gap {gap}: expected columns and scale from 1 up")
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     pixels = to_uint8(x).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
@@ -84,7 +85,7 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
         if cloud is None:
             continue
         if cloud.ndim != 2 or cloud.shape[1] != 2 or not cloud.isfinite().all():
-            raise ValueError(f"expected finite points (B, 2); got shape {tuple(cloud.shape)}")
+            raise InputError(f"expected finite points (B, 2); got shape {tuple(cloud.shape)}")
         x, y = cloud.detach().double().cpu().numpy().T
         axes.scatter(x, y, s=3, color=colour, linewidths=0)
         if cloud is reference:  # a few samples far away must not squeeze the picture

@@ -18,7 +18,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import DDPM
 from sde_diffusion.sde.base import per_sample
 from sde_diffusion.sde.step_posterior import first_variance, learned_log_variance, posterior
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.noise import INDEPENDENT, as_seeds, standard_normal
 
 VARIANCES = ("small", "large", "learned")
@@ -53,7 +53,7 @@ def ancestral(
     """
     sde = model.sde
     if not isinstance(sde, DDPM):
-        raise ValueError(f"the chain has the steps of a DDPM process; this model is on {type(sde).__name__}")
+        raise InputError(f"the chain has the steps of a DDPM process; this model is on {type(sde).__name__}")
     choose(variance, dict.fromkeys(VARIANCES), "variance")
     keys = as_seeds(range(len(x)) if seeds is None else seeds, len(x))
     times = sde.grid(sde.steps if steps is None else steps)
@@ -69,7 +69,7 @@ def ancestral(
         if first is None:
             std = torch.sqrt(q.small if variance == "small" else q.large)
         elif extra is None:
-            raise ValueError("the network has no second half of channels, so it learned no variance; use 'small'")
+            raise InputError("the network has no second half of channels, so it learned no variance; use 'small'")
         else:
             std = torch.exp(learned_log_variance(q, first, extra) / 2)
         noise = standard_normal(keys, x.shape[1:], INDEPENDENT, k).to(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -18,5 +18,5 @@ def device_for(name: str) -> torch.device:
     choose(name, dict.fromkeys(DEVICES), "device")
     cuda = torch.cuda.is_available()
     if name == "cuda" and not cuda:
-        raise ValueError("device 'cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
+        raise InputError("device 'cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
     return torch.device("cuda" if cuda and name != "cpu" else "cpu")

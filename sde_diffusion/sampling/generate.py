@@ -23,6 +23,7 @@ from sde_diffusion.storage.sample_record import KIND, Samples
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import SOLVERS, Solution, Solver, Step
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 
@@ -158,13 +159,13 @@ def _conditional(
     """The model that is sampled, and the condition of each sample."""
     if labels is None:
         if guidance != 1:
-            raise ValueError(f"guidance {guidance} needs labels to guide to; name them: --label 3, or --label all")
+            raise InputError(f"guidance {guidance} needs labels to guide to; name them: --label 3, or --label all")
         return model, {}
     classes = getattr(model.network, "settings", {}).get("classes")
     if classes is None:
-        raise ValueError("the model was trained without labels and cannot take one; train with --labels")
+        raise InputError("the model was trained without labels and cannot take one; train with --labels")
     if not labels or not all(0 <= label < classes for label in labels):
-        raise ValueError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
+        raise InputError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
     label = torch.tensor(labels).repeat(-(-n // len(labels)))[:n]
     return (model if guidance == 1 else Guided(model, guidance)), {"label": label}
 
@@ -193,7 +194,7 @@ def redraw(
     """
     wanted = record["checkpoint"]
     if stored.sha256 != wanted["sha256"]:
-        raise ValueError(
+        raise InputError(
             f"the record was made with the weights {wanted['sha256']} ({wanted['path']}), but "
             f"{stored.path} has {stored.sha256}; give the model of the record: "
             "sdediff sample MODEL --record FILE"

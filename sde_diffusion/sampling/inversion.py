@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver, find, solve
+from solvers.errors import InputError, NonFiniteError
 from solvers.grids import time_at
 
 
@@ -135,20 +136,20 @@ def interpolate(a: Tensor, b: Tensor, weight: float | Sequence[float] | Tensor) 
     tensor([[2.1213, 2.1213]])
     """
     if a.shape != b.shape or a.ndim < 2:
-        raise ValueError(f"codes must have one shape (B, ...); got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise InputError(f"codes must have one shape (B, ...); got {tuple(a.shape)} and {tuple(b.shape)}")
     weights = torch.as_tensor(weight, dtype=torch.float64, device=a.device)
     if not bool(((weights >= 0) & (weights <= 1)).all()):
-        raise ValueError(f"weights of an interpolation lie in [0, 1]; got {weight}")
+        raise InputError(f"weights of an interpolation lie in [0, 1]; got {weight}")
     flat = [c.flatten(1).double() for c in (a, b)]
     norms = [c.norm(dim=1, keepdim=True) for c in flat]
     if not bool(((norms[0] > 0) & (norms[1] > 0)).all()):
-        raise ValueError("a code of norm 0 has no direction to interpolate")
+        raise InputError("a code of norm 0 has no direction to interpolate")
     u, v = (c / n for c, n in zip(flat, norms, strict=True))
     # The part of v orthogonal to u: stable for every angle, unlike the arc cosine of a scalar product near 1.
     across = v - (u * v).sum(1, keepdim=True) * u
     angle = torch.atan2(across.norm(dim=1, keepdim=True), (u * v).sum(1, keepdim=True))
     if bool((angle > torch.pi - 1e-6).any()):
-        raise ValueError("opposite codes have no shortest way between them; interpolate over a third one")
+        raise InputError("opposite codes have no shortest way between them; interpolate over a third one")
     across = across / across.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     w = weights.reshape(-1, 1, 1)
     out = (torch.cos(w * angle) * u + torch.sin(w * angle) * across) * ((1 - w) * norms[0] + w * norms[1])
@@ -168,18 +169,18 @@ def _run(
     condition: dict[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     if not 0 < t_min < 1:
-        raise ValueError(f"t_min is a time near the data, in (0, 1); got {t_min}")
+        raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
-        raise ValueError("data and codes are finite floating point tensors")
+        raise InputError("data and codes are finite floating point tensors")
     x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
     method = find(solver)
     if method.stochastic:
-        raise ValueError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
+        raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
     if isinstance(solver, str) and method.adaptive:
         finest = max(tolerance, 10 * torch.finfo(x.dtype).eps)
         method = replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
     if (steps is None) != method.adaptive:
-        raise ValueError(
+        raise InputError(
             f"{type(method).__name__} "
             + ("chooses its own steps: leave steps out" if steps else "needs steps=100, say")
         )
@@ -193,7 +194,7 @@ def _run(
     )
     lost = [k for k, status in enumerate(run.status) if status != "ok"]
     if lost:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"the flow of {len(lost)} of {len(x)} samples ended early, the first is sample {lost[0]} "
             f"({run.status[lost[0]]}); check the network there, or use a larger tolerance"
         )
@@ -203,7 +204,7 @@ def _run(
 def _angles(model: ScoreModel, t_min: float, steps: int) -> Tensor:
     """Times from t_min to 1 at equal steps of atan(sigma / alpha)."""
     if steps < 1:
-        raise ValueError(f"steps must be at least 1; got {steps}")
+        raise InputError(f"steps must be at least 1; got {steps}")
     alpha, sigma = model.sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
     first, last = torch.atan2(sigma, alpha).tolist()
     theta = torch.linspace(first, last, steps + 1, dtype=torch.float64)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import noise_for, seeds_of, usual_nfe, whole_way
 from solvers import Solver, find, solve
+from solvers.errors import InputError
 
 _BINS = 20
 
@@ -83,7 +84,7 @@ def error_profile(
     True
     """
     if model.shape is None:
-        raise ValueError("the model does not know the shape of a sample")
+        raise InputError("the model does not know the shape of a sample")
     solver = find(solver)
     seeds = seeds_of(seed, n)
     with torch.no_grad():
@@ -98,7 +99,7 @@ def error_profile(
             errors=True,
         )
     if run.errors is None or not bool(run.errors.error.isfinite().any()):
-        raise ValueError(
+        raise InputError(
             f"{type(solver).__name__} has no error estimate in this run; embedded and multistep solvers have one "
             "(pf-ode, unipc, dpm++2m, dpm++3m, rk23, rk45, ...), with at least 4 steps"
         )

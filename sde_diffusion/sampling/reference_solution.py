@@ -23,6 +23,7 @@ from torch import Tensor
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers import solve
+from solvers.errors import InputError, NonFiniteError
 from solvers.exponential.adams import ExponentialAdams
 
 # The range of rho. What is left below the end is a jump with an error of rho^2.
@@ -58,7 +59,7 @@ def converged(
     True
     """
     if steps < 4:
-        raise ValueError(f"a converged flow takes at least 4 steps; got {steps}")
+        raise InputError(f"a converged flow takes at least 4 steps; got {steps}")
     precise = copy.deepcopy(model).double().eval()
     given = {k: v.double() if v.is_floating_point() else v for k, v in condition.items()}
     parts = [slice(first, first + batch_size) for first in range(0, len(x1), batch_size)]
@@ -68,7 +69,7 @@ def converged(
     )
     lost = int((~fine.isfinite().flatten(1).all(1)).sum())
     if lost:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"the probability flow of the model is not finite for {lost} of {len(x1)} samples: the model returns NaN "
             "or inf on the way; check its weights"
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solution, Solver, Step, find, solve
+from solvers.errors import InputError, NonFiniteError
 
 _SEED_STRIDE = 2**32
 
@@ -30,7 +31,7 @@ def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
     tensor([0, 1, 2])
     """
     if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
+        raise InputError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
     return seed * _SEED_STRIDE + torch.arange(start, start + n)
 
 
@@ -54,13 +55,13 @@ def whole_way(grid: Grid) -> Grid:
     >>> whole_way([1.0, 0.5])
     Traceback (most recent call last):
     ...
-    ValueError: samples start from noise at t = 1 and end as data at t = 0; this grid goes from 1 to 0.5. ...
+    solvers.errors.InputError: samples start from noise at t = 1 and end as data at t = 0; this grid goes ...
     """
     if grid is not None and not isinstance(grid, str) and len(grid) > 0:
         first, last = float(grid[0]), float(grid[-1])
         inside = min(first, last) >= 0 and max(first, last) <= 1  # what is not has a sentence of its own
         if inside and (first, last) != (1.0, 0.0):
-            raise ValueError(
+            raise InputError(
                 f"samples start from noise at t = 1 and end as data at t = 0; this grid goes from {first:g} to "
                 f"{last:g}. For a part of the way, or the way back, see solvers.solve and sde_diffusion.encode"
             )
@@ -96,12 +97,12 @@ def sample_batches(
     """
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
-        raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
+        raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")
     if n < 1 or batch_size < 1:
-        raise ValueError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
+        raise InputError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
     for name, value in condition.items():
         if len(value) != n:
-            raise ValueError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
+            raise InputError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
     solver = find(solver)
     nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid)
     eta = float(solver.stochastic) if eta is None else eta
@@ -194,7 +195,7 @@ def check_status(part: Solution, start: int = 0) -> None:
     status = part.status
     lost = [k for k, name in enumerate(status) if name == "non_finite"]
     if lost:
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"{len(lost)} of {len(status)} samples are not finite; the first is sample {start + lost[0]}, lost "
             f"before t = {float(part.failed_at[lost[0]]):.4g}. Check the network there, or use more evaluations"
         )

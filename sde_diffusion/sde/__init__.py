@@ -19,7 +19,7 @@ from sde_diffusion.sde.ddpm import DDPM
 from sde_diffusion.sde.flow import Flow
 from sde_diffusion.sde.ve import EDM, VESDE
 from sde_diffusion.sde.vp import VPSDE, CosineVPSDE, SubVPSDE
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 __all__ = [
     "DDPM",
@@ -67,7 +67,7 @@ def sde_name(sde: SDE) -> str:
     for name, kind in SDES.items():
         if type(sde) is kind:
             return name
-    raise ValueError(
+    raise InputError(
         f"{type(sde).__name__} is not in SDES, so a checkpoint could not name it; register it: "
         f"sde_diffusion.sde.SDES['my-sde'] = {type(sde).__name__}"
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from solvers.denoiser import Denoiser
+from solvers.errors import InputError
 from solvers.noise import PRIOR, as_seeds, standard_normal
 from solvers.problem import ReverseProcess, Scales
 
@@ -26,7 +27,7 @@ def as_times(t: float | Tensor) -> Tensor:
     if t.device.type == "cpu" and t.numel() > 0:
         low, high = (float(end) for end in t.aminmax())
         if not (low >= 0 and high <= 1):
-            raise ValueError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {low:.6g} to {high:.6g}")
+            raise InputError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {low:.6g} to {high:.6g}")
     return t
 
 
@@ -198,7 +199,7 @@ class SDE(ABC):
             ValueError: the model belongs to another path, or predicts noise where alpha(1) = 0.
         """
         if model.sde != self:
-            raise ValueError(f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)")
+            raise InputError(f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)")
         model.check_defined_at_pure_noise()
         return ReverseProcess(model.denoise, self, eta, cost=model.cost, condition=condition)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde.base import SDE, as_times
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 
 def linear_betas(steps: int) -> Tensor:
@@ -72,13 +72,13 @@ class DDPM(SDE):
             object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
             object.__setattr__(self, "steps", len(self.betas))
         if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps is the number T of betas, at least 1; got {self.steps!r}")
+            raise InputError(f"steps is the number T of betas, at least 1; got {self.steps!r}")
         choose(self.schedule, SCHEDULES, "beta schedule")
         betas = self.beta_i()
         wrong = ~((betas > 0) & (betas < 1))
         if bool(wrong.any()):
             k = int(wrong.nonzero()[0])
-            raise ValueError(
+            raise InputError(
                 f"every beta lies in (0, 1); beta_{k + 1} of {self.steps} is {float(betas[k]):.6g}"
                 + ("" if self.betas else f": the {self.schedule} schedule needs more steps")
             )
@@ -113,7 +113,7 @@ class DDPM(SDE):
         tensor([1.0000, 0.8000, 0.5000, 0.2000, 0.0000], dtype=torch.float64)
         """
         if not 1 <= steps <= self.steps:
-            raise ValueError(f"a grid of a process of {self.steps} steps has 1 to {self.steps} of them; got {steps}")
+            raise InputError(f"a grid of a process of {self.steps} steps has 1 to {self.steps} of them; got {steps}")
         return torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round() / self.steps
 
     def _log_alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sde_diffusion.sde import DDPM, SDE
 from sde_diffusion.sde.base import per_sample
+from solvers.errors import InputError
 
 
 class Posterior(NamedTuple):
@@ -67,6 +68,6 @@ def learned_log_variance(q: Posterior, first: Tensor, output: Tensor) -> Tensor:
 def first_variance(sde: DDPM) -> Tensor:
     """beta~ of the second step, which stands in for the 0 of the first (Nichol & Dhariwal 2021, section 3.1)."""
     if sde.steps < 2:
-        raise ValueError("a learned variance needs a process of at least 2 steps")
+        raise InputError("a learned variance needs a process of at least 2 steps")
     i = torch.tensor([2.0, 1.0], dtype=torch.float64) / sde.steps
     return posterior(sde, i[0], i[1]).small

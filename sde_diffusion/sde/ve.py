@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde.base import SDE
+from solvers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class VESDE(SDE):
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"expected 0 < sigma_min < sigma_max; got sigma_min={self.sigma_min}, sigma_max={self.sigma_max}"
             )
 
@@ -66,7 +67,7 @@ class EDM(SDE):
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma_max < math.inf:
-            raise ValueError(f"sigma_max must be positive; got {self.sigma_max}")
+            raise InputError(f"sigma_max must be positive; got {self.sigma_max}")
 
     def alpha(self, t: Tensor) -> Tensor:
         """1."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde.base import SDE, as_times
+from solvers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class _LinearBeta(SDE):
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta_min <= self.beta_max < math.inf or self.beta_max == 0:
-            raise ValueError(
+            raise InputError(
                 f"expected 0 <= beta_min <= beta_max, beta_max > 0; got beta_min={self.beta_min}, "
                 f"beta_max={self.beta_max}"
             )
@@ -104,7 +105,7 @@ class CosineVPSDE(SDE):
 
     def __post_init__(self) -> None:
         if not 0 <= self.s < 1:
-            raise ValueError(f"the offset s of the cosine schedule lies in [0, 1); got {self.s}")
+            raise InputError(f"the offset s of the cosine schedule lies in [0, 1); got {self.s}")
 
     @property
     def _rate(self) -> float:

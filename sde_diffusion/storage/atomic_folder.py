@@ -20,11 +20,13 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from solvers.errors import ExistsError, InputError, InputTypeError
+
 FORMAT = 1
 STATE = "state.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used: torn, foreign, or of another version."""
 
 
@@ -36,7 +38,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
     """
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"the state '{name}' is a {type(value).__name__}; only tensors can be saved")
+            raise InputTypeError(f"the state '{name}' is a {type(value).__name__}; only tensors can be saved")
     # Copies, because safetensors refuses tied weights; loading ties them again.
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     return safetensors.torch.save(own, metadata)
@@ -207,4 +209,4 @@ def _remove(path: Path) -> None:
 def require_new(folder: Path) -> None:
     """Refuse a folder with something in it: what is there is never overwritten."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists already; choose another folder with --out")
+        raise ExistsError(f"{folder} exists already; choose another folder with --out")

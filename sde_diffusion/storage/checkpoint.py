@@ -34,7 +34,7 @@ from sde_diffusion.storage.atomic_folder import (
     write_file,
 )
 from sde_diffusion.storage.run_folder import newest_checkpoint
-from solvers.errors import choose
+from solvers.errors import InputError, NotFoundError, choose
 
 _KEY = "sdediff"
 
@@ -103,7 +103,7 @@ def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) ->
     try:
         entry = description["network"]
         if network is None and entry["name"] is None:
-            raise ValueError(
+            raise InputError(
                 f"this model has a network of your own, {entry['class']}; pass it: load(path, network=...)"
             )
         shape = description["shape"]
@@ -127,9 +127,7 @@ def find(path: str | os.PathLike[str]) -> StoredModel:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file"
-        )
+        raise NotFoundError(f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file")
     if path.is_file():
         return _find_export(path)
     if (path / "checkpoints").is_dir():
@@ -221,7 +219,7 @@ def export(
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"an exported model ends in .safetensors; got {path}")
+        raise InputError(f"an exported model ends in .safetensors; got {path}")
     entry = {"format": FORMAT, "model": describe(model), "data": dict(data or {}), "step": step}
     write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}))
     if provenance is not None:

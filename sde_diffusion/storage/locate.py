@@ -10,6 +10,7 @@ from typing import Any
 from sde_diffusion.storage.atomic_folder import read_json
 from sde_diffusion.storage.checkpoint import StoredModel, find
 from sde_diffusion.storage.run_folder import latest_run
+from solvers.errors import NotFoundError
 
 RUNS = Path("runs")
 BUNDLED = Path(__file__).parent.parent / "pretrained" / "digits.safetensors"
@@ -48,9 +49,9 @@ def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, dic
     """
     run = latest_run(RUNS) if path is None else Path(path)
     if run is None:
-        raise FileNotFoundError(f"nothing to resume: no run in {RUNS}/; start one: sdediff train")
+        raise NotFoundError(f"nothing to resume: no run in {RUNS}/; start one: sdediff train")
     if not (run / "config.json").is_file():
-        raise FileNotFoundError(f"nothing to resume at {run}: there is no config.json")
+        raise NotFoundError(f"nothing to resume at {run}: there is no config.json")
     return run, read_json(run / "config.json")
 
 
@@ -65,7 +66,7 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
         return find(path)
     run = None if path is not None else latest_run(RUNS)
     if run is None and not BUNDLED.is_file():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"no run in {RUNS}/ and no bundled model at {BUNDLED}; train one first: sdediff train --sde vp"
         )
     return find(BUNDLED if run is None else run)

@@ -37,6 +37,7 @@ from sde_diffusion.storage.atomic_folder import (
     write_file,
     write_folder,
 )
+from solvers.errors import ExistsError, NotFoundError, StateError
 
 try:
     import fcntl
@@ -101,7 +102,7 @@ def run_config(out: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(out)
     if not (path / "config.json").is_file():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
         )
     return read_json(path / "config.json")
@@ -125,7 +126,7 @@ class Run:
                 fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._metrics.close()
-                raise RuntimeError(
+                raise StateError(
                     f"another process is training in {path}; wait for it, or choose another folder"
                 ) from None
 
@@ -146,7 +147,7 @@ class Run:
         """
         path = Path(out)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise FileExistsError(
+            raise ExistsError(
                 f"{path} exists already; continue it with resume=True (--resume), or choose "
                 "another folder with out= (--out)"
             )

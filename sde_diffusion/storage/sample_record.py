@@ -27,6 +27,7 @@ from sde_diffusion.data import load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.report.pictures import save_grid, scatter
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, require_new, to_json, write_file
+from solvers.errors import NotFoundError
 
 KIND = "sdediff samples"
 RECORD = "samples.json"
@@ -82,7 +83,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no record at {path}: expected the {RECORD} of a set of samples")
+        raise NotFoundError(f"no record at {path}: expected the {RECORD} of a set of samples")
     record = read_json(path)
     needed = ("checkpoint", "n", "seed", "solver", "grid", "eta", "nfe", "batch_size", "machine")
     missing = [key for key in (*needed, "x") if key not in record]

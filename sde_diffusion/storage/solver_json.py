@@ -15,7 +15,7 @@ from typing import Any
 
 from solvers import SOLVERS, Solver
 from solvers.classical.butcher_tableaus import PAIRS, Pair
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -55,14 +55,14 @@ def restore(description: dict[str, Any], known: Iterable[Solver] = ()) -> Solver
     try:
         return replace(start, **{k: _decode(v) for k, v in description["settings"].items()})
     except TypeError as error:
-        raise ValueError(f"this version of sdediff has no such solver: {error}") from None
+        raise InputError(f"this version of sdediff has no such solver: {error}") from None
 
 
 def _encode(value: Any) -> Any:
     if isinstance(value, Pair):
         names = {pair: name for name, pair in PAIRS.items()}
         if value not in names:
-            raise ValueError(f"the pair '{value.name}' is not in PAIRS, so no file can name it")
+            raise InputError(f"the pair '{value.name}' is not in PAIRS, so no file can name it")
         return {"pair": names[value]}
     if is_dataclass(value):
         return describe(value)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_js
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.solver_json import describe, restore
 from solvers import Solver
+from solvers.errors import InputError, NotFoundError
 
 KIND = "sdediff tuned solver"
 NAME = "tuned"
@@ -73,7 +74,7 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
+        raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
     content = read_json(path)
     if content.get("kind") != KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
@@ -84,9 +85,9 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
             f"{stored.path} --nfe {nfe}"
         )
     if content["nfe"] != nfe:
-        raise ValueError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
+        raise InputError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
     if content["model"]["sha256"] != stored.sha256:
-        raise ValueError(
+        raise InputError(
             f"{path} is made for the weights {content['model']['sha256'][:12]} (step {content['model']['step']}), and "
             f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.path} "
             f"--nfe {nfe}"
@@ -108,7 +109,7 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
         names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
         budgets = sorted(int(n[4:-5]) for n in names if re.fullmatch(r"nfe-\d+\.json", n))
         if len(budgets) > 1:
-            raise ValueError(
+            raise InputError(
                 f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
             )
         nfe = budgets[0] if budgets else 8

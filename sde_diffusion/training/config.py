@@ -10,7 +10,7 @@ from typing import Any
 from sde_diffusion.training.ema import LARGEST_WIDTH
 from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
-from solvers.errors import choose
+from solvers.errors import InputError, InputTypeError, choose
 
 
 def constant(progress: float) -> float:
@@ -77,7 +77,7 @@ class TrainConfig:
     >>> TrainConfig(steps=0)
     Traceback (most recent call last):
     ...
-    ValueError: steps must be at least 1; got 0
+    solvers.errors.InputError: steps must be at least 1; got 0
     """
 
     steps: int = 3000
@@ -125,22 +125,22 @@ class TrainConfig:
         _check("drop_label", self.drop_label, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
+                raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
         # JSON and TOML know lists only.
         if isinstance(self.ema, (list, tuple)):
             object.__setattr__(self, "ema", tuple(self.ema))
         for decay in self.decays:
             _check("ema", decay, float, lambda v: 0 <= v < 1, "in [0, 1)")
         if not self.decays:
-            raise ValueError("ema must name one decay at least; got none")
+            raise InputError("ema must name one decay at least; got none")
         if not isinstance(self.ema_widths, (list, tuple)):
-            raise TypeError(f"ema_widths must be a list of numbers; got {self.ema_widths!r}")
+            raise InputTypeError(f"ema_widths must be a list of numbers; got {self.ema_widths!r}")
         object.__setattr__(self, "ema_widths", tuple(self.ema_widths))
         for width in self.ema_widths:
             _check("ema_widths", width, float, lambda v: 0 < v <= LARGEST_WIDTH, f"in (0, {LARGEST_WIDTH}]")
         for name, values in (("ema", self.decays), ("ema_widths", self.ema_widths)):
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} names an average twice: {', '.join(map(str, values))}")
+                raise InputError(f"{name} names an average twice: {', '.join(map(str, values))}")
 
     @property
     def decays(self) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ class TrainConfig:
         >>> TrainConfig().with_options({"lerning_rate": 1e-3})
         Traceback (most recent call last):
         ...
-        ValueError: unknown training option 'lerning_rate'; did you mean 'learning_rate'? ...
+        solvers.errors.InputError: unknown training option 'lerning_rate'; did you mean 'learning_rate'? ...
         """
         for name in options:
             choose(name, {field.name: 0 for field in fields(self)}, "training option")
@@ -187,6 +187,6 @@ def _check(name: str, value: Any, kind: type, test: Callable[[Any], bool], range
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or isinstance(value, bool):
         what = "a whole number" if kind is int else "a number"
-        raise TypeError(f"{name} must be {what}; got {value!r}")
+        raise InputTypeError(f"{name} must be {what}; got {value!r}")
     if not test(value):
-        raise ValueError(f"{name} must be {range_}; got {value}")
+        raise InputError(f"{name} must be {range_}; got {value}")

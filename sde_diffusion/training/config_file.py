@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion.training.config import TrainConfig
+from solvers.errors import InputError, InputTypeError, NotFoundError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,20 +48,20 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no config file at {path}")
+        raise NotFoundError(f"no config file at {path}")
     try:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not TOML: {error}") from None
+        raise InputError(f"{path} is not TOML: {error}") from None
     training = [field.name for field in fields(TrainConfig)]
     known = (*TEXTS, *training, *TABLES)
     for name, value in options.items():
         if name not in known:
-            raise ValueError(f"{path}: unknown key {name} = {value!r}; allowed: {', '.join(sorted(known))}")
+            raise InputError(f"{path}: unknown key {name} = {value!r}; allowed: {', '.join(sorted(known))}")
         if name in TEXTS and not isinstance(value, str):
-            raise TypeError(f"{path}: {name} must be text; got {value!r}")
+            raise InputTypeError(f"{path}: {name} must be text; got {value!r}")
         if name in TABLES and not isinstance(value, dict):
-            raise TypeError(f"{path}: {name} must be a table of settings, [{name}]; got {value!r}")
+            raise InputTypeError(f"{path}: {name} must be a table of settings, [{name}]; got {value!r}")
     try:
         TrainConfig(**{name: options[name] for name in training if name in options})
     except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build, default_network
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
+from solvers.errors import InputError, InputTypeError
 
 # What a setting may be, by what it is otherwise; None says nothing. Whole numbers are truth values to Python.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
@@ -100,7 +101,7 @@ def default_model(
         else:
             entry, sigma_data = like["network"], like["sigma_data"]
             if network not in (None, entry["name"]):
-                raise ValueError(f"the network is {entry['name']}; it cannot become {network}")
+                raise InputError(f"the network is {entry['name']}; it cannot become {network}")
         what = f"the network {entry['name']}"
         settings = _changed(entry["settings"] or {}, network_settings, what)
         return rebuild(
@@ -118,11 +119,11 @@ def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what:
     for name, value in (given or {}).items():
         if name not in settings:
             known = ", ".join(settings) or "none"
-            raise ValueError(f"{what} has no setting '{name}'; its settings: {known}")
+            raise InputError(f"{what} has no setting '{name}'; its settings: {known}")
         usual = settings[name]
         kinds = next((k for k in _KINDS if isinstance(usual, k)), object)
         if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(usual, bool)):
-            raise TypeError(f"{what}: {name} must be of the kind of {usual!r}; got {value!r}")
+            raise InputTypeError(f"{what}: {name} must be of the kind of {usual!r}; got {value!r}")
     return {**settings, **(given or {})}
 
 

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from solvers.errors import InputError, MissingPackageError
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -72,15 +74,15 @@ class Distributed:
 
     def __init__(self, device: str, precision: str, tracker: str = "none", folder: Path | None = None) -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device='cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
+            raise InputError("device='cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if launched not in ("no", precision):
-            raise ValueError(
+            raise InputError(
                 f"the launcher asks for precision {launched} and the options for {precision}; say it to sdediff: "
                 f"precision='{launched}' (--precision {launched})"
             )
         if tracker != "none" and importlib.util.find_spec(tracker) is None:
-            raise ImportError(f"the tracker {tracker} is not installed: pip install {tracker}")
+            raise MissingPackageError(f"the tracker {tracker} is not installed: pip install {tracker}")
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self.rank, self.world = 0, 1
         self.accelerator: Accelerator | None = None

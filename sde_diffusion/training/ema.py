@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from solvers.errors import InputError
+
 LARGEST_WIDTH = 0.288  # the uniform average, gamma = 0, has 1 / sqrt(12)
 
 
@@ -52,7 +54,7 @@ def gamma_of(width: float) -> float:
     (6.94, 16.97)
     """
     if not 0 < width <= LARGEST_WIDTH:
-        raise ValueError(f"the width of an average lies in (0, {LARGEST_WIDTH}] of the training time; got {width}")
+        raise InputError(f"the width of an average lies in (0, {LARGEST_WIDTH}] of the training time; got {width}")
     s = width**-2  # the equation is the cubic gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s = 0
     return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
 
@@ -91,7 +93,7 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float | Callable[[int], float] = 0.999) -> None:
         if not callable(decay) and not 0 <= decay < 1:
-            raise ValueError(f"the decay of an average lies in [0, 1); got {decay}")
+            raise InputError(f"the decay of an average lies in [0, 1); got {decay}")
         self._decay_at = decay if callable(decay) else lambda k: decay_at(k, decay)
         self._source: dict[str, Tensor] = network.state_dict(keep_vars=True)
         self._average: dict[str, Tensor] = {}
@@ -128,7 +130,7 @@ class EMA:
             ValueError: the names or shapes are those of another network.
         """
         if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in self._average.items()}:
-            raise ValueError("the saved average belongs to another network: names or shapes differ")
+            raise InputError("the saved average belongs to another network: names or shapes differ")
         for name, value in state.items():
             self._average[name].copy_(value)
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sde_diffusion.sde import SDE
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 Weight = Callable[[SDE, Tensor], Tensor]
 
@@ -83,7 +83,7 @@ class EDMWeight:
 
     def __post_init__(self) -> None:
         if self.sigma_data is not None and not self.sigma_data > 0:
-            raise ValueError(f"sigma_data is a standard deviation and must be positive; got {self.sigma_data}")
+            raise InputError(f"sigma_data is a standard deviation and must be positive; got {self.sigma_data}")
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The weight at times t."""
@@ -108,7 +108,7 @@ class MinSNR:
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma < math.inf:
-            raise ValueError(f"gamma is the largest weight and must be positive; got {self.gamma}")
+            raise InputError(f"gamma is the largest weight and must be positive; got {self.gamma}")
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The weight at times t."""
@@ -135,7 +135,7 @@ class P2:
 
     def __post_init__(self) -> None:
         if not (self.gamma >= 0 and self.k > 0):
-            raise ValueError(f"expected gamma >= 0 and k > 0; got gamma={self.gamma}, k={self.k}")
+            raise InputError(f"expected gamma >= 0 and k > 0; got gamma={self.gamma}, k={self.k}")
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         """The weight at times t."""

@@ -25,6 +25,7 @@ from sde_diffusion.storage.atomic_folder import CheckpointError, read_state, unp
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.run_folder import snapshots
 from sde_diffusion.training.ema import gamma_of
+from solvers.errors import InputError
 
 
 def profile(step: int, width: float, last: int) -> np.ndarray:
@@ -91,10 +92,10 @@ def reconstruct(
     steps = [state["step"] for state in states]
     last = max(steps) if step is None else step
     if not 1 <= last <= max(steps):
-        raise ValueError(f"step must be from 1 to {max(steps)}, the last snapshot of {run}; got {last}")
+        raise InputError(f"step must be from 1 to {max(steps)}, the last snapshot of {run}; got {last}")
     saved = [(s, w, f) for s, state, f in zip(steps, states, found, strict=True) for w in state["widths"] if s <= last]
     if not saved:
-        raise ValueError(f"step {last} comes before the first snapshot of {run}, {min(steps)}; choose a later one")
+        raise InputError(f"step {last} comes before the first snapshot of {run}, {min(steps)}; choose a later one")
     factors, error = coefficients([(s, w) for s, w, _ in saved], last, width)
     total: dict[str, Tensor] = {}
     newest: dict[str, Tensor] = {}

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from solvers.errors import InputError
 
 State = dict[str, Tensor]
 
@@ -241,7 +242,7 @@ class LossSecondMoment(TimeSampler):
 
     def __post_init__(self) -> None:
         if self.bins < 1 or self.history < 1 or not 0 < self.floor <= 1:
-            raise ValueError(
+            raise InputError(
                 f"expected bins and history from 1 up and a floor in (0, 1]; got bins={self.bins}, "
                 f"history={self.history}, floor={self.floor}"
             )
@@ -301,7 +302,7 @@ def _normal(u: Tensor, mean: float, std: float, ends: Tensor) -> tuple[Tensor, T
     low, high = torch.special.ndtr((ends - mean) / std)
     mass = high - low
     if not float(mass) > 0:
-        raise ValueError(
+        raise InputError(
             f"a normal distribution of mean {mean} and standard deviation {std} leaves no times between "
             f"{float(ends[0]):.4g} and {float(ends[1]):.4g}"
         )
@@ -311,7 +312,7 @@ def _normal(u: Tensor, mean: float, std: float, ends: Tensor) -> tuple[Tensor, T
 
 def _check_std(std: float) -> None:
     if not 0 < std < float("inf"):
-        raise ValueError(f"std is a standard deviation and must be positive; got {std}")
+        raise InputError(f"std is a standard deviation and must be positive; got {std}")
 
 
 TIME_SAMPLERS: dict[str, TimeSampler] = {

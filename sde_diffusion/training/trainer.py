@@ -26,11 +26,12 @@ from sde_diffusion.training.ema import EMA, power_decay
 from sde_diffusion.training.loss_module import LossModule
 from sde_diffusion.training.randomness import StepRandomness
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
+from solvers.errors import InputError, NonFiniteError
 
 SMALLEST_SCALE = 2.0**-14  # below, the scaled loss itself would vanish in float16
 
 
-class TrainingDivergedError(FloatingPointError):
+class TrainingDivergedError(NonFiniteError):
     """A loss or gradient that is not finite.
 
     Attributes:
@@ -84,7 +85,7 @@ class Trainer:
         self.augmentation = _augmentation(self.network, data, config)
         shares = engine.world * config.accumulate
         if config.batch_size % shares:
-            raise ValueError(
+            raise InputError(
                 f"batch_size counts the samples of one update, {config.batch_size}; it must be a multiple of "
                 f"{shares} = {engine.world} (processes) x {config.accumulate} (accumulate)"
             )
@@ -93,9 +94,9 @@ class Trainer:
         self.weight = objective.learned
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not self.parameters:
-            raise ValueError("the network has no parameters that require a gradient")
+            raise InputError("the network has no parameters that require a gradient")
         if len(data) < config.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{data.name} has {len(data)} samples, fewer than one batch of {config.batch_size}; choose "
                 f"batch_size={len(data)} (--batch-size) or less"
             )
@@ -238,7 +239,7 @@ class Trainer:
             if not math.isfinite(a) or not (half or math.isfinite(b)):
                 self._report(self.step - len(self._unread) + k + 1, self._unread[k])
         if half and self.engine.scaler.get_scale() < SMALLEST_SCALE:
-            raise FloatingPointError(
+            raise NonFiniteError(
                 f"the gradient of step {self.step} does not fit into float16 however small the loss is scaled "
                 f"(by {self.engine.scaler.get_scale():.3g}); use precision='bf16' or 'fp32' (--precision)"
             )
@@ -337,10 +338,10 @@ def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmen
     if not (config.flip or config.augment):
         return None
     if not data.is_image:
-        raise ValueError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
+        raise InputError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
     context = getattr(network, "settings", {}).get("context")
     if config.augment and context != LABELS:
-        raise ValueError(
+        raise InputError(
             f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
             f"context={LABELS} (it has {context})"
         )
@@ -350,15 +351,15 @@ def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmen
 def _no_label(network: nn.Module, data: Data) -> int:
     """The label that stands for none: one more than those of the network, or of the data where it does not say."""
     if data.labels is None or data.classes is None:
-        raise ValueError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
+        raise InputError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
     settings = getattr(network, "settings", {})
     classes = settings.get("classes", None if "classes" in settings else data.classes)
     if classes is None:
-        raise ValueError(
+        raise InputError(
             f"labels were asked for and the network was built without classes; build it with classes={data.classes}"
         )
     if classes < data.classes:
-        raise ValueError(
+        raise InputError(
             f"the labels of {data.name} run from 0 to {data.classes - 1}; this network has {classes} classes, "
             f"0 to {classes - 1}"
         )

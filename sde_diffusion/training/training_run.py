@@ -37,6 +37,7 @@ from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.trainer import Trainer, TrainingDivergedError
+from solvers.errors import InputError, InputTypeError
 
 # Options that may change when a run is resumed: none of them alters a step that was already made.
 _FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
@@ -88,9 +89,9 @@ def train(
     if model.shape is None:
         model.shape = data.shape
     if model.shape != data.shape:
-        raise ValueError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
+        raise InputError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
     if resume and out is None:
-        raise ValueError("resume=True needs the folder of the run: out=...")
+        raise InputError("resume=True needs the folder of the run: out=...")
 
     with ExitStack() as stack:
         stored = run_config(out) if resume and out is not None else None
@@ -99,7 +100,7 @@ def train(
         config = (config or TrainConfig()).with_options(options)
         path = None if out is None else Path(out)
         if config.tracker != "none" and path is None:
-            raise ValueError(f"tracker='{config.tracker}' writes into the folder of the run: give it with out=...")
+            raise InputError(f"tracker='{config.tracker}' writes into the folder of the run: give it with out=...")
         engine = Distributed(config.device, config.precision, config.tracker, path)
         run = _Shared(engine, path, stack)
         if stored:
@@ -218,7 +219,7 @@ def _continue(
         ]
         if differ and (part == "model" or not force):
             insist = "" if part == "model" else ", or insist with force=True (--force)"
-            raise ValueError(
+            raise InputError(
                 f"{path} cannot be resumed with another {part} ({'; '.join(differ)}); resume "
                 f"it with what it was started with, or start a new run{insist}"
             )
@@ -227,10 +228,10 @@ def _continue(
     folder = newest_checkpoint(path)
     state = read_state(folder)
     if state["step"] > trainer.config.steps:
-        raise ValueError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
+        raise InputError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
     missing = [name for name in trainer.groups() if name != "optimizer" and f"{name}.safetensors" not in state["files"]]
     if missing:
-        raise ValueError(f"{folder} has no {', '.join(missing)}: a run cannot begin to keep them when it is resumed")
+        raise InputError(f"{folder} has no {', '.join(missing)}: a run cannot begin to keep them when it is resumed")
     groups = {name: unpack(folder / f"{name}.safetensors") for name in trainer.groups()}
     trainer.restore(groups, state)
 
@@ -260,10 +261,10 @@ def _versions() -> dict[str, str]:
 
 def _check_model(model: ScoreModel) -> None:
     if not isinstance(model, ScoreModel):
-        raise TypeError(
+        raise InputTypeError(
             f"expected a ScoreModel, got {type(model).__name__}; wrap a network: ScoreModel(network, VPSDE())"
         )
     if not isinstance(model.network, nn.Module):
-        raise TypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
+        raise InputTypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
     # Refuses what could be trained but never sampled: noise prediction where alpha(1) = 0.
     model.sde.reverse(model)

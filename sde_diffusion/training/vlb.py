@@ -14,6 +14,7 @@ from torch import Tensor
 from sde_diffusion.sde import DDPM, SDE
 from sde_diffusion.sde.base import per_sample
 from sde_diffusion.sde.step_posterior import first_variance, learned_log_variance, posterior
+from solvers.errors import InputError
 
 
 def variational_bound(sde: SDE, x0: Tensor, x: Tensor, t: Tensor, denoised: Tensor, output: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def variational_bound(sde: SDE, x0: Tensor, x: Tensor, t: Tensor, denoised: Tens
         ValueError: a process without steps.
     """
     if not isinstance(sde, DDPM):
-        raise ValueError(
+        raise InputError(
             f"a learned variance belongs to the steps of the process 'ddpm'; this is {type(sde).__name__}. Use "
             "DDPM(), or a network whose output has the channels of its input"
         )

@@ -44,6 +44,7 @@ from sde_diffusion.tuning.fit import (
 )
 from sde_diffusion.tuning.grid_search import Start, search
 from solvers import Solver
+from solvers.errors import InputError
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, engine_grid, fitted_table, fixed_order_engine, is_high_dim
@@ -121,15 +122,15 @@ def tuned_each(
     """
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
-        raise ValueError("the model does not know the shape of a sample; pass shape=(...), without the batch")
+        raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")
     for nfe in budgets:
         if nfe < model.cost:
-            raise ValueError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
+            raise InputError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
     if noises < _FEW or held_out < 2:
-        raise ValueError(f"tuning needs at least {_FEW} noises and 2 held out; got {noises} and {held_out}")
+        raise InputError(f"tuning needs at least {_FEW} noises and 2 held out; got {noises} and {held_out}")
     for name, value in condition.items():
         if len(value) != noises + held_out:
-            raise ValueError(
+            raise InputError(
                 f"condition '{name}' has {len(value)} entries for {noises + held_out} noises; give one each"
             )
     tell = report or (lambda share, text: None)

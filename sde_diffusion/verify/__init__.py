@@ -42,6 +42,7 @@ from sde_diffusion.verify import (
 from sde_diffusion.verify.declarations import declaration
 from sde_diffusion.verify.result import Check, Report
 from solvers import SOLVERS, ReverseProcess, Solver
+from solvers.errors import InputError
 from solvers.plugin import find_solver
 
 CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
@@ -82,7 +83,7 @@ def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
     """
     name, solver = find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
     if ReverseProcess not in solver.needs:
-        raise ValueError(f"{name} takes no ReverseProcess, and the targets are reverse processes")
+        raise InputError(f"{name} takes no ReverseProcess, and the targets are reverse processes")
     began = time.perf_counter()
     done = [run_check(check, solver) for check in (CHECKS if checks is None else checks)]
     found = tuple(check for check in done if check is not None)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError, MissingPackageError, NonFiniteError
 from solvers.problem import Problem
 
 
-class NotFiniteError(RuntimeError):
+class NonFiniteDriftError(NonFiniteError):
     """The drift of some samples is not finite."""
 
 
@@ -34,7 +35,7 @@ def require(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ModuleNotFoundError(
+        raise MissingPackageError(
             f"this solver is the library {name.split('.')[0]}, which is not installed; "
             f"run: pip install {name.split('.')[0]}",
             name=name,
@@ -65,7 +66,7 @@ class Interval:
         if self.check:
             self.bad = ~slope.flatten(1).isfinite().all(1)
             if bool(self.bad.any()):
-                raise NotFiniteError
+                raise NonFiniteDriftError
         return slope
 
     def callback_step(self, r: Tensor, x: Tensor, dr: Tensor) -> None:
@@ -85,4 +86,4 @@ class Interval:
 def check_tolerances(rtol: float, atol: float) -> None:
     """Refuse what is not positive."""
     if not (rtol > 0 and atol > 0):
-        raise ValueError(f"tolerances must be positive; got rtol={rtol}, atol={atol}")
+        raise InputError(f"tolerances must be positive; got rtol={rtol}, atol={atol}")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.backends.interval import Interval, NotFiniteError, State, check_tolerances, require
-from solvers.errors import choose
+from solvers.backends.interval import Interval, NonFiniteDriftError, State, check_tolerances, require
+from solvers.errors import InputError, choose
 from solvers.noise import Noise
 from solvers.problem import Problem
 from solvers.solver import BudgetSpentError, Solver
@@ -69,7 +69,7 @@ class TorchDiffEq(Solver):
         choose(self.method, TORCHDIFFEQ, "method of torchdiffeq")
         check_tolerances(self.rtol, self.atol)
         if self.substeps < 1:
-            raise ValueError(f"substeps must be at least 1; got {self.substeps}")
+            raise InputError(f"substeps must be at least 1; got {self.substeps}")
 
     @property
     def order(self) -> int:
@@ -123,7 +123,7 @@ class TorchDiffEq(Solver):
             x = require("torchdiffeq").odeint(
                 drift, x, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options
             )[-1]
-        except (BudgetSpentError, NotFiniteError):
+        except (BudgetSpentError, NonFiniteDriftError):
             return drift.result()
         except AssertionError:
             # How the library says that its step has become too small.
@@ -213,6 +213,6 @@ class Scipy(Solver):
             while run.status == "running":
                 run.step()
                 drift.accepted = (float(run.t), tensor(run.y))
-        except (BudgetSpentError, NotFiniteError):
+        except (BudgetSpentError, NonFiniteDriftError):
             return drift.result()
         return drift.result(failed=run.status == "failed")

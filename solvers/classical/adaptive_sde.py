@@ -41,6 +41,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.noise import Noise
 from solvers.problem import Equation, Problem, like
 from solvers.solver import Solver
@@ -95,7 +96,7 @@ class AdaptiveSDE(Solver):
 
     def __post_init__(self) -> None:
         if not min(self.rtol, self.atol, self.first, self.sigma_data) > 0:
-            raise ValueError(
+            raise InputError(
                 "tolerances, the first step and sigma_data must be positive; got "
                 f"rtol={self.rtol}, atol={self.atol}, first={self.first}, "
                 f"sigma_data={self.sigma_data}"

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from solvers.classical.butcher_tableaus import DORMAND_PRINCE, Pair
 from solvers.classical.coordinates import Angle, Coordinates, Time
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.noise import Noise
 from solvers.problem import Problem, ReverseProcess, like
 from solvers.solver import LocalErrorEstimate, Solver
@@ -108,11 +108,11 @@ class EmbeddedRungeKutta(Solver):
     def __post_init__(self) -> None:
         choose(self.form, {f: f for f in FORMS}, "form")
         if not (self.rtol > 0 and (self.atol is None or self.atol > 0)):
-            raise ValueError(f"tolerances must be positive; got rtol={self.rtol}, atol={self.atol}")
+            raise InputError(f"tolerances must be positive; got rtol={self.rtol}, atol={self.atol}")
         if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive; got {self.sigma_data}")
+            raise InputError(f"sigma_data must be positive; got {self.sigma_data}")
         if not self.dt_min > 0:
-            raise ValueError(f"dt_min must be positive; got {self.dt_min}")
+            raise InputError(f"dt_min must be positive; got {self.dt_min}")
 
     @property
     def order(self) -> int:
@@ -136,7 +136,7 @@ class EmbeddedRungeKutta(Solver):
     def init(self, problem: Problem, times: Tensor) -> None:
         """Refuse a grid that starts where the flow is not defined."""
         if isinstance(problem, ReverseProcess) and float(problem.path(times[0]).sigma) == 0:
-            raise ValueError(
+            raise InputError(
                 f"the flow cannot start at t = {float(times[0]):.6g}, where sigma = 0 and the "
                 "score does not exist; start a little later, for example at 1e-4"
             )

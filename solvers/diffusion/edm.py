@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.grids import time_at
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -108,7 +109,7 @@ class EDMHeun(Solver):
     def __post_init__(self) -> None:
         in_range = 0 <= self.s_churn < math.inf and 0 <= self.s_min <= self.s_max
         if not (in_range and self.s_noise > 0):
-            raise ValueError(
+            raise InputError(
                 "expected s_churn >= 0, 0 <= s_min <= s_max and s_noise > 0; got "
                 f"s_churn={self.s_churn}, s_min={self.s_min}, s_max={self.s_max}, "
                 f"s_noise={self.s_noise}"
@@ -127,7 +128,7 @@ class EDMHeun(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """The times that churn goes back to; they are cached."""
         if self.stochastic and times[-1] > times[0]:
-            raise ValueError("churn adds noise on the way to the data, but the grid increases; use s_churn=0")
+            raise InputError("churn adds noise on the way to the data, but the grid increases; use s_churn=0")
         return State(_starts(self, problem.path, tuple(times.tolist())), 0)
 
     def step(

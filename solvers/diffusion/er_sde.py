@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.exponential.quadrature import POINTS, WEIGHTS, Array, lagrange
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -79,7 +80,7 @@ class ERSDE(Solver):
 
     def __post_init__(self) -> None:
         if self.values not in (1, 2, 3):
-            raise ValueError(f"ER-SDE solvers interpolate 1 to 3 values; got values={self.values}")
+            raise InputError(f"ER-SDE solvers interpolate 1 to 3 values; got values={self.values}")
 
     @property
     def order(self) -> int:
@@ -93,7 +94,7 @@ class ERSDE(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """Plan the whole grid; plans are cached."""
         if problem.stochastic and times[-1] > times[0]:
-            raise ValueError("a reverse SDE runs towards the data, but the grid increases; use eta = 0")
+            raise InputError("a reverse SDE runs towards the data, but the grid increases; use eta = 0")
         return State(_plan(self.values, problem.path, problem.eta, tuple(times.tolist())), 0, ())
 
     def step(
@@ -102,7 +103,7 @@ class ERSDE(Solver):
         """One evaluation and one normal number."""
         update = state.plan[state.done]
         if update.t != float(t) or update.s != float(s):
-            raise ValueError(
+            raise InputError(
                 f"step {state.done} was planned from t = {update.t:.6g} to {update.s:.6g}, but "
                 f"asked from {float(t):.6g} to {float(s):.6g}: a run keeps to its first grid"
             )

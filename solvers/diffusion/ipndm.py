@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.exact_step import ancestral_step
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
@@ -55,7 +56,7 @@ class IPNDM(Solver):
 
     def __post_init__(self) -> None:
         if self.values not in (1, 2, 3, 4):
-            raise ValueError(f"iPNDM combines 1 to 4 values; got values={self.values}")
+            raise InputError(f"iPNDM combines 1 to 4 values; got values={self.values}")
 
     @property
     def order(self) -> int:

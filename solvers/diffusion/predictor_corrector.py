@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from solvers.diffusion.ancestral import DDPM
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
 from solvers.solver import Solver
@@ -66,17 +66,17 @@ class PredictorCorrector(Solver):
 
     def __post_init__(self) -> None:
         if self.corrections < 0 or not self.snr > 0:
-            raise ValueError(
+            raise InputError(
                 f"expected corrections >= 0 and snr > 0; got corrections={self.corrections}, snr={self.snr}"
             )
         choose(self.rule, {"step": 1, "sigma": 1, "norm": 1}, "step-size rule")
         if self.predictor.adaptive:
-            raise ValueError(
+            raise InputError(
                 "the predictor must take one step for each grid interval; "
                 f"{type(self.predictor).__name__} chooses its own"
             )
         if self.predictor.uses_corrector:
-            raise ValueError(
+            raise InputError(
                 "this predictor redoes its last step when the value at its end is known, which "
                 "would undo the Langevin steps there; use one that does not, such as SOLVERS['ddpm'] or "
                 "ExponentialAdams(2, corrector=False)"
@@ -90,13 +90,13 @@ class PredictorCorrector(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> Any:
         """The predictor's state."""
         if problem.stochastic and not self.predictor.stochastic:
-            raise ValueError(
+            raise InputError(
                 f"{type(self.predictor).__name__} draws no noise, but the process has some "
                 f"(eta={problem.eta}); predict the probability-flow ODE (eta = 0), "
                 "or use a stochastic predictor"
             )
         if times[-1] > times[0]:
-            raise ValueError("Langevin steps are taken on the way to the data, but the grid increases")
+            raise InputError("Langevin steps are taken on the way to the data, but the grid increases")
         return self.predictor.init(problem, times)
 
     def step(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from solvers.diffusion.edm import add_noise, heun_step
+from solvers.errors import InputError
 from solvers.grids import time_at
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -92,9 +93,9 @@ class Restart(Solver):
         for interval in self.intervals:
             repeats, low, high, points = interval
             if repeats < 0 or not 0 < low < high < math.inf or (points is not None and points < 2):
-                raise ValueError(f"expected repeats >= 0, 0 < low < high and points >= 2 or None; got {interval}")
+                raise InputError(f"expected repeats >= 0, 0 < low < high and points >= 2 or None; got {interval}")
         if not self.s_noise > 0:
-            raise ValueError(f"s_noise must be positive; got {self.s_noise}")
+            raise InputError(f"s_noise must be positive; got {self.s_noise}")
 
     def evaluations(self, steps: int, finish: bool = True) -> int:
         """Two for each step and each repeated step, one for the last step to sigma = 0."""
@@ -105,7 +106,7 @@ class Restart(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """The times of every repetition; they are cached."""
         if times[-1] > times[0]:
-            raise ValueError("restarts add noise on the way to the data, but the grid increases")
+            raise InputError("restarts add noise on the way to the data, but the grid increases")
         return State(_repetitions(self.intervals, problem.path, tuple(times.tolist())), 0)
 
     def step(

@@ -25,6 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.exact_step import ancestral_step
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
@@ -50,7 +51,7 @@ class ReverseDiffusion(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> None:
         """Nothing to keep."""
         if times[-1] > times[0]:
-            raise ValueError("reverse diffusion steps towards the data, but the grid increases; encode with pf-ode")
+            raise InputError("reverse diffusion steps towards the data, but the grid increases; encode with pf-ode")
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.exact_step import ancestral_step
 from solvers.exponential.quadrature import POINTS, Array, lagrange
 from solvers.exponential.quadrature import WEIGHTS as QUADRATURE
@@ -106,7 +106,7 @@ class State(NamedTuple):
         """
         step = self.plan[self.number]
         if step.t != float(t) or step.s != float(s):
-            raise ValueError(
+            raise InputError(
                 f"step {self.number} was planned from t = {step.t:.6g} to {step.s:.6g}, but asked from "
                 f"{float(t):.6g} to {float(s):.6g}: a multistep method needs the grid it was initialised with"
             )
@@ -164,11 +164,11 @@ class ExponentialAdams(Solver):
         choose(self.variable, {v: v for v in VARIABLES}, "polynomial variable")
         choose(self.weights, {w: w for w in WEIGHTS}, "kind of weights")
         if self.weights != "exact" and (self.variable != "lambda" or self.form == "velocity"):
-            raise ValueError(f"weights='{self.weights}' belong to polynomials in lambda of the data or noise form")
+            raise InputError(f"weights='{self.weights}' belong to polynomials in lambda of the data or noise form")
         if not 1 <= self.predictor_order <= 6:
-            raise ValueError(f"predictor_order must be 1 to 6; got {self.predictor_order}")
+            raise InputError(f"predictor_order must be 1 to 6; got {self.predictor_order}")
         if not self.sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive; got {self.sigma_data}")
+            raise InputError(f"sigma_data must be positive; got {self.sigma_data}")
 
     @property
     def uses_corrector(self) -> bool:

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 from solvers.exponential.quadrature import POINTS, WEIGHTS, Array, lagrange
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -111,7 +111,7 @@ class SingleStep(Solver):
     def __post_init__(self) -> None:
         choose(self.form, {form: form for form in FORMS}, "form")
         if self.max_order not in (1, 2, 3):
-            raise ValueError(f"max_order must be 1, 2 or 3; got {self.max_order}")
+            raise InputError(f"max_order must be 1, 2 or 3; got {self.max_order}")
 
     @property
     def order(self) -> int:
@@ -139,7 +139,7 @@ class SingleStep(Solver):
         """One evaluation: to the next inner node of a step, or to its end."""
         stage = state.plan[state.done]
         if stage.t != float(t) or stage.s != float(s):
-            raise ValueError(
+            raise InputError(
                 f"step {state.done} was planned from t = {stage.t:.6g} to {stage.s:.6g}, but asked "
                 f"from {float(t):.6g} to {float(s):.6g}: a run keeps to the grid it began with"
             )

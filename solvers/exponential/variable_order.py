@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.exact_step import ancestral_step
 from solvers.exponential.adams import ExponentialAdams, PlannedStep, State, Update, combine
 from solvers.noise import Noise
@@ -90,7 +91,7 @@ class VariableOrder(Solver):
 
     def __post_init__(self) -> None:
         if self.larger.sde or self.larger.predictor_order < 4 or self.larger.lower_order_final:
-            raise ValueError(
+            raise InputError(
                 "the order is chosen between p and p - 1 values of a deterministic method with p >= 4 and without "
                 f"lower_order_final; got {self.larger}"
             )

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.fitted.table import _NOTHING, Row, Table
 from solvers.grids import make_grid
 from solvers.problem import Path, ReverseProcess
@@ -35,7 +36,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     from solvers.integrate import solve  # the loop knows solvers by name, this module among them
 
     if solver.stochastic or solver.adaptive or solver.needs[0] is not ReverseProcess:
-        raise ValueError(f"only deterministic solvers with fixed steps are tables; {type(solver).__name__} is none")
+        raise InputError(f"only deterministic solvers with fixed steps are tables; {type(solver).__name__} is none")
     states: list[Tensor] = []
     times: list[float] = []
 
@@ -52,7 +53,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     steps = solver.steps_for(nfe) if grid is None or isinstance(grid, str) else None
     whole = make_grid(solver.grid if grid is None else grid, process, steps)
     if not solver.member(path, whole).linear:
-        raise ValueError(
+        raise InputError(
             f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its numbers depend on what "
             "the model returns for a sample; sde_diffusion.tuning.fit.mean_table has their mean over noises"
         )

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -165,9 +166,9 @@ class MixtureOfTables(FixedGridSolver):
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(gate and GatingNetwork.of(*gate) for gate in self.gates))
         if len({table.times for table in self.tables}) != 1:
-            raise ValueError("the tables of all kinds need the same times")
+            raise InputError("the tables of all kinds need the same times")
         if len(self.gates) != len(self.tables[0].rows) or self.gates[0] is not None:
-            raise ValueError(
+            raise InputError(
                 f"one gate is needed for each of {len(self.tables[0].rows)} rows, None for the first; got "
                 f"{len(self.gates)}"
             )

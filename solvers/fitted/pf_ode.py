@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.exponential.adams import ExponentialAdams, Update
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables, weighted_sum
@@ -176,7 +177,7 @@ def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
     tensor([1.0000, 0.8514, 0.0103, 0.0000], dtype=torch.float64)
     """
     if factor <= 0:
-        raise ValueError(f"the factor of the noise levels must be above 0; got {factor}")
+        raise InputError(f"the factor of the noise levels must be above 0; got {factor}")
     alpha, sigma = path(times)[:2]
     rho = (sigma / alpha)[1:-1]
     more = (factor - 1) * rho / (rho + _DETAIL)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
@@ -61,7 +62,7 @@ class FixedGridSolver(Solver):
         """
         steps = len(self.grid) - 1
         if evaluations != steps:
-            raise ValueError(
+            raise InputError(
                 f"this solver was made for {steps} evaluations, not for {evaluations}; give it nfe = {steps}, or make "
                 "one for your budget"
             )
@@ -96,10 +97,10 @@ class Table(FixedGridSolver):
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(Row(*row) for row in self.rows))
         if len(self.times) != len(self.rows) + 1 or not self.rows:
-            raise ValueError(f"{len(self.rows)} rows need one time more than that; got {len(self.times)}")
+            raise InputError(f"{len(self.rows)} rows need one time more than that; got {len(self.times)}")
         falling = all(t > s for t, s in pairwise(self.times))
         if not (falling and self.times[0] <= 1 and self.times[-1] == 0):
-            raise ValueError(f"the times of a table decrease from at most 1 to 0; got {self.times}")
+            raise InputError(f"the times of a table decrease from at most 1 to 0; got {self.times}")
 
     def on(self, path: Path) -> Table:
         """The same table, for this path alone.
@@ -123,11 +124,11 @@ class Table(FixedGridSolver):
             ValueError: another grid than its own.
         """
         if tuple(times.tolist()) != self.times:
-            raise ValueError("a table has its own times; leave out the grid")
+            raise InputError("a table has its own times; leave out the grid")
         found = _rho(problem.path, self.times) if self.rho else ()
         for t, own, here in zip(self.times[1:], self.rho, found, strict=False):
             if not math.isclose(own, here, rel_tol=1e-6):
-                raise ValueError(
+                raise InputError(
                     f"this table was made for another process: at t = {t:.4g} sigma / alpha is {here:.4g}, and was "
                     f"{own:.4g}; make one for this process"
                 )

@@ -24,7 +24,7 @@ from sde_diffusion.evaluation.features.extractor import Extractor, Features
 from sde_diffusion.evaluation.features.inception import Inception
 from sde_diffusion.evaluation.features.pretrained_classifier import SIZES, classifier
 from sde_diffusion.evaluation.features.simple import PCA, CustomExtractor, Pixels
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 NAMES = ("pixels", "pca", *SIZES, "inception", "dinov2")
 
@@ -92,7 +92,7 @@ def make_extractor(
     if tensors:
         return PCA(tensors["mean"], tensors["axes"])
     if fit is None:
-        raise ValueError(
+        raise InputError(
             "the features 'pca' are fitted to the reference: give its samples, or a reference made with them"
         )
     return PCA.fit(fit())

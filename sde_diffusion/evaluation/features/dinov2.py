@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sde_diffusion.evaluation.features.extractor import Extractor, Features, is_image
 from sde_diffusion.storage.atomic_folder import pack
+from solvers.errors import InputError, MissingPackageError, NotFoundError
 
 DEFAULT = "facebook/dinov2-small"
 # Mean and standard deviation of ImageNet in [0, 1], with which DINOv2 was trained.
@@ -38,7 +39,7 @@ class DINOv2(Extractor):
         try:
             from transformers import Dinov2Model
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 f"the features 'dinov2' need transformers: pip install 'sdediff[dinov2]' ({error})"
             ) from None
         place = os.fspath(weights or DEFAULT)
@@ -46,7 +47,7 @@ class DINOv2(Extractor):
             self.network = Dinov2Model.from_pretrained(place, local_files_only=True, use_safetensors=True)
             self.network.train(False)
         except OSError:
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"no DINOv2 at {place}: put its config.json and model.safetensors in a folder and name it with "
                 f"weights= (--weights), or fetch it into the cache: hf download {DEFAULT}"
             ) from None
@@ -60,7 +61,7 @@ class DINOv2(Extractor):
     def compute(self, x: Tensor) -> Features:
         """The class token after the last norm."""
         if not is_image(tuple(x.shape[1:])):
-            raise ValueError(f"dinov2 takes images (B, 1 or 3, H, W); got {tuple(x.shape)}")
+            raise InputError(f"dinov2 takes images (B, 1 or 3, H, W); got {tuple(x.shape)}")
         rgb = ((x + 1) / 2).expand(-1, 3, -1, -1)
         rgb = torch.nn.functional.interpolate(rgb, (SIDE, SIDE), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (MEAN, STD))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data.pixels import to_uint8
+from solvers.errors import InputError
 
 BYTES = "images rounded to bytes, then x / 127.5 - 1"
 
@@ -76,13 +77,13 @@ class Extractor(ABC):
         """
         shape = tuple(x.shape[1:])
         if self.shape is not None and shape != self.shape:
-            raise ValueError(
+            raise InputError(
                 f"samples of shape {shape}, but the features '{self.name}' are of samples of shape {self.shape}; "
                 "images are not resized silently: bring them to that size, or use other features"
             )
         bad = ~x.isfinite().flatten(1).all(1)
         if bool(bad.any()):
-            raise ValueError(
+            raise InputError(
                 f"{int(bad.sum())} of {len(x)} samples are not finite; the first is {int(bad.nonzero()[0])}"
             )
         x = to_uint8(x).float() / 127.5 - 1 if is_image(shape) else x.float()

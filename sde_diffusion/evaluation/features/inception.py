@@ -15,6 +15,7 @@ from torch import Tensor
 from sde_diffusion.data.pixels import to_uint8
 from sde_diffusion.evaluation.features.extractor import Extractor, Features, is_image
 from sde_diffusion.storage.atomic_folder import sha256
+from solvers.errors import InputError, MissingPackageError, NotFoundError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 HASH = "6726825d"  # how the SHA-256 of the file begins
@@ -29,13 +30,13 @@ def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
     """
     found = Path(torch.hub.get_dir()) / "checkpoints" / FILE if path is None else Path(path)
     if not found.is_file():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"no Inception weights at {found}: put {FILE} there (release v0.2.0 of torch-fidelity has it), "
             "or name another place with weights= (--weights)"
         )
     digest = sha256(found)
     if not digest.startswith(HASH):
-        raise ValueError(f"{found} is not {FILE}: its SHA-256 begins with {digest[:8]}, not with {HASH}")
+        raise InputError(f"{found} is not {FILE}: its SHA-256 begins with {digest[:8]}, not with {HASH}")
     return found
 
 
@@ -58,7 +59,7 @@ class Inception(Extractor):
         try:
             from torch_fidelity import FeatureExtractorInceptionV3
         except ImportError as error:
-            raise ImportError(
+            raise MissingPackageError(
                 f"the features 'inception' need torch-fidelity: pip install 'sdediff[inception]' ({error})"
             ) from None
         self._sha256 = sha256(path)
@@ -74,7 +75,7 @@ class Inception(Extractor):
     def compute(self, x: Tensor) -> Features:
         """The pooled values, and the probabilities by the logits without bias, as the inception score takes them."""
         if not is_image(tuple(x.shape[1:])):
-            raise ValueError(f"inception takes images (B, 1 or 3, H, W); got {tuple(x.shape)}")
+            raise InputError(f"inception takes images (B, 1 or 3, H, W); got {tuple(x.shape)}")
         rgb = to_uint8(x).expand(-1, 3, -1, -1)
         features, logits = self.network.to(x.device)(rgb)
         return Features(features, logits.softmax(1))

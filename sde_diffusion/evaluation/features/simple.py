@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.evaluation.features.extractor import Extractor, Features
 from sde_diffusion.storage.atomic_folder import pack
+from solvers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class PCA(Extractor):
             ValueError: fewer than 2 samples or 1 dimension.
         """
         if len(x) < 2 or dimensions < 1:
-            raise ValueError(
+            raise InputError(
                 f"principal axes need 2 samples or more and 1 dimension or more; got {len(x)}, {dimensions}"
             )
         flat = x.flatten(1).double().cpu()
@@ -80,7 +81,7 @@ class PCA(Extractor):
     def compute(self, x: Tensor) -> Features:
         """The coordinates."""
         if x[0].numel() != len(self.mean):
-            raise ValueError(f"samples of {x[0].numel()} values, but these principal axes are of {len(self.mean)}")
+            raise InputError(f"samples of {x[0].numel()} values, but these principal axes are of {len(self.mean)}")
         return Features((x.flatten(1) - self.mean.to(x.device)) @ self.axes.to(x.device))
 
 
@@ -117,7 +118,7 @@ class CustomExtractor(Extractor):
         """What the function says, flattened."""
         out = self.function(x)
         if not isinstance(out, Tensor) or len(out) != len(x):
-            raise ValueError(
+            raise InputError(
                 f"the features '{self.name}' must be a tensor with a row for each of {len(x)} samples; got "
                 f"{tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__}"
             )

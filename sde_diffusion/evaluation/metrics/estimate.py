@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
+
 _NORMAL_95 = 1.959963984540054
 
 
@@ -63,7 +65,7 @@ def standard_error(statistic: Callable[..., Tensor | float], *sets: Tensor, draw
     True
     """
     if draws < 2 or not sets or min(len(x) for x in sets) < 4:
-        raise ValueError(
+        raise InputError(
             f"expected 2 draws or more of sets of 4 samples or more; got {draws} of {[len(x) for x in sets]}"
         )
     generator = torch.Generator().manual_seed(seed)

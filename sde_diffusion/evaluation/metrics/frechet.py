@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.evaluation.metrics.moments import Moments
+from solvers.errors import InputError
 
 
 def frechet_distance(a: Tensor | Moments, b: Tensor | Moments, *, allow_few: bool = False) -> float:
@@ -38,10 +39,10 @@ def frechet_distance(a: Tensor | Moments, b: Tensor | Moments, *, allow_few: boo
     """
     a, b = (m if isinstance(m, Moments) else Moments.of(m) for m in (a, b))
     if len(a.mean) != len(b.mean):
-        raise ValueError(f"features of {len(a.mean)} and {len(b.mean)} dimensions have no distance")
+        raise InputError(f"features of {len(a.mean)} and {len(b.mean)} dimensions have no distance")
     few = min(a.n, b.n)
     if few < len(a.mean) and not allow_few:
-        raise ValueError(
+        raise InputError(
             f"{few} samples in {len(a.mean)} dimensions: the covariance is singular and the distance mostly bias; "
             "use more samples, fewer features, or KID, which has no bias "
             "(in Python allow_few=True computes it all the same)"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from solvers.errors import InputError
+
 
 def inception_score(probabilities: Tensor) -> float:
     """The inception score of a classifier's probabilities; "inception" whatever the classifier.
@@ -25,9 +27,9 @@ def inception_score(probabilities: Tensor) -> float:
     """
     p = probabilities.detach().double().cpu()
     if p.ndim != 2 or len(p) == 0:
-        raise ValueError(f"expected probabilities (n, classes); got shape {tuple(p.shape)}")
+        raise InputError(f"expected probabilities (n, classes); got shape {tuple(p.shape)}")
     if not bool((p >= 0).all()) or not bool(((p.sum(1) - 1).abs() < 1e-4).all()):
-        raise ValueError("every row of the probabilities must be >= 0 and sum to 1; give softmax outputs, not logits")
+        raise InputError("every row of the probabilities must be >= 0 and sum to 1; give softmax outputs, not logits")
     mean = p.mean(0)
     # 0 log 0 = 0, also where a class has no mass at all.
     entropy_gap = (p.xlogy(p) - p.xlogy(mean)).sum(1).mean()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.evaluation.metrics.estimate import Estimate
+from solvers.errors import InputError
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 _CHUNK = 1024
@@ -119,13 +120,13 @@ def pair(a: Tensor, b: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
     """
     x, y = (v.detach().flatten(1).double().cpu() for v in (a, b))
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"features of {x.shape[1]} and {y.shape[1]} dimensions have no distance")
+        raise InputError(f"features of {x.shape[1]} and {y.shape[1]} dimensions have no distance")
     if min(len(x), len(y)) < least:
-        raise ValueError(f"expected {least} samples or more in each set; got {len(x)} and {len(y)}")
+        raise InputError(f"expected {least} samples or more in each set; got {len(x)} and {len(y)}")
     for v in (x, y):
         bad = ~v.isfinite().all(1)
         if bool(bad.any()):
-            raise ValueError(
+            raise InputError(
                 f"{int(bad.sum())} of {len(v)} feature vectors are not finite; the first is {int(bad.nonzero()[0])}"
             )
     return x, y

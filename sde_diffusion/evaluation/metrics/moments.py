@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from solvers.errors import InputError
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -35,10 +37,10 @@ class Moments:
         """
         x = features.detach().flatten(1).double().cpu()
         if len(x) == 0:
-            raise ValueError("moments of no samples")
+            raise InputError("moments of no samples")
         bad = ~x.isfinite().all(1)
         if bool(bad.any()):
-            raise ValueError(
+            raise InputError(
                 f"{int(bad.sum())} of {len(x)} feature vectors are not finite; the first is {int(bad.nonzero()[0])}"
             )
         mean = x.mean(0)
@@ -48,7 +50,7 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets together."""
         if self.mean.shape != other.mean.shape:
-            raise ValueError(f"features of {len(self.mean)} and {len(other.mean)} dimensions cannot be merged")
+            raise InputError(f"features of {len(self.mean)} and {len(other.mean)} dimensions cannot be merged")
         n = self.n + other.n
         gap = other.mean - self.mean
         scatter = self.scatter + other.scatter + (self.n * other.n / n) * torch.outer(gap, gap)
@@ -58,5 +60,5 @@ class Moments:
     def covariance(self) -> Tensor:
         """The unbiased covariance, scatter / (n - 1)."""
         if self.n < 2:
-            raise ValueError("a covariance needs at least 2 samples")
+            raise InputError("a covariance needs at least 2 samples")
         return self.scatter / (self.n - 1)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.evaluation.metrics.mmd import pair
+from solvers.errors import InputError
 
 _CHUNK = 1024
 
@@ -48,7 +49,7 @@ def neighbours(generated: Tensor, real: Tensor, k: int = 5) -> Neighbours:
     Neighbours(precision=0.5, recall=1.0, density=1.0, coverage=0.6666666666666666)
     """
     if k < 1:
-        raise ValueError(f"k is the number of a neighbour, from 1 up; got {k}")
+        raise InputError(f"k is the number of a neighbour, from 1 up; got {k}")
     y, x = pair(generated, real, least=k + 1)
     reach_x, reach_y = reach(x, k), reach(y, k)
     recalled, covered = (torch.zeros(len(x), dtype=torch.bool) for _ in range(2))

@@ -22,7 +22,7 @@ from sde_diffusion.evaluation.metrics.moments import Moments
 from sde_diffusion.evaluation.metrics.nearest_neighbours import neighbours
 from sde_diffusion.evaluation.metrics.two_sample import two_sample_accuracy
 from sde_diffusion.evaluation.metrics.wasserstein import sliced_wasserstein
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _sliced(s: Sets) -> list[Estimate]:
 
 def _inception(s: Sets) -> list[Estimate]:
     if s.probabilities is None:
-        raise ValueError("the inception score needs a classifier's probabilities: use features of a classifier")
+        raise InputError("the inception score needs a classifier's probabilities: use features of a classifier")
     return _halved(s, inception_score, s.probabilities)
 
 

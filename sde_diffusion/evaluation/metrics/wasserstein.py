@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.evaluation.metrics.mmd import pair
+from solvers.errors import InputError
 
 _CHUNK = 64
 
@@ -34,7 +35,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
     2.0
     """
     if projections < 1:
-        raise ValueError(f"expected 1 projection or more; got {projections}")
+        raise InputError(f"expected 1 projection or more; got {projections}")
     x, y = pair(a, b)
     generator = torch.Generator().manual_seed(seed)
     lines = torch.randn(x.shape[1], projections, generator=generator, dtype=torch.float64)
