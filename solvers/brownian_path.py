@@ -138,6 +138,7 @@ class BrownianPath:
         clock: the time change.
         depth: tree depth; a run is exact in law when no two of its times share a leaf of width 2^-depth.
             Per-sample times use a depth of at least 26.
+    >>> from solvers.noise import as_seeds
 
     >>> line = TimeChange(lambda t: t, lambda u: u)
     >>> path = BrownianPath(as_seeds(range(2), 2), line)
