@@ -49,7 +49,7 @@ from sde_diffusion.storage.solver_json import describe, restore
 from sde_diffusion.tuning.tuner import DEFAULT, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
-from solvers.fitted.pf_ode import fitted_table, is_high_dim
+from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, is_high_dim
 from solvers.solver import Solver
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
@@ -127,7 +127,7 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
         return hashlib.sha256(made.read_bytes()).hexdigest()[:12] if made.exists() else ""
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
-    default = SOLVERS[DEFAULT].suited(problem.shape)
+    default = ProbabilityFlow(large=is_high_dim(problem.shape))
     x = run_ours(default, probe, nfe) if config.name == DEFAULT else config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
     if config.name == DEFAULT:

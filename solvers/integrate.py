@@ -10,18 +10,16 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from solvers.brownian_path import BrownianPath
-from solvers.errors import InputError, InputTypeError
-from solvers.grids import make_grid
+from solvers.errors import InputError
 from solvers.noise import Noise, as_seeds
-from solvers.problem import Equation, KnownTimes, Problem, ReverseProcess
-from solvers.registry import SOLVERS, find
+from solvers.planning import ends_at_data, plan
+from solvers.problem import KnownTimes, Problem, ReverseProcess
 from solvers.solver import BudgetSpentError, LocalErrorEstimate, Solver
 
 
@@ -135,7 +133,7 @@ def steps(
         problem: what to integrate.
         x: (B, ...) at times[0].
         times: the grid, see ``make_grid``.
-        solver: how; as ``suited`` to the shape of x, which ``solve`` sees to.
+        solver: how.
         noise: for stochastic solvers; seeds 0 to B - 1 when absent.
         nfe: cap on the evaluations of each sample, for adaptive solvers.
         errors: whether to ask the solver for its local error estimates.
@@ -149,22 +147,23 @@ def steps(
     0.5 0.5
     1.0 0.25
     """
-    _check(problem, x, solver)
+    _check(x)
+    solver, times = plan(problem, x.shape[1:], solver, grid=times)
     noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
     meter = NFEMeter(problem.model, len(x), problem.cost)
     if isinstance(problem, ReverseProcess):
         problem = replace(problem, model=meter, path=KnownTimes(problem.path, times))
     else:
         problem = replace(problem, model=meter)
-    ends_at_data = _ends_at_data(problem, times)
+    at_data = ends_at_data(problem, times)
     state = solver.init(problem, times)
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
     reached: Tensor = times[0]
-    reserve = problem.cost if ends_at_data else 0
+    reserve = problem.cost if at_data else 0
     for index in range(len(times) - 1):
         t, s = times[index], times[index + 1]
         estimate = None
-        if ends_at_data and index == len(times) - 2 and not solver.owns_last_step:
+        if at_data and index == len(times) - 2 and not solver.owns_last_step:
             assert isinstance(problem, ReverseProcess)
             # A sample that was stopped on the way is denoised from the time it reached.
             x = problem.finish(x, t if reached.ndim == 0 else reached)
@@ -282,10 +281,8 @@ def solve(
     >>> out.x.flatten().tolist(), out.nfe.tolist(), out.status
     ([3.0, 3.0], [4, 4], ['ok', 'ok'])
     """
-    solver = find(solver)
-    _check(problem, x, solver)
-    solver = solver.suited(x.shape[1:])
-    times = _times(problem, solver, nfe, steps, grid)
+    _check(x)
+    solver, times = plan(problem, x.shape[1:], solver, nfe, steps, grid)
     if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
         raise InputError(
             "a reverse process with noise runs towards the data, but the grid increases; encode with eta = 0"
@@ -331,46 +328,6 @@ def _stacked(estimates: list[LocalErrorEstimate], x: Tensor) -> LocalErrorEstima
     return LocalErrorEstimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _times(
-    problem: Problem,
-    solver: Solver,
-    nfe: int | None,
-    steps: int | None,
-    grid: str | Tensor | Sequence[float] | None,
-) -> Tensor:
-    """The grid that a budget, a number of steps or a given grid amounts to."""
-    if nfe is not None and steps is not None:
-        raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
-    for name, value in (("nfe", nfe), ("steps", steps)):
-        if value is not None and not (isinstance(value, Integral) and value >= 1):
-            raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
-    named = isinstance(solver.grid if grid is None else grid, str)
-    calls = None if nfe is None else nfe // problem.cost
-    if solver.adaptive and named:
-        if steps is not None:
-            raise InputError(f"{type(solver).__name__} chooses its own steps; leave steps out, or give nfe as a cap")
-        steps = 2
-    elif named and steps is None:
-        if calls is None:
-            raise InputError("give a budget: nfe=20, or steps=20")
-        steps = solver.steps_for(calls)
-    elif grid is None and calls is not None:
-        steps = solver.steps_for(calls)
-    times = make_grid(solver.grid if grid is None else grid, problem, steps)
-    needed = solver.evaluations(len(times) - 1, _ends_at_data(problem, times))
-    if calls is not None and needed > calls:
-        raise InputError(
-            f"{len(times) - 1} steps of {type(solver).__name__} take {needed * problem.cost} evaluations, more than "
-            f"nfe={nfe}; "
-            "use fewer steps or a larger budget"
-        )
-    return times
-
-
-def _ends_at_data(problem: Problem, times: Tensor) -> bool:
-    return isinstance(problem, ReverseProcess) and float(problem.path(times[-1]).sigma) == 0
-
-
 def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch: int) -> Noise:
     return BrownianPath.along(as_seeds(seeds, batch), problem.clock, times)
 
@@ -381,20 +338,6 @@ def _finite(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), math.inf, 1) <= torch.finfo(x.dtype).max
 
 
-def _check(problem: Problem, x: Tensor, solver: Solver) -> None:
-    if not isinstance(problem, Equation | ReverseProcess):
-        raise InputTypeError(
-            f"expected a ReverseProcess or an Equation, got {type(problem).__name__}; a model becomes one by "
-            "sde.probability_flow(model) or sde.reverse(model)"
-        )
-    if not isinstance(problem, solver.needs):
-        names = " or ".join(kind.__name__ for kind in solver.needs)
-        raise InputError(f"{type(solver).__name__} integrates a {names}, not a {type(problem).__name__}")
-    if problem.stochastic and not solver.stochastic:
-        able = ", ".join(name for name, other in SOLVERS.items() if other.stochastic)
-        raise InputError(
-            f"{type(solver).__name__} draws no noise, but the process has some; give it the probability-flow ODE "
-            f"(eta = 0), or use a stochastic solver: {able}"
-        )
+def _check(x: Tensor) -> None:
     if not x.dtype.is_floating_point or x.ndim < 2:
         raise InputError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from solvers.errors import InputError
+from solvers.errors import InputError, InputTypeError
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -112,3 +112,22 @@ class Noise(Protocol):
     def rows(self, index: Tensor) -> Noise:
         """The noise of a part of the batch."""
         ...
+
+
+class NoNoise:
+    """The noise of a run that has none.
+
+    >>> NoNoise().increment(torch.zeros(1, 1), torch.ones(()), torch.zeros(()))
+    Traceback (most recent call last):
+    ...
+    TypeError: this solver draws noise, but declares stochastic = False
+    """
+
+    def _refuse(self, *_: object, **__: object) -> Tensor:
+        raise InputTypeError("this solver draws noise, but declares stochastic = False")
+
+    increment = independent = _refuse
+
+    def rows(self, index: Tensor) -> NoNoise:
+        """Itself."""
+        return self

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from solvers.errors import InputError, StateError
+from solvers.grids import make_grid
 from solvers.noise import Noise
-from solvers.problem import Equation, Path, ReverseProcess
+from solvers.problem import Equation, ReverseProcess
 
 
 class LocalErrorEstimate(NamedTuple):
@@ -107,12 +108,12 @@ class Solver(ABC):
 
     @property
     def uses_corrector(self) -> bool:
-        """Whether a step repeats the one before with the value at its end, which undoes what else was done to x."""
+        """Whether a step repeats the one before with the value at its end and overwrites what else was done to x."""
         return False
 
     @property
-    def linear(self) -> bool:
-        """Whether the numbers of a step are the same for every sample, whatever the model returns."""
+    def data_independent(self) -> bool:
+        """Whether the coefficients of a step are the same for every sample, whatever the model returns."""
         return True
 
     @property
@@ -169,13 +170,22 @@ class Solver(ABC):
         """
         return None
 
-    def suited(self, shape: Sequence[int]) -> Solver:
-        """This solver for samples of a shape: itself, unless its numbers depend on how many dimensions they have."""
-        return self
+    def resolve(
+        self,
+        problem: Any,
+        shape: Sequence[int],
+        grid: str | Tensor | Sequence[float] | None = None,
+        steps: int | None = None,
+    ) -> tuple[Solver, Tensor]:
+        """The solver and the times of a run: this one on its own grid, unless it chooses among others.
 
-    def member(self, path: Path, times: Tensor) -> Solver:
-        """The solver that runs a grid on a path: itself, unless it chooses among others."""
-        return self
+        Args:
+            problem: what will be integrated.
+            shape: of one sample.
+            grid: a name in ``GRIDS``, the times themselves, or None for its own.
+            steps: number of intervals of a named grid.
+        """
+        return self, make_grid(self.grid if grid is None else grid, problem, steps)
 
     def init(self, problem: Any, times: Tensor) -> Any:
         """The state before the first step; None for a solver without memory.

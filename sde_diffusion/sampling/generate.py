@@ -24,6 +24,7 @@ from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import SOLVERS, Solution, Solver, Step
 from solvers.errors import InputError
+from solvers.planning import plan
 from solvers.plugin import find_solver
 
 
@@ -88,7 +89,6 @@ def draw(
     model = load(stored, device=str(place))
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
-    instance = instance.suited(model.shape)
     n = default_count(model.shape) if n is None else n
     model, condition = _conditional(model, labels, guidance, n)
     eta = float(instance.stochastic) if eta is None else eta
@@ -117,6 +117,7 @@ def draw(
     x = torch.cat([part.x for part in parts]).float().cpu()
     used = torch.cat([part.nfe for part in parts])
     spacing = instance.grid if grid is None else grid
+    ran, times = plan(model.sde.reverse(model, eta, **condition), x.shape[1:], instance, grid=parts[0].times)
     record = {
         "format": FORMAT,
         "kind": KIND,
@@ -133,10 +134,10 @@ def draw(
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None if labels is None else list(labels),
         "guidance": guidance,
-        "solver": {"name": name, **solver_json.describe(instance.member(model.sde, parts[0].times))},
+        "solver": {"name": name, **solver_json.describe(ran)},
         "grid": {
             "name": spacing if isinstance(spacing, str) else None,
-            "times": parts[0].times.tolist(),
+            "times": times.tolist(),
         },
         "eta": eta,
         "nfe": {

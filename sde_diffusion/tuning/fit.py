@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from sde_diffusion.sde import SDE
 from solvers import Solver, solve
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
+from solvers.noise import NoNoise
 from solvers.problem import ReverseProcess
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -156,8 +158,8 @@ def _run_gated(table: MixtureOfTables, fit: Fit) -> tuple[Tensor, list[Tensor]]:
     process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
     times = torch.tensor(table.times, dtype=torch.float64)
     x, seen, rows = fit.x1, table.init(process, times), []
-    for t in times[:-1]:
-        x, seen = table.advance(process, x, t, seen)
+    for t, s in pairwise(times):
+        x, _, seen = table.step(process, x, t, s, seen, NoNoise())
         assert seen.row is not None
         rows.append(seen.row)
     return x, rows

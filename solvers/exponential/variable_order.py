@@ -86,7 +86,7 @@ class VariableOrder(Solver):
     larger: ExponentialAdams
 
     needs = (ReverseProcess,)
-    linear = False
+    data_independent = False
     source = "Shampine & Gordon 1975, chapter 7, on Zhao et al. 2023"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from solvers.errors import InputError
 from solvers.fitted.table import _NOTHING, Row, Table
-from solvers.grids import make_grid
+from solvers.integrate import solve
+from solvers.planning import plan
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
@@ -33,8 +34,6 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     >>> table.times, table.rows
     ((1.0, 0.5, 0.0), (Row(decay=0.5, weights=(0.5,)), Row(decay=0.0, weights=(1.0,))))
     """
-    from solvers.integrate import solve  # the loop knows solvers by name, this module among them
-
     if solver.stochastic or solver.adaptive or solver.needs[0] is not ReverseProcess:
         raise InputError(f"only deterministic solvers with fixed steps are tables; {type(solver).__name__} is none")
     states: list[Tensor] = []
@@ -48,16 +47,13 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
         return units[len(states), None]
 
     process = ReverseProcess(model, path)
-    if grid is None and not isinstance(solver.grid, str):
-        grid = torch.tensor(solver.grid, dtype=torch.float64)
-    steps = solver.steps_for(nfe) if grid is None or isinstance(grid, str) else None
-    whole = make_grid(solver.grid if grid is None else grid, process, steps)
-    if not solver.member(path, whole).linear:
+    concrete, whole = plan(process, (1,), solver, nfe, grid=grid)
+    if not concrete.data_independent:
         raise InputError(
             f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its numbers depend on what "
-            "the model returns for a sample; sde_diffusion.tuning.fit.mean_table has their mean over noises"
+            "the model returns for a sample"
         )
-    states.append(solve(process, units[:1], solver=solver, grid=whole).x)
+    states.append(solve(process, units[:1], solver=concrete, grid=whole).x)
     rows = []
     for i, (x, then) in enumerate(pairwise(states)):
         decay = float(then[0, 0] / x[0, 0]) if then[0, 0] != 0 else 0.0

@@ -26,15 +26,19 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from solvers.errors import InputError
+from solvers.exponential.adams import ExponentialAdams, Update
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
+from solvers.solver import LocalErrorEstimate
 
 # Features are compared with what they were where the gate was fitted, at most this many standard deviations away.
 FAR = 4.0
+_LOWER = ExponentialAdams(2, variable="time")  # what the error estimate compares with
 _LEAST = -4.0  # log of the smallest root mean square that counts
 
 
@@ -178,7 +182,7 @@ class MixtureOfTables(FixedGridSolver):
         return replace(self, tables=tuple(table.on(path) for table in self.tables))
 
     @property
-    def linear(self) -> bool:
+    def data_independent(self) -> bool:
         """Only without gates."""
         return not any(self.gates)
 
@@ -204,14 +208,7 @@ class MixtureOfTables(FixedGridSolver):
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: GateFeatures, noise: Noise
     ) -> tuple[Tensor, Tensor, GateFeatures]:
-        """One row, with the numbers of each sample."""
-        out, seen = self.advance(problem, x, t, state)
-        return out, s, seen
-
-    def advance(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, state: GateFeatures
-    ) -> tuple[Tensor, GateFeatures]:
-        """The same without what a table has no use for."""
+        """One row, with the coefficients of each sample."""
         i = state.number
         seen = state.after(x, problem.denoise(x, t), *problem.path(t)[:2])
         numbers, gate = self._on(x.device)[i]
@@ -219,7 +216,25 @@ class MixtureOfTables(FixedGridSolver):
         if gate is not None and seen.features is not None:
             row = (GatingNetwork.weights(seen.features, gate)[:, :, None] * numbers).sum(1)
         out = weighted_sum(row, x, seen.values)
-        return out, seen._replace(number=i + 1, values=seen.values[: self._kept[i]], row=row)
+        return out, s, seen._replace(number=i + 1, values=seen.values[: self._kept[i]], row=row)
+
+    def estimate(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: GateFeatures, after: GateFeatures
+    ) -> LocalErrorEstimate | None:
+        """How far a step is from that of the exponential method in data form with two values."""
+        i = before.number
+        assert after.row is not None
+        lower = Update(0.0, (1.0,), 0.0)
+        if i + 1 < len(self.gates):
+            step = _LOWER.plan(problem.path, 0.0, self.times)[i]
+            if step.order == 0:
+                return None
+            lower = step.predictor
+        row = F.pad(after.row, (0, max(0, 1 + len(lower.weights) - after.row.shape[1])))
+        for k, weight in enumerate((lower.decay, *lower.weights)):
+            row[:, k] -= weight
+        apart = weighted_sum(row, x, (after.values[0], *before.values))
+        return LocalErrorEstimate(t, s, apart.flatten(1).square().mean(1).sqrt().to(torch.float64))
 
     @cached_property
     def _kept(self) -> list[int]:

@@ -23,30 +23,28 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path as File
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from solvers.errors import InputError
-from solvers.exponential.adams import ExponentialAdams, Update
+from solvers.errors import InputError, InputTypeError
+from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables, weighted_sum
+from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
 from solvers.fitted.table import Row, Table
-from solvers.grids import GRIDS, power, time_at
+from solvers.grids import GRIDS, make_grid, power, time_at
 from solvers.noise import Noise
-from solvers.problem import KnownTimes, Path, ReverseProcess
-from solvers.solver import LocalErrorEstimate, Solver
+from solvers.problem import Path, ReverseProcess
+from solvers.solver import Solver
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _SOME_STEPS = 12
-_LOWER = ExponentialAdams(2, variable="time")
 _FINE = 40  # steps from which the grid may be less dense near the data
 
 # A table is used where the path starts at this many times its second rho at least.
@@ -217,15 +215,14 @@ class ProbabilityFlow(Solver):
         large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
 
     >>> from solvers import SOLVERS
-    >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].suited((1, 28, 28)).grid
-    (8, 'fitted-large')
+    >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].grid
+    (8, 'fitted')
     """
 
     large: bool | None = None
 
     order = 6
     needs = (ReverseProcess,)
-    owns_last_step = True
     uses_corrector = True
     source = "docs/decisions.md, on Zhao et al. 2023 and Shaul et al. 2024"
 
@@ -234,49 +231,29 @@ class ProbabilityFlow(Solver):
         """The times of the tables, and those that suit the engine beyond them."""
         return "fitted-large" if self.large else "fitted"
 
-    def suited(self, shape: Sequence[int]) -> ProbabilityFlow:
-        """With the tables and noise levels for as many dimensions."""
-        return replace(self, large=is_high_dim(shape)) if self.large is None else self
-
-    def member(self, path: Path, times: Tensor) -> Solver:
-        """The solver that runs a grid: the table if the grid is the table's, else one of the exponential engine."""
-        table = fitted_table(path.path if isinstance(path, KnownTimes) else path, len(times) - 1, bool(self.large))
+    def resolve(
+        self,
+        problem: ReverseProcess,
+        shape: Sequence[int],
+        grid: str | Tensor | Sequence[float] | None = None,
+        steps: int | None = None,
+    ) -> tuple[Solver, Tensor]:
+        """The table if the times are the table's, else a member of the exponential engine; and the times."""
+        large = is_high_dim(shape) if self.large is None else self.large
+        times = make_grid(("fitted-large" if large else "fitted") if grid is None else grid, problem, steps)
+        table = fitted_table(problem.path, len(times) - 1, large)
         if table is not None and table.times == tuple(times.tolist()):
-            return table
-        return _engine(len(times) - 1)
-
-    def init(self, problem: ReverseProcess, times: Tensor) -> Any:
-        """The member for this grid, and its state."""
-        member = self.member(problem.path, times)
-        return member, member.init(problem, times)
+            return table, times
+        return _engine(len(times) - 1), times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
-        """One step of the member."""
-        member, inner = state
-        if not member.owns_last_step and float(problem.path(s).sigma) == 0:
-            return problem.finish(x, t), s, state
-        x, s, inner = member.step(problem, x, t, s, inner, noise)
-        return x, s, (member, inner)
+        """Not its own: a run takes the steps of the solver that ``resolve`` returns.
 
-    def estimate(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any
-    ) -> LocalErrorEstimate | None:
-        """The engine's own; of a table, how far its step is from that of the data form with two values."""
-        member = before[0]
-        if not isinstance(member, MixtureOfTables):
-            return None if before is after else member.estimate(problem, x, t, s, before[1], after[1])
-        i = before[1].number
-        lower = Update(0.0, (1.0,), 0.0)
-        if i + 1 < len(member.gates):
-            step = _LOWER.plan(problem.path, 0.0, member.times)[i]
-            if step.order == 0:
-                return None
-            lower = step.predictor
-        row = after[1].row
-        apart = F.pad(row, (0, max(0, 1 + len(lower.weights) - row.shape[1])))
-        for k, number in enumerate((lower.decay, *lower.weights)):
-            apart[:, k] -= number
-        apart = weighted_sum(apart, x, (after[1].values[0], *before[1].values))
-        return LocalErrorEstimate(t, s, apart.flatten(1).square().mean(1).sqrt().to(torch.float64))
+        Raises:
+            TypeError: always.
+        """
+        raise InputTypeError(
+            "pf-ode takes no steps itself; take those of solvers.planning.plan(problem, shape, 'pf-ode')"
+        )

@@ -74,7 +74,7 @@ def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None
     stored = model(shape=(500,))
     first = generate.draw(stored, 3, nfe=nfe)
     record = through_file(first)
-    assert record["grid"]["name"] == "fitted-large"
+    assert record["grid"]["name"] == "fitted"
     assert (record["solver"]["class"] == "MixtureOfTables") == (nfe == 8)
     assert torch.equal(generate.redraw(record, stored).x, first.x)
 

@@ -22,7 +22,7 @@ from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import fitted_table
+from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table
 from solvers.grids import GRIDS
 
 
@@ -118,7 +118,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
     )
     monkeypatch.setattr("sde_diffusion.tuning.tuner.search", lambda *_: [])
     found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
-    assert found.table == SOLVERS["pf-ode"].suited((3,)) and found.error == pytest.approx(0, abs=1e-6)
+    assert found.table == ProbabilityFlow(large=False) and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5
     stored = find_model("bundled")
     save_tuned(tmp_path / "nfe-17.json", found, stored, seed=0)

@@ -26,6 +26,7 @@ from solvers.fitted.pf_ode import (
     table_of,
 )
 from solvers.grids import GRIDS
+from solvers.planning import plan
 
 MEANS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 STEPS = [n for n in range(1, 41) if fitted_table(VPSDE(), n) is not None]
@@ -69,21 +70,28 @@ def test_entries_and_tables_are_inverse(nfe, large):
             assert [a, *b] == pytest.approx([c, *d], rel=1e-9, abs=1e-12)
 
 
-def test_the_member_follows_the_grid():
+def test_the_solver_that_runs_follows_the_grid():
     sde = VPSDE()
-    solver = ProbabilityFlow()
-    assert isinstance(solver.member(sde, GRIDS["fitted"](sde, 8)), MixtureOfTables)
+    model = GaussianMixture(MEANS, std=0.3, sde=sde)
+    ode = sde.probability_flow(model)
+
+    def resolved(**budget):
+        return plan(ode, (3,), "pf-ode", **budget)
+
+    table, times = resolved(nfe=8)
+    assert isinstance(table, MixtureOfTables) and tuple(times.tolist()) == table.times
+    assert resolved(grid="fitted", nfe=8)[0] == resolved(grid=times)[0] == table
     own = torch.linspace(1, 0, 9, dtype=torch.float64)
-    engine = solver.member(sde, own)
+    engine = resolved(grid=own)[0]
     assert engine == ExponentialAdams(2, variable="time", corrector=True)
     larger = ExponentialAdams(5, variable="time", corrector=True)
-    assert solver.member(sde, torch.linspace(1, 0, 41)) == VariableOrder(larger)
+    assert resolved(grid=torch.linspace(1, 0, 41))[0] == resolved(nfe=60)[0] == VariableOrder(larger)
     assert (fixed_order_engine(12), fixed_order_engine(13)) == (engine, larger)
-    model = GaussianMixture(MEANS, std=0.3, sde=sde)
     x1 = sde.prior((4, 3), seeds=range(4), dtype=torch.float64)
-    ode = sde.probability_flow(model)
     assert torch.equal(solve(ode, x1, grid=own).x, solve(ode, x1, solver=engine, grid=own).x)
-    assert isinstance(solver.member(sde, GRIDS["fitted"](sde, 60)), VariableOrder)
+    assert torch.equal(solve(ode, x1, nfe=8).x, solve(ode, x1, solver=table, nfe=8).x)
+    with pytest.raises(TypeError, match="takes no steps itself"):
+        ProbabilityFlow().step(ode, x1, times[0], times[1], None, None)
 
 
 def test_a_path_that_starts_low_gets_the_engine():

@@ -1,0 +1,113 @@
+"""One resolution before the loop: from a solver and a budget to the solver that runs, and the times of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+
+from torch import Tensor
+
+from solvers.errors import InputError, InputTypeError
+from solvers.problem import Equation, Problem, ReverseProcess
+from solvers.registry import SOLVERS, find
+from solvers.solver import Solver
+
+
+def plan(
+    problem: Problem,
+    shape: Sequence[int],
+    solver: str | Solver,
+    nfe: int | None = None,
+    steps: int | None = None,
+    grid: str | Tensor | Sequence[float] | None = None,
+) -> tuple[Solver, Tensor]:
+    """The solver that runs, and the times of its run.
+
+    Args:
+        problem: a ReverseProcess or an Equation.
+        shape: of one sample.
+        solver: a name in ``SOLVERS`` or a Solver; one that chooses among others is replaced by its choice.
+        nfe: hard budget of network evaluations for each sample; a cap for adaptive solvers.
+        steps: number of grid intervals, instead of nfe.
+        grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
+
+    Returns:
+        The solver, and its times (steps + 1,) float64 on the CPU.
+
+    Raises:
+        TypeError: neither a ReverseProcess nor an Equation, or no solver.
+        ValueError: unknown names, budgets below the solver's minimum, bad grids, a problem that the solver cannot
+            integrate.
+
+    >>> import torch
+    >>> from solvers import ReverseProcess, Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> solver, times = plan(ReverseProcess(lambda x, t: x, straight), (2,), "pf-ode", nfe=20)
+    >>> type(solver).__name__, len(times)
+    ('VariableOrder', 21)
+    """
+    solver = find(solver)
+    check_suitable(problem, solver)
+    steps = _steps(problem, solver, nfe, steps, grid)
+    chosen, times = solver.resolve(problem, shape, grid, steps)
+    if nfe is not None:
+        needed = chosen.evaluations(len(times) - 1, ends_at_data(problem, times)) * problem.cost
+        if needed > nfe:
+            raise InputError(
+                f"{len(times) - 1} steps of {type(solver).__name__} take {needed} evaluations, more than nfe={nfe}; "
+                "use fewer steps or a larger budget"
+            )
+    return chosen, times
+
+
+def _steps(
+    problem: Problem,
+    solver: Solver,
+    nfe: int | None,
+    steps: int | None,
+    grid: str | Tensor | Sequence[float] | None,
+) -> int | None:
+    """The number of intervals that a budget pays for; None where the grid has its own."""
+    if nfe is not None and steps is not None:
+        raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
+    for name, value in (("nfe", nfe), ("steps", steps)):
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
+            raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
+    named = isinstance(solver.grid if grid is None else grid, str)
+    if solver.adaptive and named:
+        if steps is not None:
+            raise InputError(f"{type(solver).__name__} chooses its own steps; leave steps out, or give nfe as a cap")
+        return 2
+    if steps is None and nfe is not None and (named or grid is None):
+        return solver.steps_for(nfe // problem.cost)
+    if steps is None and named:
+        raise InputError("give a budget: nfe=20, or steps=20")
+    return steps
+
+
+def ends_at_data(problem: Problem, times: Tensor) -> bool:
+    """Whether a run ends at sigma = 0, where the last step of every solver is x_0 = E[x_0 | x_t]."""
+    return isinstance(problem, ReverseProcess) and float(problem.path(times[-1]).sigma) == 0
+
+
+def check_suitable(problem: Problem, solver: Solver) -> None:
+    """Refuse a problem that a solver cannot integrate.
+
+    Raises:
+        TypeError: neither a ReverseProcess nor an Equation.
+        ValueError: a kind of problem, or noise, that is not for this solver.
+    """
+    if not isinstance(problem, Equation | ReverseProcess):
+        raise InputTypeError(
+            f"expected a ReverseProcess or an Equation, got {type(problem).__name__}; a model becomes one by "
+            "sde.probability_flow(model) or sde.reverse(model)"
+        )
+    if not isinstance(problem, solver.needs):
+        names = " or ".join(kind.__name__ for kind in solver.needs)
+        raise InputError(f"{type(solver).__name__} integrates a {names}, not a {type(problem).__name__}")
+    if problem.stochastic and not solver.stochastic:
+        able = ", ".join(name for name, other in SOLVERS.items() if other.stochastic)
+        raise InputError(
+            f"{type(solver).__name__} draws no noise, but the process has some; give it the probability-flow ODE "
+            f"(eta = 0), or use a stochastic solver: {able}"
+        )
