@@ -2,7 +2,7 @@
 
     python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--out DIR]
 
-Every combination runs on noises of its own, apart from those of ``benchmarks.solvers``, so that
+Every combination runs on initial noise apart from that of ``benchmarks.solvers``, so that
 what is chosen here is reported on others. A grid is a family and the last rho before 0: a factor
 times the rule 4 / n^2. ``candidates.jsonl`` gets one line for each problem, setting and budget.
 Printed are the best settings for each problem, and those best over all by the geometric mean of the
@@ -167,10 +167,10 @@ def main(argv: list[str] | None = None) -> None:
     with path.open("a") as file:
         # Problems innermost: the plan of a setting is cached and serves them all.
         for setting, nfe in track(list(product(wanted, args.nfe)), "candidates", console=console):
-            for problem, noises in ready:
-                key = f"{problem.name}|{problem.fingerprint}|{setting}|{nfe}|{len(noises.x1)}"
+            for problem, starts in ready:
+                key = f"{problem.name}|{problem.fingerprint}|{setting}|{nfe}|{len(starts.x1)}"
                 if key not in done:
-                    done[key] = error_of(problem, setting, nfe, noises.x1, noises.endpoints)
+                    done[key] = error_of(problem, setting, nfe, starts.x1, starts.endpoints)
                     file.write(json.dumps({"key": key, "error": done[key]}) + "\n")
                 errors.setdefault((problem.name, nfe), {})[str(setting)] = done[key]
     show(errors, best_peers(args.out / "report.json"), console)

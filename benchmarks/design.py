@@ -18,8 +18,8 @@ Gaussians in 3, 8 and 24 dimensions, Gaussians with three spectra, and the netwo
 
 What is minimised is the root mean square over the family of error / base, where the base of a model is the error of
 the best pair of solver and grid for it alone (``sde_diffusion.tuning.grid_search``): no model may be sacrificed for
-another. Networks are what people sample, so each counts three times (five with six steps or fewer); noises that even
-a good solver takes to another mode are left out there. Held-out noises decide.
+another. Networks are what people sample, so each counts three times (five with six steps or fewer); initial noise
+that even a good solver takes to another mode is left out there. Held-out noise samples decide.
 
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
@@ -121,7 +121,7 @@ class Design:
         self.table: Table
 
     def offer(self, stage: str, table: Table) -> bool:
-        """Compare on the held-out noises."""
+        """Compare on the held-out noise samples."""
         ends = [run(table, one.held) for one in self.members]
         found = judged(f"{self.steps} {stage}", self.members, ends, self.bases, self.units, self.console)
         if found < self.best:

@@ -34,8 +34,8 @@ class Member:
 
     Attributes:
         name: as printed.
-        fit: noises to fit on.
-        held: noises that decide.
+        fit: initial noise samples to fit on.
+        held: initial noise samples that decide.
         network: whether the model is expensive.
     """
 
@@ -46,11 +46,11 @@ class Member:
 
     @property
     def few(self) -> Fit:
-        """The first noises."""
+        """The first samples."""
         return self.part(FEW // 2 if self.network else FEW)
 
     def part(self, n: int) -> Fit:
-        """The first n noises."""
+        """The first n samples."""
         return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
 
@@ -112,8 +112,8 @@ def fields(n: int, generator: torch.Generator) -> Tensor:
     """Random images of three channels with the spectrum of photographs: (n, 1200)."""
     f2 = torch.arange(20, dtype=torch.float64) ** 2
     amplitude = (1 / (1 + f2[:, None] + f2)).sqrt()
-    waves = amplitude * torch.randn(n, 3, 20, 20, generator=generator, dtype=torch.float64)
-    mixed = torch.stack([waves[:, 0], waves[:, 0] + 0.3 * waves[:, 1], waves[:, 0] + 0.3 * waves[:, 2]], 1)
+    fields = amplitude * torch.randn(n, 3, 20, 20, generator=generator, dtype=torch.float64)
+    mixed = torch.stack([fields[:, 0], fields[:, 0] + 0.3 * fields[:, 1], fields[:, 0] + 0.3 * fields[:, 2]], 1)
     return 0.5 * mixed.flatten(1) / mixed.square().mean().sqrt()
 
 
@@ -141,7 +141,7 @@ def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
 
 
 def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
-    """Draw noises and find where they end."""
+    """Draw initial noise and compute its endpoints."""
     dtype = torch.float32 if network else torch.float64
     assert model.shape is not None
     x1 = model.sde.prior((n + held_out, *model.shape), seeds=range(_SEED, _SEED + n + held_out), dtype=dtype)
@@ -156,7 +156,7 @@ def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = 
 
 
 def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
-    """Which noises a good solver takes near their end: those on a watershed would decide all means, by chance."""
+    """Mask of samples that a good solver takes near their endpoint: those between two modes would decide all means."""
     grid = spaced(model.sde, "power-1.5", 10, 0.15)
     solver = ExponentialAdams(2, "data", "time", corrector=True)
     errors = rms(solve(model.sde.probability_flow(model), x1, solver=solver, grid=grid).x - x0)
@@ -193,7 +193,7 @@ def judged(
     units: Sequence[float],
     console: Console,
 ) -> float:
-    """The objective at the ends of the held-out noises, printed with the error of every member over its base."""
+    """The objective at the endpoints of the held-out samples, printed with the error of every member over its base."""
     found = objective([one.held for one in members], ends, units)
     each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
     console.print(f"{label}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))

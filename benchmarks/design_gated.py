@@ -81,7 +81,7 @@ class GatedDesign:
         self.found = self.starts[0]
 
     def offer(self, stage: str, made: Kinds) -> bool:
-        """Compare on the held-out noises."""
+        """Compare on the held-out noise samples."""
         ends = [made.endpoints(one.held) for one in self.members]
         found = judged(f"{self.steps} {stage}", self.members, ends, self.bases, self.units, self.console)
         if found < self.best:

@@ -2,12 +2,12 @@
 
     python -m benchmarks.held_out [--nfe 5 6 8 10 15 20 30 50] [--data-dir DATA]
 
-Ten exact problems, all with an RMS error to the converged flow from the same noises: mixtures on digits enlarged to
+Ten exact problems, all with an RMS error to the reference solution from the same initial noise: mixtures on digits at
 24 x 24 without more contrast (two widths), clouds of Gaussians in 3, 32 and 900 dimensions, Gaussians with falling
 variances in 100 and 3,000 dimensions and with equal ones in 1,000, and mixtures on 300 CIFAR-10 images (two widths;
 left out, by name, where DATA has none). Printed is the error of pf-ode over that of the best other deterministic solver
-with fixed steps, chosen for each cell with the truth in hand: of the means over noises, and of the medians, which a
-single noise between two modes does not decide.
+with fixed steps, chosen per cell after the fact (an oracle): of the means over samples, and of the medians, which a
+single sample between two modes does not decide.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def others() -> list[str]:
 
 
 @torch.no_grad()
-def measure(model: ScoreModel, budgets: list[int], noises: int) -> dict[int, tuple[float, float]]:
+def measure(model: ScoreModel, budgets: list[int], samples: int) -> dict[int, tuple[float, float]]:
     """By budget: mean and median error of pf-ode over the least of the others."""
     assert model.shape is not None
-    x1 = model.sde.prior((noises, *model.shape), seeds=range(noises), dtype=torch.float64)
+    x1 = model.sde.prior((samples, *model.shape), seeds=range(samples), dtype=torch.float64)
     truth, _ = converged(model, x1, steps=400)
     ode = model.sde.probability_flow(model)
     found = {}
@@ -101,13 +101,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="benchmarks.held_out", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=[5, 6, 8, 10, 15, 20, 30, 50])
-    parser.add_argument("--noises", type=int, default=32)
+    parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     args = parser.parse_args()
     if min(args.nfe) < 1:
         parser.error(f"--nfe is a number of model evaluations, at least 1; got {min(args.nfe)}")
-    if args.noises < 1:
-        parser.error(f"--noises is at least 1; got {args.noises}")
+    if args.samples < 1:
+        parser.error(f"--samples is at least 1; got {args.samples}")
     torch.set_num_threads(1)
     console = Console(width=160)
     table = Table("mean, median", *map(str, args.nfe))
@@ -116,7 +116,7 @@ def main() -> None:
         if model is None:
             console.print(f"left out: {name} (no CIFAR-10 in {args.data_dir}; --data-dir says where it is)")
             continue
-        found = measure(model, args.nfe, args.noises)
+        found = measure(model, args.nfe, args.samples)
         for nfe, both in found.items():
             ratios[nfe].append(both)
         table.add_row(name, *(f"{mean:.2f}, {median:.2f}" for mean, median in found.values()))

@@ -1,4 +1,4 @@
-r"""Problems of the comparison: a model, its noises, and where its converged flow takes them.
+r"""Problems of the comparison: a model, its initial noise, and the reference solutions.
 
     digits        mixture of Gaussians on 512 handwritten digits, exact score
     checkerboard  32 narrow Gaussians of unequal weight in the plane, exact score
@@ -35,7 +35,7 @@ class Problem:
         model: what is sampled.
         shape: of one sample.
         dtype: in which everything runs; float64 where the model allows it.
-        samples: at most so many noises for each set.
+        samples: most samples of a set.
         reference_steps: of the reference.
         flow: the exact endpoint, where it is known.
     """
@@ -48,7 +48,7 @@ class Problem:
     reference_steps: int = 2000
     flow: Callable[[Tensor], Tensor] | None = None
 
-    def noises(self, first: int, n: int) -> Tensor:
+    def initial_noise(self, first: int, n: int) -> Tensor:
         """x_1 of seeds first to first + n - 1."""
         return self.model.sde.prior(
             (n, *self.shape), seeds=range(first, first + n), dtype=self.dtype, device=self.device
@@ -137,7 +137,7 @@ def spectrum() -> Problem:
         alpha, sigma = sde(1.0)[:2]
         return x1 * (variances / (alpha**2 * variances + sigma**2)).sqrt().to(x1.dtype)
 
-    # The error is a mean over 3072 dimensions: few noises tell it well.
+    # The error is a mean over 3072 dimensions, so few samples estimate it well.
     return Problem("spectrum", gaussian_spectrum(variances, sde), (3072,), samples=16, flow=flow)
 
 

@@ -4,9 +4,9 @@
 
 puts reports of several runs into one: the problems of a later file take the place of those of an earlier one.
 
-The best peer is chosen for every problem and budget after the fact, on the noises it is reported
+The best peer is chosen for every problem and budget after the fact, on the samples it is reported
 on: the comparison leans to the peers. The interval is that of the mean of (ours - best peer) over
-the samples, a bootstrap of 95 %. First place is given only where all sets of noises agree.
+the samples, a bootstrap of 95 %. First place is given only where all sets of samples agree.
 """
 
 from __future__ import annotations

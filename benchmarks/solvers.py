@@ -3,7 +3,7 @@
     python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN]
         [--nfe 5 6 8 10 15 20 30 50] [--samples 128] [--sets 3] [--out DIR] [--quick]
 
-Each sampler starts from the same noises at the same log-SNR, may call the model N times, and is
+Each sampler starts from the same initial noise at the same log-SNR, may call the model N times, and is
 measured by the distance of each sample to the endpoint of the same model's probability flow: root
 mean square over the dimensions, then mean over the samples. A sampler whose steps do not add up to
 N takes the most that do.
@@ -13,9 +13,9 @@ errors of single samples; lines that are there are not computed again. ``report.
 ``report.json`` and the plots are written from them; ``benchmarks.report`` puts several into one.
 
 Beside the solvers of the table, ``tuned`` is what ``sde_diffusion.tune`` makes for the problem and each of the
-budgets of ``--tuned``, on noises of its own; the solvers it made are in the folder too.
+budgets of ``--tuned``, on separate initial noise; the solvers it made are in the folder too.
 
-There are 350 configurations of peers. They are first run on a few other noises (``--screen``), and
+There are 350 configurations of peers. They are first run on a few other samples (``--screen``), and
 only the best of them at each budget (``--keep``) on all; ``--screen 0`` runs all on all.
 """
 
@@ -75,10 +75,10 @@ def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
     return folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
 
 
-def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], noises: int = 128) -> None:
+def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], samples: int = 128) -> None:
     """Make the solvers for a problem, and write each down when it is made."""
     started = time.perf_counter()
-    for made in tuned_each(problem.model, budgets, shape=problem.shape, noises=noises, held_out=noises):
+    for made in tuned_each(problem.model, budgets, shape=problem.shape, noises=samples, held_out=samples):
         path = tuned_path(problem, folder, made.nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
         now = time.perf_counter()
@@ -162,8 +162,8 @@ class Records:
 
 
 @dataclass(frozen=True)
-class Noises:
-    """Noises and their endpoints: several sets, or the screening noises."""
+class InitialNoise:
+    """Initial noise and its endpoints: several sets of samples, or those of the screening."""
 
     label: str
     x1: Tensor
@@ -171,9 +171,9 @@ class Noises:
     sets: int
 
 
-def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[Noises, float]:
-    """Noises with their endpoints, stored or computed, and the endpoints' error."""
-    x1 = problem.noises(first, n * sets)
+def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[InitialNoise, float]:
+    """Initial noise with its endpoints, stored or computed, and the endpoints' error."""
+    x1 = problem.initial_noise(first, n * sets)
     path = out / "references" / f"{problem.name}-{problem.fingerprint}-{label}-{first}-{n * sets}.npz"
     if path.exists():
         stored = np.load(path)
@@ -182,18 +182,18 @@ def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Pa
         x, error = problem.endpoints(x1)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, x=x.cpu().numpy(), error=error)
-    return Noises(label, x1, x, sets), error
+    return InitialNoise(label, x1, x, sets), error
 
 
 @torch.no_grad()
-def measure(problem: Problem, config: Config, nfe: int, noises: Noises, batch: int) -> dict[str, Any]:
+def measure(problem: Problem, config: Config, nfe: int, starts: InitialNoise, batch: int) -> dict[str, Any]:
     """Run once; the error of every sample, None where they are not all finite or nothing was run.
 
     Raises:
         RuntimeError: more evaluations than allowed.
     """
     errors, calls, started = [], 0, time.perf_counter()
-    for x1, target in zip(noises.x1.split(batch), noises.endpoints.split(batch), strict=True):
+    for x1, target in zip(starts.x1.split(batch), starts.endpoints.split(batch), strict=True):
         task = Task(problem.model, x1)
         x = config.run(task, nfe // problem.model.cost)
         if x is None:
@@ -214,7 +214,7 @@ def measure(problem: Problem, config: Config, nfe: int, noises: Noises, batch: i
 def compute(
     problem: Problem,
     jobs: list[tuple[Config, int]],
-    noises: Noises,
+    starts: InitialNoise,
     records: Records,
     batch: int,
     console: Console,
@@ -230,8 +230,8 @@ def compute(
                     problem.fingerprint,
                     config,
                     nfe,
-                    noises.label,
-                    len(noises.x1),
+                    starts.label,
+                    len(starts.x1),
                     settings_of(config, problem, nfe, records.path.parent),
                 ),
             )
@@ -239,9 +239,9 @@ def compute(
         for config, nfe in jobs
     }
     missing = [job for job in jobs if keys[str(job[0]), job[1]] not in records.lines]
-    for config, nfe in track(missing, f"{problem.name} {noises.label}", console=console):
+    for config, nfe in track(missing, f"{problem.name} {starts.label}", console=console):
         try:
-            result = measure(problem, config, nfe, noises, batch)
+            result = measure(problem, config, nfe, starts, batch)
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             if config.library == OURS:
                 raise
@@ -253,7 +253,7 @@ def compute(
             "solver": config.name,
             "nfe": nfe,
         }
-        records.add({"key": keys[str(config), nfe], **head, "sets": noises.sets, **result})
+        records.add({"key": keys[str(config), nfe], **head, "sets": starts.sets, **result})
     for config, nfe in jobs:
         found.append(records.lines[keys[str(config), nfe]])
     return found
@@ -283,17 +283,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--solvers", nargs="*", help="of ours; all deterministic ones by default")
     parser.add_argument("--tuned", nargs="*", type=int, default=[5, 6, 8, 10, 15], help="budgets to tune for")
-    parser.add_argument("--tune-noises", type=int, default=128, help="to fit on, and as many to decide")
+    parser.add_argument("--tune-samples", type=int, default=128, help="to fit on, and as many to decide")
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
-    parser.add_argument("--samples", type=int, default=128, help="noises in each set")
-    parser.add_argument("--sets", type=int, default=3, help="disjoint sets of noises")
-    parser.add_argument("--screen", type=int, default=16, help="noises to screen the peers on; 0: no screening")
+    parser.add_argument("--samples", type=int, default=128, help="samples in each set")
+    parser.add_argument("--sets", type=int, default=3, help="disjoint sets of samples")
+    parser.add_argument("--screen", type=int, default=16, help="samples to screen the peers on; 0: no screening")
     parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--reference-steps", type=int, default=800, help="of the reference of a run")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="16 noises, NFE 5 10 20")
+    parser.add_argument("--quick", action="store_true", help="16 samples, NFE 5 10 20")
     args = parser.parse_args(argv)
     if args.quick:
         args.samples, args.nfe, args.tuned = 16, [5, 10, 20], []
@@ -330,21 +330,21 @@ def main(argv: list[str] | None = None) -> None:
         n = min(args.samples, problem.samples)
         # Not so for screening: a better reference does not change who takes part.
         label = f"full-{problem.reference_steps}"
-        noises, references[problem.name] = prepare(problem, 0, n, args.sets, label, args.out)
+        starts, references[problem.name] = prepare(problem, 0, n, args.sets, label, args.out)
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
         if args.screen:
             few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
             kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
         # A problem of thousands of dimensions with an exact flow is not worth a large Jacobian.
-        wanted = [n for n in args.tuned if n in args.nfe and problem.samples >= args.tune_noises]
+        wanted = [n for n in args.tuned if n in args.nfe and problem.samples >= args.tune_samples]
         to_make = [nfe for nfe in wanted if not tuned_path(problem, args.out, nfe).exists()]
         if to_make:
-            make_tuned(problem, args.out, to_make, args.tune_noises)
+            make_tuned(problem, args.out, to_make, args.tune_samples)
         made = Config(OURS, TUNED, partial(run_tuned, problem, args.out))
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
         jobs += [(made, nfe) for nfe in wanted]
-        lines += compute(problem, jobs, noises, records, args.batch, console)
+        lines += compute(problem, jobs, starts, records, args.batch, console)
         # After every problem, so that an interrupted run leaves what it found.
         write_report(lines, references, args.out, missing, command)
     console.print(Markdown((args.out / "report.md").read_text()))

@@ -66,7 +66,7 @@ def like(c: Tensor, x: Tensor) -> Tensor:
 
 
 def _plain(t: Any) -> Any:
-    """Position and variance of plain time; one function for all equations, which plans are cached by."""
+    """Position and variance of plain time; a module-level function, so that it can be a cache key."""
     return t
 
 
@@ -143,7 +143,7 @@ _SPAN = _LAMBDA_MAX - _LAMBDA_MIN
 
 
 def _snr(u: Any) -> Any:
-    """The variance of the path at u; one function for all processes, which plans are cached by."""
+    """The variance of the path at u; a module-level function, so that it can be a cache key."""
     exponent = 2 * (_LAMBDA_MIN + u * _SPAN)
     return torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
 

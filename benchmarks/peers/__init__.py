@@ -1,4 +1,4 @@
-r"""Samplers of other libraries under one roof.
+r"""A common interface to samplers of other libraries.
 
 Every library has its own scaling of x, so a ``Task`` speaks in z = x / alpha and rho = sigma /
 alpha, which all share: x_0 + rho eps. A peer starts at z_1 = x_1 / alpha(1), at the log-SNR of t =
@@ -29,7 +29,7 @@ STEPS = 1000
 
 
 class Task:
-    """A batch of noises to be denoised.
+    """A batch of initial noise to be denoised.
 
     Args:
         model: what is sampled.

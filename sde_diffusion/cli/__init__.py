@@ -19,11 +19,11 @@ sdediff train --sde vp                     train on the bundled digits
 sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
 sdediff evaluate                           how good its samples are, with standard errors
 sdediff likelihood                         how likely it finds held-out data, in nats and bits
-sdediff tune --nfe 8                       a solver made for one model and budget
+sdediff tune --nfe 8                       fit a solver to one model at 8 evaluations
 sdediff solvers                            the table of solvers
 sdediff verify                             measure every solver against what it declares
 
-SDEDIFF_TRACEBACK=1 adds a traceback to the one sentence that an error is told in."""
+Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 
 app = typer.Typer(
     name="sdediff",

@@ -51,23 +51,23 @@ def compare(
         str,
         typer.Option("--nfe", help="Network evaluations for each sample, separated by commas."),
     ] = ",".join(map(str, BUDGETS)),
-    n: Annotated[int, typer.Option("--n", help="Samples of every solver and budget.")] = 512,
+    n: Annotated[int, typer.Option("--n", help="Samples of every solver and number of evaluations.")] = 512,
     paired: Annotated[
-        int, typer.Option("--paired", help="How many of their noises are followed to the converged flow.")
+        int, typer.Option("--paired", help="Samples that are compared with the reference solution.")
     ] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Of the noises, the same for all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise, which all solvers share.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 256,
-    reference_steps: Annotated[int, typer.Option("--reference-steps", help="Of the converged flow.")] = 800,
+    reference_steps: Annotated[int, typer.Option("--reference-steps", help="Steps of the reference solution.")] = 800,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help="What to measure distances to: a data set or a path, as for train.",
+            help="Data that distances are measured to: a data set or a path, as for train.",
             show_default="what the model was trained on",
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False)
+        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False)
     ] = None,
     device: DeviceOption = None,
     out: Annotated[
@@ -80,7 +80,7 @@ def compare(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
-    """Compare solvers on a trained model: same noises, paired error, distance to the data, time.
+    """Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.
 
     The error of a sample is its distance to where the model's own probability flow, computed to convergence, ends from
     the same noise. Differences come with an interval, and say so when they may be chance.
@@ -140,5 +140,5 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
             raise
         say(f"no distances to the data: {error}", "yellow")
         return None
-    # Evenly spaced, so that sorted data is met in all its parts.
+    # Evenly spaced, so that sorted data sets are sampled uniformly.
     return found.batch(torch.linspace(0, len(found) - 1, min(len(found), MOST), dtype=torch.float64).long())

@@ -59,30 +59,30 @@ def evaluate(
         str | None,
         typer.Option(
             "--reference",
-            help="What to compare with: a data set or path as in 'sdediff train --data', or a --save-reference file.",
+            help="Reference data: a data set or path as in 'sdediff train --data', or a --save-reference file.",
             show_default="the data of the run",
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Of the reference: train or test.")] = "train",
+    split: Annotated[str, typer.Option("--split", help="Split of the reference: train or test.")] = "train",
     data_dir: Annotated[
         Path | None,
-        typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False),
+        typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False),
     ] = None,
     features: Annotated[
         str | None,
         typer.Option(
             "--features",
-            help=f"What is compared: {', '.join(NAMES)}.",
+            help=f"Feature extractor: {', '.join(NAMES)}.",
             show_default="a stored reference's own, else by shape",
         ),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", help="Where the weights of inception or dinov2 are.", show_default=False)
+        Path | None, typer.Option("--weights", help="Weights of inception or dinov2.", show_default=False)
     ] = None,
     metrics: Annotated[str, typer.Option("--metrics", help=f"all, or some of {', '.join(METRICS)}.")] = ",".join(
         DEFAULT
     ),
-    n: Annotated[int, typer.Option("--n", help="How many samples to draw.")] = 1000,
+    n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[
         str, typer.Option("--solver", help="As in 'sdediff sample'; several, separated by commas, give a curve.")
     ] = "pf-ode",
@@ -97,18 +97,18 @@ def evaluate(
     eta: Annotated[
         float | None, typer.Option("--eta", help="As in 'sdediff sample'.", show_default="1 if stochastic, else 0")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of samples and of what metrics draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of the metrics.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 250,
     processes: Annotated[
         int | None,
         typer.Option(
-            "--processes", help="They share the work; the figures do not change.", show_default="one per core"
+            "--processes", help="Number of processes; results do not depend on it.", show_default="one per core"
         ),
     ] = None,
     draws: Annotated[int, typer.Option("--draws", help="Half-samples for a standard error.")] = 40,
     value_range: Annotated[
         str | None,
-        typer.Option("--range", help="Black and white of images of floats, such as 0,1.", show_default=False),
+        typer.Option("--range", help="Value range of float images (black,white), such as 0,1.", show_default=False),
     ] = None,
     budget: Annotated[bool, typer.Option("--budget", help="Also split the distance into its causes.")] = False,
     save_reference: Annotated[
@@ -125,7 +125,7 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Say how good samples are, with standard errors.
+    """Measure sample quality, with standard errors.
 
     Draws samples of a model or reads those of a file, and compares them with a reference. Several budgets or solvers
     give a curve.
@@ -231,7 +231,7 @@ def held_out(data: Data, split: str) -> Data | None:
 
 
 def range_of(text: str | None) -> tuple[float, float] | None:
-    """Black and white.
+    """The value range (black, white) of float images.
 
     >>> range_of("0,1")
     (0.0, 1.0)

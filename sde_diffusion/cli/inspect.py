@@ -43,7 +43,7 @@ def inspect(
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.", show_default=False)
+        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False)
     ] = None,
     picture: Annotated[
         Path | None,
@@ -51,7 +51,7 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
-    """Say what a run or checkpoint is: process, network, data, training. Or what is in a data set.
+    """Describe a run or checkpoint (process, network, data, training), or a data set.
 
     Every file of a run is checked against its hash. Of a data set: counts, range, spread, duplicates, and the
     sigma_data and sigma_max that suit it.

@@ -33,17 +33,17 @@ sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM, term by ter
 
 def likelihood(
     run: RunArgument = None,
-    n: Annotated[int, typer.Option("--n", help="How many samples of the data.")] = 64,
+    n: Annotated[int, typer.Option("--n", help="Number of data samples.")] = 64,
     data: Annotated[
         str | None,
         typer.Option(
             "--data",
-            help=f"What to measure on: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
+            help=f"Data: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
             show_default="what the model was trained on",
         ),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Where the files of mnist and cifar10 are.")
+        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.")
     ] = None,
     split: Annotated[
         str | None,
@@ -53,12 +53,14 @@ def likelihood(
         str | None,
         typer.Option("--trace", help=f"{' or '.join(TRACES)}.", show_default=f"exact up to {EXACT_LIMIT} values"),
     ] = None,
-    probe: Annotated[str, typer.Option("--probe", help=f"Of hutchinson: {' or '.join(PROBES)}.")] = "rademacher",
+    probe: Annotated[
+        str, typer.Option("--probe", help=f"Probe vectors of hutchinson: {' or '.join(PROBES)}.")
+    ] = "rademacher",
     probes: Annotated[
         int, typer.Option("--probes", help="Probes for each sample; two or more give a standard error.")
     ] = 2,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Of a solver that chooses its steps, per step and value.")
+        float, typer.Option("--tolerance", help="Tolerance per step and value of an adaptive solver.")
     ] = 1e-4,
     solver: Annotated[str, typer.Option("--solver", help="rk23, rk45, tsit5; or adams, heun with --steps.")] = "rk45",
     steps: Annotated[
@@ -71,7 +73,7 @@ def likelihood(
         int | None,
         typer.Option("--elbo", help="Also the bound of the discrete process of so many steps.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of data, dequantisation and probes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of data selection, dequantisation and probes.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 64,
     device: DeviceOption = None,
     out: Annotated[

@@ -43,7 +43,7 @@ def prepare(
         str | None,
         typer.Option(
             "--size",
-            help="Of every image, as 64 or HEIGHTxWIDTH: the largest centred part of this proportion, scaled.",
+            help="Image size, 64 or HEIGHTxWIDTH: the largest centred crop of this aspect ratio, resized.",
             show_default="as they are; they must be alike",
         ),
     ] = None,
@@ -54,12 +54,13 @@ def prepare(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")
     ] = False,
-    split: Annotated[str, typer.Option("--split", help="Of a Hugging Face data set.")] = "train",
+    split: Annotated[str, typer.Option("--split", help="Split of a Hugging Face data set.")] = "train",
     image_column: Annotated[
-        str | None, typer.Option("--image-column", help="Of parquet and Hugging Face.", show_default="image, img")
+        str | None, typer.Option("--image-column", help="Column of the images in a table.", show_default="image, img")
     ] = None,
     label_column: Annotated[
-        str | None, typer.Option("--label-column", help="Likewise.", show_default="label, labels")
+        str | None,
+        typer.Option("--label-column", help="Column of the labels in a table.", show_default="label, labels"),
     ] = None,
 ) -> None:
     """Decode and resize a data set once, into one array that training maps from disk.

@@ -49,7 +49,7 @@ def sample(
     run: RunArgument = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="How many samples.", show_default="64; 2000 points of the plane"),
+        typer.Option("--n", help="Number of samples.", show_default="64; 2000 points of the plane"),
     ] = None,
     solver: Annotated[
         str | None,
@@ -75,7 +75,7 @@ def sample(
         str | None,
         typer.Option(
             "--grid",
-            help=f"Where the steps are: {', '.join(GRIDS)}; or the times, such as 1,0.6,0.2,0.",
+            help=f"Time grid of the solver: {', '.join(GRIDS)}; or the times, such as 1,0.6,0.2,0.",
             show_default="the solver's own",
         ),
     ] = None,
@@ -91,7 +91,7 @@ def sample(
         int | None,
         typer.Option(
             "--seed",
-            help="Of the set: sample k depends on it and on k alone.",
+            help="Seed of the set: sample k depends on the seed and on k alone.",
             show_default="0",
         ),
     ] = None,
@@ -138,14 +138,14 @@ def sample(
         float | None,
         typer.Option(
             "--tolerance",
-            help="Instead of --nfe: the mean distance of a sample to the model's converged flow that is allowed (RMS, "
+            help="Instead of --nfe: the largest mean distance of a sample to the model's reference solution (RMS, "
             "in units of the data). A pilot finds the cheapest solver that meets it; with --solver, its budget.",
             show_default=False,
         ),
     ] = None,
     profile: Annotated[
         bool,
-        typer.Option("--profile", help="Also show at which times the solver makes its error, by its own estimate."),
+        typer.Option("--profile", help="Also show the local error of each step, by the solver's own estimate."),
     ] = False,
 ) -> None:
     """Draw samples from a trained model.

@@ -67,12 +67,12 @@ def train(
         str | None,
         option(
             "--data",
-            f"What to learn: {choices(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
+            f"Training data: {choices(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
             DATA,
             "digits",
         ),
     ] = None,
-    data_dir: Annotated[Path | None, option("--data-dir", "Where the files of mnist and cifar10 are.", DATA)] = None,
+    data_dir: Annotated[Path | None, option("--data-dir", "Folder with the files of mnist and cifar10.", DATA)] = None,
     out: Annotated[
         Path | None,
         option(
@@ -107,19 +107,19 @@ def train(
             "noise; edm for ve and edm; velocity where alpha(1) = 0",
         ),
     ] = None,
-    beta_min: Annotated[float | None, option("--beta-min", "Of vp and subvp.", MODEL, "0.1")] = None,
-    beta_max: Annotated[float | None, option("--beta-max", "Of vp and subvp.", MODEL, "20.0")] = None,
-    sigma_min: Annotated[float | None, option("--sigma-min", "Of ve.", MODEL, "0.01")] = None,
-    sigma_max: Annotated[float | None, option("--sigma-max", "Of ve and edm.", MODEL, "50.0, edm 80.0")] = None,
+    beta_min: Annotated[float | None, option("--beta-min", "beta at t = 0 (vp, subvp).", MODEL, "0.1")] = None,
+    beta_max: Annotated[float | None, option("--beta-max", "beta at t = 1 (vp, subvp).", MODEL, "20.0")] = None,
+    sigma_min: Annotated[float | None, option("--sigma-min", "Smallest sigma (ve).", MODEL, "0.01")] = None,
+    sigma_max: Annotated[float | None, option("--sigma-max", "Largest sigma (ve, edm).", MODEL, "50, edm 80")] = None,
     steps: Annotated[int | None, setting("steps", "Updates of the weights.")] = None,
     batch_size: Annotated[int | None, setting("batch-size", "Samples in one update.")] = None,
     lr: Annotated[float | None, setting("lr", "Learning rate of AdamW after the warm-up.")] = None,
     warmup: Annotated[int | None, setting("warmup", "Updates over which the learning rate rises from 0.")] = None,
     schedule: Annotated[
         str | None,
-        setting("schedule", f"Of the learning rate after the warm-up: {choices(SCHEDULES)}."),
+        setting("schedule", f"Learning-rate schedule after warm-up: {choices(SCHEDULES)}."),
     ] = None,
-    weight_decay: Annotated[float | None, setting("weight-decay", "Of AdamW.")] = None,
+    weight_decay: Annotated[float | None, setting("weight-decay", "Weight decay of AdamW.")] = None,
     clip: Annotated[float | None, setting("clip", "Largest norm of the gradient.")] = None,
     weight: Annotated[
         str | None, option("--weight", f"Weight over time: {choices(LOSS_WEIGHTS)}.", STEPS, "by --predicts")
@@ -132,14 +132,14 @@ def train(
     labels: Annotated[
         bool | None,
         typer.Option(
-            "--labels/--no-labels", help="Learn what the labels say.", rich_help_panel=STEPS, show_default="no-labels"
+            "--labels/--no-labels", help="Train class-conditionally.", rich_help_panel=STEPS, show_default="no-labels"
         ),
     ] = None,
     drop_label: Annotated[float | None, setting("drop-label", "Probability of hiding a label, for guidance.")] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
-            "--flip/--no-flip", help="Mirror images at random.", rich_help_panel=STEPS, show_default="no-flip"
+            "--flip/--no-flip", help="Random horizontal flips.", rich_help_panel=STEPS, show_default="no-flip"
         ),
     ] = None,
     augment: Annotated[
@@ -156,10 +156,10 @@ def train(
     snapshot_every: Annotated[
         int | None, setting("snapshot-every", "Updates from one snapshot of the power averages to the next.")
     ] = None,
-    precision: Annotated[str | None, setting("precision", f"Of the network: {choices(PRECISIONS)}.")] = None,
+    precision: Annotated[str | None, setting("precision", f"Precision of the network: {choices(PRECISIONS)}.")] = None,
     accumulate: Annotated[int | None, setting("accumulate", "Parts in which a batch is computed.")] = None,
-    tracker: Annotated[str | None, setting("tracker", f"Where figures go too: {choices(TRACKERS)}.")] = None,
-    seed: Annotated[int | None, setting("seed", "Of first weights, data order, times, noise and dropout.")] = None,
+    tracker: Annotated[str | None, setting("tracker", f"Also log metrics to {choices(TRACKERS)}.")] = None,
+    seed: Annotated[int | None, setting("seed", "Seed of weights, data order, times, noise and dropout.")] = None,
     device: DeviceOption = None,
     log_every: Annotated[
         int | None, setting("log-every", "Updates from one line of metrics.jsonl to the next.")
@@ -169,9 +169,9 @@ def train(
     ] = None,
     keep: Annotated[int | None, setting("keep", "Checkpoints that are kept, the newest.")] = None,
     network: Annotated[str | None, option("--network", f"{choices(NETWORKS)}.", NETWORK, "by the data")] = None,
-    width: Annotated[int | None, option("--width", "Hidden values of an MLP.", NETWORK, "by the data")] = None,
+    width: Annotated[int | None, option("--width", "Hidden width of an MLP.", NETWORK, "by the data")] = None,
     depth: Annotated[int | None, option("--depth", "Residual blocks of an MLP.", NETWORK, "4")] = None,
-    channels: Annotated[int | None, option("--channels", "First channels of a U-Net.", NETWORK, "by the data")] = None,
+    channels: Annotated[int | None, option("--channels", "Base channels of a U-Net.", NETWORK, "by the data")] = None,
     blocks: Annotated[int | None, option("--blocks", "Blocks per level of a U-Net.", NETWORK, "by the data")] = None,
     dropout: Annotated[
         float | None,
@@ -179,14 +179,14 @@ def train(
     ] = None,
     embedding: Annotated[
         str | None,
-        option("--embedding", f"Waves of the time: {choices(EMBEDDINGS)}.", NETWORK, "log; with edm sinusoidal"),
+        option("--embedding", f"Time embedding: {choices(EMBEDDINGS)}.", NETWORK, "log; with edm sinusoidal"),
     ] = None,
 ) -> None:
     """Train a score model by denoising score matching.
 
     Images get a U-Net and everything else an MLP, of a size that suits the data. The run is a
     folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
-    checkpoint and stops; --resume goes on, to the last bit as if nothing had happened.
+    checkpoint and stops; --resume goes on, and resumed training is bit-identical.
     """
     file = read_options(config_file) if config_file else {}
     options = {name: file[name] for name in DEFAULT if name in file} | given(

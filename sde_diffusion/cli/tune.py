@@ -29,11 +29,13 @@ sdediff sample --solver tuned --nfe 8      and use it
 def tune(
     run: RunArgument = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", help="Network evaluations of the solver that is made; several by commas.")
+        str, typer.Option("--nfe", help="Network evaluations of the tuned solver; several by commas.")
     ] = "8",
-    seed: Annotated[int, typer.Option("--seed", help="Of the noises.")] = 0,
-    noises: Annotated[int, typer.Option("--noises", help="Noises that the solver is fitted on.")] = 128,
-    held_out: Annotated[int, typer.Option("--held-out", help="Others, which decide what is kept.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise.")] = 0,
+    noises: Annotated[int, typer.Option("--noises", help="Initial noise samples that the solver is fitted on.")] = 128,
+    held_out: Annotated[
+        int, typer.Option("--held-out", help="Other noise samples, on which the candidates are compared.")
+    ] = 128,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one call of the network.")] = 512,
     device: DeviceOption = None,
     out: Annotated[
@@ -41,10 +43,10 @@ def tune(
         typer.Option("--out", help="Folder for nfe-NFE.json, replaced if it exists.", show_default="RUN/tuned"),
     ] = None,
 ) -> None:
-    """Make a solver for one model and one number of evaluations.
+    """Fit a solver to one model and one number of evaluations.
 
-    Times and weights are fitted so that samples end where the model's own converged flow ends; noises that took no part
-    decide. The result is used by --solver tuned and is never worse than the default on them.
+    Times and weights are fitted to the endpoints of the model's reference solution. The candidate with the lowest error
+    on held-out noise samples is kept, so it is never worse than the default on them; --solver tuned uses it.
     """
     start = time.perf_counter()
     stored = find_model(run)
@@ -75,8 +77,8 @@ def tune(
     typer.echo(f"model {stored.path}")
     for made in found:
         typer.echo(
-            f"{made.nfe} evaluations, error on {held_out} held-out noises: {DEFAULT} {made.default_error:.4g}, tuned "
-            f"{made.error:.4g}, {made.error / made.default_error:.2f} times that"
+            f"{made.nfe} evaluations, error on {held_out} held-out noise samples: {DEFAULT} {made.default_error:.4g}, "
+            f"tuned {made.error:.4g}, {made.error / made.default_error:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         typer.echo(f"  best of each stage: {stages}; converged samples known to {made.teacher_error:.1g}")

@@ -1,4 +1,4 @@
-r"""Solvers compared on one model: the same noises for all, distances to where the model's own flow ends.
+r"""Comparison of solvers on one model, from the same initial noise, by their distance to the reference solution.
 
 A deterministic solver has a paired error: the distance, root mean square over entries, of each of its samples to the
 endpoint that the converged probability flow (``sde_diffusion.sampling.reference_solution``) reaches from the same
@@ -90,8 +90,8 @@ class Comparison:
     Attributes:
         rows: in the order of solvers, then budgets.
         n: samples of each row.
-        paired: how many of their noises were followed to the converged flow.
-        seed: of the noises.
+        paired: how many samples are compared with the reference solution.
+        seed: of the initial noise.
         reference_error: an upper bound of the mean error of the endpoints; None where all solvers are stochastic.
     """
 
@@ -141,14 +141,14 @@ def compare(
     reference_steps: int = 800,
     on_row: Callable[[str], None] | None = None,
 ) -> Comparison:
-    """Run every solver at every budget from the same noises.
+    """Run every solver at every budget from the same initial noise.
 
     Args:
         model: any ScoreModel with a shape.
         solvers: by the names to show; one, or one for each budget.
         budgets: network evaluations for each sample.
         n: samples of each solver and budget.
-        paired: how many of their noises, the first, are followed to the converged flow; at most n.
+        paired: how many samples, the first, are compared with the reference solution; at most n.
         seed: sample k starts from the noise that ``sample(model, n, seed=seed)`` gives it.
         data: (m, ...) to measure the distance of the samples to; without it there is none.
         batch_size: samples integrated together.
@@ -156,7 +156,7 @@ def compare(
         on_row: called with what is computed next.
 
     Raises:
-        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired noises, or none that can run.
+        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired samples, or none that can run.
         FloatingPointError: the model returns NaN or inf.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
@@ -176,7 +176,7 @@ def compare(
         raise InputError("the model does not know the shape of a sample: set model.shape")
     paired = min(paired, n)
     if paired < 2:
-        raise InputError(f"an interval needs at least 2 noises; got n={n}, of which {paired} are followed")
+        raise InputError(f"an interval needs at least 2 samples; got n={n}, of which {paired} are paired")
     model.eval()
     say = on_row or (lambda what: None)
     endpoints, reference_error = None, None

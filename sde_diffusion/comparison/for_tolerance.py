@@ -1,8 +1,8 @@
-r"""The cheapest solver that meets a tolerance, found on a few noises of its own.
+r"""The cheapest solver that meets a tolerance, found on a few pilot samples.
 
 The error of a solver is the mean, over samples, of the root mean square distance to where the model's own probability
 flow ends (``sde_diffusion.sampling.reference_solution``), so a tolerance is in units of x: 0.02 is 1 % of the range
-of an image. A pilot of n noises, which no sample of the run uses, gives that mean an upper bound
+of an image. A pilot of n initial noise samples, which no sample of the run uses, gives that mean an upper bound
 
     m + 1.645 s / sqrt(n) + e,          s the standard deviation, e the error of the flow itself,
 
@@ -44,7 +44,7 @@ class Choice:
         tolerance: what was asked for.
         error: mean error of the pilot.
         bound: upper bound of it.
-        pilot: how many noises.
+        pilot: number of pilot samples.
         reference_error: upper bound of the error of the flow that the pilot was measured against.
         tried: (budget, solver, bound) of all that were run.
     """
@@ -60,13 +60,13 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """One sentence."""
+        """A sentence that describes the choice."""
         same = {name: bound for nfe, name, bound in self.tried if nfe == self.nfe}
         below = [(nfe, bound) for nfe, _, bound in self.tried if nfe < self.nfe]
         others = ", ".join(f"{name} {bound:.2g}" for name, bound in same.items() if name != self.solver)
         text = (
             f"{self.solver} with {self.nfe} evaluations: error {self.error:.2g}, at most {self.bound:.2g} as far "
-            f"as {self.pilot} other noises tell, within {self.tolerance:g}"
+            f"estimated on {self.pilot} other samples, within {self.tolerance:g}"
         )
         if others:
             text += f" (at that budget {others})"
@@ -98,13 +98,13 @@ def choose_solver(
         model: any ScoreModel with a shape.
         tolerance: on the mean distance of a sample to the model's converged flow, RMS over its entries, units of x.
         solvers: to choose from, by name; ``CANDIDATES`` by default.
-        n: noises of the pilot.
-        seed: of the run whose solver is chosen; the pilot uses none of its noises.
+        n: samples of the pilot.
+        seed: of the run whose solver is chosen; the pilot uses other seeds.
         on_try: called with what is computed next.
         condition: per-sample tensors (n, ...) that are passed to the network.
 
     Raises:
-        ValueError: a tolerance that is not positive, fewer than 2 noises, a solver that is stochastic or adaptive, or
+        ValueError: a tolerance that is not positive, fewer than 2 samples, a solver that is stochastic or adaptive, or
             no budget in ``LADDER`` meets the tolerance.
         FloatingPointError: the model returns NaN or inf.
 
@@ -117,7 +117,7 @@ def choose_solver(
     if not (0 < tolerance < math.inf):
         raise InputError(f"a tolerance is a positive distance in units of a sample, such as 0.02; got {tolerance}")
     if n < 2:
-        raise InputError(f"an error bound needs at least 2 noises; got {n}")
+        raise InputError(f"an error bound needs at least 2 samples; got {n}")
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample: set model.shape")
     solvers = {name: SOLVERS[name] for name in CANDIDATES} if solvers is None else solvers

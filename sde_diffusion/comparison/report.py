@@ -49,14 +49,14 @@ def summary(found: Comparison) -> list[str]:
     if found.reference_error is not None:
         lines.append(
             f"error: root mean square distance to the model's converged flow from the same noise, mean over "
-            f"{found.paired} noises; against the best: 95 % interval of the difference"
+            f"{found.paired} samples; against the best: 95 % interval of the difference"
         )
         lines.append(f"the flow's own error is at most {found.reference_error:.2g}")
         smallest = min((row.error for row in found.rows if row.error is not None), default=math.inf)
         if smallest < ENOUGH * found.reference_error:
             lines.append(
                 f"that is more than 1/{ENOUGH} of the smallest error, {smallest:.2g}: take more --reference-steps, or "
-                "more noises where single ones are at a fork of the flow"
+                "more samples where single ones are at a fork of the flow"
             )
     if any(row.sliced is not None for row in found.rows):
         lines.append("Frechet (squared) and sliced W: distances of the samples to the data")

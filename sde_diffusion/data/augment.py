@@ -1,8 +1,8 @@
-r"""Augmentation that the network can be told of: mirror images, and the geometric part of EDM's pipeline.
+r"""Augmentation with labels for the network: horizontal flips, and the geometric part of EDM's pipeline.
 
-What is done to a sample is a vector of 9 numbers. A network takes it as its context and learns the data as they are
-from the samples to which nothing is done: their vector is NaN, no context, and so the network is sampled without one
-(Karras et al. 2022, appendix F.2):
+A vector of 9 numbers, the augmentation label, describes the transformation of a sample. The network receives it as
+its context. The label of an unchanged sample is NaN, which means no context, so that sampling without a context
+gives samples of the original data (Karras et al. 2022, appendix F.2):
 
     mirror x, mirror y    1 with probability p / 2 each
     scale                 z, the image grows by 2^(0.2 z)
@@ -34,7 +34,7 @@ class Augmentation:
     """What is done to images, and how often.
 
     Args:
-        flip: mirror left and right with probability 1/2, and tell nobody: for data as likely either way round.
+        flip: horizontal flip with probability 1/2, not passed to the network.
         probability: p of every line of EDM's pipeline; 0.12 in the paper for CIFAR-10, 0 for none.
 
     Raises:
@@ -78,14 +78,14 @@ class Augmentation:
         return torch.cat([flip, mirror, torch.stack(columns, 1)], 1)
 
     def apply(self, x: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """The augmented images, and what the network may be told.
+        """The augmented images and their augmentation labels.
 
         Args:
             x: (B, C, H, W) in [-1, 1].
             drawn: the rows of ``draw`` for these samples, (B, 10).
 
         Returns:
-            Images like x, and (B, 9) on the device of x, NaN where nothing is done that the network is told of.
+            Images like x, and labels (B, 9) on the device of x, NaN for samples that EDM's pipeline left unchanged.
 
         Raises:
             ValueError: x are no images, or the rows are not theirs.

@@ -56,7 +56,7 @@ class Data:
     file: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no network could train on."""
+        """Validate dtype, rank and finiteness."""
         x, labels = self.x, self.labels
         if self.kind not in KINDS:
             raise InputError(f"{self.name}: unknown kind '{self.kind}'; choices: {', '.join(KINDS)}")

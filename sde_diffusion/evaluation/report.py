@@ -1,4 +1,4 @@
-"""An evaluation on paper: the JSON that is kept and the tables that are printed."""
+"""JSON and tables of an evaluation."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def _check(
 
 
 def check_data(model: ScoreModel, x: Tensor) -> None:
-    """Refuse what is no batch of the model's data.
+    """Check that x is a batch of model samples.
 
     Raises:
         TypeError: not a floating point tensor.

@@ -45,7 +45,7 @@ class DiscreteModel(ScoreModel):
         if not isinstance(sde, DDPM):
             raise InputTypeError(f"a network of discrete steps needs a DDPM process; got {type(sde).__name__}")
         if predicts == "edm":
-            raise InputError("an 'edm' network is told c_noise, not the index of a step; use ScoreModel")
+            raise InputError("an 'edm' network receives c_noise, not the index of a step; use ScoreModel")
         super().__init__(network, sde, predicts, shape)
         self.rounded = rounded
         self.steps = sde

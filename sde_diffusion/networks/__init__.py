@@ -53,9 +53,9 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and
     more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). Signals (C, L) of 32
     values and more get a U-Net in one dimension. All else gets an MLP, twice as wide as the sample is
-    long, between 128 and 1024. All are told the time by slow waves of its logarithm, which solvers can follow.
-    Those are not for a model that predicts "edm", whose network is told log(rho) / 4: ``default_model``
-    gives it others.
+    long, between 128 and 1024. All use a low-frequency embedding of log time: its slow variation lets solvers
+    converge with few steps. A network that predicts "edm" receives log(rho) / 4 instead of t, and ``default_model``
+    gives it the sinusoidal embedding.
 
     Raises:
         ValueError: a shape with no sizes or a size below 1.

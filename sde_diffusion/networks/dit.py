@@ -1,6 +1,6 @@
 r"""A transformer on patches of an image, a signal or a volume (DiT: Peebles & Xie 2023).
 
-The sample is cut into patches, each a token. Places are told by fixed waves along every axis. A block is
+The sample is cut into patches, each a token. Positions are encoded by fixed sinusoids along each axis. A block is
 
     h <- h + a1 attention( (1 + s1) norm(h) + b1 ),      h <- h + a2 mlp( (1 + s2) norm(h) + b2 ),
 
@@ -24,7 +24,7 @@ from solvers.errors import InputError
 
 
 def positions(sizes: Sequence[int], width: int) -> Tensor:
-    """Fixed waves of every place of a grid, (number of places, width): an equal share of features for each axis.
+    """Fixed sinusoids of every position of a grid, (positions, width), with as many features for each axis.
 
     >>> positions((4, 2), 16).shape
     torch.Size([8, 16])
@@ -33,8 +33,8 @@ def positions(sizes: Sequence[int], width: int) -> Tensor:
     axes = [torch.arange(size, dtype=torch.float32) / size for size in sizes]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
     angle = grid[:, :, None] * geometric_frequencies(share)
-    waves = torch.cat([angle.cos(), angle.sin()], dim=2).flatten(1)
-    return F.pad(waves, (0, width - waves.shape[1]))
+    encoding = torch.cat([angle.cos(), angle.sin()], dim=2).flatten(1)
+    return F.pad(encoding, (0, width - encoding.shape[1]))
 
 
 class Block(nn.Module):

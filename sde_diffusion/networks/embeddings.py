@@ -1,24 +1,23 @@
-r"""What a network is told besides x: the time, and on request a class.
+r"""Conditioning inputs of the networks: time, and optionally a class label or a context vector.
 
-A time becomes a vector of waves, [cos(w_k u), sin(w_k u)], and a small perceptron turns them into
-the vector that steers every block (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B).
-What matters is the range of the frequencies w_k. The marginals of a diffusion change fastest near
-the data, where t = 1e-4 and t = 2e-4 are different noise levels. With u = t, as is usual
-("sinusoidal"), telling them apart takes frequencies up to 1000 rad, and a wave that goes round 160
-times on [0, 1] stays in what the network answers: a solver with 50 steps cannot follow it. With
+The time embedding is [cos(w_k u), sin(w_k u)] for frequencies w_k, and a small perceptron maps it to the
+conditioning vector of every block (Vaswani et al. 2017, section 3.5; Ho et al. 2020, appendix B). The range of
+the frequencies matters. The marginals of a diffusion change fastest near the data, where t = 1e-4 and t = 2e-4
+are different noise levels. With the usual u = t ("sinusoidal"), separating these two takes frequencies up to
+1000 rad, which complete 160 periods on [0, 1]. The output of the network oscillates with them, and a solver with
+50 steps cannot resolve it. With
 
     u = log(1 + t / 0.001),      w_k = 1/8 ... 2 rad        ("log")
 
-the same times are apart and no wave goes round more than 2.2 times. Networks train to the same loss, and
-every solver comes nearer to their flow, by factors of 2 at 15 and 4 to 60 at 20 to 50 evaluations
-(docs/decisions.md). It is what ``default_network`` takes.
+the same two times are separated and no frequency completes more than 2.2 periods on [0, 1]. Networks train to the
+same loss, and every solver has a smaller error to the reference solution: by a factor of 2 at 15 evaluations, and
+of 4 to 60 at 20 to 50 (docs/decisions.md). ``default_network`` uses "log".
 
 "sinusoidal" also serves other scalars of order one, such as c_noise = log(rho) / 4 of Karras et al. 2022 (table 1).
 
-A class adds a learned vector. One more vector stands for "no class": labels equal to `classes` mean
-unconditional, and so does no label at all, which is what classifier-free guidance needs. A condition of
-any other kind is a vector of numbers, its context: a linear function of it is added, and where a row is NaN a
-learned vector that stands for "no condition".
+A class label adds a learned vector. A label equal to `classes`, or no label, selects one more learned vector, that
+of the unconditional model, which classifier-free guidance needs. Every other condition is a context vector: a
+linear function of it is added, or a learned vector for "no condition" where its row is NaN.
 """
 
 from __future__ import annotations
@@ -66,10 +65,10 @@ _LOG_FROM = 1e-3  # the time around which log(1 + t / t_0) turns from linear to 
 
 
 class TimeEmbedding(nn.Module):
-    """The waves [cos(w_k u), sin(w_k u)] of a time, (B,) -> (B, features).
+    """The time embedding [cos(w_k u), sin(w_k u)], (B,) -> (B, features).
 
     Args:
-        features: how many, even.
+        features: number of features, even.
         kind: "log" (of the logarithm of the time), or of the time itself with "sinusoidal" (fixed, geometric) or
             "fourier" (random) frequencies w_k.
 
@@ -92,7 +91,7 @@ class TimeEmbedding(nn.Module):
         self.kind = kind
 
     def forward(self, t: Tensor) -> Tensor:
-        """Return the waves of times t, (B,), as (B, features)."""
+        """Return the embedding (B, features) of times t, (B,)."""
         if self.kind == "log":
             t = t.sign() * torch.log1p(t.abs() / _LOG_FROM)
         angle = t[:, None] * self.frequencies.to(t.dtype)
@@ -100,14 +99,14 @@ class TimeEmbedding(nn.Module):
 
 
 class Condition(nn.Module):
-    """The vector that steers a network: an embedded time, plus a class and a context where there are any.
+    """The conditioning vector of a network: the embedded time, plus those of a class and a context if given.
 
     Args:
-        features: how many waves the time is expanded in.
-        width: length of the vector.
+        features: number of features of the time embedding.
+        width: length of the conditioning vector.
         kind: the time embedding, "log", "sinusoidal" or "fourier".
-        classes: how many classes there are; None for a network without labels.
-        context: length of the condition vector; None for a network without.
+        classes: number of classes; None for a network without labels.
+        context: length of the context vector; None for a network without one.
 
     Raises:
         ValueError: `classes` or `context` below 1, an odd number of features, an unknown kind.

@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a bar in a terminal, a line now and then elsewhere."""
+"""Training progress: a bar in a terminal, otherwise a line every 15 s."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ the same noise. That point is computed by the velocity form at order 4 with the 
     rho^(1/7) + t, each scaled to [0, 1],        rho = sigma/alpha.
 
 The first term resolves the dependence on the noise level, of a network on log rho and of a mixture on rho; the second
-the waves in t by which a network is told the time: on the digits network at 800 steps the error is 8e-7 with it and
+the frequencies of the time embedding: on the digits network at 800 steps the error is 8e-7 with it and
 1.3e-5 without. All is done in float64 also where the model is not: steps this small would add up its rounding. What
 is stated as the error of the yardstick is its distance to a run with half the steps and four times the last rho, an
 upper bound.

@@ -59,7 +59,7 @@ def whole_way(grid: Grid) -> Grid:
     """
     if grid is not None and not isinstance(grid, str) and len(grid) > 0:
         first, last = float(grid[0]), float(grid[-1])
-        inside = min(first, last) >= 0 and max(first, last) <= 1  # what is not has a sentence of its own
+        inside = min(first, last) >= 0 and max(first, last) <= 1  # times outside [0, 1] raise in make_grid
         if inside and (first, last) != (1.0, 0.0):
             raise InputError(
                 f"samples start from noise at t = 1 and end as data at t = 0; this grid goes from {first:g} to "

@@ -90,7 +90,7 @@ class DDPM(SDE):
         return SCHEDULES[self.schedule](self.steps)
 
     def timestep(self, t: Tensor) -> Tensor:
-        """The index i - 1 in 0, ..., T - 1 that a DDPM network is told at t, a fraction between two steps.
+        """The index i - 1 in 0, ..., T - 1 that a DDPM network receives at t, a fraction between two steps.
 
         >>> DDPM().timestep(torch.tensor([0.001, 0.5, 1.0], dtype=torch.float64))
         tensor([  0., 499., 999.], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Where things are when nobody says: the latest run, the bundled model, names not yet taken."""
+"""Default locations: the latest run, the bundled model, unused names."""
 
 from __future__ import annotations
 

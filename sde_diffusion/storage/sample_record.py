@@ -60,7 +60,7 @@ def evaluations(record: Mapping[str, Any]) -> str:
 
 
 def folder_name(record: Mapping[str, Any]) -> str:
-    """What a set of samples is called when nobody says.
+    """Default folder name of a sample set.
 
     >>> folder_name({"solver": {"name": "my/solvers.py:Best"}, "nfe": {"least": 9, "most": 9}})
     'Best-nfe9'

@@ -123,7 +123,7 @@ class Tuned:
     Attributes:
         table: the solver; where the default was the best, the default itself or its table with gates.
         nfe: network evaluations it is made for, guided pairs counted as two.
-        error: its mean error on the held-out noises: RMS of each sample's distance to the converged endpoint.
+        error: its mean error on the held-out noise samples: RMS of each sample's distance to the reference solution.
         default_error: the same of the default solver.
         stages: the same of the best of each stage, by name.
         teacher_error: error of the converged endpoints themselves.

@@ -58,7 +58,7 @@ class TrainConfig:
         labels: give the network the labels of the data.
         drop_label: probability that a sample is shown without its label, for guidance.
         flip: mirror images left and right with probability 1/2.
-        augment: probability of each part of EDM's augmentation, in [0, 1]; the network is told of it by its context
+        augment: probability of each part of EDM's augmentation, in [0, 1], passed to the network as its context
             (``sde_diffusion.data.augment``).
         precision: of the network: "fp32", "bf16" or "fp16". Process, loss, weights and averages stay float32.
         accumulate: micro-batches in one update. Together with the number of processes it divides the batch; the

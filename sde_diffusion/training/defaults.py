@@ -94,7 +94,7 @@ def default_model(
         if like is None:
             usual = default_network(data.shape)
             start = usual if network in (None, usual.name) else build(str(network), shape=data.shape)
-            # An "edm" network is told log(rho) / 4, whose own logarithm means nothing.
+            # An "edm" network receives log(rho) / 4, which is a logarithm already.
             embedding = "sinusoidal" if predicts == "edm" else "log"
             entry: Mapping[str, Any] = {"name": start.name, "settings": {**start.settings, "embedding": embedding}}
             sigma_data = _spread(data) if predicts == "edm" else 1.0

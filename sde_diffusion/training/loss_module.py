@@ -1,7 +1,7 @@
-"""What a training step minimises, as one module: its forward pass is the loss of each sample.
+"""The training loss as a module: its forward pass returns the loss of each sample.
 
-In one module because gradients are averaged over processes around a forward pass, and the network is not all that
-is trained: a weight may be learned beside it.
+It is a module because distributed training averages gradients around a forward pass, and because a loss weight may
+be trained together with the network.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ class LossModule(nn.Module):
     def forward(
         self, x0: Tensor, t: Tensor, eps: Tensor, factor: Tensor, condition: dict[str, Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The weighted losses, and what is minimised: they may pass a learned weight, and count ``factor`` each.
+        """The weighted losses, and the minimised ones: after the learned weight, if any, multiplied by ``factor``.
 
         Args:
             x0: data (B, ...).
             t: times (B,).
             eps: noise like x0.
-            factor: what each time counts, (B,).
+            factor: the importance weight of each time, (B,).
             condition: passed on to the network.
 
         Returns:

@@ -54,7 +54,7 @@ def velocity(sde: SDE, t: Tensor) -> Tensor:
     """The plain error of the velocity v = a x_0 + b eps: w = sigma^2 (b - a rho)^2.
 
     Flow matching (Lipman et al. 2023, eq. 9); SNR + 1 on the data error of a VP process (Salimans & Ho 2022,
-    section 4). It grows towards alpha = 0, where a network that is told to start sampling must be right.
+    section 4). It grows towards alpha = 0, where sampling starts.
 
     >>> from sde_diffusion.sde import Flow
     >>> float(velocity(Flow(), torch.tensor(0.75, dtype=torch.float64)))  # sigma^2 / alpha^2

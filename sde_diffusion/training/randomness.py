@@ -1,4 +1,4 @@
-"""What chance decides in a training step: which samples, which times, which noise, which dropout.
+"""Random draws of a training step: indices, times, noise, dropout.
 
 Everything is a function of (seed, step, row), where the row counts the samples of one update over all processes
 and micro-batches. So there is no generator state to save, a resumed run draws what the uninterrupted one would

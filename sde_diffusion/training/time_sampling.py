@@ -1,4 +1,4 @@
-r"""Which times a training step looks at, and what each of them counts.
+r"""Sampling of training times, with importance weights.
 
 The loss of ``losses`` is an average over t ~ U[t_min, 1). Times drawn with another density q estimate the same
 average when every sample counts 1 / ((1 - t_min) q(t)): the estimate keeps its mean, and its variance changes.

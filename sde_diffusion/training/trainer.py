@@ -1,8 +1,7 @@
 """One training step, and everything that evolves from step to step.
 
-The figures of a step stay on the device until somebody reads them: a GPU is not made to wait.
-Reading them (``read``) also looks for values that are not finite, and because what a step drew is a
-function of its number, the step, its samples and its times can be named then.
+Step metrics stay on the device until ``read``, so that no step synchronises. ``read`` also checks that they are
+finite. The draws of a step are a function of its number, so the error can name the step, its samples and its times.
 """
 
 from __future__ import annotations
@@ -128,8 +127,8 @@ class Trainer:
         index = torch.zeros(1, dtype=torch.int64)
         x0 = self.data.batch(index).to(self.device)
         t = self.model.sde.to_step(torch.full((1,), 0.5, dtype=torch.float64)).to(self.device)
-        told = torch.full((1, LABELS), torch.nan, device=x0.device)
-        condition = self._condition(index, torch.zeros(1, dtype=torch.bool), told)
+        augment_labels = torch.full((1, LABELS), torch.nan, device=x0.device)
+        condition = self._condition(index, torch.zeros(1, dtype=torch.bool), augment_labels)
         return x0, t, torch.zeros_like(x0), torch.ones_like(t), condition
 
     def _try(self, objective: nn.Module) -> bool:
@@ -171,10 +170,10 @@ class Trainer:
             first = (self.engine.rank * config.accumulate + j) * self.micro
             rows = slice(first, first + self.micro)
             start = time.perf_counter()
-            x0, told = self._to_device(self.data.batch(index[rows])), None
+            x0, augment_labels = self._to_device(self.data.batch(index[rows])), None
             if augment is not None and altered is not None:
-                x0, told = augment.apply(x0, altered[rows])
-            condition = self._condition(index[rows], None if dropped is None else dropped[rows], told)
+                x0, augment_labels = augment.apply(x0, altered[rows])
+            condition = self._condition(index[rows], None if dropped is None else dropped[rows], augment_labels)
             self.waited += time.perf_counter() - start
             eps = self.draws.noise(k, x0, first)
             self._seed_network(k, first)
@@ -207,12 +206,12 @@ class Trainer:
         # From pageable memory the copy would wait for all that the GPU has yet to do.
         return value.pin_memory().to(self.device, non_blocking=True)
 
-    def _condition(self, index: Tensor, dropped: Tensor | None, told: Tensor | None) -> dict[str, Tensor]:
+    def _condition(self, index: Tensor, dropped: Tensor | None, augment_labels: Tensor | None) -> dict[str, Tensor]:
         condition = {}
         if self.no_label is not None and self.data.labels is not None and dropped is not None:
             condition["label"] = self._to_device(self.data.labels[index].masked_fill(dropped, self.no_label))
-        if self.config.augment and told is not None:
-            condition["context"] = told
+        if self.config.augment and augment_labels is not None:
+            condition["context"] = augment_labels
         return condition
 
     def _seed_network(self, step: int, first: int) -> None:

@@ -1,7 +1,7 @@
 r"""Stages 2 and 3: times and weights by least squares on the endpoints of the converged flow.
 
-Both minimise the mean over noises of the RMS error of a sample (of several problems the mean square of that, in units
-of a base for each), by Levenberg-Marquardt steps on reweighted squares
+Both minimise the mean over initial noise of the RMS error of a sample (for several problems the mean square of that,
+in units of a base for each), by Levenberg-Marquardt steps on reweighted squares
 
     sum_b w_b ||r_b||^2,      w_b = 1 / max(||r_b||, m),      m = median_b ||r_b|| / 10,
 
@@ -11,7 +11,7 @@ model is only ever called. A step of q solves
     (A + lambda diag A + nu I) dq = -(g + nu q),       A = J W J' / n,   g = J W r / n,   nu = 1e-3 tr A / |q|,
 
 where nu draws the weights to those of the theory they started from (Frankel et al. 2025 and Kim et al. 2024 found free
-weights to overfit). Held-out noises say which of the steps was the last good one.
+weights to overfit). The error on held-out noise samples decides which of the steps was the last good one.
 
 Stage 2 moves the times and lets the solver recompute its weights. Stage 3 changes every number of the table. The
 derivative of the endpoint with respect to a weight of row i needs evaluations after i only; those of all weights
@@ -36,7 +36,7 @@ from solvers.noise import NoNoise
 from solvers.problem import ReverseProcess
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x, t, rows) -> D; rows are the numbers of the noises in x, for their conditions."""
+"""(x, t, rows) -> D; rows are the indices of the samples in x, for their conditions."""
 
 # Columns of a row that are fitted: the value of its own step and of the three before.
 _BAND = 4
@@ -46,7 +46,7 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Fit:
-    """What is fitted to: the noises, their endpoints, and the model.
+    """A fitting problem: the initial noise, its endpoints, and the model.
 
     Attributes:
         denoise: the model.
@@ -147,7 +147,7 @@ def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
 
 
 def mean_table(table: MixtureOfTables, fit: Fit) -> Table:
-    """The plain table with the mean over the noises of the numbers of each row."""
+    """The plain table with the mean over samples of the coefficients of each row."""
     rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
     return Table(table.times, tuple(rows), table.source)
 
@@ -231,7 +231,7 @@ def descend(
         fits: the problems.
         bases: error of each that counts as one.
         iterations: at most so many steps.
-        accepted: told every q that improved; whether to go on.
+        accepted: called with every q that improved; returns whether to go on.
     """
     damping = 1e-2
     for _ in range(iterations):
@@ -288,5 +288,5 @@ def differences(
 
 
 def with_source(solver: Solver, source: str) -> Solver:
-    """The same numbers, said to come from elsewhere; a solver that is no table says itself where it comes from."""
+    """A copy with another ``source``; other solvers are returned unchanged."""
     return replace(solver, source=source) if isinstance(solver, Table | MixtureOfTables) else solver

@@ -1,7 +1,7 @@
-r"""Stage 1: the best of several families of solvers and grids, by trial on a few noises.
+r"""Stage 1: the best of several families of solvers and grids, by trial on a few initial noise samples.
 
 Three rounds. A few solvers of different kinds try every grid; then every solver tries the best grids; then the best
-pairs meet on all noises. What comes out are starting points, so ties do not matter.
+pairs are compared on all samples. What comes out are starting points, so ties do not matter.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def search(
     Args:
         sde: the process.
         steps: evaluations, which is steps of the grid.
-        few: error of a solver on a grid, on few noises.
-        all_: the same on all noises.
+        few: error of a solver on a grid, on few samples.
+        all_: the same on all samples.
         keep: how many pairs.
     """
     low = rho_min(steps)

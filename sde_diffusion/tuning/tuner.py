@@ -1,16 +1,16 @@
 r"""A solver made for one model and one number of evaluations.
 
 ``tune`` looks for the times and weights of a ``solvers.fitted.table.Table`` whose samples are nearest to the
-endpoints of the model's own converged probability flow, from the same noises:
+reference solution of the model's probability flow, from the same initial noise:
 
-    0  the converged flow of a few hundred noises, with 384 evaluations for each;
+    0  the reference solution of a few hundred initial noise samples, with 384 evaluations for each;
     1  the best pairs of solver and grid among several families, by trial;
     2  their times, by least squares, with the weights that belong to the times;
-    3  all numbers of each of their tables, by least squares, and of the best of them to the end.
+    3  all coefficients of each of their tables, by least squares, and of the best of them to the end.
 
-The default solver, whose numbers depend on the sample, takes part as it is and as the table of its mean numbers.
-Noises that took no part decide which of all these is returned: it is never worse than the default on them. The result
-belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
+The default solver, whose coefficients depend on the sample, takes part as it is and as the table of its mean
+coefficients. The candidate with the lowest error on held-out noise samples is returned: it is never worse than the
+default on them. The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from solvers.fitted.table import Table
 DEFAULT = "pf-ode"
 _FEW = 16
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
-# Noises of tuning lie beyond those of any sampling run, whose numbers stay below 2^31.
+# Seeds of tuning lie beyond those of any sampling run, which stay below 2^31.
 _FIRST_NOISE = 2**31
 
 
@@ -69,8 +69,8 @@ def tune(
         model: any ScoreModel.
         nfe: network evaluations for each sample; a guided model takes two for each call.
         shape: of one sample; the model's own by default.
-        seed: of the noises.
-        options: of ``tuned_each``, such as noises, or the condition of the model.
+        seed: of the initial noise.
+        options: of ``tuned_each``, such as ``noises``, or the condition of the model.
 
     Returns:
         A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
@@ -109,15 +109,15 @@ def tuned_each(
         budgets: network evaluations for each sample; a guided model takes two for each call. They share the converged
             samples.
         shape: of one sample; the model's own by default.
-        seed: of the noises.
-        noises: how many the times and weights are fitted on.
+        seed: of the initial noise.
+        noises: number of initial noise samples that times and weights are fitted on.
         held_out: how many others decide.
         batch_size: samples in one call of the network.
         report: called with the share of the work that is done, and what is being done.
         condition: per-sample tensors (noises + held_out, ...) that are passed to the network.
 
     Raises:
-        ValueError: a budget below one call, too few noises, an unknown shape, or conditions of another length.
+        ValueError: a budget below one call, too few noise samples, an unknown shape, or conditions of another length.
         FloatingPointError: the model does not return numbers.
     """
     shape = model.shape if shape is None else tuple(shape)
@@ -127,11 +127,11 @@ def tuned_each(
         if nfe < model.cost:
             raise InputError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
     if noises < _FEW or held_out < 2:
-        raise InputError(f"tuning needs at least {_FEW} noises and 2 held out; got {noises} and {held_out}")
+        raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
     for name, value in condition.items():
         if len(value) != noises + held_out:
             raise InputError(
-                f"condition '{name}' has {len(value)} entries for {noises + held_out} noises; give one each"
+                f"condition '{name}' has {len(value)} entries for {noises + held_out} noise samples; give one each"
             )
     tell = report or (lambda share, text: None)
     model.eval()
@@ -202,7 +202,7 @@ class _Task:
         batch_size: int,
         condition: dict[str, Tensor],
     ) -> _Task:
-        """Draw the noises and find where they end."""
+        """Draw the initial noise and compute its endpoints."""
         parameter = next(chain(model.parameters(), model.buffers()), None)
         device = torch.device("cpu") if parameter is None else parameter.device
         dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
@@ -231,11 +231,11 @@ class _Task:
         return cls(model, fit, held, error, batch_size)
 
     def part(self, n: int) -> Fit:
-        """The first noises."""
+        """The first samples."""
         return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
     def endpoints(self, fit: Fit, solver: Solver, times: Tensor) -> Tensor:
-        """Where a solver takes the noises of a fit."""
+        """The endpoints that a solver reaches from the initial noise of a fit."""
         return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
 
     def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
@@ -245,7 +245,7 @@ class _Task:
 
 
 class _Tried(NamedTuple):
-    """A table with its error on the held-out noises."""
+    """A table with its error on the held-out noise samples."""
 
     error: float
     table: Table
@@ -256,7 +256,7 @@ def _error(tried: _Tried) -> float:
 
 
 class _Found:
-    """The best solver on the held-out noises, and the best error of each stage."""
+    """The best solver on the held-out noise samples, and the best error of each stage."""
 
     def __init__(self, task: _Task) -> None:
         self.task = task

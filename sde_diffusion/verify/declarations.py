@@ -17,7 +17,7 @@ def formula(solver: Solver) -> str:
     if solver.adaptive:
         return f"{solver.stages} per attempt"
     counts = [solver.evaluations(n) for n in range(1, 7)]
-    # The first step, or the last, may be dearer or cheaper: the slope is that of the others.
+    # The first or last step may cost more or fewer evaluations: the slope is that of the others.
     slope = counts[-1] - counts[-2]
     offset = counts[-1] - 6 * slope
     regular = [slope * n + offset for n in range(1, 7)]

@@ -45,7 +45,7 @@ def batch(solver: Solver) -> Check | None:
     """Sample 5 alone, among 7 and among 64: bit-equal noise, and one result to rounding."""
     problem, x = process(mixture(), solver), start(64)
     times = make_grid(solver.grid, problem, 2 if solver.adaptive else solver.steps_for(_NFE))
-    ends, noises, counts = [], [], []
+    ends, increments, counts = [], [], []
     for rows in (torch.tensor([_SAMPLE]), torch.arange(7), torch.arange(64)):
         kept: list[Tensor] = []
         noise = _Recording(BrownianPath(rows, problem.clock, 26), rows, kept)
@@ -54,9 +54,9 @@ def batch(solver: Solver) -> Check | None:
         own = int((rows == _SAMPLE).nonzero())
         ends.append(out.x[own])
         counts.append(int(out.nfe[own]))
-        noises.append(torch.stack(kept) if kept else torch.zeros(0))
+        increments.append(torch.stack(kept) if kept else torch.zeros(0))
     apart = max(float((end - ends[0]).abs().max()) for end in ends)
-    equal = all(torch.equal(noise, noises[0]) for noise in noises)
+    equal = all(torch.equal(noise, increments[0]) for noise in increments)
     if not solver.batch_independent:
         return Check(
             "batch",

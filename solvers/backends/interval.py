@@ -84,6 +84,6 @@ class Interval:
 
 
 def check_tolerances(rtol: float, atol: float) -> None:
-    """Refuse what is not positive."""
+    """Check that the option is positive."""
     if not (rtol > 0 and atol > 0):
         raise InputError(f"tolerances must be positive; got rtol={rtol}, atol={atol}")

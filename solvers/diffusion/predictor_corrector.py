@@ -15,7 +15,7 @@ The step size decides whether the corrector helps or harms:
 The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in
 the published code. Langevin steps have a bias of their own, of order delta over the variance along a
 direction. With "sigma" and "norm" it stays however many steps there are: then snr, and not the number
-of steps, sets how far the law can be trusted, and there is no order of convergence.
+of steps, determines the bias of the stationary distribution, and there is no order of convergence.
 """
 
 from __future__ import annotations

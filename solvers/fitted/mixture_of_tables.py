@@ -136,7 +136,7 @@ def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 
 def _log_rms(unit: float, *parts: Tensor) -> Tensor:
-    """Log of the root mean square of each sample, the first in units, (B, parts) float64; what vanishes is e^-4."""
+    """Log of the root mean square of each sample, the first in units, (B, parts) float64, clamped below at -4."""
     dtype = torch.promote_types(parts[0].dtype, torch.float32)
     norms = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=dtype) for part in parts]
     out = torch.stack(norms, 1).to(torch.float64).div_(parts[0][0].numel() ** 0.5)
@@ -183,7 +183,7 @@ class MixtureOfTables(FixedGridSolver):
 
     @property
     def data_independent(self) -> bool:
-        """Only without gates."""
+        """True if no row is gated."""
         return not any(self.gates)
 
     @property
@@ -193,7 +193,7 @@ class MixtureOfTables(FixedGridSolver):
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """That of all tables."""
+        """The shared time grid."""
         return self.times
 
     def init(self, problem: ReverseProcess, times: Tensor) -> GateFeatures:

@@ -1,4 +1,4 @@
-r"""The default: the best fixed-budget deterministic solver of this library, whatever that is at the time.
+r"""``pf-ode``, the default deterministic solver for a fixed number of evaluations.
 
 For few steps it is a table with gates (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
 a family of models at once: mixtures of Gaussians on images and in the plane, Gaussians with the spectra of images,

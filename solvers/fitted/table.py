@@ -52,7 +52,7 @@ class FixedGridSolver(Solver):
     order = 0
     needs = (ReverseProcess,)
     owns_last_step = True
-    uses_corrector = True  # some do; the numbers do not say which
+    uses_corrector = True  # unknown for a table, so assume yes
 
     def steps_for(self, evaluations: int, finish: bool = True) -> int:
         """Its own number of evaluations.

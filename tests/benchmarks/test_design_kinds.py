@@ -19,7 +19,7 @@ STEPS = 4
 
 
 def fit_of(std: float, seed: int, dimension: int = 6) -> Fit:
-    """A mixture, sixteen noises and their ends."""
+    """A mixture, sixteen initial noise samples and their endpoints."""
     g = torch.Generator().manual_seed(seed)
     model = GaussianMixture(0.6 * torch.randn(5, dimension, dtype=torch.float64, generator=g), std=std, sde=SDE)
     x1 = SDE.prior((16, dimension), seeds=range(16), dtype=torch.float64)

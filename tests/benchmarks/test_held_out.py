@@ -1,4 +1,4 @@
-"""The check of the default on problems of nobody."""
+"""The check of the default on held-out problems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ratios_are_those_to_the_best_other_solver():
 def test_what_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     few = [("a Gaussian", Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())), ("CIFAR-10, wide", None)]
     monkeypatch.setattr(held_out, "problems", lambda data_dir: iter(few))
-    monkeypatch.setattr("sys.argv", ["held_out", "--nfe", "5", "--noises", "2", "--data-dir", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["held_out", "--nfe", "5", "--samples", "2", "--data-dir", str(tmp_path)])
     held_out.main()
     out = capsys.readouterr().out
     assert "left out: CIFAR-10, wide" in out and "a Gaussian" in out and "geometric mean" in out
@@ -47,7 +47,7 @@ def test_problems_without_data_are_eight(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("option", "message"), [("--nfe", "at least 1; got 0"), ("--noises", "at least 1; got 0")])
+@pytest.mark.parametrize(("option", "message"), [("--nfe", "at least 1; got 0"), ("--samples", "at least 1; got 0")])
 def test_numbers_below_one_are_refused(option, message, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["held_out", option, "0"])
     with pytest.raises(SystemExit):

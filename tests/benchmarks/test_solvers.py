@@ -36,7 +36,7 @@ def small(std: float = 0.5) -> Problem:
 @lru_cache
 def endpoints() -> tuple[Problem, Tensor, Tensor]:
     problem = small()
-    x1 = problem.noises(0, 4)
+    x1 = problem.initial_noise(0, 4)
     return problem, x1, problem.endpoints(x1)[0]
 
 
@@ -74,7 +74,7 @@ def test_the_reference_is_the_flow_by_another_integrator() -> None:
 
 def test_the_closed_form_of_the_spectrum_is_its_flow() -> None:
     problem = spectrum()
-    x1 = problem.noises(0, 1)
+    x1 = problem.initial_noise(0, 1)
     exact, error = problem.endpoints(x1)
     assert error == 0
     coarse, fine = (float(rms(converged(problem.model, x1, steps=n)[0] - exact)) for n in (200, 800))
@@ -83,7 +83,7 @@ def test_the_closed_form_of_the_spectrum_is_its_flow() -> None:
 
 def test_the_error_of_a_reference_is_stated_and_falls() -> None:
     problem = small()
-    x1 = problem.noises(0, 4)
+    x1 = problem.initial_noise(0, 4)
     coarse, fine = (Problem("small", problem.model, (2,), reference_steps=n).endpoints(x1)[1] for n in (40, 160))
     assert fine < coarse / 16
 
@@ -152,8 +152,8 @@ def test_no_peer_exceeds_its_budget(library: str) -> None:
     for config in installed(library)[::3]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            noises, _ = prepare(problem, 0, 2, 1, "test", Path())
-            measure(problem, config, 6, noises, 8)
+            starts, _ = prepare(problem, 0, 2, 1, "test", Path())
+            measure(problem, config, 6, starts, 8)
 
 
 def test_a_task_starts_at_the_log_snr_of_t_1() -> None:
@@ -202,7 +202,7 @@ def test_a_run_is_resumed(tmp_path: Path) -> None:
     )
     assert {k: v["errors"] for k, v in first.items()} == {k: v["errors"] for k, v in second.items()}
     report = json.loads((tmp_path / "report.json").read_text())
-    # The folder is nobody's business, and makes no difference.
+    # The folder makes no difference.
     assert list(report["commands"].values()) == [" ".join(["python -m benchmarks.solvers", *arguments[:-2]])]
     assert report["commands"].popitem()[1] in (tmp_path / "report.md").read_text()
 
@@ -215,16 +215,16 @@ def test_more_calls_than_allowed_are_an_error() -> None:
             out = task.denoise(task.z1, 1.0)
         return out
 
-    noises, _ = prepare(problem, 0, 2, 1, "test", Path())
+    starts, _ = prepare(problem, 0, 2, 1, "test", Path())
     with pytest.raises(RuntimeError, match="made 6 calls with a budget of 5"):
-        measure(problem, Config("x", "greedy", greedy), 5, noises, 8)
+        measure(problem, Config("x", "greedy", greedy), 5, starts, 8)
 
 
 def test_a_model_that_returns_nan_is_refused() -> None:
     problem = small()
     problem.model.denoise = lambda x, t: x * math.nan  # type: ignore[method-assign]
     with pytest.raises(FloatingPointError, match="flow of the model is not finite for 2 of 2"):
-        problem.endpoints(problem.noises(0, 2))
+        problem.endpoints(problem.initial_noise(0, 2))
 
 
 @pytest.mark.parametrize("bad", [["--nfe", "0"], ["--samples", "1"], ["--sets", "0"]])
@@ -330,7 +330,7 @@ def test_records_are_kept_by_key(tmp_path: Path) -> None:
     from rich.console import Console
 
     problem, _, _ = endpoints()
-    noises, _ = prepare(problem, 0, 2, 1, "test", tmp_path)
+    starts, _ = prepare(problem, 0, 2, 1, "test", tmp_path)
     records = Records.open(tmp_path / "records.jsonl")
     calls = []
 
@@ -339,5 +339,5 @@ def test_records_are_kept_by_key(tmp_path: Path) -> None:
         return task.denoise(task.z1, task.rho_max)
 
     for _ in range(2):
-        compute(problem, [(Config("x", "one", count), 3)], noises, records, 8, Console(quiet=True))
+        compute(problem, [(Config("x", "one", count), 3)], starts, records, 8, Console(quiet=True))
     assert calls == [3]

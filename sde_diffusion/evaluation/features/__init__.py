@@ -43,7 +43,7 @@ __all__ = [
 
 
 def default_features(shape: tuple[int, ...]) -> str:
-    """The features that suit samples of a shape when nobody says.
+    """Default feature extractor for a sample shape.
 
     >>> [default_features(shape) for shape in ((1, 8, 8), (1, 28, 28), (2,), (3, 32, 32))]
     ['digits', 'mnist', 'pixels', 'pca']

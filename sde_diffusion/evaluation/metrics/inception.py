@@ -1,4 +1,4 @@
-r"""The inception score: sure of every sample, and of many classes (Salimans et al. 2016, sec. 4).
+r"""The inception score: confident per sample, diverse over classes (Salimans et al. 2016, sec. 4).
 
     IS = exp E_x KL(p(y|x) || p(y)),        p(y) = E_x p(y|x),
 

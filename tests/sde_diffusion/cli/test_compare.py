@@ -46,7 +46,7 @@ def test_a_shortlist_on_the_bundled_model() -> None:
     assert run(*FEW, "--solvers", "ddim", "--nfe", "3").exit_code == 0 and Path("compare-2").is_dir()
 
 
-def test_the_noises_are_those_of_sample_and_json_says_the_same() -> None:
+def test_the_initial_noise_is_that_of_sample_and_json_agrees() -> None:
     result = run(
         "model.safetensors", *FEW, "--solvers", "ddim,sde", "--nfe", "4,4", "--seed", "7", "--json", "--out", "c"
     )
@@ -66,8 +66,8 @@ def test_the_noises_are_those_of_sample_and_json_says_the_same() -> None:
         ("--solvers ddmi", "unknown solver 'ddmi'"),
         ("--nfe 0", "budgets of at least 1 evaluation"),
         ("--nfe five", "--nfe takes whole numbers separated by commas"),
-        ("--n 1", "an interval needs at least 2 noises; got n=1"),
-        ("--paired 1", "an interval needs at least 2 noises"),
+        ("--n 1", "an interval needs at least 2 samples; got n=1"),
+        ("--paired 1", "an interval needs at least 2 samples"),
         ("--reference-steps 3", "at least 4 steps; got 3"),
         ("gone", "no model at gone"),
         ("empty", "empty is neither a run"),

@@ -36,7 +36,7 @@ def trained(*args: str) -> list[str]:
 
 
 def refused(*args: str) -> str:
-    """The one sentence of a training that does not start."""
+    """The error message of a training that does not start."""
     result = run(*args)
     assert result.exit_code == 2, result.output
     lines = result.stderr.splitlines()
@@ -290,7 +290,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning() -> None:
     assert "using step-000002 instead" in result.stderr
 
 
-def test_several_processes_must_be_told_where_the_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_need_the_folder_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "say where the run is with --out" in refused("--data", "moons", *TINY)
 

@@ -119,7 +119,7 @@ def test_bad_input_is_refused() -> None:
         with pytest.raises(ValueError, match=r"budgets of at least 1 evaluation; got .* nfe"):
             compare(MODEL, pick("ddim"), budgets)
     for n, paired in ((1, 64), (8, 1)):
-        with pytest.raises(ValueError, match=f"at least 2 noises; got n={n}, of which 1 are followed"):
+        with pytest.raises(ValueError, match=f"at least 2 samples; got n={n}, of which 1 are paired"):
             compare(MODEL, pick("ddim"), [5], n=n, paired=paired)
     with pytest.raises(ValueError, match="expected one solver or more"):
         compare(MODEL, {}, [5])

@@ -1,4 +1,4 @@
-"""A tolerance is met on noises that the pilot has not seen, by the smallest budget that meets it."""
+"""A tolerance is met on samples outside the pilot, by the smallest number of evaluations that meets it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MODEL = GaussianMixture(MEANS, std=0.6, sde=VPSDE())  # wide enough that its flo
 
 
 @pytest.mark.parametrize("tolerance", [0.2, 0.02, 0.002])
-def test_the_tolerance_is_met_on_other_noises(tolerance: float) -> None:
+def test_the_tolerance_is_met_on_other_samples(tolerance: float) -> None:
     choice = choose_solver(MODEL, tolerance)
     x1 = MODEL.sde.prior((256, 64), seeds=seeds_of(0, 256))
     x = sample(MODEL, 256, solver=choice.solver, nfe=choice.nfe)
@@ -52,7 +52,7 @@ def test_a_guided_pair_counts_twice() -> None:
     assert 2 * single.nfe == double.nfe
 
 
-def test_pilot_noises_are_not_those_of_the_run() -> None:
+def test_the_pilot_has_other_seeds_than_the_run() -> None:
     seen: list[torch.Tensor] = []
 
     def record(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_what_is_refused() -> None:
     for tolerance in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a tolerance is a positive distance"):
             choose_solver(MODEL, tolerance)
-    with pytest.raises(ValueError, match="at least 2 noises; got 1"):
+    with pytest.raises(ValueError, match="at least 2 samples; got 1"):
         choose_solver(MODEL, 0.1, n=1)
     for name, why in (("sde", "draws noise"), ("rk45", "chooses its own steps")):
         with pytest.raises(ValueError, match=f"{name} {why}"):

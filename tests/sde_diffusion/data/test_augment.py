@@ -19,8 +19,8 @@ def done(x: Tensor, **numbers: float) -> Tensor:
     names = ["flip", "mirror_x", "mirror_y", "scale", "cosine", "sine", "along", "across", "right", "down"]
     drawn = torch.tensor([[numbers.get(name, 0.0) for name in names]])
     found, labels = PLAIN.apply(x, drawn)
-    told = drawn[:, 1:] if drawn[:, 1:].any() else torch.full((1, 9), torch.nan)
-    assert torch.equal(labels.nan_to_num(7.0), told.nan_to_num(7.0))
+    expected = drawn[:, 1:] if drawn[:, 1:].any() else torch.full((1, 9), torch.nan)
+    assert torch.equal(labels.nan_to_num(7.0), expected.nan_to_num(7.0))
     return found
 
 

@@ -20,7 +20,7 @@ def test_a_token_is_one_patch_of_the_image():
     assert torch.equal(network.tokens(x)[0, 4], x[0, :, 2:4, 2:4].flatten())
 
 
-def test_places_are_told_apart_by_waves_of_one_length_and_share_their_axes():
+def test_position_encodings_are_distinct_of_equal_norm_and_shared_along_axes():
     places = positions((4, 6), 32)
     assert torch.cdist(places, places).fill_diagonal_(9).min() > 0.1
     torch.testing.assert_close(places.square().sum(1), torch.full((24,), 16.0))

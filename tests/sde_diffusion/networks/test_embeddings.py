@@ -1,4 +1,4 @@
-"""Waves are stationary features that tell times near the data apart; a class is one vector more."""
+"""Time embeddings are stationary features that separate times near the data; a class adds a vector."""
 
 import math
 
@@ -11,17 +11,17 @@ from solvers.fitted.pf_ode import engine_grid
 
 
 def at(kind, u):
-    """The time whose waves are those of u."""
+    """The time whose embedding is that of u."""
     return 1e-3 * u.expm1() if kind == "log" else u
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 def test_waves_are_stationary_and_of_constant_norm(kind):
-    waves = TimeEmbedding(32, kind)
+    embedded = TimeEmbedding(32, kind)
     t, s = torch.tensor([[0.1, 0.7, 2.5], [0.35, 0.2, 0.4]], dtype=torch.float64)
-    torch.testing.assert_close(waves(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64))
-    inner = (waves(at(kind, t)) * waves(at(kind, s))).sum(1)
-    shifted = (waves(at(kind, t + 0.123)) * waves(at(kind, s + 0.123))).sum(1)
+    torch.testing.assert_close(embedded(t).square().sum(1), torch.full((3,), 16.0, dtype=torch.float64))
+    inner = (embedded(at(kind, t)) * embedded(at(kind, s))).sum(1)
+    shifted = (embedded(at(kind, t + 0.123)) * embedded(at(kind, s + 0.123))).sum(1)
     torch.testing.assert_close(inner, shifted)
 
 
@@ -37,16 +37,16 @@ def test_the_waves_of_the_logarithm_turn_by_less_than_half_a_turn_in_a_step_of_t
 
 
 def test_the_logarithm_is_odd_and_finite_for_scalars_below_zero():
-    waves = TimeEmbedding(32, "log")
+    embedded = TimeEmbedding(32, "log")
     t = torch.tensor([-2.5, -0.1, 0.0, 0.1])
-    cos, sin = waves(t).chunk(2, 1)
-    mirrored = waves(-t).chunk(2, 1)
+    cos, sin = embedded(t).chunk(2, 1)
+    mirrored = embedded(-t).chunk(2, 1)
     torch.testing.assert_close((cos, sin), (mirrored[0], -mirrored[1]))
 
 
 @pytest.mark.parametrize("kind", EMBEDDINGS)
 @pytest.mark.parametrize("t, s, least", [(1e-4, 2e-4, 0.1), (1e-3, 1.1e-3, 0.1), (0.01, 0.02, 2.0)])
-def test_times_near_the_data_are_told_apart(kind, t, s, least):
+def test_times_near_the_data_are_separated(kind, t, s, least):
     near, far = TimeEmbedding(64, kind)(torch.tensor([t, s]))
     assert (near - far).norm() > least
 

@@ -28,16 +28,16 @@ def test_halved_steps_raise_the_error_by_the_order() -> None:
 
 
 def test_waves_in_time_are_resolved() -> None:
-    """Networks are told the time by waves of up to 1000 rad. The integral of noise(t) d rho is known by quadrature."""
+    """A network that oscillates with 1000 rad like its time embedding; the integral of noise(t) d rho by quadrature."""
     sde = VPSDE()
 
-    def wave(t: Tensor) -> Tensor:
+    def oscillation(t: Tensor) -> Tensor:
         return torch.sin(1000 * t) * torch.exp(-(((t - 0.35) / 0.1) ** 2))
 
-    model = ScoreModel(lambda x, t: wave(t)[:, None].expand_as(x), sde, "noise", shape=(1,))
+    model = ScoreModel(lambda x, t: oscillation(t)[:, None].expand_as(x), sde, "noise", shape=(1,))
     t = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     alpha, sigma = sde.marginal(t)
-    expected = 1 / alpha[-1] - torch.trapezoid(wave(t), sigma / alpha)
+    expected = 1 / alpha[-1] - torch.trapezoid(oscillation(t), sigma / alpha)
     x0 = converged(model, torch.ones(1, 1), steps=400)[0]
     assert abs(float(x0) - float(expected)) < 1e-5
 

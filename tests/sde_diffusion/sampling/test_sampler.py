@@ -65,7 +65,7 @@ def test_samples_that_are_not_finite_are_named() -> None:
         sample(ScoreModel(broken, VPSDE(), "data", shape=(2,)), 300, solver="ddim", nfe=20, batch_size=10)
 
 
-def test_samples_that_ended_early_are_told() -> None:
+def test_samples_that_ended_early_give_a_warning() -> None:
     with pytest.warns(UserWarning, match="nfe_cap"):
         sample(MODEL, 4, solver="rk45", nfe=15)
 

@@ -29,7 +29,7 @@ def test_settings_reach_what_they_are_of() -> None:
     assert model.network.settings["width"] == 6 and len(model.network.blocks) == 1
 
 
-def test_the_network_is_told_the_time_by_its_logarithm_unless_it_is_told_that_of_the_noise_level() -> None:
+def test_the_time_embedding_is_logarithmic_unless_the_input_is_log_rho() -> None:
     embeddings = [default_model(POINTS, sde=name).network.settings["embedding"] for name in ("vp", "cosine", "ve")]
     assert embeddings == ["log", "log", "sinusoidal"]
     given = default_model(POINTS, network_settings={"embedding": "fourier"})

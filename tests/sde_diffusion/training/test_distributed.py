@@ -35,7 +35,7 @@ def test_gradients_reach_float32_weights_through_half_precision() -> None:
     assert float((rough - exact).norm() / exact.norm()) < 2**-7
 
 
-def test_an_error_is_told_once_and_a_result_returned() -> None:
+def test_an_error_is_raised_once_and_a_result_returned() -> None:
     engine = Distributed("cpu", "fp32")
     assert engine.alike(lambda: 3) == 3
     with pytest.raises(OSError, match="full"):

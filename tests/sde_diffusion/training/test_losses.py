@@ -81,7 +81,7 @@ def test_the_loss_of_the_exact_mixture_is_the_posterior_variance_by_brute_force(
         var = (joint @ x0**2) / p.clamp_min(1e-300) - mean**2
         return float((p * var).sum() / p.sum()) * (alpha / sigma) ** 2
 
-    # Near t = 0 the grid is too coarse, and the noise cannot be told from the data: variance 1.
+    # Near t = 0 the grid is too coarse, and noise cannot be separated from data: variance 1.
     nodes = 0.02 + 0.98 * (torch.arange(48) + 0.5) / 48
     minimum = 0.98 * sum(variance_of_noise(float(t)) for t in nodes) / 48
     minimum += quad(lambda t: 1 - float(sde(t).sigma / s) ** 2, 0, 0.02)[0]

@@ -126,30 +126,30 @@ class Mirrored(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
         self.settings = {"context": context}
         self.seen: list[Tensor] = []
-        self.told: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
         self.seen.append(x)
         if context is not None:
-            self.told.append(context)
+            self.labels.append(context)
         return self.scale * x
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
-def test_the_network_is_told_what_was_done_to_each_image(accumulate: int) -> None:
+def test_the_network_receives_the_augmentation_labels(accumulate: int) -> None:
     images = as_data(torch.randn(96, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
     config = TrainConfig(batch_size=96, device="cpu", augment=0.1, accumulate=accumulate, weight_decay=0.0)
     network = Mirrored(context=9)
     training = Trainer(ScoreModel(network, VPSDE(), "data"), images, config, Distributed("cpu", "fp32"))
     network.seen.clear()
-    network.told.clear()
+    network.labels.clear()
     training.advance()
-    told, draws = torch.cat(network.told), StepRandomness(0, 96, 96)
-    nothing = told.isnan().all(1)
+    labels, draws = torch.cat(network.labels), StepRandomness(0, 96, 96)
+    nothing = labels.isnan().all(1)
     assert abs(int(nothing.sum()) - 96 * 0.9**4 * 0.95**2) < 4 * (96 * 0.6 * 0.4) ** 0.5
-    assert not told[~nothing].isnan().any()
+    assert not labels[~nothing].isnan().any()
     # The same numbers, drawn by hand, give the images that it saw.
-    rows = torch.cat([torch.zeros(96, 1), told.nan_to_num(0.0)], 1)
+    rows = torch.cat([torch.zeros(96, 1), labels.nan_to_num(0.0)], 1)
     x0, eps = images.x[draws.index(1)], draws.noise(1, images.x)
     t, _ = training.times.sample(96, 1e-5, draws.generator("times", 1), training.model.sde, {})
     expected = training.model.sde.perturb(Augmentation(probability=0.1).apply(x0, rows)[0], t, eps)
@@ -158,7 +158,7 @@ def test_the_network_is_told_what_was_done_to_each_image(accumulate: int) -> Non
     assert torch.equal(plain, nothing)
 
 
-def test_augmentation_needs_a_network_that_can_be_told() -> None:
+def test_augmentation_needs_a_network_with_a_context() -> None:
     images = as_data(torch.randn(32, 1, 4, 4))
     config = TrainConfig(batch_size=32, device="cpu", augment=0.1)
     with pytest.raises(ValueError, match=r"context of 9 numbers; build it with context=9 \(it has None\)"):

@@ -132,7 +132,7 @@ def test_tuned_is_never_worse_and_uses_its_budget(nfe):
     assert found.error <= found.default_error
     if nfe == 6:
         assert found.error < 0.7 * found.default_error
-    # On noises that tuning never saw.
+    # On samples that tuning never saw.
     x1 = model.sde.prior((128, 3), seeds=range(128), dtype=torch.float64)
     truth, _ = converged(model, x1, steps=400)
     out = solve(model.sde.probability_flow(model), x1, solver=found.table, nfe=nfe)
@@ -148,7 +148,7 @@ def test_one_seed_gives_one_solver():
     assert tune(model, 3, shape=(3,), seed=6, noises=16, held_out=16) != tables[0]
 
 
-def test_conditions_follow_their_noises():
+def test_conditions_follow_their_samples():
     """A model whose mean is its condition: tuning must see each noise with its own."""
 
     class Shifted(torch.nn.Module):
@@ -166,7 +166,7 @@ def test_conditions_follow_their_noises():
         torch.set_default_dtype(torch.float32)
     # Gaussian data of one width are a linear problem: the fit is good to the ridge, with any mean.
     assert found.error < 0.3 * found.default_error
-    with pytest.raises(ValueError, match="'mean' has 3 entries for 48 noises"):
+    with pytest.raises(ValueError, match="'mean' has 3 entries for 48 noise samples"):
         tune(model, 4, noises=16, held_out=32, mean=mean[:3])
 
 
@@ -175,7 +175,7 @@ def test_bad_input_is_named():
         tune(mixture(), 0, shape=(3,))
     with pytest.raises(ValueError, match="does not know the shape"):
         tune(ScoreModel(lambda x, t: x, VPSDE()), 4)
-    with pytest.raises(ValueError, match="at least 16 noises"):
+    with pytest.raises(ValueError, match="at least 16 noise samples"):
         tune(mixture(), 4, shape=(3,), noises=3)
     lost = ScoreModel(lambda x, t: x * float("nan"), VPSDE(), shape=(3,))
     with pytest.raises(FloatingPointError, match="NaN"):

@@ -118,7 +118,7 @@ def test_a_drift_that_is_not_finite_stops_its_sample(solver: Any) -> None:
 
 @pytest.mark.parametrize("solver", [TorchDiffEq(), Scipy(), EmbeddedRungeKutta()], ids=lambda s: type(s).__name__)
 def test_a_blow_up_is_a_status_not_an_assertion(solver: Solver) -> None:
-    """dx = 4 x^2 from 1 is 1 / (1 - 4 t), which nobody can follow beyond t = 1/4."""
+    """dx = 4 x^2 from 1 is 1 / (1 - 4 t), which does not exist beyond t = 1/4."""
     blow_up = Equation(lambda x, t: 4 * x * x)
     *_, last = steps(blow_up, torch.ones(1, 1).double(), torch.tensor([0.0, 1.0]).double(), solver)
     assert last.status.tolist() == [3]

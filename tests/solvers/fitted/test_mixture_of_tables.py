@@ -39,7 +39,7 @@ def mixture(sde: SDE = VP) -> GaussianMixture:
     return GaussianMixture(torch.randn(5, 3, dtype=torch.float64, generator=g), std=0.2, sde=sde)
 
 
-def noises(n: int = 6) -> torch.Tensor:
+def initial_noise(n: int = 6) -> torch.Tensor:
     return VP.prior((n, 3), seeds=range(n), dtype=torch.float64)
 
 
@@ -49,7 +49,7 @@ def test_gates_that_do_not_look_are_one_table_of_mean_numbers():
     gated = MixtureOfTables((Table(TIME_SAMPLERS, FIRST), Table(TIME_SAMPLERS, SECOND)), gates)
     mean = Table(TIME_SAMPLERS, (FIRST[0], Row(0.5, (0.35, 0.075)), Row(0.075, (0.925, -0.15, 0.075))))
     ode = VP.probability_flow(mixture())
-    torch.testing.assert_close(solve(ode, noises(), solver=gated).x, solve(ode, noises(), solver=mean).x)
+    torch.testing.assert_close(solve(ode, initial_noise(), solver=gated).x, solve(ode, initial_noise(), solver=mean).x)
 
 
 def test_the_numbers_are_those_of_the_features_by_hand():
@@ -72,7 +72,7 @@ def test_the_numbers_are_those_of_the_features_by_hand():
 
 
 def test_a_gaussian_shows_its_spectrum():
-    """The mean of exp(2 u) over noises is that of rho^2 / (c + rho^2) over the variances c."""
+    """The mean of exp(2 u) over samples is that of rho^2 / (c + rho^2) over the variances c."""
     variances = torch.tensor([1.0, 0.3, 0.01, 0.001], dtype=torch.float64)
     t = torch.tensor(0.4, dtype=torch.float64)
     alpha, sigma = VP.marginal(t)
@@ -88,7 +88,7 @@ def test_a_gaussian_shows_its_spectrum():
 
 def test_every_sample_has_its_own_numbers_alone_or_in_a_batch():
     ode = VP.probability_flow(mixture())
-    gated, x1 = looking(), noises(16)
+    gated, x1 = looking(), initial_noise(16)
     together = solve(ode, x1, solver=gated).x
     for k in range(16):
         # To rounding: the matrix products of the mixture itself depend on the batch on some processors.
@@ -112,7 +112,7 @@ def test_a_sample_that_is_lost_leaves_the_others_alone():
         out = model.denoise(x, t)
         return torch.where(torch.arange(len(x))[:, None] == 2, torch.nan, out)
 
-    x1 = noises()
+    x1 = initial_noise()
     found = solve(ReverseProcess(broken, VP), x1, solver="pf-ode", nfe=8)
     whole = solve(ReverseProcess(model.denoise, VP), x1, solver="pf-ode", nfe=8)
     assert found.status == ["ok", "ok", "non_finite", "ok", "ok", "ok"]
@@ -131,9 +131,11 @@ def test_a_point_mass_at_zero_is_no_trouble():
 def test_dtype_is_kept():
     model = mixture()
     ode = ReverseProcess(lambda x, t: model.denoise(x.double(), t).to(x.dtype), VP)
-    low = solve(ode, noises().float(), solver="pf-ode", nfe=8).x
+    low = solve(ode, initial_noise().float(), solver="pf-ode", nfe=8).x
     assert low.dtype == torch.float32
-    torch.testing.assert_close(low.double(), solve(ode, noises(), solver="pf-ode", nfe=8).x, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        low.double(), solve(ode, initial_noise(), solver="pf-ode", nfe=8).x, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_gated_table_survives_json_and_belongs_to_its_path():
@@ -142,7 +144,7 @@ def test_a_gated_table_survives_json_and_belongs_to_its_path():
     assert made.evaluations(3) == 3 and made.steps_for(3) == 3
     cosine = CosineVPSDE()
     with pytest.raises(ValueError, match="another process"):
-        solve(cosine.probability_flow(mixture(cosine)), noises(), solver=made)
+        solve(cosine.probability_flow(mixture(cosine)), initial_noise(), solver=made)
     with pytest.raises(ValueError, match="3 evaluations, not for 4"):
         made.steps_for(4)
     fitted = fitted_table(VP, 8)
@@ -150,7 +152,9 @@ def test_a_gated_table_survives_json_and_belongs_to_its_path():
     again = table_of(VP, table_entry(VP, fitted))
     assert again.gates == fitted.gates
     ode = VP.probability_flow(mixture())
-    torch.testing.assert_close(solve(ode, noises(), solver=again).x, solve(ode, noises(), solver=fitted).x)
+    torch.testing.assert_close(
+        solve(ode, initial_noise(), solver=again).x, solve(ode, initial_noise(), solver=fitted).x
+    )
 
 
 def test_what_does_not_fit_is_refused():

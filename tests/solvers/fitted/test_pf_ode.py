@@ -126,7 +126,7 @@ def test_samples_of_many_dimensions_get_higher_noise_levels():
 
 @pytest.fixture(scope="module")
 def digits_24() -> tuple[GaussianMixture, Tensor, Tensor]:
-    """Digits of 24 x 24, which are of no family, with noises and their ends."""
+    """Digits of 24 x 24, outside every training set, with initial noise and endpoints."""
     small = torch.from_numpy(load_digits().images[300:600] / 8 - 1)[:, None]
     means = interpolate(small, size=24, mode="bilinear").flatten(1)
     model = GaussianMixture(means, std=0.05, sde=VPSDE())
@@ -210,7 +210,7 @@ def others():
 
 
 def test_on_problems_that_no_table_was_fitted_to():
-    """Mean error over that of UniPC from the same noises, with the tables at the budgets that people use."""
+    """Mean error over that of UniPC from the same initial noise, with the tables at usual numbers of evaluations."""
     ratios = []
     for model, d in others():
         x1 = model.sde.prior((96, d), seeds=range(96), dtype=torch.float64)
