@@ -1,4 +1,4 @@
-"""How errors leave the program: one line and exit code 2 for those a user can mend, a traceback and 1 for a fault."""
+"""Exit of the program on errors: one line and exit code 2 for user errors, a traceback and exit code 1 for bugs."""
 
 from __future__ import annotations
 
