@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -22,9 +22,11 @@ from sde_diffusion.evaluation.score import DEFAULT
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.storage.atomic_folder import STATE, require_new, to_json, write_file
+from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.evaluation_record import EVALUATION, write_evaluation
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, samples_folder, unused
+from sde_diffusion.storage.record_types import EvaluationRecord
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -41,7 +43,6 @@ sdediff evaluate my.npz --range 0,1 --reference digits --metrics all
 sdediff evaluate --save-reference digits.safetensors
 sdediff evaluate --nfe 8 --budget          where the error comes from
 """
-JSON = "evaluation.json"
 FOLDER = Path("evaluation")
 FIT = 20_000  # samples that principal axes are fitted to
 
@@ -121,7 +122,7 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help=f"Folder for {JSON} and curve.png; must be new or empty.", show_default="evaluation/..."
+            "--out", help=f"Folder for {EVALUATION} and curve.png; must be new or empty.", show_default="evaluation/..."
         ),
     ] = None,
 ) -> None:
@@ -245,8 +246,6 @@ def range_of(text: str | None) -> tuple[float, float] | None:
     return black, white
 
 
-def save(folder: Path, content: dict[str, Any]) -> None:
+def save(folder: Path, content: EvaluationRecord) -> None:
     """Write the JSON and say where."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / JSON, to_json(content))
-    typer.echo(f"figures {folder / JSON}")
+    typer.echo(f"figures {write_evaluation(folder, content)}")

@@ -14,23 +14,24 @@ from sde_diffusion.evaluation.curve import as_dict as figures_dict
 from sde_diffusion.evaluation.metrics import METRICS, Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.storage.atomic_folder import FORMAT
+from sde_diffusion.storage.evaluation_record import KIND
 from sde_diffusion.storage.provenance import versions
+from sde_diffusion.storage.record_types import EvaluationRecord
 
-KIND = "sdediff evaluation"
 BEST = {figure: best for metric in METRICS.values() for figure, best in zip(metric.figures, metric.best, strict=True)}
 
 
 def record(
     source: Mapping[str, Any], reference: FeatureStatistics, runs: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """All of an evaluation but its budget, for JSON."""
+) -> EvaluationRecord:
+    """All of an evaluation but its budget."""
     return {
         "format": FORMAT,
         "kind": KIND,
         "source": dict(source),
         "reference": dict(reference.data),
         "features": dict(reference.extractor),
-        "runs": list(runs),
+        "runs": [dict(run) for run in runs],
         "versions": versions(),
     }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.provenance import versions
+from sde_diffusion.storage.record_types import NamedSolverEntry, SampleRecord
 from sde_diffusion.storage.sample_record import KIND, Samples
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -118,7 +118,7 @@ def draw(
     used = torch.cat([part.nfe for part in parts])
     spacing = instance.grid if grid is None else grid
     ran, times = plan(model.sde.reverse(model, eta, **condition), x.shape[1:], instance, grid=parts[0].times)
-    record = {
+    record: SampleRecord = {
         "format": FORMAT,
         "kind": KIND,
         "checkpoint": {
@@ -172,7 +172,7 @@ def _conditional(
 
 
 def redraw(
-    record: Mapping[str, Any],
+    record: SampleRecord,
     stored: StoredModel,
     *,
     device: str | None = None,
@@ -215,10 +215,12 @@ def redraw(
         device=device or record["machine"]["device"],
         progress=progress,
     )
-    kept = {key: record[key] for key in ("grid", "nfe", "choice") if key in record}
-    return Samples(new.x, new.seeds, {**new.record, **kept})
+    again: SampleRecord = {**new.record, "grid": record["grid"], "nfe": record["nfe"]}
+    if "choice" in record:
+        again["choice"] = record["choice"]
+    return Samples(new.x, new.seeds, again)
 
 
-def _solver(entry: dict[str, Any]) -> Solver:
+def _solver(entry: NamedSolverEntry) -> Solver:
     known = entry["name"] in SOLVERS or entry["name"] == TUNED
     return solver_json.restore(entry, () if known else (find_solver(entry["name"])[1],))

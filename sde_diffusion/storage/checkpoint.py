@@ -33,7 +33,9 @@ from sde_diffusion.storage.atomic_folder import (
     unpack,
     write_file,
 )
+from sde_diffusion.storage.record_types import CheckpointState, DataEntry, ExportHeader, ModelDescription
 from sde_diffusion.storage.run_folder import newest_checkpoint
+from sde_diffusion.storage.typed_json import checked
 from solvers.errors import InputError, NotFoundError, choose
 
 _KEY = "sdediff"
@@ -54,13 +56,13 @@ class StoredModel:
 
     path: Path
     weights: Path
-    model: dict[str, Any]
-    data: dict[str, Any]
+    model: ModelDescription
+    data: DataEntry
     step: int | None
     sha256: str
 
 
-def describe(model: ScoreModel) -> dict[str, Any]:
+def describe(model: ScoreModel) -> ModelDescription:
     """What is needed to build the model again, as JSON can hold it.
 
     A network that is not in ``NETWORKS`` is described by its class alone.
@@ -89,7 +91,7 @@ def describe(model: ScoreModel) -> dict[str, Any]:
     }
 
 
-def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) -> ScoreModel:
+def rebuild(description: ModelDescription, network: nn.Module | None = None) -> ScoreModel:
     """The model of a description, with untrained weights.
 
     Args:
@@ -108,7 +110,7 @@ def rebuild(description: Mapping[str, Any], network: nn.Module | None = None) ->
             )
         shape = description["shape"]
         return ScoreModel(
-            network if network is not None else build(entry["name"], **entry["settings"]),
+            network if network is not None else build(str(entry["name"]), **entry["settings"] or {}),
             make_sde(description["sde"]["name"], **description["sde"]["settings"]),
             predicts=description["predicts"],
             shape=None if shape is None else tuple(shape),
@@ -134,12 +136,11 @@ def find(path: str | os.PathLike[str]) -> StoredModel:
         path = newest_checkpoint(path)
     elif not (path / STATE).exists():
         raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})")
-    state = read_state(path)
-    try:
-        digest = state["files"]["ema.safetensors"]["sha256"]
-        return StoredModel(path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest)
-    except KeyError as error:
-        raise CheckpointError(f"{path / STATE} has no entry {error}") from None
+    state = checked(read_state(path), CheckpointState, str(path / STATE))
+    if "ema.safetensors" not in state["files"]:
+        raise CheckpointError(f"{path} has no averaged weights, ema.safetensors; expected a checkpoint of a training")
+    digest = state["files"]["ema.safetensors"]["sha256"]
+    return StoredModel(path, path / "ema.safetensors", state["model"], state["data"], state["step"], digest)
 
 
 def _find_export(path: Path) -> StoredModel:
@@ -155,7 +156,8 @@ def _find_export(path: Path) -> StoredModel:
     entry = json.loads(header)
     if entry.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {entry.get('format')}; this version of sdediff reads format {FORMAT}")
-    return StoredModel(path, path, entry["model"], entry.get("data", {}), entry.get("step"), sha256(path))
+    content = checked(entry, ExportHeader, str(path))
+    return StoredModel(path, path, content["model"], content.get("data", {}), content.get("step"), sha256(path))
 
 
 def load(
@@ -201,7 +203,7 @@ def export(
     model: ScoreModel,
     path: str | os.PathLike[str],
     *,
-    data: Mapping[str, Any] | None = None,
+    data: DataEntry | None = None,
     step: int | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -220,7 +222,7 @@ def export(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"an exported model ends in .safetensors; got {path}")
-    entry = {"format": FORMAT, "model": describe(model), "data": dict(data or {}), "step": step}
+    entry: ExportHeader = {"format": FORMAT, "model": describe(model), "data": data or {}, "step": step}
     write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}))
     if provenance is not None:
         note = {"file": path.name, "sha256": sha256(path), **entry, **provenance}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
-from sde_diffusion.storage.atomic_folder import read_json
 from sde_diffusion.storage.checkpoint import StoredModel, find
-from sde_diffusion.storage.run_folder import latest_run
+from sde_diffusion.storage.record_types import RunConfig
+from sde_diffusion.storage.run_folder import latest_run, run_config
 from solvers.errors import NotFoundError
 
 RUNS = Path("runs")
@@ -40,7 +39,7 @@ def new_run(data: str | os.PathLike[str], sde: str) -> Path:
     return unused(RUNS / f"{stem}-{sde}")
 
 
-def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[str, Any]]:
+def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, RunConfig]:
     """A run and its config.json; the latest run when no path is given.
 
     Raises:
@@ -52,7 +51,7 @@ def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, dic
         raise NotFoundError(f"nothing to resume: no run in {RUNS}/; start one: sdediff train")
     if not (run / "config.json").is_file():
         raise NotFoundError(f"nothing to resume at {run}: there is no config.json")
-    return run, read_json(run / "config.json")
+    return run, run_config(run)
 
 
 def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:

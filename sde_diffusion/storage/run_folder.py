@@ -26,7 +26,6 @@ from typing import Any
 from torch import Tensor
 
 from sde_diffusion.storage.atomic_folder import (
-    FORMAT,
     STATE,
     CheckpointError,
     discard,
@@ -37,6 +36,8 @@ from sde_diffusion.storage.atomic_folder import (
     write_file,
     write_folder,
 )
+from sde_diffusion.storage.record_types import DataEntry, RunConfig
+from sde_diffusion.storage.typed_json import checked
 from solvers.errors import ExistsError, NotFoundError, StateError
 
 try:
@@ -93,7 +94,7 @@ def latest_run(root: str | os.PathLike[str] = "runs") -> Path | None:
     return max(found)[1] if found else None
 
 
-def run_config(out: str | os.PathLike[str]) -> dict[str, Any]:
+def run_config(out: str | os.PathLike[str]) -> RunConfig:
     """The content of config.json of a run.
 
     Raises:
@@ -105,7 +106,7 @@ def run_config(out: str | os.PathLike[str]) -> dict[str, Any]:
         raise NotFoundError(
             f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
         )
-    return read_json(path / "config.json")
+    return checked(read_json(path / "config.json"), RunConfig, str(path / "config.json"))
 
 
 class Run:
@@ -116,7 +117,7 @@ class Run:
         config: the content of config.json.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: RunConfig) -> None:
         self.path = path
         self.config = config
         # Unbuffered: what a full disk refused must not be tried again when the file is closed.
@@ -134,7 +135,7 @@ class Run:
     def create(
         cls,
         out: str | os.PathLike[str],
-        config: Mapping[str, Any],
+        config: RunConfig,
         groups: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         files: Mapping[str, bytes] | None = None,
@@ -152,7 +153,6 @@ class Run:
                 "another folder with out= (--out)"
             )
         partial = path.with_name(f".{path.name}.partial")
-        config = {"format": FORMAT, **config}
         try:
             shutil.rmtree(partial, ignore_errors=True)
             (partial / "samples").mkdir(parents=True)
@@ -183,9 +183,9 @@ class Run:
                 sweep(folder)
         return run
 
-    def update_config(self, **entries: Any) -> None:
-        """Change entries of config.json."""
-        self.config = {**self.config, **entries}
+    def update_config(self, train: Mapping[str, Any], data: DataEntry) -> None:
+        """Change options and data in config.json."""
+        self.config = {**self.config, "train": dict(train), "data": data}
         write_file(self.path / "config.json", to_json(self.config))
 
     def write(self, name: str, content: bytes) -> None:

@@ -27,6 +27,8 @@ from sde_diffusion.data import load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.report.pictures import save_grid, scatter
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, require_new, to_json, write_file
+from sde_diffusion.storage.record_types import DataEntry, SampleRecord
+from sde_diffusion.storage.typed_json import checked
 from solvers.errors import NotFoundError
 
 KIND = "sdediff samples"
@@ -46,7 +48,7 @@ class Samples:
 
     x: Tensor
     seeds: Tensor
-    record: dict[str, Any]
+    record: SampleRecord
 
 
 def evaluations(record: Mapping[str, Any]) -> str:
@@ -69,12 +71,12 @@ def folder_name(record: Mapping[str, Any]) -> str:
     return f"{solver}-nfe{record['nfe']['most']}"
 
 
-def same(samples: Samples, record: Mapping[str, Any]) -> bool:
+def same(samples: Samples, record: SampleRecord) -> bool:
     """Whether x is bit-equal to the x of a record."""
-    return bool(samples.record["x"]["sha256"] == record["x"]["sha256"])
+    return samples.record["x"]["sha256"] == record["x"]["sha256"]
 
 
-def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_record(path: str | os.PathLike[str]) -> SampleRecord:
     """Read a record.
 
     Raises:
@@ -85,11 +87,9 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"no record at {path}: expected the {RECORD} of a set of samples")
     record = read_json(path)
-    needed = ("checkpoint", "n", "seed", "solver", "grid", "eta", "nfe", "batch_size", "machine")
-    missing = [key for key in (*needed, "x") if key not in record]
-    if record.get("kind") != KIND or missing:
+    if record.get("kind") != KIND:
         raise CheckpointError(f"{path} is no record of samples: expected a {RECORD} as sdediff sample writes it")
-    return record
+    return checked(record, SampleRecord, str(path))
 
 
 def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
@@ -130,7 +130,7 @@ def picture(path: Path, samples: Samples) -> bool:
     return True
 
 
-def _reference(data: Mapping[str, Any]) -> Tensor | None:
+def _reference(data: DataEntry) -> Tensor | None:
     """The training data of a toy set, if it is still the same."""
     if data.get("name") not in LAWS:
         return None

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+from sde_diffusion.storage.record_types import NamedSolverEntry, SolverEntry
 from solvers import SOLVERS, Solver
 from solvers.classical.butcher_tableaus import PAIRS, Pair
 from solvers.errors import InputError, choose
@@ -29,7 +30,7 @@ _INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(Exponential
 _RENAMED = {"GatedTable": "MixtureOfTables", "Gate": "GatingNetwork"}
 
 
-def describe(solver: Solver) -> dict[str, Any]:
+def describe(solver: Solver) -> SolverEntry:
     """The class of a solver and all its settings.
 
     Raises:
@@ -39,7 +40,7 @@ def describe(solver: Solver) -> dict[str, Any]:
     return {"class": type(solver).__name__, "settings": settings}
 
 
-def restore(description: dict[str, Any], known: Iterable[Solver] = ()) -> Solver:
+def restore(description: SolverEntry | NamedSolverEntry, known: Iterable[Solver] = ()) -> Solver:
     """The solver of a description.
 
     Args:
@@ -74,4 +75,4 @@ def _decode(value: Any) -> Any:
         return tuple(_decode(entry) for entry in value)
     if not isinstance(value, dict):
         return value
-    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(value)
+    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(cast(SolverEntry, value))

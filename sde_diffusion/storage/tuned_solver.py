@@ -14,7 +14,9 @@ from typing import Any
 
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.storage.checkpoint import StoredModel
+from sde_diffusion.storage.record_types import TunedRecord
 from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
 from solvers.errors import InputError, NotFoundError
 
@@ -49,7 +51,7 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
+    content: TunedRecord = {
         "format": FORMAT,
         "kind": KIND,
         "model": {"sha256": stored.sha256, "step": stored.step},
@@ -75,15 +77,13 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
-    content = read_json(path)
-    if content.get("kind") != KIND:
+    plain = read_json(path)
+    if plain.get("kind") != KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
-    missing = [key for key in ("nfe", "model", "solver") if key not in content]
-    if missing:
-        raise CheckpointError(
-            f"{path} is damaged or of an earlier version: it has no {', '.join(missing)}; tune again: sdediff tune "
-            f"{stored.path} --nfe {nfe}"
-        )
+    try:
+        content = checked(plain, TunedRecord, str(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; tune again: sdediff tune {stored.path} --nfe {nfe}") from None
     if content["nfe"] != nfe:
         raise InputError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
     if content["model"]["sha256"] != stored.sha256:

@@ -23,6 +23,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sde_diffusion.storage.record_types import ModelDescription
 from sde_diffusion.training.config import TrainConfig
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
@@ -95,7 +96,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def options_of(train: Mapping[str, Any], model: Mapping[str, Any], data: str) -> dict[str, Any]:
+def options_of(train: Mapping[str, Any], model: ModelDescription, data: str) -> dict[str, Any]:
     """The options that give a run with this content of config.json again.
 
     Args:

@@ -13,6 +13,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build, default_network
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
+from sde_diffusion.storage.record_types import ModelDescription, NetworkEntry
 from solvers.errors import InputError, InputTypeError
 
 # What a setting may be, by what it is otherwise; None says nothing. Whole numbers are truth values to Python.
@@ -57,7 +58,7 @@ def default_model(
     sde_settings: Mapping[str, Any] | None = None,
     network_settings: Mapping[str, Any] | None = None,
     seed: int = 0,
-    like: Mapping[str, Any] | None = None,
+    like: ModelDescription | None = None,
 ) -> ScoreModel:
     """An untrained model that suits the data.
 
@@ -96,7 +97,11 @@ def default_model(
             start = usual if network in (None, usual.name) else build(str(network), shape=data.shape)
             # An "edm" network receives log(rho) / 4, which is a logarithm already.
             embedding = "sinusoidal" if predicts == "edm" else "log"
-            entry: Mapping[str, Any] = {"name": start.name, "settings": {**start.settings, "embedding": embedding}}
+            entry: NetworkEntry = {
+                "name": start.name,
+                "class": "",
+                "settings": {**start.settings, "embedding": embedding},
+            }
             sigma_data = _spread(data) if predicts == "edm" else 1.0
         else:
             entry, sigma_data = like["network"], like["sigma_data"]
@@ -107,10 +112,10 @@ def default_model(
         return rebuild(
             {
                 "sde": {"name": name, "settings": asdict(process)},
-                "network": {**entry, "settings": settings},
+                "network": {"name": entry["name"], "class": entry["class"], "settings": settings},
                 "predicts": predicts,
                 "sigma_data": sigma_data,
-                "shape": data.shape,
+                "shape": list(data.shape),
             }
         )
 

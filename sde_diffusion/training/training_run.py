@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from sde_diffusion.data import Data, as_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
-from sde_diffusion.storage.atomic_folder import read_state, to_json, unpack
+from sde_diffusion.storage.atomic_folder import FORMAT, read_state, to_json, unpack
 from sde_diffusion.storage.checkpoint import describe
+from sde_diffusion.storage.record_types import DataEntry, RunConfig
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.training import interrupts as signals
 from sde_diffusion.training.config import TrainConfig
@@ -106,13 +107,19 @@ def train(
         if stored:
             run.reopen()
         trainer = Trainer(model, data, config, engine)
-        about = {"train": config.to_dict(), "model": describe(model), "data": _about(data)}
+        about: RunConfig = {
+            "format": FORMAT,
+            "train": config.to_dict(),
+            "model": describe(model),
+            "data": _about(data),
+            "versions": _versions(),
+        }
         toml = write_options(options_of(about["train"], about["model"], data.name))
         if stored:
             _continue(trainer, run, stored, about, toml, force)
         else:
             state = {**trainer.state(), **_identity(about)}
-            run.create({**about, "versions": _versions()}, trainer.groups(), state, {"config.toml": toml})
+            run.create(about, trainer.groups(), state, {"config.toml": toml})
         was_training = trainer.network.training
         stack.callback(trainer.network.train, was_training)
         trainer.network.train()
@@ -139,7 +146,7 @@ class _Shared:
         self.engine, self.path, self._stack = engine, path, stack
         self._run: Run | None = None
 
-    def create(self, config: Mapping[str, Any], groups: Any, state: Mapping[str, Any], files: Any) -> None:
+    def create(self, config: RunConfig, groups: Any, state: Mapping[str, Any], files: Any) -> None:
         if (path := self.path) is not None:
             self.engine.once(lambda: self._hold(Run.create(path, config, groups, state, files)))
 
@@ -202,20 +209,22 @@ def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
     run.once(lambda run: run.save(trainer.step, trainer.groups(), state, trainer.config.keep))
 
 
-def _continue(
-    trainer: Trainer, run: _Shared, stored: Mapping[str, Any], about: Mapping[str, Any], toml: bytes, force: bool
-) -> None:
+def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfig, toml: bytes, force: bool) -> None:
     """Take up a run where its newest whole checkpoint left it."""
     path = run.path
     assert path is not None
     # Options that are younger than the run have their defaults.
-    before = {**stored, "train": TrainConfig(**stored["train"]).to_dict()}
+    parts: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
+        "model": (stored["model"], about["model"]),
+        "data": (stored["data"], about["data"]),
+        "train": (TrainConfig(**stored["train"]).to_dict(), about["train"]),
+    }
     changed = []
-    for part in ("model", "data", "train"):
+    for part, (before, now) in parts.items():
         differ = [
-            f"{name}: {before[part].get(name)!r} in the run, {about[part].get(name)!r} now"
-            for name in sorted({*before[part], *about[part]})
-            if before[part].get(name) != about[part].get(name) and not (part == "train" and name in _FREE)
+            f"{name}: {before.get(name)!r} in the run, {now.get(name)!r} now"
+            for name in sorted({*before, *now})
+            if before.get(name) != now.get(name) and not (part == "train" and name in _FREE)
         ]
         if differ and (part == "model" or not force):
             insist = "" if part == "model" else ", or insist with force=True (--force)"
@@ -247,11 +256,11 @@ def _continue(
         warnings.warn(f"{path} goes on with {' and '.join(changed)}", stacklevel=3)
 
 
-def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: about[key] for key in ("model", "data")}
+def _identity(about: RunConfig) -> dict[str, Any]:
+    return {"model": about["model"], "data": about["data"]}
 
 
-def _about(data: Data) -> dict[str, Any]:
+def _about(data: Data) -> DataEntry:
     return {"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)}
 
 

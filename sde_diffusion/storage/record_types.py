@@ -1,0 +1,205 @@
+"""What the files of sdediff say: the type of each, for its writer, its reader and those who use it.
+
+config.json        ``RunConfig``           a run
+state.json         ``CheckpointState``     a checkpoint
+MODEL.safetensors  ``ExportHeader``        the header of an exported model
+samples.json       ``SampleRecord``        a set of samples
+evaluation.json    ``EvaluationRecord``    the quality of samples
+nfe-NFE.json       ``TunedRecord``         a tuned solver
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class SdeEntry(TypedDict):
+    """A process: its name in ``SDES`` and its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+# "class" is a word of the language, so these have no class statement.
+NetworkEntry = TypedDict("NetworkEntry", {"name": str | None, "class": str, "settings": dict[str, Any] | None})
+"""A network: its name in ``NETWORKS``, or None and its class alone."""
+
+SolverEntry = TypedDict("SolverEntry", {"class": str, "settings": dict[str, Any]})
+"""A solver: the name of its class and the settings."""
+
+NamedSolverEntry = TypedDict("NamedSolverEntry", {"name": str, "class": str, "settings": dict[str, Any]})
+"""The same with what it was called."""
+
+
+class ModelDescription(TypedDict):
+    """What is needed to build a model again, but for its weights."""
+
+    sde: SdeEntry
+    network: NetworkEntry
+    predicts: str
+    sigma_data: float
+    shape: list[int] | None
+
+
+class DataEntry(TypedDict, total=False):
+    """The data of a model; empty if unknown."""
+
+    name: str
+    fingerprint: str
+    samples: int
+
+
+class CheckpointEntry(TypedDict):
+    """The weights that something was made with."""
+
+    path: str
+    step: int | None
+    sha256: str
+
+
+class _RunConfigOptional(TypedDict, total=False):
+    versions: dict[str, str]
+
+
+class RunConfig(_RunConfigOptional):
+    """config.json; ``train`` has the fields of ``TrainConfig``."""
+
+    format: int
+    train: dict[str, Any]
+    model: ModelDescription
+    data: DataEntry
+
+
+class FileEntry(TypedDict):
+    """A file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class CheckpointState(TypedDict):
+    """state.json of a checkpoint; that of a checkpoint in training also has what ``Trainer.state`` returns."""
+
+    format: int
+    step: int
+    model: ModelDescription
+    data: DataEntry
+    files: dict[str, FileEntry]
+
+
+class _ExportHeaderOptional(TypedDict, total=False):
+    data: DataEntry
+    step: int | None
+
+
+class ExportHeader(_ExportHeaderOptional):
+    """The description in the header of an exported model."""
+
+    format: int
+    model: ModelDescription
+
+
+class GridEntry(TypedDict):
+    """A time grid: its name, None where the times were given, and the times."""
+
+    name: str | None
+    times: list[float]
+
+
+class NfeEntry(TypedDict):
+    """Network evaluations of a sample: the budget, and what was used."""
+
+    asked: int | None
+    least: int
+    most: int
+    mean: float
+
+
+class ArrayEntry(TypedDict):
+    """The samples as bytes."""
+
+    dtype: str
+    sha256: str
+
+
+class MachineEntry(TypedDict):
+    """Where samples were computed."""
+
+    device: str
+    threads: int
+
+
+class _SampleRecordOptional(TypedDict, total=False):
+    labels: list[int] | None
+    guidance: float
+    choice: dict[str, Any]
+
+
+class SampleRecord(_SampleRecordOptional):
+    """samples.json: everything that is needed to make the same samples again.
+
+    ``choice`` says why ``--tolerance`` took this solver; records of the first versions have no labels and guidance.
+    """
+
+    format: int
+    kind: str
+    checkpoint: CheckpointEntry
+    model: ModelDescription
+    data: DataEntry
+    n: int
+    shape: list[int]
+    seed: int
+    seeds: str
+    solver: NamedSolverEntry
+    grid: GridEntry
+    eta: float
+    nfe: NfeEntry
+    batch_size: int
+    x: ArrayEntry
+    machine: MachineEntry
+    versions: dict[str, str]
+
+
+class _EvaluationRecordOptional(TypedDict, total=False):
+    budget: dict[str, Any]
+
+
+class EvaluationRecord(_EvaluationRecordOptional):
+    """evaluation.json: figures of samples with standard errors.
+
+    ``source`` is the model or file, ``reference`` the data and ``features`` the extractor; ``runs`` has an entry for
+    each solver and budget, ``budget`` the terms of the error.
+    """
+
+    format: int
+    kind: str
+    source: dict[str, Any]
+    reference: dict[str, Any]
+    features: dict[str, Any]
+    runs: list[dict[str, Any]]
+    versions: dict[str, str]
+
+
+class WeightsEntry(TypedDict):
+    """The weights that a solver was tuned for."""
+
+    sha256: str
+    step: int | None
+
+
+class _TunedRecordOptional(TypedDict, total=False):
+    settings: dict[str, Any]
+    error: float
+    default_error: float
+    stages: dict[str, float]
+    teacher_error: float
+
+
+class TunedRecord(_TunedRecordOptional):
+    """A tuned solver and the errors that tuning measured."""
+
+    format: int
+    kind: str
+    model: WeightsEntry
+    nfe: int
+    solver: SolverEntry
