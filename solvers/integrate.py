@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from solvers.brownian_path import BrownianPath
+from solvers.conditions import cut
 from solvers.errors import InputError
 from solvers.noise import Noise, as_seeds
 from solvers.planning import ends_at_data, plan
@@ -47,7 +48,7 @@ class NFEMeter:
         self.rows: Tensor | slice = slice(None)
         self.cap: int | None = None
 
-    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """Call the model for the samples in ``rows``.
 
         Raises:
@@ -55,7 +56,9 @@ class NFEMeter:
         """
         if self.cap is not None and int(self.count[self.rows].max()) + self.cost > self.cap:
             raise BudgetSpentError(f"a sample has used its {self.cap} network evaluations")
-        out = self.model(x, t, **{name: value[self.rows] for name, value in condition.items()})
+        if condition and not isinstance(self.rows, slice):
+            condition = cut(condition, len(self.count), self.rows)
+        out = self.model(x, t, **condition)
         if isinstance(self.rows, slice):
             self.count = self.count + self.cost
         else:

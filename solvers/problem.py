@@ -78,7 +78,7 @@ class Equation:
         model: the drift, (x, t) -> like x, with t of shape (B,).
         g: the diffusion, (x, t) -> broadcastable to x; None for an ODE.
         cost: network passes in one call of ``model``.
-        condition: per-sample tensors (B, ...) passed to every call of ``model``, by name.
+        condition: what every call of ``model`` receives beside (x, t), by name; see ``solvers.conditions``.
 
     >>> decay = Equation(lambda x, t: -x)
     >>> decay.drift(torch.ones(1, 1), torch.tensor(0.0))
@@ -88,7 +88,7 @@ class Equation:
     model: Callable[..., Tensor]
     g: Callable[[Tensor, Tensor], Tensor] | None = None
     cost: int = 1
-    condition: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    condition: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @property
     def stochastic(self) -> bool:
@@ -157,7 +157,7 @@ class ReverseProcess:
         path: t -> Scales; an SDE, or anything with these marginals.
         eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
         cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
-        condition: per-sample tensors (B, ...) passed to every call of ``model``, by name.
+        condition: what every call of ``model`` receives beside (x, t), by name; see ``solvers.conditions``.
 
     Raises:
         ValueError: eta is negative or not finite, or cost < 1.
@@ -174,7 +174,7 @@ class ReverseProcess:
     path: Callable[[Tensor], Scales]
     eta: float = 0.0
     cost: int = field(default=1, kw_only=True)
-    condition: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    condition: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eta) and self.eta >= 0):

@@ -1,4 +1,4 @@
-r"""Guidance: a model pushed towards a condition, itself a score model.
+r"""Guidance by the difference of two predictions, itself a score model.
 
 Classifier-free guidance (Ho & Salimans 2022, eq. 6) evaluates one network with the condition and without it, and
 
@@ -7,25 +7,35 @@ Classifier-free guidance (Ho & Salimans 2022, eq. 6) evaluates one network with 
 Every quantity a network may output is affine in eps with coefficients of t alone, so the same line holds for
 outputs of any kind. Within a guidance interval w acts, outside it is 1 (Kynkaanniemi et al. 2024, eq. 5).
 
-Classifier guidance (Dhariwal & Nichol 2021, algorithm 1) adds the gradient of a noise-aware classifier to the
-score of an unconditional model:  score + w grad_x log p(y | x, t).
+Autoguidance (Karras et al. 2024, eq. 3) takes the second prediction from a weaker model (``guide``) with the same
+condition. Other rules than the line above are functions ``combine(conditional, unconditional, x, t)``, such as those of
+``guidance.combine``.
 
 To be guided later, a network is trained with conditions that are dropped now and then (``drop``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde.base import per_sample
-from solvers.errors import InputError
+from solvers.conditions import map_rows
+from solvers.errors import InputError, choose
 
-Null = float | Tensor
+Null = float | Tensor | Mapping[str, Any]
+Combine = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class WithNull(NamedTuple):
+    """A condition and what stands for its absence, row by row: ``text=WithNull(prompts, negative_prompts)``."""
+
+    value: Any
+    null: Any
 
 
 def null_of(network: Any, name: str) -> float:
@@ -63,13 +73,20 @@ class Guided(ScoreModel):
     """Classifier-free guidance: one call of twice the batch, so a cost of 2 evaluations.
 
     Args:
-        model: a conditional model that was trained with dropped conditions.
-        scale: w.
-        null: what means no condition, by the name of the condition; ``null_of`` the network where absent.
-        interval: (low, high): w acts where low < rho <= high, rho = sigma / alpha; everywhere when None.
+        model: a conditional model that was trained with dropped conditions; with ``guide`` any model.
+        scale: w; leave it out where ``combine`` has one of its own.
+        null: what means no condition, by the name of the condition; a tensor has one entry, or one for each sample
+            (negative prompts). Conditions that it does not name stay as they are in both halves. Without it every
+            condition is replaced by ``null_of`` the network.
+        interval: (low, high): guidance acts where low < rho <= high, rho = sigma / alpha, and elsewhere the conditional
+            prediction stands; everywhere when None.
+        combine: (conditional, unconditional, x, t) -> the guided prediction, instead of the line with w; it receives
+            E[x_0 | x_t] twice, or with ``on="output"`` the network's outputs.
+        guide: a weaker model on the same process whose prediction takes the place of the unconditional one.
+        on: "data" or "output", what ``combine`` acts on.
 
     Raises:
-        ValueError: a scale that is not finite, an empty interval.
+        ValueError: a scale that is not finite, none at all, an empty interval, a guide on another process.
 
     >>> from sde_diffusion.sde import VPSDE
     >>> network = lambda x, t, label: label[:, None].to(x.dtype).expand_as(x)
@@ -81,19 +98,52 @@ class Guided(ScoreModel):
     def __init__(
         self,
         model: ScoreModel,
-        scale: float,
+        scale: float | None = None,
         null: Mapping[str, Null] | None = None,
         interval: tuple[float, float] | None = None,
+        *,
+        combine: Combine | None = None,
+        guide: ScoreModel | None = None,
+        on: str = "data",
     ) -> None:
-        if not torch.isfinite(torch.tensor(scale)):
+        if scale is None and combine is None:
+            raise InputError("give the guidance scale, such as Guided(model, scale=3.0), or combine=...")
+        if scale is not None and combine is not None:
+            raise InputError(
+                "combine has a scale of its own: leave out scale, as in Guided(model, combine=rescaled(7.5))"
+            )
+        if scale is not None and not torch.isfinite(torch.tensor(scale)):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
         if interval is not None and not 0 <= interval[0] < interval[1]:
             raise InputError(f"a guidance interval is (low, high) in sigma / alpha, 0 <= low < high; got {interval}")
-        super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, 2 * model.cost)
+        if guide is not None and guide.sde != model.sde:
+            raise InputError(f"the guide was made for {guide.sde}, not for {model.sde}; both need one process")
+        choose(on, {"data": 0, "output": 1}, "space of combine")
+        cost = model.cost + (model.cost if guide is None else guide.cost)
+        super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, cost)
         self.model = model
-        self.scale = scale
+        self.scale = 1.0 if scale is None else scale
         self.null = dict(null or {})
         self.interval = interval
+        self.combine = combine
+        self.guide = guide
+        self.on = on
+
+    def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the model."""
+        return self.model.arguments(x, t)
+
+    def bind(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """The conditions with the nulls that have one entry for each sample beside them."""
+        condition = self.model.bind(condition)
+        found = dict(condition)
+        for name, null in self.null.items():
+            value = condition.get(name)
+            if not (isinstance(value, Tensor) and isinstance(null, Tensor)):
+                continue
+            if null.ndim == value.ndim and len(null) == len(value) > 1:
+                found[name] = WithNull(value, null)
+        return found
 
     def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
         """The guided output; a learned variance is that of the conditional model.
@@ -102,24 +152,62 @@ class Guided(ScoreModel):
             ValueError: no condition to be guided by.
         """
         given = {name: value for name, value in condition.items() if value is not None}
-        if not given:
-            raise InputError("a guided model needs a condition, such as label=torch.full((n,), 3)")
+        if self.guide is not None:
+            conditional, extra = self.model.outputs(x, t, **given)
+            free = self.output_for(self.guide.denoise(x, t, **given), x, t)
+        else:
+            conditional, free, extra = self._both(x, t, given)
+        if self.combine is None:
+            return torch.lerp(free, conditional, per_sample(self.weight(t), x).to(conditional.dtype)), extra
+        if self.on == "output":
+            guided = self.combine(conditional, free, x, t)
+        else:
+            pair = (self.denoised_from(conditional, x, t), self.denoised_from(free, x, t))
+            guided = self.output_for(self.combine(*pair, x, t), x, t)
+        if self.interval is not None:
+            guided = torch.where(per_sample(self._acts(t), x).bool(), guided, conditional)
+        return guided, extra
+
+    def _both(self, x: Tensor, t: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The network's output with the condition and without it, from one call; and the learned variance."""
+        able = [k for k, value in given.items() if isinstance(value, WithNull) or not self.null or k in self.null]
+        if not able:
+            names = ", ".join(self.null) or "label"
+            raise InputError(f"a guided model needs a condition ({names}), such as label=torch.full((n,), 3)")
         both = {}
         for name, value in given.items():
-            null = self.null[name] if name in self.null else null_of(self.network, name)
-            none = drop(value, null, torch.ones(len(value), dtype=torch.bool))
-            both[name] = torch.cat([value, none])
+            if isinstance(value, WithNull):
+                value, null = value
+            elif name in able:
+                null = self.null[name] if self.null else null_of(self.network, name)
+            else:
+                null = None
+            both[name] = _doubled(value, null, len(x))
         output, extra = self.model.outputs(torch.cat([x, x]), torch.cat([t, t]), **both)
         conditional, free = output.chunk(2)
-        guided = torch.lerp(free, conditional, per_sample(self.weight(t), x).to(output.dtype))
-        return guided, None if extra is None else extra.chunk(2)[0]
+        return conditional, free, None if extra is None else extra.chunk(2)[0]
 
     def weight(self, t: Tensor) -> Tensor:
         """W at times t (B,): the scale within the interval and 1 outside."""
+        acts = self._acts(t)
+        return torch.where(acts, self.scale, torch.ones((), dtype=torch.float64, device=acts.device))
+
+    def _acts(self, t: Tensor) -> Tensor:
+        """Whether t (B,) lies in the interval."""
         alpha, sigma = self.sde.marginal(t)
-        scale = torch.full_like(alpha, self.scale)
         if self.interval is None:
-            return scale
+            return torch.ones_like(alpha, dtype=torch.bool)
         low, high = self.interval
         rho = sigma / alpha  # infinite where alpha = 0
-        return torch.where((rho > low) & (rho <= high), scale, torch.ones_like(alpha))
+        return (rho > low) & (rho <= high)
+
+
+def _doubled(value: Any, null: Any, batch: int) -> Any:
+    """A condition for the two halves of the call: as it is, and with the null in its place where there is one."""
+    if isinstance(value, dict):
+        nulls = null if isinstance(null, Mapping) else {}
+        return {name: _doubled(entry, nulls.get(name), batch) for name, entry in value.items()}
+    if null is None:
+        return map_rows(value, batch, lambda rows: torch.cat([rows, rows]))
+    rows = torch.ones(batch, dtype=torch.bool)
+    return map_rows(value, batch, lambda kept: torch.cat([kept, drop(kept, null, rows)]))

@@ -26,6 +26,7 @@ class DiscreteModel(ScoreModel):
         shape: shape of one sample.
         rounded: ask at the nearest step; False passes a fraction, in the dtype of x.
 
+    >>> import torch
     >>> seen = []
     >>> model = DiscreteModel(lambda x, i: seen.append(i) or torch.zeros_like(x))
     >>> _ = model.noise(torch.zeros(3, 2), torch.tensor([1.0, 0.5, 0.001], dtype=torch.float64))

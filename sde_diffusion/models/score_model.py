@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.models.outputs import modules_in, tensor_of
 from sde_diffusion.sde import SDE
 from sde_diffusion.sde.base import per_sample
 from solvers.errors import InputError, InputTypeError, choose
@@ -32,7 +33,8 @@ class ScoreModel(nn.Module):
     """The score of the noised data, from a network with any parametrization.
 
     Args:
-        network: (x, t) -> like x, with t (B,) in [0, 1] in the dtype of x ("edm": c_in z and c_noise instead).
+        network: (x, t) -> like x, or an object that holds it (``outputs.tensor_of``), with t (B,) in [0, 1] in the
+            dtype of x ("edm": c_in z and c_noise instead).
         sde: the forward process.
         predicts: what the network outputs: noise, data, velocity, score or edm.
         shape: shape of one sample, so that sampling needs no other argument.
@@ -64,6 +66,9 @@ class ScoreModel(nn.Module):
         if not sigma_data > 0:
             raise InputError(f"sigma_data is a standard deviation and must be positive; got {sigma_data}")
         self.network = network
+        if not isinstance(network, nn.Module | None) and (found := modules_in(network)):
+            # Device, dtype, eval() and to() reach a network that a function calls.
+            self.within = nn.ModuleList(found)
         self.sde = sde
         self.shape = None if shape is None else tuple(shape)
         self.sigma_data = sigma_data
@@ -84,7 +89,7 @@ class ScoreModel(nn.Module):
 
         One evaluation.
         """
-        out = self.network(*self.arguments(x, t), **condition)
+        out = tensor_of(self.network(*self.arguments(x, t), **condition))
         if out.shape == x.shape:
             return out, None
         if out.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
@@ -94,6 +99,10 @@ class ScoreModel(nn.Module):
             f"the network must return the shape of its input: x is {tuple(x.shape)}, the output is "
             f"{tuple(out.shape)} (twice the channels are understood as a learned variance)"
         )
+
+    def bind(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """The conditions of a whole run before it is cut into batches, with what the model adds for each sample."""
+        return condition
 
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The network's own output at (x, t): one evaluation."""
@@ -150,6 +159,11 @@ class ScoreModel(nn.Module):
             return known[0] * x + known[1] * output
         p, q = self._affine(t)
         return per_sample(p, x) * x + per_sample(q, x) * output
+
+    def output_for(self, x0: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The network's output that stands for E[x_0 | x_t = x] = x0: the inverse of ``denoised_from``."""
+        p, q = self._affine(t)
+        return (x0 - per_sample(p, x) * x) / per_sample(q, x)
 
     def noise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """E[eps | x_t = x] = (x - alpha x_0) / sigma; (B, ...) from x (B, ...) and t (B,)."""

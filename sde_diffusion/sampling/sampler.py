@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solution, Solver, Step, find, solve
+from solvers.conditions import cut
 from solvers.errors import InputError, NonFiniteError
 
 _SEED_STRIDE = 2**32
@@ -89,7 +91,7 @@ def sample_batches(
     batch_size: int = 256,
     eta: float | None = None,
     on_step: Callable[[Step], None] | None = None,
-    **condition: Tensor,
+    **condition: Any,
 ) -> Iterator[Solution]:
     """Generate n samples in batches; ``sample`` with the solver's own account of each batch.
 
@@ -101,16 +103,19 @@ def sample_batches(
     if n < 1 or batch_size < 1:
         raise InputError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
     for name, value in condition.items():
-        if len(value) != n:
-            raise InputError(f"condition '{name}' has {len(value)} entries for {n} samples; give one each")
+        if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != n):
+            raise InputError(
+                f"condition '{name}' has {len(value) if value.ndim else 'no'} entries for {n} samples; give one each"
+            )
     solver = find(solver)
     nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid)
     eta = float(solver.stochastic) if eta is None else eta
+    bound = model.bind(condition)
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         seeds = seeds_of(seed, size, start)
         x1 = noise_for(model, shape, seeds)
-        part = {name: value[start : start + size].to(x1.device) for name, value in condition.items()}
+        part = cut(bound, n, torch.arange(start, start + size), x1.device)
         yield solve(
             model.sde.reverse(model, eta, **part),
             x1,
@@ -136,7 +141,7 @@ def sample(
     shape: Iterable[int] | None = None,
     batch_size: int = 256,
     eta: float | None = None,
-    **condition: Tensor,
+    **condition: Any,
 ) -> Tensor:
     """Generate samples.
 
@@ -151,7 +156,8 @@ def sample(
         shape: of one sample; the model's own by default.
         batch_size: samples integrated together.
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
-        condition: per-sample tensors (n, ...) that are passed to the network.
+        condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
+            too; anything else is passed on as it is.
 
     Returns:
         (n, *shape), in the scale of the training data.

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,13 +188,13 @@ class SDE(ABC):
         noise = standard_normal(seeds, shape[1:], PRIOR)
         return noise.to(device=device, dtype=dtype) * self.prior_std()
 
-    def reverse(self, model: Denoiser, eta: float = 1.0, **condition: Tensor) -> ReverseProcess:
+    def reverse(self, model: Denoiser, eta: float = 1.0, **condition: Any) -> ReverseProcess:
         """The reverse-time process with noise level eta: 1 is the reverse-time SDE (Anderson 1982).
 
         Args:
             model: a ScoreModel, or any other ``Denoiser``, on this path.
             eta: >= 0; every value has the same marginals.
-            condition: per-sample tensors that every call of the network receives.
+            condition: what every call of the network receives beside (x, t); see ``solvers.conditions``.
 
         Raises:
             ValueError: the model belongs to another path, or predicts noise where alpha(1) = 0.
@@ -203,6 +204,6 @@ class SDE(ABC):
         model.check_defined_at_pure_noise()
         return ReverseProcess(model.denoise, self, eta, cost=model.cost, condition=condition)
 
-    def probability_flow(self, model: Denoiser, **condition: Tensor) -> ReverseProcess:
+    def probability_flow(self, model: Denoiser, **condition: Any) -> ReverseProcess:
         """The probability-flow ODE, ``reverse(model, eta=0)`` (Song et al. 2021, eq. 13)."""
         return self.reverse(model, eta=0.0, **condition)

@@ -7,6 +7,9 @@ T steps x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) eps_i, i = 1, ..., T, have
 (Ho et al. 2020, eq. 2 and 4). Step i is the time t = i/T, and t = 0 is the data. Between two steps log abar
 is linear in t, which makes the path that of a VP process with the rate -T log(1 - beta_i) on the interval of
 step i: continuous-time solvers run on it, and a grid of times i/T meets the discrete process exactly.
+
+With beta_T = 1 (zero terminal SNR, Lin et al. 2024) x_T is pure noise: abar_T = 0, and alpha itself is linear in t on
+the last interval. Networks that predict the velocity or the data start there; from the noise x_0 cannot be found.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class DDPM(SDE):
     Args:
         steps: T; follows from the betas where they are given.
         schedule: "linear" or "cosine".
-        betas: beta_1, ..., beta_T in (0, 1), any sequence of numbers, instead of a schedule by name.
+        betas: beta_1, ..., beta_T in (0, 1), any sequence of numbers, instead of a schedule by name; beta_T may be 1.
 
     Raises:
         ValueError: an unknown schedule, no steps, betas outside (0, 1).
@@ -76,10 +79,12 @@ class DDPM(SDE):
         choose(self.schedule, SCHEDULES, "beta schedule")
         betas = self.beta_i()
         wrong = ~((betas > 0) & (betas < 1))
+        if len(betas) > 1 and float(betas[-1]) == 1 and self.betas is not None:
+            wrong[-1] = False
         if bool(wrong.any()):
             k = int(wrong.nonzero()[0])
             raise InputError(
-                f"every beta lies in (0, 1); beta_{k + 1} of {self.steps} is {float(betas[k]):.6g}"
+                f"every beta lies in (0, 1), the last may be 1; beta_{k + 1} of {self.steps} is {float(betas[k]):.6g}"
                 + ("" if self.betas else f": the {self.schedule} schedule needs more steps")
             )
 
@@ -116,13 +121,22 @@ class DDPM(SDE):
             raise InputError(f"a grid of a process of {self.steps} steps has 1 to {self.steps} of them; got {steps}")
         return torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round() / self.steps
 
+    @property
+    def _ends_in_noise(self) -> bool:
+        return self.betas is not None and self.betas[-1] == 1
+
     def _log_alpha(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """log alpha and its time derivative, that of the interval below t."""
         nodes = _nodes(self, t.device)
         i = torch.ceil(t * self.steps - 1e-9).long().clamp(1, self.steps)
         low, high = nodes[i - 1], nodes[i]
         # From the upper node, so that a step of the process has its own value and not a rounded one.
-        return high - (i - t * self.steps) * (high - low), (high - low) * self.steps
+        left = i - t * self.steps
+        log_alpha, slope = high - left * (high - low), (high - low) * self.steps
+        if not self._ends_in_noise:
+            return log_alpha, slope
+        last = i == self.steps
+        return torch.where(last, low + torch.log(left), log_alpha), torch.where(last, -self.steps / left, slope)
 
     def alpha(self, t: Tensor) -> Tensor:
         """sqrt(abar) at t = i/T."""
@@ -136,7 +150,11 @@ class DDPM(SDE):
         """f alpha and -f alpha^2 / sigma, f the slope of log alpha below t."""
         log_alpha, f = self._log_alpha(t)
         alpha = torch.exp(log_alpha)
-        return f * alpha, -f * alpha**2 / _sigma(log_alpha)
+        if not self._ends_in_noise:
+            return f * alpha, -f * alpha**2 / _sigma(log_alpha)
+        # At t = 1 alpha is 0 and f infinite; their product is the slope of the last interval.
+        dalpha = torch.where(alpha == 0, -self.steps * torch.exp(_nodes(self, t.device)[-2]), f * alpha)
+        return dalpha, -dalpha * alpha / _sigma(log_alpha)
 
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """log alpha - log sigma."""
@@ -151,7 +169,10 @@ class DDPM(SDE):
         nodes = _nodes(self, target.device)
         i = torch.searchsorted(-nodes, -target.contiguous()).clamp(1, self.steps)
         low, high = nodes[i - 1], nodes[i]
-        return ((i - (high - target) / (high - low)) / self.steps).clamp(0, 1)
+        left = (high - target) / (high - low)
+        if self._ends_in_noise:
+            left = torch.where(i == self.steps, torch.exp(target - low), left)
+        return ((i - left) / self.steps).clamp(0, 1)
 
     def prior_std(self) -> float:
         """1: sampling starts from a standard normal x_T, which the marginal is to rounding."""

@@ -254,7 +254,7 @@ def test_few_steps_keep_the_variance_of_gaussian_data_only_with_the_learned_one(
         (lambda: DDPM(schedule="linar"), ValueError, "did you mean 'linear'"),
         (lambda: DDPM(steps=0), ValueError, "at least 1"),
         (lambda: DDPM(steps=20), ValueError, r"beta_20 of 20 is 1: the linear schedule needs more steps"),
-        (lambda: DDPM(betas=(0.5, 1.0)), ValueError, "beta_2 of 2 is 1"),
+        (lambda: DDPM(betas=(1.0, 0.5)), ValueError, "beta_1 of 2 is 1"),
         (lambda: DDPM(betas=()), ValueError, "at least 1; got 0"),
         (lambda: DDPM().grid(1001), ValueError, "1 to 1000"),
         (lambda: DiscreteModel(Table(), VPSDE()), TypeError, "got VPSDE"),
