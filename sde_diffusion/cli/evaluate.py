@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -109,7 +110,11 @@ def evaluate(
     draws: Annotated[int, typer.Option("--draws", help="Half-samples for a standard error.")] = 40,
     value_range: Annotated[
         str | None,
-        typer.Option("--range", help="Value range of float images (black,white), such as 0,1.", show_default=False),
+        typer.Option(
+            "--range",
+            help="Value range of float images (black,white), such as 0,1, for a reference or features of bytes.",
+            show_default=False,
+        ),
     ] = None,
     budget: Annotated[bool, typer.Option("--budget", help="Also split the distance into its causes.")] = False,
     save_reference: Annotated[
@@ -136,9 +141,6 @@ def evaluate(
     device = device_for(device or "auto").type
     stored = model_of(source)
     limits = range_of(value_range)
-    if stored and limits:
-        raise InputError("--range says what black and white are in files of floats; samples of a model need none")
-    samples = None if stored or source is None else read_samples(source, limits)
     ways = [
         SamplingSettings(
             made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s
@@ -152,13 +154,25 @@ def evaluate(
         raise InputError("an error budget is of a model with one solver and one --nfe, and a reference that is no file")
     if what is None:
         assert data is not None  # one of them is found
-        name = features or default_features(data.shape)
-        extractor = make_extractor(name, fit=lambda: data.batch(slice(0, FIT)), weights=weights)
+        of_bytes = data.x.dtype == torch.uint8
+        name = features or default_features(data.shape, of_bytes=of_bytes)
+        extractor = make_extractor(
+            name, fit=lambda: data.batch(slice(0, FIT)), weights=weights, value_range=None if of_bytes else limits
+        )
         what = FeatureStatistics.of(data, extractor, split, device)
     else:
+        kept = what.data.get("range") or (limits if what.of_floats else None)
         name = features or what.extractor["name"]
-        extractor = make_extractor(name, tensors=what.tensors, weights=weights)
+        extractor = make_extractor(
+            name, tensors=what.tensors, weights=weights, value_range=None if kept is None else (kept[0], kept[1])
+        )
         what.check(extractor)
+    if stored and limits and not what.of_floats:
+        raise InputError("--range says what black and white are in files of floats; samples of a model need none")
+    samples = None
+    if stored is None and source is not None:
+        own = what.of_floats
+        samples = read_samples(source, None if own else limits, own_units=own)
     if save_reference is not None:
         what.save(save_reference)
     real = what.data

@@ -104,7 +104,7 @@ def train(
             "--predicts",
             f"What the network outputs: {choices(PREDICTS)}.",
             MODEL,
-            "noise; edm for ve and edm; velocity where alpha(1) = 0",
+            "velocity; edm for ve and edm",
         ),
     ] = None,
     beta_min: Annotated[float | None, option("--beta-min", "beta at t = 0 (vp, subvp).", MODEL, "0.1")] = None,

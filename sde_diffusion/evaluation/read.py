@@ -19,12 +19,16 @@ JPEG = (".jpg", ".jpeg")
 _BEYOND, _FEW = 0.25, 0.01  # of the range, of the values: a sampler may overshoot, a wrong range is farther off
 
 
-def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] | None = None) -> Tensor:
-    """Samples (n, ...) float32; images in [-1, 1].
+def read_samples(
+    path: str | os.PathLike[str], value_range: tuple[float, float] | None = None, *, own_units: bool = False
+) -> Tensor:
+    """Samples (n, ...) float32; images in [-1, 1] unless they have units of their own.
 
     Args:
         path: a folder of images, a folder that `sdediff sample` wrote, or an .npy or .npz file; bytes are images.
-        value_range: what black and white are in images of floats. Samples with a record beside them are in [-1, 1].
+        value_range: what black and white are in images of floats. Samples with a record beside them are in the units
+            of the data of their model.
+        own_units: take floats as they are: the reference is of floats.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -47,7 +51,7 @@ def read_samples(path: str | os.PathLike[str], value_range: tuple[float, float] 
     data = load_path(path)
     if not is_image(data.shape) or data.x.dtype == torch.uint8:
         return data.batch(slice(None))
-    if value_range is None and _has_record(path):
+    if value_range is None and (own_units or _has_record(path)):
         return data.x
     if value_range is None:
         raise InputError(

@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sde_diffusion.data import Data
-from sde_diffusion.evaluation.features import Extractor, make_extractor
+from sde_diffusion.evaluation.features import Extractor, InRange, make_extractor
+from sde_diffusion.evaluation.features.extractor import FEW
 from sde_diffusion.evaluation.metrics import Moments
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, pack, unpack, write_file
 from solvers.errors import InputError, NotFoundError
@@ -39,7 +40,8 @@ class FeatureStatistics:
     Attributes:
         moments: of all of them.
         features: (m, d) float32, at most ``KEEP``, evenly spaced in the data.
-        data: name, fingerprint, split, n and shape of the data.
+        data: name, fingerprint, split, n and shape of the data; "values", bytes or floats; "range", the black and
+            white that features of bytes took for floats.
         extractor: name, sha256 and preprocessing.
         tensors: what the extractor needs, by name; empty where its name is enough.
 
@@ -66,12 +68,28 @@ class FeatureStatistics:
             device: where to compute.
 
         Raises:
-            ValueError: samples that the extractor does not take, or features that are not finite.
+            ValueError: samples that the extractor does not take, features that are not finite, features of bytes for
+                floats without a stated range or far outside of it.
         """
+        floats = data.x.dtype != torch.uint8
+        if floats and extractor.takes_bytes:
+            first = data.batch(slice(0, _BATCH))
+            raise InputError(
+                f"the features '{extractor.name}' are of images of bytes, and {data.name} holds floats from "
+                f"{float(first.min()):.4g} to {float(first.max()):.4g} whose black and white are not stated: give "
+                "value_range=(black, white) (--range), or use the features 'pixels' or 'pca', which take values as "
+                "they are"
+            )
         kept = torch.linspace(0, len(data) - 1, min(KEEP, len(data)), dtype=torch.float64).round().long()
         some, total = [], None
         for start in range(0, len(data), _BATCH):
-            features = extractor(data.batch(slice(start, start + _BATCH)).to(device)).features.cpu()
+            x = data.batch(slice(start, start + _BATCH))
+            if (share := extractor.outside(x)) > FEW:
+                raise InputError(
+                    f"{share:.0%} of the values of {data.name} lie far outside of the stated black and white "
+                    f"({extractor.preprocessing}): they would be clamped; state the range of the data"
+                )
+            features = extractor(x.to(device)).features.cpu()
             part = Moments.of(features)
             total = part if total is None else total + part
             some.append(features[kept[(kept >= start) & (kept < start + _BATCH)] - start])
@@ -82,8 +100,16 @@ class FeatureStatistics:
             "split": split,
             "n": len(data),
             "shape": list(data.shape),
+            "values": "floats" if floats else "bytes",
         }
+        if isinstance(extractor, InRange):
+            record["range"] = [extractor.low, extractor.high]
         return cls(total, torch.cat(some), record, describe(extractor), dict(extractor.tensors))
+
+    @property
+    def of_floats(self) -> bool:
+        """Whether the real samples are floats in units of their own, not images of bytes."""
+        return self.data.get("values") == "floats"
 
     def check(self, extractor: Extractor) -> None:
         """Refuse to compare with features of another extractor.
@@ -117,7 +143,13 @@ class FeatureStatistics:
         Raises:
             ValueError: it is a function of one's own, or is another one today.
         """
-        extractor = make_extractor(self.extractor["name"], tensors=self.tensors, weights=weights)
+        limits = self.data.get("range")
+        extractor = make_extractor(
+            self.extractor["name"],
+            tensors=self.tensors,
+            weights=weights,
+            value_range=None if limits is None else (limits[0], limits[1]),
+        )
         self.check(extractor)
         return extractor
 

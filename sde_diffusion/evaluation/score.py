@@ -36,7 +36,8 @@ def evaluate(
     """Measure samples against a reference.
 
     Args:
-        samples: (n, ...), images in [-1, 1]; or features that were taken already, by the extractor of the reference.
+        samples: (n, ...) in the units of the reference, images of bytes in [-1, 1]; or features that were taken
+            already, by the extractor of the reference.
         reference: what they should look like.
         extractor: the features; those of the reference when absent.
         metrics: names in ``metrics.METRICS``; "all" for all that the features allow.

@@ -10,6 +10,8 @@ mnist      64 values of a classifier of MNIST, bundled                 (1, 28, 2
 inception  2048 values of Inception-v3; extra `inception`              images
 dinov2     384 values and more of DINOv2; extra `dinov2`               images
 =========  ==========================================================  ===========================
+
+The last four round images to bytes; the others take values as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from sde_diffusion.evaluation.features.dinov2 import DINOv2
-from sde_diffusion.evaluation.features.extractor import Extractor, Features
+from sde_diffusion.evaluation.features.extractor import Extractor, Features, InRange
 from sde_diffusion.evaluation.features.inception import Inception
 from sde_diffusion.evaluation.features.pretrained_classifier import SIZES, classifier
 from sde_diffusion.evaluation.features.simple import PCA, CustomExtractor, Pixels
@@ -35,6 +37,7 @@ __all__ = [
     "DINOv2",
     "Extractor",
     "Features",
+    "InRange",
     "Inception",
     "Pixels",
     "default_features",
@@ -42,14 +45,16 @@ __all__ = [
 ]
 
 
-def default_features(shape: tuple[int, ...]) -> str:
-    """Default feature extractor for a sample shape.
+def default_features(shape: tuple[int, ...], *, of_bytes: bool = True) -> str:
+    """Default feature extractor for a sample shape; a classifier of digits only where the samples are bytes.
 
     >>> [default_features(shape) for shape in ((1, 8, 8), (1, 28, 28), (2,), (3, 32, 32))]
     ['digits', 'mnist', 'pixels', 'pca']
+    >>> default_features((1, 8, 8), of_bytes=False)
+    'pca'
     """
     for name, size in SIZES.items():
-        if shape == (1, size, size):
+        if of_bytes and shape == (1, size, size):
             return name
     return "pixels" if len(shape) == 1 and shape[0] <= 256 else "pca"
 
@@ -60,6 +65,7 @@ def make_extractor(
     fit: Callable[[], Tensor] | None = None,
     tensors: Mapping[str, Tensor] | None = None,
     weights: str | os.PathLike[str] | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Extractor:
     """An extractor by its name.
 
@@ -68,14 +74,17 @@ def make_extractor(
         fit: gives the samples whose principal axes "pca" takes.
         tensors: of an extractor that was stored with a reference, instead of ``fit``.
         weights: where the weights of inception or dinov2 are.
+        value_range: black and white, for features of bytes and samples where they are not -1 and 1.
 
     Raises:
-        ValueError: an unknown name, or "pca" with nothing to fit to.
+        ValueError: an unknown name, "pca" with nothing to fit to, or a range for features that need none.
         FileNotFoundError, ImportError: as the extractors.
 
     >>> make_extractor("pixels").name
     'pixels'
     """
+    if value_range is not None:
+        return InRange(make_extractor(features, fit=fit, tensors=tensors, weights=weights), *value_range)
     if isinstance(features, Extractor):
         return features
     if not isinstance(features, str):

@@ -31,6 +31,7 @@ class DINOv2(Extractor):
     """
 
     name = "dinov2"
+    takes_bytes = True
     preprocessing = (
         f"bytes, grey as RGB, resized to {SIDE} x {SIDE} (bicubic, antialiased), ImageNet mean and deviation"
     )

@@ -52,6 +52,7 @@ class Inception(Extractor):
     """
 
     name = "inception"
+    takes_bytes = True
     preprocessing = "bytes, grey as RGB, resized to 299 x 299 as TensorFlow 1 does, (x - 128) / 128"
 
     def __init__(self, weights: str | os.PathLike[str] | None = None) -> None:

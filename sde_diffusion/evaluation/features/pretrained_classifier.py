@@ -88,6 +88,11 @@ class Classifier(Extractor):
         return self._sha256
 
     @property
+    def takes_bytes(self) -> bool:
+        """True: they were trained on bytes."""
+        return True
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """One channel, 8 x 8 or 28 x 28."""
         return (1, self._size, self._size)

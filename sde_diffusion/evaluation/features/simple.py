@@ -18,8 +18,8 @@ from solvers.errors import InputError
 class Pixels(Extractor):
     """The values of a sample in one row.
 
-    >>> Pixels()(torch.tensor([[[[-1.0, 0.1]]]])).features  # bytes 0 and 140
-    tensor([[-1.0000,  0.0980]])
+    >>> Pixels()(torch.tensor([[[[280.0, 0.1]]]])).features
+    tensor([[2.8000e+02, 1.0000e-01]])
     """
 
     name = "pixels"
@@ -52,7 +52,7 @@ class PCA(Extractor):
         """The axes of the largest variance of samples (n, ...).
 
         Args:
-            x: samples; images in [-1, 1].
+            x: samples.
             dimensions: how many axes; no more than the samples span.
 
         Raises:
@@ -90,7 +90,7 @@ class CustomExtractor(Extractor):
     """A function or module of one's own as features.
 
     Args:
-        function: samples (B, ...), images in [-1, 1], to (B, ...).
+        function: samples (B, ...) as they are to (B, ...).
         label: what tables call it; the function's own name when absent.
         version: enters the hash, as do the weights of a module; raise it when a function without weights changes.
 

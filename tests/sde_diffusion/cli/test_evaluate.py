@@ -54,7 +54,7 @@ def test_a_model_is_the_library_call_and_its_reference_can_be_kept() -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples", "ignore:.*far outside of black and white")
 def test_a_curve_has_every_solver_and_budget() -> None:
     content = evaluated("bundled", *FEW, "--nfe", "2,3", "--solver", "pf-ode,ddim", "--out", "curve")
     assert [(r["solver"], r["nfe"]) for r in content["runs"]] == [

@@ -44,8 +44,8 @@ def reference(data: Data) -> FeatureStatistics:
 
 
 def test_processes_share_the_work_and_give_the_same_bits() -> None:
-    means = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    model, extractor = GaussianMixture(means, 0.2, sde=VPSDE()), make_extractor("digits")
+    means = 0.4 * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model, extractor = GaussianMixture(means, 0.1, sde=VPSDE()), make_extractor("digits")
     drawing = SamplingSettings("ddpm", nfe=5, batch_size=16)
     drawn = []
     for processes in (1, 2):

@@ -17,8 +17,7 @@ def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> 
     model = default_model(POINTS, sde=name)
     assert model.sde == make_sde(name)
     model.sde.reverse(model)  # refuses noise where alpha(1) = 0
-    expected = {"cosine": "velocity", "flow": "velocity", "ve": "edm", "edm": "edm"}
-    assert model.predicts == expected.get(name, "noise")
+    assert model.predicts == ("edm" if name in ("ve", "edm") else "velocity")
     assert (model.sigma_data != 1.0) == (model.predicts == "edm")  # measured where it is used
     TrainConfig().with_options(default_options(model.predicts))
 
@@ -61,7 +60,7 @@ def test_like_takes_the_place_of_the_defaults() -> None:
     assert describe(default_model(POINTS, like=like)) == like
     assert describe(default_model(POINTS, like=like, sde="ve", predicts="edm")) == like
     other = describe(default_model(POINTS, like=like, sde="vp"))
-    assert (other["sde"]["name"], other["predicts"]) == ("vp", "noise")
+    assert (other["sde"]["name"], other["predicts"]) == ("vp", "velocity")
 
 
 @pytest.mark.parametrize(

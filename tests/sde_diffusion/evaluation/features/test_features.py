@@ -1,4 +1,4 @@
-"""Features see pixels as bytes, know what they are, and say what is missing."""
+"""Features take values as they are, or bytes, know what they are, and say what is missing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sde_diffusion.evaluation.features import (
     PCA,
     CustomExtractor,
     Inception,
+    InRange,
     Pixels,
     default_features,
     inception,
@@ -30,18 +31,34 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("name", ["pixels", "digits", "pca"])
-def test_images_are_rounded_and_clamped_to_bytes_first(name: str) -> None:
-    extractor = make_extractor(name, fit=lambda: load_data("digits").batch(slice(None)))
-    x = noise(5, 1, 8, 8)
+def test_networks_of_images_see_bytes() -> None:
+    digits = make_extractor("digits")
+    x = 0.4 * noise(5, 1, 8, 8)
     bytes_of_x = ((x + 1) * 127.5).round().clamp(0, 255)
-    torch.testing.assert_close(extractor(x).features, extractor(bytes_of_x / 127.5 - 1).features, rtol=0, atol=0)
-    assert not torch.equal(CustomExtractor(lambda v: v)(x).features, x.flatten(1))
+    torch.testing.assert_close(digits(x).features, digits(bytes_of_x / 127.5 - 1).features, rtol=0, atol=0)
 
 
-def test_vectors_are_left_as_they_are() -> None:
-    x = 5 * noise(3, 2)
-    assert torch.equal(Pixels()(x).features, x)
+def test_values_far_outside_are_clamped_with_a_warning_that_has_their_share() -> None:
+    x = torch.zeros(4, 1, 8, 8)
+    x[0] = 280.0
+    with pytest.warns(UserWarning, match="25% of the values of the samples lie far outside of black and white"):
+        make_extractor("digits")(x)
+    with pytest.warns(UserWarning, match="25%"):
+        InRange(make_extractor("digits"), 0.0, 1.0)(x)
+    assert InRange(make_extractor("digits"), -1.0, 280.0).outside(x) == 0
+    with pytest.raises(ValueError, match="'pixels' take values as they are and need no range"):
+        make_extractor("pixels", value_range=(0, 1))
+    with pytest.raises(ValueError, match="the smaller first; got 1, 0"):
+        make_extractor("digits", value_range=(1, 0))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 1, 4, 4), (3, 3, 2, 2)])
+def test_values_are_left_as_they_are(shape: tuple[int, ...]) -> None:
+    x = 280 + 15 * noise(*shape)
+    assert torch.equal(Pixels()(x).features, x.flatten(1))
+    assert torch.equal(CustomExtractor(lambda v: v)(x).features, x.flatten(1))
+    pca = PCA.fit(280 + 15 * noise(100, *shape[1:]), 2)
+    assert torch.equal(pca(x).features, (x.flatten(1) - pca.mean) @ pca.axes)
 
 
 @pytest.mark.parametrize("name, least", [("digits", 0.98), ("mnist", 0.985)])

@@ -1,0 +1,73 @@
+"""Reports of users, each with the value that is right.
+
+A letter is that of a report; a test says what was asked for and what must come out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sde_diffusion import evaluate
+from sde_diffusion.cli import app
+from sde_diffusion.data import as_data
+from sde_diffusion.evaluation.features import make_extractor
+from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+
+METRICS = ["frechet", "kid", "sliced-wasserstein"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# A. Evaluation of floats beyond [-1, 1].
+
+
+@pytest.mark.parametrize("features", ["pixels", "pca"])
+def test_a_garbage_in_own_units_is_as_far_off_as_it_is(features: str) -> None:
+    real, fake = 280 + 15 * noise(600, 1, 4, 4), torch.full((600, 1, 4, 4), 1000.0)
+    as_images, as_vectors = as_data(real), as_data(real.flatten(1))
+    images = FeatureStatistics.of(as_images, make_extractor(features, fit=lambda: real))
+    vectors = FeatureStatistics.of(as_vectors, make_extractor(features, fit=lambda: real.flatten(1)))
+    found = evaluate(fake, images, metrics=METRICS, draws=4)
+    assert found["frechet"].value == pytest.approx(16 * 720**2 + 16 * 15**2, rel=1e-3)  # 8.30e6
+    same = evaluate(fake.flatten(1), vectors, metrics=METRICS, draws=4)
+    for name, estimate in same.items():
+        assert found[name].value == pytest.approx(estimate.value, rel=1e-4)
+
+
+def test_a_a_spread_of_3_is_not_one_of_1() -> None:
+    reference = FeatureStatistics.of(as_data(noise(3000, 1, 4, 4)), make_extractor("pixels"))
+    found = evaluate(3 * noise(3000, 1, 4, 4, seed=1), reference, metrics=["frechet"])["frechet"]
+    assert found.value == pytest.approx(16 * (3 - 1) ** 2, abs=2)
+
+
+def test_a_the_command_line_agrees(tmp_path: Path) -> None:
+    np.save(tmp_path / "fields.npy", (280 + 10 * noise(600, 1, 4, 4)).numpy())
+    np.save(tmp_path / "fakes.npy", torch.full((300, 1, 4, 4), 1000.0).numpy())
+    for features in ("pca", "pixels"):
+        given = ["--features", features, "--metrics", "frechet", "--draws", 4, "--out", tmp_path / features]
+        result = run("evaluate", tmp_path / "fakes.npy", "--reference", tmp_path / "fields.npy", *given)
+        assert result.exit_code == 0, result.output
+        found = json.loads((tmp_path / features / "evaluation.json").read_text())["runs"][0]["figures"]["frechet"]
+        assert found["value"] == pytest.approx(16 * (1000 - 280) ** 2, rel=0.01)
+
+
+def test_a_features_of_bytes_ask_for_black_and_white() -> None:
+    floats, digits = as_data(280 + 15 * noise(200, 1, 8, 8), name="fields"), make_extractor("digits")
+    with pytest.raises(ValueError, match=r"fields holds floats from 2.* not stated: give value_range"):
+        FeatureStatistics.of(floats, digits)
+    with pytest.raises(ValueError, match="% of the values of fields lie far outside of the stated black and white"):
+        FeatureStatistics.of(floats, make_extractor("digits", value_range=(0, 100)))
+    stated = FeatureStatistics.of(floats, make_extractor("digits", value_range=(200, 360)))
+    assert stated.make_extractor().preprocessing == "black 200, white 360; images rounded to bytes, then x / 127.5 - 1"
