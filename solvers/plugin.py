@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from solvers.errors import InputError, InputTypeError, NotFoundError, choose
 from solvers.registry import find
@@ -27,14 +28,10 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     >>> find_solver("ddim")
     ('ddim', DDIM())
     """
-    path_text, colon, name = spec.rpartition(":")
-    if not (colon and path_text.endswith(".py")) and not spec.endswith(".py"):
+    path = solver_file(spec)
+    if path is None:
         return spec, find(spec)
-    if spec.endswith(".py"):
-        raise InputError(f"say which solver of the file: {spec}:Name")
-    path = Path(path_text)
-    if not path.is_file():
-        raise NotFoundError(f"there is no file {path}; expected path/to/file.py:Name")
+    name = spec.rpartition(":")[2]
     found = _contents(path)
     able = {
         key: value
@@ -59,17 +56,50 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     return name, thing
 
 
+def solver_file(spec: str) -> Path | None:
+    """The file that a solver comes from; None for a name in ``SOLVERS``. Nothing is run.
+
+    Raises:
+        ValueError: a file without the name of a solver in it.
+
+    >>> solver_file("mine/best.py:Best").as_posix(), solver_file("ddim")
+    ('mine/best.py', None)
+    """
+    path, colon, _ = spec.rpartition(":")
+    if colon and path.endswith(".py"):
+        return Path(path)
+    if spec.endswith(".py"):
+        raise InputError(f"say which solver of the file: {spec}:Name")
+    return None
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file of solvers, hex.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    return hashlib.sha256(_source(path)).hexdigest()
+
+
+def _source(path: Path) -> bytes:
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}; expected path/to/file.py:Name")
+    return path.read_bytes()
+
+
 def _contents(path: Path) -> dict[str, object]:
     """The global names of a file, after running it."""
-    # Dataclasses look their module up in sys.modules while they are made.
-    label = f"_sdediff_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(label, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[label] = module
+    source = _source(path)
+    # Dataclasses look their module up in sys.modules while they are made. Compiled here: the import system would leave
+    # a __pycache__ beside the file.
+    module = ModuleType(f"_sdediff_plugin_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a file that ends the program would look like success
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     return vars(module)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders of sde_diffusion, bottom first. A module may import its own folder and those of earlier rows only, inside
 # functions and for annotations as well, so the folders of one row know nothing of each other.
 LAYERS = [
+    {"files"},
     {"networks", "data", "sde"},
     {"models", "report"},
     {"guidance"},
@@ -48,7 +49,7 @@ SOLVER_LAYERS = [
 SOLVER_LEVEL = {name: level for level, names in enumerate(SOLVER_LAYERS) for name in names}
 
 # These need nothing of the solvers but the wording of an error.
-SELF_CONTAINED = {"networks", "data"}
+SELF_CONTAINED = {"files", "networks", "data"}
 
 BACKENDS = {"torchdiffeq", "torchsde", "scipy"}
 SOLVERS_MAY_USE = {"solvers", "torch", "numpy"} | sys.stdlib_module_names

@@ -113,7 +113,7 @@ def compare(
     folder = out or unused(samples_folder(stored).parent / "compare")
     checkpoint = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
     about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
-    save(found, folder, about)
+    folder = save(found, folder, about)
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))
         return

@@ -129,8 +129,8 @@ def sample(
         typer.Option(
             "--record",
             "--card",
-            help="Make the samples of a samples.json again, bit by bit; only RUN, --device and --out "
-            "may be given with it.",
+            help="Make the samples of a samples.json again, bit by bit; only RUN, --device, --out and "
+            "--solver FILE.py:NAME, where the samples were made by a solver of a file, may be given with it.",
             show_default=False,
         ),
     ] = None,
@@ -174,12 +174,13 @@ def sample(
     if record is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
+        named = options.pop("solver", None)
         if options:
             raise InputError(f"the record says how its samples are made; leave out {listed(options)}")
         old = sample_record.read_record(record)
         stored = find_model(run or old["checkpoint"]["path"])
         with bar() as progress:
-            drawn = generate.redraw(old, stored, device=device, progress=progress)
+            drawn = generate.redraw(old, stored, solver=named, device=device, progress=progress)
     else:
         stored = find_model(run)
         if label is not None:
@@ -194,6 +195,7 @@ def sample(
     made = drawn.record
     out = out or unused(samples_folder(stored) / sample_record.folder_name(made))
     shown = sample_record.save(drawn, out)
+    out = shown.parent
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
     typer.echo(f"model {stored.path}{trained}")
     typer.echo(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
-from sde_diffusion.storage.atomic_folder import FORMAT, require_new, to_json, write_file
+from sde_diffusion.files.writing import new_folder, write_file
+from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 
 KIND = "sdediff comparison"
 ENOUGH = 20  # a reference is fit to measure errors that many times its own
@@ -94,7 +94,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> None:
+def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
     """Write compare.json and compare.png into a new folder, all or nothing.
 
     Args:
@@ -102,21 +102,17 @@ def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> None:
         folder: new or empty.
         about: what else the JSON says: checkpoint, versions.
 
+    Returns:
+        The folder, or the next free name if another process took its own meanwhile.
+
     Raises:
         FileExistsError: there is something in the folder.
         OSError: it could not be written; nothing is left behind.
     """
-    require_new(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        plot(found, partial / "compare.png")
-        write_file(partial / "compare.json", to_json({"format": FORMAT, "kind": KIND, **about, **as_dict(found)}))
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with new_folder(folder, taken="next") as new:
+        plot(found, new.temporary / "compare.png")
+        write_file(new.temporary / "compare.json", to_json({"format": FORMAT, "kind": KIND, **about, **as_dict(found)}))
+    return new.path
 
 
 def plot(found: Comparison, path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +10,7 @@ import torch
 from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.images import decode, describe, folder_classes, image_paths
 from sde_diffusion.data.prepared import NOTE, load_prepared
+from sde_diffusion.files.reading import load_arrays
 from solvers.errors import InputError, NotFoundError
 
 
@@ -57,12 +55,7 @@ def load_array(path: Path) -> Data:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file by name, or an .npy array as {"x": array}."""
-    try:
-        with path.open("rb") as file:
-            content: Any = np.load(file, allow_pickle=False)
-            return {"x": content} if isinstance(content, np.ndarray) else dict(content.items())
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"cannot read {path} as numbers: {error}") from None
+    return load_arrays(path)
 
 
 def load_folder(root: Path) -> Data:

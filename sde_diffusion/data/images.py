@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sde_diffusion.files.reading import require_regular
 from solvers.errors import InputError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"})
+# The decoders that may see a file. Pillow chooses by content: without a list, an EPS file called a.png would start
+# Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
 BROKEN = (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 
@@ -63,7 +67,7 @@ def decode(
     [[7, 7], [7, 7]]
     """
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(_file(source))
+        image = source if isinstance(source, Image.Image) else Image.open(_file(source), formats=FORMATS)
         with image:
             image.load()
             kept = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}.get(image.mode, image.mode)
@@ -90,4 +94,7 @@ def describe(image: np.ndarray[Any, Any]) -> str:
 
 
 def _file(source: Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    require_regular(source)
+    return source

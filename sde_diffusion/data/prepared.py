@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 
 from sde_diffusion.data.dataset import Data
-from solvers.errors import ExistsError, InputError
+from sde_diffusion.files.writing import new_folder
+from solvers.errors import InputError
 
 NOTE = "prepared.json"
 KIND = "sdediff data"
@@ -46,12 +46,8 @@ def write_prepared(
         ValueError: no samples.
         OSError: it could not be written; nothing is left behind.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ExistsError(f"{folder} exists already; choose another folder with --out")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_folder(folder) as new:
+        partial = new.temporary
         labels = _write_array(partial / "x.npy", samples)
         if None not in labels:
             np.save(partial / "labels.npy", np.asarray(labels, np.int64))
@@ -67,12 +63,6 @@ def write_prepared(
             **about,
         }
         _write(partial / NOTE, (json.dumps(note, indent=2, allow_nan=False) + "\n").encode())
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return load_prepared(folder)
 
 

@@ -23,9 +23,11 @@ from PIL import Image
 
 from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.files import read_arrays
+from sde_diffusion.files.reading import require_regular
 from solvers.errors import InputError, NotFoundError
 
 HELD_OUT = 297
+_MOST = 2**30  # bytes that a file of MNIST unpacks to
 
 
 def load_digits(split: str) -> Data:
@@ -74,7 +76,9 @@ def load_mnist(folder: Path, split: str) -> Data:
 def read_idx(path: Path) -> np.ndarray:
     """Return the bytes of an IDX file: 0 0 8 rank, the sizes as big-endian int32, the values."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        require_regular(path)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST)
     except (OSError, EOFError) as error:
         raise InputError(f"cannot unpack {path}: {error}") from None
     rank = content[3] if content[:3] == b"\0\0\x08" else 0
@@ -114,7 +118,10 @@ def read_strips(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     arrays = read_arrays(path)
     try:
         labels = torch.tensor(arrays.pop("labels").astype(np.int64))
-        strips = [np.asarray(Image.open(io.BytesIO(arrays[name].tobytes())).convert("RGB")) for name in sorted(arrays)]
+        strips = [
+            np.asarray(Image.open(io.BytesIO(arrays[name].tobytes()), formats=("WEBP", "PNG")).convert("RGB"))
+            for name in sorted(arrays)
+        ]
         images = torch.tensor(np.concatenate(strips).reshape(len(labels), 32, 32, 3))
     except (KeyError, OSError, ValueError) as error:
         raise InputError(f"{path} is no file of labels and WebP strips: {error!r}") from None
@@ -123,6 +130,7 @@ def read_strips(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def read_records(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images and labels of a binary file: per record a label and 3 x 32 x 32 bytes."""
+    require_regular(path)
     content = np.fromfile(path, np.uint8)
     if len(content) == 0 or len(content) % 3073:
         raise InputError(f"{path} has {len(content)} bytes; CIFAR-10 records have 3073 bytes each")

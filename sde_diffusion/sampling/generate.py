@@ -18,14 +18,14 @@ from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.provenance import versions
-from sde_diffusion.storage.record_types import NamedSolverEntry, SampleRecord
+from sde_diffusion.storage.record_types import SampleRecord
 from sde_diffusion.storage.sample_record import KIND, Samples
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
-from solvers import SOLVERS, Solution, Solver, Step
+from solvers import Solution, Solver, Step
 from solvers.errors import InputError
 from solvers.planning import plan
-from solvers.plugin import find_solver
+from solvers.plugin import file_hash, find_solver, solver_file
 
 
 def default_count(shape: Sequence[int]) -> int:
@@ -84,6 +84,7 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sampling.sampler``.
         CheckpointError: the weights are not of the network they are said to be.
     """
+    file = solver_file(solver if isinstance(solver, str) else solver[0])
     name, instance = solver_for(solver, stored, nfe)
     place = device_for(device)
     model = load(stored, device=str(place))
@@ -151,6 +152,8 @@ def draw(
         "machine": {"device": place.type, "threads": torch.get_num_threads()},
         "versions": versions(),
     }
+    if file is not None:
+        record["solver_file_sha256"] = file_hash(file)
     return Samples(x, seeds_of(seed, n), record)
 
 
@@ -175,6 +178,7 @@ def redraw(
     record: SampleRecord,
     stored: StoredModel,
     *,
+    solver: str | None = None,
     device: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -183,6 +187,8 @@ def redraw(
     Args:
         record: from ``read_record``.
         stored: the model, with the same weights.
+        solver: ``path/to/file.py:Name`` of a record whose solver comes from a file. A record never runs a file: only
+            one that is named here is run, after its SHA-256 was compared with that of the record.
         device: instead of the record's.
         progress: as in ``draw``.
 
@@ -200,12 +206,12 @@ def redraw(
             f"{stored.path} has {stored.sha256}; give the model of the record: "
             "sdediff sample MODEL --record FILE"
         )
-    solver = _solver(record["solver"])
+    name, instance = _solver(record, solver)
     new = draw(
         stored,
         record["n"],
-        solver=(record["solver"]["name"], solver),
-        nfe=record["nfe"]["asked"] if solver.adaptive else None,
+        solver=(name, instance),
+        nfe=record["nfe"]["asked"] if instance.adaptive else None,
         grid=record["grid"]["times"],
         seed=record["seed"],
         eta=record["eta"],
@@ -221,6 +227,30 @@ def redraw(
     return Samples(new.x, new.seeds, again)
 
 
-def _solver(entry: NamedSolverEntry) -> Solver:
-    known = entry["name"] in SOLVERS or entry["name"] == TUNED
-    return solver_json.restore(entry, () if known else (find_solver(entry["name"])[1],))
+def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:
+    """What the solver of a record is called, and the solver; a file is run only if the caller has named it."""
+    entry = record["solver"]
+    file = solver_file(entry["name"])
+    if named is None:
+        try:
+            return entry["name"], solver_json.restore(entry)
+        except ValueError:
+            if file is None:
+                raise
+        raise InputError(
+            f"the solver of the record is {entry['class']} of the file {file}, and a record never runs a file by "
+            f"itself; if you know what is in it, name it: --solver {entry['name']}"
+        )
+    own = solver_file(named)
+    if file is None or own is None:
+        where = entry["name"] if file is None else f"{file}, and you name {named}"
+        raise InputError(
+            "with a record, --solver names the file of a solver of one's own and nothing else; the solver of the "
+            f"record is {where}"
+        )
+    if record.get("solver_file_sha256") not in (None, found := file_hash(own)):
+        raise InputError(
+            f"{own} is not the file that made the samples of the record: its SHA-256 is {found}, that of the record is "
+            f"{record['solver_file_sha256']}"
+        )
+    return named, solver_json.restore(entry, (find_solver(named)[1],))

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,40 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from solvers.errors import ExistsError, InputError, InputTypeError
+from sde_diffusion.files.reading import load_json, require_regular
+from sde_diffusion.files.writing import (
+    discard,
+    remove,
+    require_new,
+    sweep,
+    sync,
+    temporary,
+    write_file,
+    write_synced,
+)
+from solvers.errors import InputError, InputTypeError
 
 FORMAT = 1
 STATE = "state.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\.safetensors")  # of a file in a checkpoint: never a path
+
+__all__ = [
+    "FORMAT",
+    "STATE",
+    "CheckpointError",
+    "discard",
+    "pack",
+    "read_json",
+    "read_state",
+    "require_new",
+    "sha256",
+    "sweep",
+    "sync",
+    "to_json",
+    "unpack",
+    "write_file",
+    "write_folder",
+]
 
 
 class CheckpointError(InputError):
@@ -50,6 +79,7 @@ def unpack(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is torn or another kind of file.
     """
+    require_regular(path)
     try:
         return safetensors.torch.load(path.read_bytes())
     except (SafetensorError, ValueError, KeyError) as error:
@@ -74,10 +104,10 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is torn, foreign, or of another version.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = load_json(path)
     except ValueError as error:
-        raise CheckpointError(f"{path} is torn, or not JSON: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointError(str(error)) from None
+    if not isinstance(content, dict) or type(content.get("format")) is not int:
         raise CheckpointError(f"{path} was not written by sdediff: it has no format number")
     if content["format"] != FORMAT:
         raise CheckpointError(
@@ -85,18 +115,6 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{FORMAT}. Use the version that wrote it, or train again"
         )
     return content
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, or replace one, so that it is whole or as it was before."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        _write_synced(partial, content)
-        partial.replace(path)
-        sync(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -110,25 +128,24 @@ def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state
     Raises:
         OSError: it could not be written (disk full, no permission); nothing of it is left behind.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = temporary(folder)
     try:
-        _remove(partial)
         partial.mkdir(parents=True)
         files = {}
         for name, tensors in groups.items():
             content = pack(tensors)
-            _write_synced(partial / f"{name}.safetensors", content)
+            write_synced(partial / f"{name}.safetensors", content)
             files[f"{name}.safetensors"] = {
                 "bytes": len(content),
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
-        _write_synced(partial / STATE, to_json({"format": FORMAT, **state, "files": files}))
+        write_synced(partial / STATE, to_json({"format": FORMAT, **state, "files": files}))
         sync(partial)
         discard(folder)
         partial.rename(folder)
         sync(folder.parent)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         raise
 
 
@@ -147,8 +164,12 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / STATE} was not written by sdediff: it lists no files")
     for name, expected in files.items():
         path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{folder} is not a whole checkpoint: {name} is missing")
+        if not _NAME.fullmatch(name):
+            raise CheckpointError(f"{folder / STATE}: files names '{name}'; expected a plain name.safetensors")
+        if not isinstance(expected, dict) or set(expected) != {"bytes", "sha256"}:
+            raise CheckpointError(f"{folder / STATE}: files.{name} must have bytes and sha256; got {expected!r}")
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{folder} is not a whole checkpoint: {name} is missing, or a link")
         if path.stat().st_size != expected["bytes"]:
             raise CheckpointError(f"{path} is torn: {path.stat().st_size} bytes of {expected['bytes']}")
         if sha256(path) != expected["sha256"]:
@@ -163,50 +184,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder; killed half-way, what is left does not bear its name."""
-    if folder.exists():
-        rubbish = folder.with_name(f".{folder.name}.rubbish")
-        _remove(rubbish)
-        folder.rename(rubbish)
-        _remove(rubbish)
-
-
-def sweep(parent: Path) -> None:
-    """Remove what killed writers left in a folder."""
-    for pattern in (".*.partial", ".*.rubbish"):
-        for path in parent.glob(pattern):
-            _remove(path)
-
-
-def sync(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut, where the system offers it."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def require_new(folder: Path) -> None:
-    """Refuse a folder with something in it: what is there is never overwritten."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ExistsError(f"{folder} exists already; choose another folder with --out")

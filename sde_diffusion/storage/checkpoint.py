@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import NETWORKS, build
@@ -192,11 +192,35 @@ def load(
     else:
         kept = {p.stem: p for p in stored.path.glob("*.safetensors")}
         file = choose(weights, {n: p for n, p in kept.items() if n.startswith(("model", "ema", "power"))}, "weights")
+    tensors = unpack(file)
     try:
-        model.network.load_state_dict(unpack(file))
-    except RuntimeError as error:
+        check_weights(model.network, tensors)
+        model.network.load_state_dict(tensors)
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the weights in {file} are not of this network: {error}") from None
     return model.to(device).eval()
+
+
+def check_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Compare weights with a network before it takes them.
+
+    Raises:
+        ValueError: a weight is missing, foreign, of another shape, not of a kind that the network could have, or has
+            values that are not finite; the message names it.
+    """
+    own = network.state_dict()
+    for name, value in own.items():
+        if name not in tensors:
+            raise InputError(f"{name} is missing")
+        found = tensors[name]
+        if found.shape != value.shape:
+            raise InputError(f"{name} has shape {tuple(found.shape)}; the network has {tuple(value.shape)}")
+        if found.is_floating_point() != value.is_floating_point() or found.is_complex() != value.is_complex():
+            raise InputError(f"{name} is of {found.dtype}; the network has {value.dtype}")
+        if found.is_floating_point() and not bool(found.isfinite().all()):
+            raise InputError(f"{name} has values that are not finite")
+    if foreign := sorted(set(tensors) - set(own)):
+        raise InputError(f"the network has no {foreign[0]}")
 
 
 def export(

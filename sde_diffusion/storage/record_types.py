@@ -133,12 +133,14 @@ class _SampleRecordOptional(TypedDict, total=False):
     labels: list[int] | None
     guidance: float
     choice: dict[str, Any]
+    solver_file_sha256: str
 
 
 class SampleRecord(_SampleRecordOptional):
     """samples.json: everything that is needed to make the same samples again.
 
-    ``choice`` says why ``--tolerance`` took this solver; records of the first versions have no labels and guidance.
+    ``choice`` says why ``--tolerance`` took this solver, ``solver_file_sha256`` from which file it comes where it is
+    one of the user's own; records of the first versions have no labels and guidance.
     """
 
     format: int

@@ -17,23 +17,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from sde_diffusion.files.writing import discard, new_folder, remove, sweep, write_file
 from sde_diffusion.storage.atomic_folder import (
     STATE,
     CheckpointError,
-    discard,
     read_json,
     read_state,
-    sweep,
     to_json,
-    write_file,
     write_folder,
 )
 from sde_diffusion.storage.record_types import DataEntry, RunConfig
@@ -44,6 +42,34 @@ try:
     import fcntl
 except ImportError:  # not a POSIX system: no protection against two trainers in one run
     fcntl = None  # type: ignore[assignment]
+
+
+_OTHERS = "continue it with resume=True (--resume), or choose another folder with out= (--out)"
+_EARLIER = re.compile(r"\.(step-\d+|config\.json|config\.toml)\.(partial|rubbish)")  # left by version 0.1
+
+
+def _open_metrics(run: Path) -> FileIO:
+    """The log of a run, for appending, held against other processes.
+
+    Raises:
+        OSError: it is a link, or cannot be written.
+        RuntimeError: another process is training in the run.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+    metrics = FileIO(os.open(run / "metrics.jsonl", flags, 0o666), "ab")
+    if fcntl is not None:
+        try:
+            fcntl.flock(metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            metrics.close()
+            raise StateError(f"another process is training in {run}; wait for it, or choose another folder") from None
+    return metrics
+
+
+def _close(file: FileIO | None) -> None:
+    if file is not None:
+        file.close()
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -117,19 +143,10 @@ class Run:
         config: the content of config.json.
     """
 
-    def __init__(self, path: Path, config: RunConfig) -> None:
+    def __init__(self, path: Path, config: RunConfig, metrics: FileIO | None = None) -> None:
         self.path = path
         self.config = config
-        # Unbuffered: what a full disk refused must not be tried again when the file is closed.
-        self._metrics = (path / "metrics.jsonl").open("ab", buffering=0)
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._metrics, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._metrics.close()
-                raise StateError(
-                    f"another process is training in {path}; wait for it, or choose another folder"
-                ) from None
+        self._metrics = _open_metrics(path) if metrics is None else metrics
 
     @classmethod
     def create(
@@ -148,24 +165,28 @@ class Run:
         """
         path = Path(out)
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise ExistsError(
-                f"{path} exists already; continue it with resume=True (--resume), or choose "
-                "another folder with out= (--out)"
-            )
-        partial = path.with_name(f".{path.name}.partial")
+            raise ExistsError(f"{path} exists already; {_OTHERS}")
+        metrics = None
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            (partial / "samples").mkdir(parents=True)
-            (partial / "metrics.jsonl").touch()
-            write_file(partial / "config.json", to_json(config))
-            for name, content in (files or {}).items():
-                write_file(partial / name, content)
-            write_folder(partial / "checkpoints" / "step-000000", groups, state)
-            partial.rename(path)
+            with new_folder(path) as new:
+                (new.temporary / "samples").mkdir()
+                # Open and locked before the run has its name, so that nobody can resume it in between.
+                metrics = _open_metrics(new.temporary)
+                write_file(new.temporary / "config.json", to_json(config))
+                for name, content in (files or {}).items():
+                    write_file(new.temporary / name, content)
+                write_folder(new.temporary / "checkpoints" / "step-000000", groups, state)
+        except FileExistsError:
+            _close(metrics)
+            raise ExistsError(f"{path} was made by another process meanwhile; {_OTHERS}") from None
         except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(error.errno, f"could not start a run in {path}: {error.strerror}") from error
-        return cls(path, config)
+            _close(metrics)
+            reason = (error.strerror or str(error)).removeprefix(f"could not write {path}: ")
+            raise OSError(error.errno, f"could not start a run in {path}: {reason}") from error
+        except BaseException:
+            _close(metrics)
+            raise
+        return cls(path, config, metrics)
 
     @classmethod
     def reopen(cls, out: str | os.PathLike[str]) -> Run:
@@ -177,10 +198,19 @@ class Run:
             RuntimeError: another process is training in it.
         """
         path, config = Path(out), run_config(out)
+        for name in ("checkpoints", "snapshots", "metrics.jsonl", "config.json"):
+            if (path / name).is_symlink():
+                raise CheckpointError(
+                    f"{path / name} is a link: going on with the run would write and delete where it points. A run can "
+                    "be resumed when its files are in its own folder, which may be reached by a link itself"
+                )
         run = cls(path, config)
         for folder in (path, path / "checkpoints", path / "snapshots"):
             if folder.is_dir():
-                sweep(folder)
+                sweep(folder, everything=True)
+                for old in folder.iterdir():
+                    if _EARLIER.fullmatch(old.name):
+                        remove(old)
         return run
 
     def update_config(self, train: Mapping[str, Any], data: DataEntry) -> None:

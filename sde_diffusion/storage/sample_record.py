@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from sde_diffusion.data import load_data
 from sde_diffusion.data.toy import LAWS
+from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.pictures import save_grid, scatter
-from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, require_new, to_json, write_file
+from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import DataEntry, SampleRecord
 from sde_diffusion.storage.typed_json import checked
 from solvers.errors import NotFoundError
@@ -68,7 +68,8 @@ def folder_name(record: Mapping[str, Any]) -> str:
     'Best-nfe9'
     """
     solver = re.split(r"[/\\:]", record["solver"]["name"])[-1]
-    return f"{solver}-nfe{record['nfe']['most']}"
+    solver = re.sub(r"[^A-Za-z0-9_.+-]+", "-", solver).strip(".-")[:100] or "solver"
+    return f"{solver}-nfe{int(record['nfe']['most'])}"
 
 
 def same(samples: Samples, record: SampleRecord) -> bool:
@@ -96,26 +97,18 @@ def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
     """Write picture, arrays and record into a new folder, all or nothing.
 
     Returns:
-        The picture; the arrays where samples of this shape have none.
+        The picture; the arrays where samples of this shape have none. Its folder is ``folder``, or the next free name
+        if another process took that one while this one was writing.
 
     Raises:
         FileExistsError: there is something in the folder.
         OSError: it could not be written; nothing is left behind.
     """
-    folder = Path(folder)
-    require_new(folder)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        drawn = picture(partial / "samples.png", samples)
-        np.savez(partial / "samples.npz", x=samples.x.numpy(), seeds=samples.seeds.numpy())
-        write_file(partial / RECORD, to_json(samples.record))
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return folder / ("samples.png" if drawn else "samples.npz")
+    with new_folder(Path(folder), taken="next") as new:
+        drawn = picture(new.temporary / "samples.png", samples)
+        np.savez(new.temporary / "samples.npz", x=samples.x.numpy(), seeds=samples.seeds.numpy())
+        write_file(new.temporary / RECORD, to_json(samples.record))
+    return new.path / ("samples.png" if drawn else "samples.npz")
 
 
 def picture(path: Path, samples: Samples) -> bool:

@@ -19,6 +19,7 @@ from sde_diffusion.data import Data
 from sde_diffusion.data.augment import LABELS, Augmentation
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.atomic_folder import CheckpointError
+from sde_diffusion.storage.checkpoint import check_weights
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.ema import EMA, power_decay
@@ -294,6 +295,38 @@ class Trainer:
             groups["times"] = self.times_state
         return groups
 
+    def _moments(self, saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The state of AdamW by the number of its parameter.
+
+        AdamW's fused kernel trusts its state: with a moment that is shorter than its parameter it reads and writes
+        beyond the end of it. So names, shapes, types and values are compared first.
+
+        Raises:
+            ValueError: the state is not of these parameters.
+        """
+        moments: dict[int, dict[str, Tensor]] = {}
+        expected = {"step": torch.Size([]), "exp_avg": None, "exp_avg_sq": None}
+        for i, (name, parameter) in enumerate(self.parameters.items()):
+            entry = {key: saved[f"{name}.{key}"] for key in expected if f"{name}.{key}" in saved}
+            if not entry:
+                continue  # before the first update, or of a parameter that takes no part in the loss
+            if missing := expected.keys() - entry.keys():
+                raise InputError(f"the optimizer has no {', '.join(sorted(missing))} of {name}")
+            for key, value in entry.items():
+                shape, kind = (torch.Size([]), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
+                if value.shape != shape or value.dtype != kind:
+                    raise InputError(
+                        f"the optimizer has {key} of {name} as {value.dtype} of shape {tuple(value.shape)}; expected "
+                        f"{kind} of shape {tuple(shape)}"
+                    )
+                if not bool(value.isfinite().all()) or (key != "exp_avg" and bool((value < 0).any())):
+                    raise InputError(f"the optimizer has values of {key} of {name} that are negative or not finite")
+            moments[i] = entry
+        known = {f"{name}.{key}" for name in self.parameters for key in expected}
+        if foreign := sorted(set(saved) - known):
+            raise InputError(f"the optimizer has a state of {foreign[0]}, which this network does not have")
+        return moments
+
     def state(self) -> dict[str, Any]:
         """The numbers of a checkpoint. Call ``read`` first."""
         unlogged: dict[str, Any] = {"loss": self.losses, "grad_norm": self.norms}
@@ -309,6 +342,7 @@ class Trainer:
             CheckpointError: it belongs to another network.
         """
         try:
+            check_weights(self.network, groups["model"])
             self.network.load_state_dict(groups["model"])
             for name, average in self.averages.items():
                 average.restore(groups[name])
@@ -316,11 +350,7 @@ class Trainer:
                 self.weight.load_state_dict(groups["weight"])
             if self.times_state:
                 self.times_state = dict(groups["times"])
-            moments: dict[int, dict[str, Tensor]] = {}
-            numbers = {name: i for i, name in enumerate(self.parameters)}
-            for key, value in groups["optimizer"].items():
-                name, entry = key.rsplit(".", 1)
-                moments.setdefault(numbers[name], {})[entry] = value
+            moments = self._moments(groups["optimizer"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
             self.step = state["step"]
             self.losses = list(state["unlogged"]["loss"])
@@ -330,6 +360,22 @@ class Trainer:
                 self.engine.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is not of this network: {error}") from None
+
+
+def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
+    """Refuse to save what is not finite: it would take the place of a good checkpoint.
+
+    Raises:
+        TrainingDivergedError: the message names the first tensor.
+    """
+    for group, tensors in groups.items():
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingDivergedError(
+                    f"{name} of {group} is not finite after step {step}, so this step is not saved; checkpoints saved "
+                    "before are intact. The usual cause is a learning rate that is too high",
+                    {"step": step, "what": group, "tensor": name},
+                )
 
 
 def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:

@@ -37,7 +37,7 @@ from sde_diffusion.training import interrupts as signals
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
-from sde_diffusion.training.trainer import Trainer, TrainingDivergedError
+from sde_diffusion.training.trainer import Trainer, TrainingDivergedError, check_finite
 from solvers.errors import InputError, InputTypeError
 
 # Options that may change when a run is resumed: none of them alters a step that was already made.
@@ -205,8 +205,10 @@ def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
         return
     # Before anything is written: weights that are not finite never replace good ones.
     trainer.read()
+    groups = trainer.groups()
+    check_finite(groups, trainer.step)
     state = {**trainer.state(), **identity}
-    run.once(lambda run: run.save(trainer.step, trainer.groups(), state, trainer.config.keep))
+    run.once(lambda run: run.save(trainer.step, groups, state, trainer.config.keep))
 
 
 def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfig, toml: bytes, force: bool) -> None:

@@ -151,8 +151,10 @@ def test_a_solver_of_ones_own_can_be_made_again() -> None:
     stored = model()
     first = generate.draw(stored, 2, solver="own.py:Mine", nfe=5)
     record = through_file(first)
+    digest = hashlib.sha256(Path("own.py").read_bytes()).hexdigest()
     assert record["solver"] == {"name": "own.py:Mine", "class": "Mine", "settings": {"slower": 2.0}}
-    assert torch.equal(generate.redraw(record, stored).x, first.x)
+    assert record["solver_file_sha256"] == digest
+    assert torch.equal(generate.redraw(record, stored, solver="own.py:Mine").x, first.x)
 
 
 def test_another_checkpoint_is_refused_with_both_hashes() -> None:
