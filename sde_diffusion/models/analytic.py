@@ -12,10 +12,12 @@ C = Q diag(c) Q' has E[x_0 | x] = mu + Q diag(alpha c / (alpha^2 c + sigma^2)) Q
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.models.full_covariance import FullCovarianceMixture, observed_mixture
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError
@@ -96,6 +98,25 @@ class GaussianMixture(ScoreModel):
         alpha, v = self.network.scales(x, t)
         shared = -flat.square().sum(1) / (2 * v[:, 0]) - flat.shape[1] / 2 * torch.log(2 * math.pi * v[:, 0])
         return torch.logsumexp(self.network.log_joint(flat, alpha, v), dim=1) + shared
+
+    def posterior(self, operator: Callable[[Tensor], Tensor], y: Tensor, noise: float) -> FullCovarianceMixture:
+        """The exact score model of the data given y = A x_0 + noise, see ``models.full_covariance``.
+
+        Args:
+            operator: A, a linear function of a batch, such as ``guidance.Mask``.
+            y: one observation.
+            noise: its standard deviation, > 0.
+
+        Raises:
+            ValueError: see the message.
+
+        >>> from sde_diffusion.sde import VPSDE
+        >>> prior = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.5, sde=VPSDE())
+        >>> prior.posterior(lambda x: x, torch.tensor([1.0]), noise=0.5).weights.round(decimals=3)
+        tensor([0.0180, 0.9820], dtype=torch.float64)
+        """
+        covariance = self.std**2 * torch.eye(self.means[0].numel(), dtype=torch.float64)
+        return observed_mixture(self.means, covariance, self.weights.log(), operator, y, noise, self.sde)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n samples of the data, (n, ...).
@@ -217,6 +238,11 @@ class Gaussian(ScoreModel):
         ratio = torch.sqrt((alpha_s**2 * net.variances + sigma_s**2) / (alpha_t**2 * net.variances + sigma_t**2))
         centred = (x.double() - alpha_t * net.mean) @ net.basis
         return (alpha_s * net.mean + (centred * ratio) @ net.basis.T).to(x.dtype)
+
+    def posterior(self, operator: Callable[[Tensor], Tensor], y: Tensor, noise: float) -> FullCovarianceMixture:
+        """The exact score model of the data given y = A x_0 + noise, as for ``GaussianMixture``."""
+        mean, covariance = self.moments(torch.tensor(0.0))
+        return observed_mixture(mean[None], covariance, torch.zeros(1), operator, y, noise, self.sde)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n samples of the data, (n, D) float64."""

@@ -1,0 +1,44 @@
+r"""DiffPIR: a proximal step on the denoised sample (Zhu et al. 2023, eq. 13).
+
+    D_y = argmin_z  ||y - A z||^2 / (2 s^2) + ||z - D||^2 / (2 r^2),      r^2 = sigma^2 / (lambda alpha^2),
+        = D + r^2 A' (r^2 A A' + s^2 I)^-1 (y - A D).
+
+No gradient of the network is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sde_diffusion.guidance.observed import Observed
+from solvers.errors import InputError
+
+
+class DiffPIR(Observed):
+    """The proximal step. Arguments as ``Observed``, and the strength of the prior.
+
+    Args:
+        strength: lambda, > 0: the larger, the less the observation counts.
+        arguments: as ``Observed``.
+        options: as ``Observed``.
+
+    Raises:
+        ValueError: a strength that is not positive.
+    """
+
+    def __init__(self, *arguments: Any, strength: float = 1.0, **options: Any) -> None:
+        if not strength > 0:
+            raise InputError(f"the strength of the prior must be positive; got {strength}")
+        super().__init__(*arguments, **options)
+        self.strength = strength
+
+    def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """The proximal point."""
+        denoised = self.model.denoise(x, t, **condition)
+        error = self.observation(x) - self.operator(denoised)
+        alpha, sigma = self.scales(x, t)
+        # Both sides are divided by r^2, which is infinite where alpha = 0.
+        b = self.strength * (self.noise_std * alpha / sigma) ** 2
+        return denoised + self.operator.adjoint(self.operator.solve(error, 1.0, b))

@@ -1,0 +1,24 @@
+r"""Replacement on the denoised sample: its observed part becomes the observation (Song et al. 2021, appendix I.2).
+
+    D_y = D + A^+ (y - A D),
+
+the projection of D onto A x = y. It ignores the noise of the observation and what y says of the hidden part, so its
+law is biased even for Gaussian data; it needs no gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sde_diffusion.guidance.observed import Observed
+
+
+class Replacement(Observed):
+    """The denoised sample, projected onto the observation. Arguments as ``Observed``."""
+
+    def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """D + A^+ (y - A D)."""
+        denoised = self.model.denoise(x, t, **condition)
+        return denoised + self.operator.pseudo_inverse(self.observation(x) - self.operator(denoised))

@@ -1,0 +1,180 @@
+"""Exact posteriors of linear observations, and the methods that approximate them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, sample
+from sde_diffusion.guidance import METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
+from sde_diffusion.models.full_covariance import FullCovarianceMixture
+from sde_diffusion.sde import SDE
+
+MEANS = torch.tensor([[-1.0, 0.5], [1.0, -0.5], [0.3, 1.2]]).double()
+FIRST = Mask(torch.tensor([True, False]))
+Y = torch.tensor([[0.4, 0.0]]).double()
+
+
+def mixture(sde: SDE | None = None) -> GaussianMixture:
+    return GaussianMixture(MEANS, std=0.3, sde=sde or VPSDE())
+
+
+def mode_weights(exact: FullCovarianceMixture, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The share of each component, by its responsibility."""
+    error = x.double()[:, None] - exact.means
+    square = torch.einsum("bki,ij,bkj->bk", error, torch.linalg.inv(exact.covariance), error)
+    share = (exact.weights.log() - square / 2).softmax(1)
+    return share.mean(0) if weights is None else (weights[:, None] * share).sum(0)
+
+
+def test_the_posterior_of_a_mixture_is_bayes_rule_on_a_grid() -> None:
+    prior, noise = mixture(), 0.5
+    exact = prior.posterior(FIRST, Y, noise)
+    u = torch.linspace(-4, 4, 801, dtype=torch.float64)
+    x = torch.stack(torch.meshgrid(u, u, indexing="ij"), -1).reshape(-1, 2)
+    log = prior.log_prob(x, torch.zeros(len(x), dtype=torch.float64)) - (x[:, 0] - 0.4) ** 2 / (2 * noise**2)
+    p = log.softmax(0)
+    mean = (p[:, None] * x).sum(0)
+    assert torch.allclose((exact.weights[:, None] * exact.means).sum(0), mean, atol=1e-9)
+    second = (p[:, None, None] * x[:, :, None] * x[:, None]).sum(0)
+    own = exact.covariance + torch.einsum("k,ki,kj->ij", exact.weights, exact.means, exact.means)
+    assert torch.allclose(own, second, atol=1e-9)
+
+
+def test_the_denoiser_of_the_posterior_is_bayes_rule_too() -> None:
+    prior, noise = mixture(), 0.5
+    exact = prior.posterior(FIRST, Y, noise)
+    at, t = torch.tensor([[0.2, 0.7]]).double(), torch.tensor([0.3]).double()
+    alpha, sigma = prior.sde.marginal(t)
+    u = torch.linspace(-4, 4, 801, dtype=torch.float64)
+    x = torch.stack(torch.meshgrid(u, u, indexing="ij"), -1).reshape(-1, 2)
+    log = prior.log_prob(x, torch.zeros(len(x), dtype=torch.float64)) - (x[:, 0] - 0.4) ** 2 / (2 * noise**2)
+    log = log - (at - alpha * x).square().sum(1) / (2 * sigma**2)
+    assert torch.allclose(exact.denoise(at, t)[0], (log.softmax(0)[:, None] * x).sum(0), atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), EDM(), Flow()], ids=lambda s: type(s).__name__)
+def test_on_gaussians_moment_matching_is_exact_and_pigdm_where_the_covariance_is_a_multiple_of_one(sde: SDE) -> None:
+    matrix = torch.tensor([[1.0, 0.5, 0.0, 0.2], [0.0, 1.0, -1.0, 0.3]]).double()
+    y, noise = torch.tensor([[0.7, -0.4]]).double(), 0.3
+    root = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.8, 0, 0], [0.1, 0.2, 0.6, 0], [0, 0.3, 0, 0.5]]).double()
+    any_covariance = Gaussian(torch.tensor([0.5, 0.0, -0.3, 0.1]), root @ root.T, sde=sde)
+    x = sde.prior((3, 4), dtype=torch.float64)
+    moment = MomentMatching(any_covariance, Matrix(matrix), y, noise, iterations=2)
+    exact = any_covariance.posterior(Matrix(matrix), y, noise)
+    unit = Gaussian(torch.tensor([0.5, 0.0, -0.3, 0.1]), torch.ones(4), sde=sde)
+    pigdm, exact_unit = PiGDM(unit, Matrix(matrix), y, noise), unit.posterior(Matrix(matrix), y, noise)
+    for time in (0.9, 0.5, 0.1):
+        t = torch.full((3,), time, dtype=torch.float64)
+        scale = math.hypot(*(float(c) for c in sde.marginal(time)))
+        here = x / sde.prior_std() * scale
+        assert torch.allclose(moment.denoise(here, t), exact.denoise(here, t), atol=1e-8)
+        assert torch.allclose(pigdm.denoise(here, t), exact_unit.denoise(here, t), atol=1e-8)
+        if time == 0.5:
+            other = PiGDM(any_covariance, Matrix(matrix), y, noise).denoise(here, t)
+            assert not torch.allclose(other, exact.denoise(here, t), atol=1e-3)
+
+
+@pytest.mark.parametrize(("solver", "nfe"), [("pf-ode", 20), ("unipc", 20), ("dpm++2m-sde", 100), ("sde", 100)])
+def test_samples_of_the_exact_posterior_and_of_exact_methods_have_its_moments(solver: str, nfe: int) -> None:
+    unit = Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())
+    exact = unit.posterior(FIRST, Y, 0.5)
+    n = 2000
+    for model in (exact, PiGDM(unit, FIRST, Y, 0.5), MomentMatching(unit, FIRST, Y, 0.5)):
+        x = sample(model, n, solver=solver, nfe=nfe, seed=5).double()
+        error = x.mean(0) - exact.means[0]
+        spread = exact.covariance.diagonal()
+        assert bool((error.abs() < 4 * (spread / n).sqrt() + 0.01).all())
+        assert bool((x.var(0) / spread - 1).abs().max() < 4 * math.sqrt(2 / n) + 0.03)
+
+
+def test_the_exact_wrapper_gives_the_weights_of_the_modes() -> None:
+    exact = mixture().posterior(FIRST, Y, 0.5)
+    found = mode_weights(exact, sample(exact, 4000, nfe=20))
+    assert bool(((found - exact.weights).abs() < 4 * (exact.weights / 4000).sqrt()).all())
+
+
+@pytest.mark.slow
+def test_twisted_particles_give_the_weights_of_the_modes_and_nearer_with_more() -> None:
+    prior = mixture()
+    exact = prior.posterior(FIRST, Y, 0.5)
+
+    def runs(particles: int, repeats: int) -> Tensor:
+        found = [twisted_particles(prior, FIRST, Y, 0.5, particles, steps=60, seed=k) for k in range(repeats)]
+        return torch.stack([mode_weights(exact, f.x, f.weights) for f in found])
+
+    few, many = runs(16, 24), runs(256, 8)
+    error = many.mean(0) - exact.weights
+    assert bool((error.abs() < 4 * many.std(0) / math.sqrt(8)).all())
+
+    def distance(w: Tensor) -> float:
+        return float((w - exact.weights).square().sum(1).mean().sqrt())
+
+    assert distance(many) < 0.5 * distance(few)
+    # Unweighted, the same guidance is biased: the weights do the work.
+    plain = sample(METHODS["replacement"](prior, FIRST, Y, 0.5), 4000, solver="dpm++2m-sde", nfe=60)
+    assert float((mode_weights(exact, plain) - exact.weights).abs().max()) > 0.03
+
+
+def test_particles_are_resampled_only_where_few_are_left() -> None:
+    sharp = twisted_particles(mixture(), FIRST, Y, 0.02, 64, steps=40)
+    assert min(sharp.ess) < 32 and len(sharp.ess) == 40
+    assert float(sharp.weights.sum()) == pytest.approx(1)
+    assert len(sharp.resample(10)) == 10
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_follows_the_observation_and_counts_one_evaluation(method: str) -> None:
+    model = METHODS[method](mixture(), FIRST, Y, 0.05)
+    assert model.cost == 1
+    x = sample(model, 200, solver="dpm++2m-sde", nfe=60)
+    assert float(residual_rms(FIRST, x.double(), Y).mean()) < 0.2
+    assert torch.equal(sample(model, 3, nfe=8), sample(model, 3, nfe=8, batch_size=2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_where_alpha_is_0(method: str) -> None:
+    x = sample(METHODS[method](mixture(Flow()), FIRST, Y, 0.2), 100, solver="dpm++2m-sde", nfe=60)
+    assert bool(x.isfinite().all()) and float(residual_rms(FIRST, x.double(), Y).mean()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"noise": -1.0}, "standard deviation, >= 0"),
+        ({"noise": math.nan}, "standard deviation, >= 0"),
+        ({"y": torch.zeros(1, 3)}, "observes"),
+        ({"y": torch.zeros(2)}, "observes"),
+        ({"clip": (1.0, -1.0)}, "low < high"),
+    ],
+)
+def test_bad_observations_are_refused(change: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"y": Y, "noise": 0.1, **change}
+    with pytest.raises(ValueError, match=message):
+        PiGDM(mixture(), FIRST, settings.pop("y"), settings.pop("noise"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"particles": 1}, "at least 2 particles"),
+        ({"noise": 0.0}, "noise > 0"),
+        ({"threshold": 0.0}, "share of the particles"),
+    ],
+)
+def test_bad_settings_of_particles_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        twisted_particles(mixture(), FIRST, Y, **{"noise": 0.5, **change})
+
+
+def test_posteriors_refuse_what_is_not_linear() -> None:
+    with pytest.raises(ValueError, match="not linear"):
+        mixture().posterior(lambda x: x + 1, Y, 0.5)
+    with pytest.raises(ValueError, match="> 0"):
+        mixture().posterior(FIRST, Y, 0.0)
+    with pytest.raises(ValueError, match="entries, but the operator gives"):
+        mixture().posterior(FIRST, torch.zeros(3), 0.5)
