@@ -21,13 +21,16 @@ from solvers.diffusion.ipndm import IPNDM
 from solvers.diffusion.predictor_corrector import PredictorCorrector
 from solvers.diffusion.restart import Restart
 from solvers.diffusion.reverse_diffusion import ReverseDiffusion
+from solvers.driven import evaluation_times, evaluations
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.runge_kutta import SingleStep
 from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.grids import GRIDS, make_grid
-from solvers.integrate import Solution, Step, solve, steps
+from solvers.integrate import solve, steps
+from solvers.planning import plan
 from solvers.problem import Equation, ReverseProcess, Scales
 from solvers.registry import SOLVERS, find
+from solvers.solution import Solution, Step
 from solvers.solver import Solver
 
 SOLVERS.update(
@@ -93,8 +96,11 @@ __all__ = [
     "Solution",
     "Solver",
     "Step",
+    "evaluation_times",
+    "evaluations",
     "find",
     "make_grid",
+    "plan",
     "solve",
     "steps",
 ]

@@ -1,123 +1,23 @@
 """The loop: ``steps`` yields every step of a run, ``solve`` runs it to the end.
 
-The network is counted where it is called: ``NFEMeter`` wraps the problem's model, adds the cost of a call
-to every sample in it, and checks the shape of what comes back.
+A run is resolved first (``solvers.planning``), so the loop sees one solver and its times, and a problem that counts
+network evaluations where the network is called (``solvers.meter``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from solvers.brownian_path import BrownianPath
-from solvers.conditions import cut
-from solvers.errors import InputError
-from solvers.noise import Noise, as_seeds
-from solvers.planning import ends_at_data, plan
-from solvers.problem import KnownTimes, Problem, ReverseProcess
-from solvers.solver import BudgetSpentError, LocalErrorEstimate, Solver
-
-
-class Status(IntEnum):
-    """How the run of a sample ended."""
-
-    ok = 0
-    nfe_cap = 1
-    non_finite = 2
-    dt_min = 3
-
-
-class NFEMeter:
-    """Counts network evaluations per sample, at the call.
-
-    >>> meter = NFEMeter(lambda x, t: x, batch=3, cost=2)
-    >>> _ = meter(torch.zeros(3, 2), torch.zeros(3))
-    >>> meter.count
-    tensor([2, 2, 2])
-    """
-
-    def __init__(self, model: Callable[..., Tensor], batch: int, cost: int) -> None:
-        self.model, self.cost = model, cost
-        self.count = torch.zeros(batch, dtype=torch.int64)
-        self.rows: Tensor | slice = slice(None)
-        self.cap: int | None = None
-
-    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
-        """Call the model for the samples in ``rows``.
-
-        Raises:
-            BudgetSpentError: the call would exceed ``cap`` for one of them.
-        """
-        if self.cap is not None and int(self.count[self.rows].max()) + self.cost > self.cap:
-            raise BudgetSpentError(f"a sample has used its {self.cap} network evaluations")
-        if condition and not isinstance(self.rows, slice):
-            condition = cut(condition, len(self.count), self.rows)
-        out = self.model(x, t, **condition)
-        if isinstance(self.rows, slice):
-            self.count = self.count + self.cost
-        else:
-            self.count = self.count.index_add(0, self.rows, torch.full_like(self.rows, self.cost))
-        if out.shape != x.shape:
-            raise InputError(
-                f"the model must return the shape of its input: got {tuple(out.shape)} for x of {tuple(x.shape)}"
-            )
-        return out
-
-
-@dataclass(frozen=True)
-class Step:
-    """What ``steps`` yields after each step.
-
-    Attributes:
-        index: number of the grid interval.
-        t: the time reached: 0-d, or (B, 1, ..., 1) within an adaptive run.
-        x: the batch there.
-        nfe: network evaluations so far, int64 (B,).
-        status: ``Status`` codes so far, uint8 (B,).
-        estimate: the local error estimate that became known, if asked for and there is one.
-    """
-
-    index: int
-    t: Tensor
-    x: Tensor
-    nfe: Tensor
-    status: Tensor
-    estimate: LocalErrorEstimate | None = None
-
-
-@dataclass(frozen=True)
-class Solution:
-    """The result of a run.
-
-    Attributes:
-        x: (B, ...) at the last time.
-        nfe: network evaluations of each sample, int64 (B,).
-        codes: ``Status`` of each sample, uint8 (B,), on the device of x.
-        failed_at: per sample the first time reached with x not finite, NaN where all is well, float64 (B,).
-        times: the grid.
-        trajectory: x at every time of the grid, or None.
-        errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row
-            for every step or round of attempts that left one; NaN where a sample made no step.
-    """
-
-    x: Tensor
-    nfe: Tensor
-    codes: Tensor
-    failed_at: Tensor
-    times: Tensor
-    trajectory: Tensor | None = None
-    errors: LocalErrorEstimate | None = None
-
-    @property
-    def status(self) -> list[str]:
-        """How each sample ended: ok, nfe_cap, non_finite or dt_min."""
-        return [Status(int(c)).name for c in self.codes.tolist()]
+from solvers.adaptive_interval import AdaptiveInterval, per_sample
+from solvers.meter import metered
+from solvers.noise import Noise
+from solvers.planning import check_batch, finish, moves, noise_of, plan, reserved
+from solvers.problem import Problem
+from solvers.solution import Solution, Step, failed_at, stacked, updated_status
+from solvers.solver import Solver
 
 
 def steps(
@@ -150,99 +50,41 @@ def steps(
     0.5 0.5
     1.0 0.25
     """
-    _check(x)
+    check_batch(x)
     solver, times = plan(problem, x.shape[1:], solver, grid=times)
-    noise = noise if noise is not None else _noise(problem, range(len(x)), times, len(x))
-    meter = NFEMeter(problem.model, len(x), problem.cost)
-    if isinstance(problem, ReverseProcess):
-        problem = replace(problem, model=meter, path=KnownTimes(problem.path, times))
-    else:
-        problem = replace(problem, model=meter)
-    at_data = ends_at_data(problem, times)
-    state = solver.init(problem, times)
+    return _run(problem, x, times, solver, noise or noise_of(problem, solver, None, times, len(x)), nfe, errors)
+
+
+def _run(
+    problem: Problem, x: Tensor, times: Tensor, solver: Solver, noise: Noise, nfe: int | None, errors: bool
+) -> Iterator[Step]:
+    """The loop: every step of a solver that needs no resolution."""
+    run = metered(problem, times, len(x))
+    meter = run.meter
+    state = solver.init(run, times)
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
-    reached: Tensor = times[0]
-    reserve = problem.cost if at_data else 0
-    for index in range(len(times) - 1):
-        t, s = times[index], times[index + 1]
-        estimate = None
-        if at_data and index == len(times) - 2 and not solver.owns_last_step:
-            assert isinstance(problem, ReverseProcess)
-            # A sample that was stopped on the way is denoised from the time it reached.
-            x = problem.finish(x, t if reached.ndim == 0 else reached)
-        elif solver.adaptive:
-            if reached.ndim == 0:
-                reached = reached.to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
-            meter.cap = None if nfe is None else nfe - reserve
-            for attempt in _attempts(solver, problem, meter, x, reached, s, noise, status, errors):
-                x, reached, estimate = attempt
-                yield Step(index, reached, x, meter.count, status.clone(), estimate)
-            meter.cap = None
+    grid = times.unbind()
+    reached = grid[0]
+    for index, move in enumerate(moves(problem, solver, times)):
+        s = grid[index + 1]
+        if solver.adaptive and move is not finish:
+            meter.cap = None if nfe is None else nfe - reserved(problem, times)
+            interval = AdaptiveInterval(solver, run, x, per_sample(reached, x), s, noise, status, errors)
+            while interval.going():
+                interval.attempt()
+                yield interval.step(index)
+            if not interval.reported:
+                yield interval.step(index)
+            x, reached, meter.cap = interval.x, interval.reached, None
             continue
-        else:
-            before, start = state, x
-            x, _, state = solver.step(problem, start, t, s, before, noise)
-            if errors:
-                estimate = solver.estimate(problem, start, t, s, before, state)
-        status = torch.where(_finite(x), status, Status.non_finite)
-        yield Step(index, s, x, meter.count, status, estimate)
-
-
-_steps = steps  # ``solve`` has an argument of that name
-
-
-def _attempts(
-    solver: Solver,
-    problem: Problem,
-    meter: NFEMeter,
-    x: Tensor,
-    reached: Tensor,
-    s: Tensor,
-    noise: Noise,
-    status: Tensor,
-    errors: bool,
-) -> Iterator[tuple[Tensor, Tensor, LocalErrorEstimate | None]]:
-    """Attempts of an adaptive solver over one interval; finished samples leave the batch.
-
-    A sample that was stopped in an earlier interval stays where it is. ``status`` is updated in place.
-    """
-    rows = (status == Status.ok).nonzero()[:, 0]
-    state: Any = None
-    reported = False
-    while True:
-        if meter.cap is not None:
-            # The first attempt of a sample may also evaluate its starting slope.
-            calls = solver.evaluations(1, finish=False) if state is None else solver.stages
-            next_cost = problem.cost * calls
-            over = (meter.count[rows.cpu()] + next_cost > meter.cap).to(x.device)
-            if bool(over.any()):
-                status[rows[over]] = Status.nfe_cap
-                rows, state = rows[~over], state if state is None else state.rows(~over)
-                reported = False
-        if len(rows) == 0:
-            break
-        meter.rows = rows.cpu()
-        start, before = reached, state
-        part, at, state = solver.step(problem, x[rows], start[rows], s, before, noise.rows(rows))
-        reached = start.index_copy(0, rows, at)
+        start, before = x, state
+        # A sample that an adaptive solver has left on the way is denoised from the time it reached.
+        x, _, state = move(run, start, grid[index] if reached.ndim == 0 else reached, s, before, noise)
         estimate = None
-        if errors and (local := solver.estimate(problem, x[rows], start[rows], at, before, state)):
-            error = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
-            estimate = LocalErrorEstimate(start, reached, error.index_copy(0, rows, local.error))
-        x = x.index_copy(0, rows, part)
-        stalled = state.stalled
-        if bool(stalled.any()):
-            bad = ~_finite(state.slope)
-            status[rows[stalled & bad]] = Status.non_finite
-            status[rows[stalled & ~bad]] = Status.dt_min
-        going = (at.reshape(-1) != s.to(at)) & ~stalled
-        rows, state = rows[going], state.rows(going)
-        reported = True
-        yield x, reached, estimate
-    meter.rows = slice(None)
-    if not reported:
-        # Every sample was stopped before, or the last ones just now by the cap.
-        yield x, reached, None
+        if errors and move is not finish:
+            estimate = solver.estimate(run, start, grid[index], s, before, state)
+        status = updated_status(status, x)
+        yield Step(index, s, x, meter.spent, status, meter.last, estimate)
 
 
 def solve(
@@ -284,16 +126,11 @@ def solve(
     >>> out.x.flatten().tolist(), out.nfe.tolist(), out.status
     ([3.0, 3.0], [4, 4], ['ok', 'ok'])
     """
-    _check(x)
+    check_batch(x)
     solver, times = plan(problem, x.shape[1:], solver, nfe, steps, grid)
-    if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
-        raise InputError(
-            "a reverse process with noise runs towards the data, but the grid increases; encode with eta = 0"
-        )
-    noise = _noise(problem, range(len(x)) if seeds is None else seeds, times, len(x))
     at = {-1: x}
     estimates, reached = [], []
-    for step in _steps(problem, x, times, solver, noise, nfe=nfe, errors=errors):
+    for step in _run(problem, x, times, solver, noise_of(problem, solver, seeds, times, len(x)), nfe, errors):
         if step.estimate is not None:
             estimates.append(step.estimate)
         if on_step is not None:
@@ -305,42 +142,8 @@ def solve(
         states[-1],
         step.nfe,
         step.status,
-        _failed_at(reached),
+        failed_at(reached),
         times,
         torch.stack(states) if trajectory else None,
-        _stacked(estimates, x) if errors else None,
+        stacked(estimates, x) if errors else None,
     )
-
-
-def _failed_at(reached: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """From the times and codes after each step, the first time at which a sample was not finite; NaN without."""
-    failed = torch.stack([status for _, status in reached]) == Status.non_finite
-    filled = torch.zeros_like(failed[0], dtype=torch.float64)
-    # Times of the whole batch are on the CPU; filling in a number does not wait for a device, as a copy would.
-    times = torch.stack([filled + float(t) if t.ndim == 0 else t.reshape(-1).double() for t, _ in reached])
-    first = times.gather(0, failed.to(torch.uint8).argmax(0, keepdim=True))[0]
-    return first.masked_fill(~failed.any(0), torch.nan)
-
-
-def _stacked(estimates: list[LocalErrorEstimate], x: Tensor) -> LocalErrorEstimate:
-    """All estimates of a run as one, with fields (n, B)."""
-    batch = len(x)
-    if not estimates:
-        return LocalErrorEstimate(*(torch.empty(0, batch, dtype=torch.float64, device=x.device) for _ in range(3)))
-    rows = [[c.to(x.device, torch.float64).reshape(-1).expand(batch) for c in e] for e in estimates]
-    return LocalErrorEstimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
-
-
-def _noise(problem: Problem, seeds: Iterable[int] | Tensor, times: Tensor, batch: int) -> Noise:
-    return BrownianPath.along(as_seeds(seeds, batch), problem.clock, times)
-
-
-def _finite(x: Tensor) -> Tensor:
-    # The largest magnitude is NaN where one entry is, and NaN is not below anything: a third of the time of asking
-    # every entry.
-    return torch.linalg.vector_norm(x.flatten(1), math.inf, 1) <= torch.finfo(x.dtype).max
-
-
-def _check(x: Tensor) -> None:
-    if not x.dtype.is_floating_point or x.ndim < 2:
-        raise InputError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral
+from typing import Any
 
 from torch import Tensor
 
+from solvers.brownian_path import BrownianPath
 from solvers.errors import InputError, InputTypeError
+from solvers.noise import Noise, NoNoise, as_seeds
 from solvers.problem import Equation, Problem, ReverseProcess
 from solvers.registry import SOLVERS, find
 from solvers.solver import Solver
@@ -50,6 +53,10 @@ def plan(
     check_suitable(problem, solver)
     steps = _steps(problem, solver, nfe, steps, grid)
     chosen, times = solver.resolve(problem, shape, grid, steps)
+    if isinstance(problem, ReverseProcess) and problem.stochastic and times[-1] > times[0]:
+        raise InputError(
+            "a reverse process with noise runs towards the data, but the grid increases; encode with eta = 0"
+        )
     if nfe is not None:
         needed = chosen.evaluations(len(times) - 1, ends_at_data(problem, times)) * problem.cost
         if needed > nfe:
@@ -88,6 +95,56 @@ def _steps(
 def ends_at_data(problem: Problem, times: Tensor) -> bool:
     """Whether a run ends at sigma = 0, where the last step of every solver is x_0 = E[x_0 | x_t]."""
     return isinstance(problem, ReverseProcess) and float(problem.path(times[-1]).sigma) == 0
+
+
+Move = Callable[[Any, Tensor, Tensor, Tensor, Any, Noise], tuple[Tensor, Tensor, Any]]
+"""(problem, x, t, s, state, noise) -> (x, time reached, state): what ``Solver.step`` is."""
+
+
+def finish(problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
+    """The step of every solver to sigma = 0: x_0 = E[x_0 | x_t]."""
+    return problem.denoise(x, t), s, state
+
+
+def moves(problem: Problem, solver: Solver, times: Tensor) -> list[Move]:
+    """What is done in each interval of a run: the solver's step, and ``finish`` in the last one to sigma = 0."""
+    all_steps: list[Move] = [solver.step] * (len(times) - 1)
+    if ends_at_data(problem, times) and not solver.owns_last_step:
+        all_steps[-1] = finish
+    return all_steps
+
+
+def reserved(problem: Problem, times: Tensor) -> int:
+    """Network evaluations of each sample that an adaptive solver leaves for the step to sigma = 0."""
+    return problem.cost if ends_at_data(problem, times) else 0
+
+
+def noise_of(
+    problem: Problem, solver: Solver, seeds: Iterable[int] | Tensor | None, times: Tensor, batch: int
+) -> Noise:
+    """The noise of a run: Brownian paths of its samples, or none for a solver that draws none.
+
+    Args:
+        problem: whose clock the paths run on.
+        solver: that draws.
+        seeds: one integer per sample; 0 to batch - 1 by default.
+        times: the grid.
+        batch: number of samples.
+    """
+    keys = None if seeds is None else as_seeds(seeds, batch)
+    if not solver.stochastic:
+        return NoNoise()
+    return BrownianPath.along(as_seeds(range(batch), batch) if keys is None else keys, problem.clock, times)
+
+
+def check_batch(x: Tensor) -> None:
+    """Refuse what is no batch of samples.
+
+    Raises:
+        ValueError: another dtype than floating point, or fewer than two dimensions.
+    """
+    if not x.dtype.is_floating_point or x.ndim < 2:
+        raise InputError(f"x must be floating point of shape (B, ...), rank >= 2; got {x.dtype} {tuple(x.shape)}")
 
 
 def check_suitable(problem: Problem, solver: Solver) -> None:

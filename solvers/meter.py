@@ -1,0 +1,144 @@
+"""The model of a run: it counts network evaluations where the network is called.
+
+A run integrates a ``MeteredProcess`` or a ``MeteredEquation``: the problem it was given, whose evaluations pass through
+an ``NFEMeter``. The call that counts also makes the times of the batch, (B,), and chooses the conditions of its
+samples, so that only one function stands between a solver's step and the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.conditions import cut
+from solvers.errors import InputError
+from solvers.problem import Equation, KnownTimes, Problem, ReverseProcess, batch_times
+from solvers.solver import BudgetSpentError
+
+
+class Spent(NamedTuple):
+    """Network evaluations so far: a number for those of the whole batch, a tensor for those of a part of it.
+
+    Attributes:
+        whole: evaluations of every sample.
+        parts: further evaluations of each sample, int64 (B,); None for none.
+    """
+
+    whole: int
+    parts: Tensor | None
+
+    def of_each(self, batch: int) -> Tensor:
+        """Evaluations of each sample, int64 (batch,)."""
+        whole = torch.full((batch,), self.whole, dtype=torch.int64)
+        return whole if self.parts is None else whole + self.parts
+
+
+class NFEMeter:
+    """Counts network evaluations per sample, at the call.
+
+    Attributes:
+        model: (x, t) -> like x, with t (B,); the one expensive call.
+        cost: network passes in one call.
+        rows: the samples that are evaluated, an index or all of them.
+        cap: evaluations that no sample may exceed; None for no cap.
+        last: what the model returned last.
+        spent: evaluations so far.
+
+    >>> meter = NFEMeter(lambda x, t: x, batch=3, cost=2)
+    >>> _ = meter(torch.zeros(3, 2), torch.zeros(3))
+    >>> meter.count
+    tensor([2, 2, 2])
+    """
+
+    def __init__(self, model: Callable[..., Tensor], batch: int, cost: int) -> None:
+        self.model, self.batch, self.cost = model, batch, cost
+        self.rows: Tensor | None = None
+        self.cap: int | None = None
+        self.last: Tensor | None = None
+        self.spent = Spent(0, None)
+
+    @property
+    def count(self) -> Tensor:
+        """Network evaluations so far, int64 (B,)."""
+        return self.spent.of_each(self.batch)
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        """Call the model for the samples in ``rows``.
+
+        Raises:
+            BudgetSpentError: the call would exceed ``cap`` for one of them.
+        """
+        self.check_cap()
+        return self.counted(self.model(x, t, **self.of_rows(condition)), x)
+
+    def check_cap(self) -> None:
+        """Refuse a call that would exceed the cap."""
+        if self.cap is not None:
+            count = self.count if self.rows is None else self.count[self.rows]
+            if int(count.max()) + self.cost > self.cap:
+                raise BudgetSpentError(f"a sample has used its {self.cap} network evaluations")
+
+    def of_rows(self, condition: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The conditions of the samples in ``rows``."""
+        return condition if self.rows is None or not condition else cut(condition, self.batch, self.rows)
+
+    def counted(self, out: Tensor, x: Tensor) -> Tensor:
+        """What the model returned for x, counted and checked."""
+        if self.rows is None:
+            self.spent = Spent(self.spent.whole + self.cost, self.spent.parts)
+        else:
+            parts = torch.zeros(self.batch, dtype=torch.int64) if self.spent.parts is None else self.spent.parts
+            parts = parts.index_add(0, self.rows, torch.full_like(self.rows, self.cost))
+            self.spent = Spent(self.spent.whole, parts)
+        if out.shape != x.shape:
+            raise InputError(
+                f"the model must return the shape of its input: got {tuple(out.shape)} for x of {tuple(x.shape)}"
+            )
+        self.last = out
+        return out
+
+
+@dataclass(frozen=True)
+class MeteredProcess(ReverseProcess):
+    """A reverse process in a run; its ``model`` is the meter."""
+
+    meter: NFEMeter = field(kw_only=True)
+
+    def denoise(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t = x]: one evaluation."""
+        meter = self.meter
+        meter.check_cap()
+        return meter.counted(meter.model(x, batch_times(t, x), **meter.of_rows(self.condition)), x)
+
+
+@dataclass(frozen=True)
+class MeteredEquation(Equation):
+    """An equation in a run; its ``model`` is the meter."""
+
+    meter: NFEMeter = field(kw_only=True)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The drift: one evaluation."""
+        meter = self.meter
+        meter.check_cap()
+        return meter.counted(meter.model(x, batch_times(t, x), **meter.of_rows(self.condition)), x)
+
+
+def metered(problem: Problem, times: Tensor, batch: int, model: Callable[..., Any] | None = None) -> Any:
+    """The problem of a run along a grid, with its meter.
+
+    Args:
+        problem: what is integrated.
+        times: the grid, whose scales are computed at once.
+        batch: number of samples.
+        model: what is called instead of the problem's model.
+    """
+    meter = NFEMeter(problem.model if model is None else model, batch, problem.cost)
+    if isinstance(problem, ReverseProcess):
+        known = KnownTimes(problem.path, times)
+        return MeteredProcess(meter, known, problem.eta, cost=problem.cost, condition=problem.condition, meter=meter)
+    return MeteredEquation(meter, problem.g, problem.cost, condition=problem.condition, meter=meter)

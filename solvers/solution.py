@@ -1,0 +1,133 @@
+"""What a run hands out: a ``Step`` after each of its steps, and a ``Solution`` at its end."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from solvers.meter import Spent
+from solvers.solver import LocalErrorEstimate
+
+
+class Status(IntEnum):
+    """How the run of a sample ended."""
+
+    ok = 0
+    nfe_cap = 1
+    non_finite = 2
+    dt_min = 3
+
+
+class Step:
+    """What ``steps`` yields after each step.
+
+    Attributes:
+        index: number of the grid interval.
+        t: the time reached: 0-d, or (B, 1, ..., 1) within an adaptive run.
+        x: the batch there.
+        spent: network evaluations so far, as the meter keeps them; see ``nfe``.
+        status: ``Status`` codes so far, uint8 (B,).
+        denoised: what the model returned last: E[x_0 | x_t] of a reverse process, the drift of an Equation. In an
+            adaptive run it is of the samples that were evaluated.
+        estimate: the local error estimate that became known, if asked for and there is one.
+    """
+
+    __slots__ = ("denoised", "estimate", "index", "spent", "status", "t", "x")
+
+    def __init__(
+        self,
+        index: int,
+        t: Tensor,
+        x: Tensor,
+        spent: Spent,
+        status: Tensor,
+        denoised: Tensor | None = None,
+        estimate: LocalErrorEstimate | None = None,
+    ) -> None:
+        self.index, self.t, self.x, self.spent, self.status = index, t, x, spent, status
+        self.denoised, self.estimate = denoised, estimate
+
+    @property
+    def nfe(self) -> Tensor:
+        """Network evaluations so far, int64 (B,)."""
+        return self.spent.of_each(len(self.x))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of a run.
+
+    Attributes:
+        x: (B, ...) at the last time.
+        nfe: network evaluations of each sample, int64 (B,).
+        codes: ``Status`` of each sample, uint8 (B,), on the device of x.
+        failed_at: per sample the first time reached with x not finite, NaN where all is well, float64 (B,).
+        times: the grid.
+        trajectory: x at every time of the grid, or None.
+        errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row
+            for every step or round of attempts that left one; NaN where a sample made no step.
+    """
+
+    x: Tensor
+    nfe: Tensor
+    codes: Tensor
+    failed_at: Tensor
+    times: Tensor
+    trajectory: Tensor | None = None
+    errors: LocalErrorEstimate | None = None
+
+    @property
+    def status(self) -> list[str]:
+        """How each sample ended: ok, nfe_cap, non_finite or dt_min."""
+        return [Status(int(c)).name for c in self.codes.tolist()]
+
+
+def updated_status(status: Tensor, x: Tensor) -> Tensor:
+    """The codes (B,) after a step to x: ``non_finite`` where x is not finite.
+
+    On the CPU the same tensor is returned where all entries are finite: their sum says so at a tenth of the cost of
+    asking each. On other devices nothing waits for the answer.
+    """
+    if x.is_cpu and math.isfinite(x.sum().item()):
+        return status
+    return torch.where(finite_samples(x), status, Status.non_finite)
+
+
+def finite_samples(x: Tensor) -> Tensor:
+    """Which samples are finite, bool (B,).
+
+    >>> finite_samples(torch.tensor([[0.0, 1.0], [0.0, torch.nan]]))
+    tensor([ True, False])
+    """
+    # The largest magnitude is NaN where one entry is, and NaN is not below anything.
+    return torch.linalg.vector_norm(x.flatten(1), math.inf, 1) <= torch.finfo(x.dtype).max
+
+
+def failed_at(reached: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """From the times and codes after each step, the first time at which a sample was not finite; NaN without.
+
+    Args:
+        reached: (t, status) after each step, t 0-d or one for each sample.
+    """
+    first = reached[0][1]
+    if all(status is first for _, status in reached):
+        return torch.full_like(first, torch.nan, dtype=torch.float64)
+    failed = torch.stack([status for _, status in reached]) == Status.non_finite
+    filled = torch.zeros_like(failed[0], dtype=torch.float64)
+    # Times of the whole batch are on the CPU; filling in a number does not wait for a device, as a copy would.
+    times = torch.stack([filled + float(t) if t.ndim == 0 else t.reshape(-1).double() for t, _ in reached])
+    found = times.gather(0, failed.to(torch.uint8).argmax(0, keepdim=True))[0]
+    return found.masked_fill(~failed.any(0), torch.nan)
+
+
+def stacked(estimates: list[LocalErrorEstimate], x: Tensor) -> LocalErrorEstimate:
+    """All estimates of a run as one, with fields (n, B)."""
+    batch = len(x)
+    if not estimates:
+        return LocalErrorEstimate(*(torch.empty(0, batch, dtype=torch.float64, device=x.device) for _ in range(3)))
+    rows = [[c.to(x.device, torch.float64).reshape(-1).expand(batch) for c in e] for e in estimates]
+    return LocalErrorEstimate(*(torch.stack(column) for column in zip(*rows, strict=True)))
