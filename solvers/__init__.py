@@ -21,7 +21,6 @@ from solvers.diffusion.ipndm import IPNDM
 from solvers.diffusion.predictor_corrector import PredictorCorrector
 from solvers.diffusion.restart import Restart
 from solvers.diffusion.reverse_diffusion import ReverseDiffusion
-from solvers.driven import evaluation_times, evaluations
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.runge_kutta import SingleStep
 from solvers.fitted.pf_ode import ProbabilityFlow
@@ -30,7 +29,8 @@ from solvers.integrate import solve, steps
 from solvers.planning import plan
 from solvers.problem import Equation, ReverseProcess, Scales
 from solvers.registry import SOLVERS, find
-from solvers.solution import Solution, Step
+from solvers.run.driven import evaluation_times, evaluations
+from solvers.run.solution import Solution, Step
 from solvers.solver import Solver
 
 SOLVERS.update(

@@ -1,7 +1,7 @@
 """The loop: ``steps`` yields every step of a run, ``solve`` runs it to the end.
 
 A run is resolved first (``solvers.planning``), so the loop sees one solver and its times, and a problem that counts
-network evaluations where the network is called (``solvers.meter``).
+network evaluations where the network is called (``solvers.run.meter``).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from solvers.adaptive_interval import AdaptiveInterval, per_sample
-from solvers.meter import metered
 from solvers.noise import Noise
 from solvers.planning import check_batch, finish, moves, noise_of, plan, reserved
 from solvers.problem import Problem
-from solvers.solution import Solution, Step, failed_at, stacked, updated_status
+from solvers.run.adaptive_interval import AdaptiveInterval, per_sample
+from solvers.run.meter import metered
+from solvers.run.solution import Solution, Step, failed_at, stacked, updated_status
 from solvers.solver import Solver
 
 

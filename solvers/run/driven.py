@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.adaptive_interval import AdaptiveInterval, per_sample
 from solvers.errors import InputError
-from solvers.meter import NFEMeter, metered
 from solvers.noise import Noise
 from solvers.planning import check_batch, finish, moves, noise_of, plan, reserved
 from solvers.problem import Problem
+from solvers.run.adaptive_interval import AdaptiveInterval, per_sample
+from solvers.run.meter import NFEMeter, metered
 from solvers.solver import Solver
 
 

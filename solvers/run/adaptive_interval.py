@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.meter import MeteredEquation, MeteredProcess
 from solvers.noise import Noise
-from solvers.solution import Status, Step, finite_samples
+from solvers.run.meter import MeteredEquation, MeteredProcess
+from solvers.run.solution import Status, Step, finite_samples
 from solvers.solver import LocalErrorEstimate, Solver
 
 

@@ -9,7 +9,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from solvers.meter import Spent
+from solvers.run.meter import Spent
 from solvers.solver import LocalErrorEstimate
 
 
