@@ -126,7 +126,7 @@ def options(combination: Combination, steps: int) -> dict[str, Any]:
     return {
         "steps": steps,
         "weight": combination.weight,
-        "times": combination.times,
+        "time_sampling": combination.times,
         "warmup": min(100, steps // 4),
         "ema": max(0.0, min(0.999, 1 - 10 / steps)),
         "checkpoint_every": max(1, min(500, steps // 4)),

@@ -1,13 +1,24 @@
-"""Options that several commands share: one name, one meaning."""
+"""Options that several commands share, and options that are made of a list: one name, one meaning."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Protocol
 
 import typer
 
 from solvers.errors import InputError
+
+
+def option(name: str, text: str, default: str | bool = False, panel: str | None = None) -> Any:
+    """An option that is absent unless given, with the default that then holds in its help."""
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=default)
+
+
+DATA_DIR = "Folder with the files of mnist and cifar10."
 
 RunArgument = Annotated[
     Path | None,
@@ -17,17 +28,92 @@ RunArgument = Annotated[
         show_default="the latest in runs/, else the bundled model",
     ),
 ]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        help="cpu, cuda, or auto: cuda where there is one.",
-        show_default="auto",
-    ),
-]
+DeviceOption = Annotated[str | None, option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto")]
+DataDirOption = Annotated[Path | None, option("--data-dir", DATA_DIR)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 
-def whole_numbers(text: str, option: str) -> list[int]:
+class Listed(Protocol):
+    """An option on a list, such as ``TrainOption``."""
+
+    @property
+    def name(self) -> str:
+        """Its key."""
+
+    @property
+    def kind(self) -> Any:
+        """int, float, str, bool or list[float]."""
+
+    @property
+    def text(self) -> str:
+        """Its meaning."""
+
+    @property
+    def usual(self) -> str:
+        """Its default, in words."""
+
+    @property
+    def table(self) -> str | None:
+        """The table that its key is in."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Its spellings on the command line."""
+
+
+def listed_options(
+    panels: Mapping[str, Sequence[Listed]],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each one on the lists; it gets those that were typed as ``settings``.
+
+    Args:
+        panels: the lists, by their title in the help.
+
+    Returns:
+        A decorator. ``settings`` has the form of a TOML file: options by name, those of a table in a dictionary.
+
+    >>> from sde_diffusion.training.options import NETWORK, TRAINING
+    >>> @listed_options({"Training": TRAINING[:2], "Network": NETWORK[:2]})
+    ... def command(*, settings):
+    ...     print(settings)
+    >>> command(steps=3, batch_size=None, network_name=None, network_width=8)
+    {'steps': 3, 'network': {'width': 8}}
+    """
+    found = {f"{o.table}_{o.name}" if o.table else o.name: (panel, o) for panel, list_ in panels.items() for o in list_}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> None:
+            settings: dict[str, Any] = {}
+            for key, (_, listed) in found.items():
+                value = values.pop(key)
+                if value is None or value == []:
+                    continue
+                place = settings.setdefault(listed.table, {}) if listed.table else settings
+                place[listed.name] = value
+            command(**values, settings=settings)
+
+        own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
+        added = [
+            inspect.Parameter(
+                key,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    o.kind | None, typer.Option(*o.flags, help=o.text, rich_help_panel=panel, show_default=o.usual)
+                ],
+            )
+            for key, (panel, o) in found.items()
+        ]
+        parameters = [*own, *added]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def whole_numbers(text: str, name: str) -> list[int]:
     """Whole numbers separated by commas, each once.
 
     >>> whole_numbers("5,10,5", "--nfe")
@@ -36,4 +122,4 @@ def whole_numbers(text: str, option: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise InputError(f"{option} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
+        raise InputError(f"{name} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None

@@ -9,6 +9,7 @@ True
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from solvers.errors import choose
 
 NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
 
-__all__ = ["MLP", "NETWORKS", "DiT", "UNet", "build", "default_network"]
+__all__ = ["MLP", "NETWORKS", "DiT", "UNet", "build", "default_network", "default_settings"]
 
 
 def build(name: str, **settings: Any) -> UNet | DiT | MLP:
@@ -46,6 +47,52 @@ SIZES: list[tuple[float, int, tuple[int, ...], int, dict[str, Any]]] = [
 ]
 
 
+def default_settings(shape: Sequence[int], name: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of the default network for samples of this shape; no network is built.
+
+    Args:
+        shape: of one sample.
+        name: a name in ``NETWORKS``: if it is not the default one, the settings are those of its constructor.
+
+    Raises:
+        ValueError: an unknown name.
+
+    >>> default_settings((2,))
+    ('mlp', {'shape': [2], 'width': 128, 'depth': 4, 'dropout': 0.0, 'embedding': 'log', 'classes': None, \
+'context': None, 'variance': False})
+    """
+    shape = tuple(shape)
+    usual, chosen = _sized(shape)
+    if name not in (None, usual):
+        usual, chosen = str(name), {"embedding": "log"}
+    parameters = inspect.signature(choose(usual, NETWORKS, "network")).parameters.values()
+    settings = {p.name: list(p.default) if isinstance(p.default, tuple) else p.default for p in parameters}
+    return usual, {**settings, "shape": list(shape), **chosen}
+
+
+def _sized(shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+    """The network for a shape, and its settings that are not those of the constructor."""
+    if len(shape) == 2 and shape[0] >= 1 and shape[1] >= 32:
+        levels = [level for level in range(4) if shape[1] % 2**level == 0]
+        attention = [shape[1] >> level for level in levels if shape[1] >> level <= 32]
+        multipliers = [1, 2, 2, 2][: len(levels)]
+        return "unet", {"channels": 32, "multipliers": multipliers, "attention": attention, "embedding": "log"}
+    if len(shape) != 3 or min(shape) < 1:
+        return "mlp", {"width": min(1024, max(128, 2 * math.prod(shape))), "embedding": "log"}
+    _, height, width = shape
+    row = next(row for row in SIZES if max(height, width) <= row[0])
+    _, channels, multipliers_of_row, tallest, settings = row
+    common = math.gcd(height, width)
+    levels = [level for level in range(len(multipliers_of_row)) if common % 2**level == 0]
+    return "unet", {
+        "channels": channels,
+        "multipliers": list(multipliers_of_row[: len(levels)]),
+        "attention": [height >> level for level in levels if height >> level <= tallest],
+        "embedding": "log",
+        **settings,
+    }
+
+
 def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | MLP:
     """Return a new network of a size that suits samples of this shape.
 
@@ -63,26 +110,6 @@ def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | 
     >>> default_network((1, 8, 8)).settings["attention"], default_network((2,)).settings["width"]
     ([4], 128)
     """
-    shape = tuple(shape)
-    if len(shape) == 2 and shape[0] >= 1 and shape[1] >= 32:
-        levels = [level for level in range(4) if shape[1] % 2**level == 0]
-        attention = [shape[1] >> level for level in levels if shape[1] >> level <= 32]
-        multipliers = (1, 2, 2, 2)[: len(levels)]
-        return UNet(shape, 32, multipliers, attention=attention, classes=classes, embedding="log")
-    if len(shape) != 3 or min(shape) < 1:
-        return MLP(shape, width=min(1024, max(128, 2 * math.prod(shape))), classes=classes, embedding="log")
-    _, height, width = shape
-    row = next(row for row in SIZES if max(height, width) <= row[0])
-    _, channels, multipliers, tallest, settings = row
-    common = math.gcd(height, width)
-    levels = [level for level in range(len(multipliers)) if common % 2**level == 0]
-    attention = [height >> level for level in levels if height >> level <= tallest]
-    return UNet(
-        shape,
-        channels,
-        multipliers[: len(levels)],
-        attention=attention,
-        classes=classes,
-        embedding="log",
-        **settings,
-    )
+    name, settings = default_settings(shape)
+    network: UNet | MLP = build(name, **{**settings, "classes": classes})  # type: ignore[assignment]
+    return network

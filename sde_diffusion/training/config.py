@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sde_diffusion.training.ema import LARGEST_WIDTH
@@ -36,39 +36,29 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb")
 
 
+# Fields under the names that they had in files of earlier versions.
+RENAMED = {"times": "time_sampling"}
+
+
+def setting(default: Any, text: str, *, usual: str | None = None, options: tuple[str, ...] = ()) -> Any:
+    """A field with what the command line, the docstring and docs/training.md say of it.
+
+    Args:
+        default: its value unless given.
+        text: its meaning, a sentence.
+        usual: the default in words, where the value does not say it.
+        options: its spellings on the command line; ``--the-name`` by default.
+    """
+    return field(default=default, metadata={"help": text, "usual": usual, "options": options})
+
+
+def _names(table: Iterable[str]) -> str:
+    return ", ".join(table)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Every option of ``train``; JSON can hold all of them.
-
-    Args:
-        steps: updates of the weights.
-        batch_size: samples in one update.
-        learning_rate: of AdamW, after the warm-up.
-        warmup: updates over which the learning rate rises linearly from 0.
-        schedule: after the warm-up: "cosine" to 0 at the last step, or "constant".
-        weight_decay: of AdamW.
-        clip: largest norm of the gradient; a longer one is scaled down to it.
-        weight: weight of the loss, a name in ``LOSS_WEIGHTS``.
-        times: how times are drawn, a name in ``TIME_SAMPLERS``.
-        t_min: smallest time that is trained on, > 0.
-        ema: decay of the average of the weights, in [0, 1); several are kept side by side, and samples are drawn
-            with the first.
-        ema_widths: widths of power averages whose snapshots allow an average of any width later (``posthoc``).
-        snapshot_every: updates from one such snapshot to the next.
-        labels: give the network the labels of the data.
-        drop_label: probability that a sample is shown without its label, for guidance.
-        flip: mirror images left and right with probability 1/2.
-        augment: probability of each part of EDM's augmentation, in [0, 1], passed to the network as its context
-            (``sde_diffusion.data.augment``).
-        precision: of the network: "fp32", "bf16" or "fp16". Process, loss, weights and averages stay float32.
-        accumulate: micro-batches in one update. Together with the number of processes it divides the batch; the
-            result does not change beyond rounding.
-        seed: of data order, times, noise and dropout.
-        device: "cpu", "cuda", or "auto": cuda where there is one.
-        tracker: "tensorboard" or "wandb" get every line of the log too.
-        log_every: updates from one line of metrics.jsonl to the next.
-        checkpoint_every: updates from one checkpoint to the next.
-        keep: how many checkpoints are kept, the newest ones.
 
     Raises:
         ValueError: a value out of range or an unknown name.
@@ -80,36 +70,56 @@ class TrainConfig:
     solvers.errors.InputError: steps must be at least 1; got 0
     """
 
-    steps: int = 3000
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    weight: str = "simple"
-    times: str = "stratified"
-    t_min: float = 1e-5
-    ema: float | tuple[float, ...] = 0.999
-    ema_widths: tuple[float, ...] = ()
-    snapshot_every: int = 500
-    labels: bool = False
-    drop_label: float = 0.1
-    flip: bool = False
-    augment: float = 0.0
-    precision: str = "fp32"
-    accumulate: int = 1
-    seed: int = 0
-    device: str = "auto"
-    tracker: str = "none"
-    log_every: int = 50
-    checkpoint_every: int = 500
-    keep: int = 2
+    steps: int = setting(3000, "Updates of the weights.")
+    batch_size: int = setting(128, "Samples in one update, of all processes together.")
+    learning_rate: float = setting(
+        2e-3, "Learning rate of AdamW after the warm-up.", options=("--learning-rate", "--lr")
+    )
+    warmup: int = setting(100, "Updates over which the learning rate rises linearly from 0.")
+    schedule: str = setting("cosine", f"Learning-rate schedule after the warm-up: {_names(SCHEDULES)}.")
+    weight_decay: float = setting(0.0, "Weight decay of AdamW.")
+    clip: float = setting(1.0, "Largest norm of the gradient; a longer gradient is scaled down to it.")
+    weight: str = setting(
+        "simple", f"Weight of the loss over time: {_names(LOSS_WEIGHTS)}.", usual="by what the network predicts"
+    )
+    time_sampling: str = setting(
+        "stratified", f"How training times are drawn: {_names(TIME_SAMPLERS)}.", usual="by what the network predicts"
+    )
+    t_min: float = setting(1e-5, "Smallest time that is trained on, in (0, 1).")
+    ema: float | tuple[float, ...] = setting(
+        0.999,
+        "Decay of the average of the weights, in [0, 1). Several decays give several averages; samples are drawn "
+        "with the first.",
+    )
+    ema_widths: tuple[float, ...] = setting(
+        (),
+        "Width of a power average, such as 0.05. Snapshots of two widths give an average of any width later.",
+        usual="none",
+        options=("--ema-widths", "--ema-width"),
+    )
+    snapshot_every: int = setting(500, "Updates from one snapshot of the power averages to the next.")
+    labels: bool = setting(False, "Train class-conditionally.")
+    drop_label: float = setting(0.1, "Probability of hiding a label, for guidance.")
+    flip: bool = setting(False, "Random horizontal flips of images.")
+    augment: float = setting(
+        0.0,
+        "Probability of each part of EDM's augmentation of images, such as 0.12; its labels are the network's context.",
+    )
+    precision: str = setting(
+        "fp32", f"Precision of the network: {_names(PRECISIONS)}. Loss, weights and averages stay float32."
+    )
+    accumulate: int = setting(1, "Micro-batches in which the batch of an update is computed.")
+    seed: int = setting(0, "Seed of initial weights, data order, times, noise and dropout.")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one.")
+    tracker: str = setting("none", f"Also log metrics to {_names(TRACKERS)}.")
+    log_every: int = setting(50, "Updates from one line of metrics.jsonl to the next.")
+    checkpoint_every: int = setting(500, "Updates from one checkpoint to the next.")
+    keep: int = setting(2, "Newest checkpoints that are kept.")
 
     def __post_init__(self) -> None:
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.weight, LOSS_WEIGHTS, "weight")
-        choose(self.times, TIME_SAMPLERS, "times")
+        choose(self.time_sampling, TIME_SAMPLERS, "time sampling")
         choose(self.device, dict.fromkeys(("auto", "cpu", "cuda")), "device")
         choose(self.precision, dict.fromkeys(PRECISIONS), "precision")
         choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")
@@ -128,7 +138,7 @@ class TrainConfig:
                 raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
         # JSON and TOML know lists only.
         if isinstance(self.ema, (list, tuple)):
-            object.__setattr__(self, "ema", tuple(self.ema))
+            object.__setattr__(self, "ema", self.ema[0] if len(self.ema) == 1 else tuple(self.ema))
         for decay in self.decays:
             _check("ema", decay, float, lambda v: 0 <= v < 1, "in [0, 1)")
         if not self.decays:
@@ -159,7 +169,9 @@ class TrainConfig:
         solvers.errors.InputError: unknown training option 'lerning_rate'; did you mean 'learning_rate'? ...
         """
         for name in options:
-            choose(name, {field.name: 0 for field in fields(self)}, "training option")
+            if name in RENAMED:
+                raise InputError(f"the training option '{name}' is called '{RENAMED[name]}' now")
+            choose(name, dict.fromkeys(f.name for f in fields(self)), "training option")
         return replace(self, **options)
 
     def learning_rate_at(self, step: int) -> float:
@@ -174,10 +186,19 @@ class TrainConfig:
         after = (step - self.warmup) / max(self.steps - self.warmup, 1)
         return self.learning_rate * SCHEDULES[self.schedule](after)
 
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> TrainConfig:
+        """The options in a file, which may be of an earlier version.
+
+        >>> TrainConfig.from_dict({"times": "uniform"}).time_sampling
+        'uniform'
+        """
+        return cls().with_options({RENAMED.get(name, name): value for name, value in options.items()})
+
     def to_dict(self) -> dict[str, Any]:
         """Every option as JSON can hold it.
 
-        >>> TrainConfig(**TrainConfig(steps=7).to_dict()).steps
+        >>> TrainConfig.from_dict(TrainConfig(steps=7).to_dict()).steps
         7
         """
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
@@ -190,3 +211,13 @@ def _check(name: str, value: Any, kind: type, test: Callable[[Any], bool], range
         raise InputTypeError(f"{name} must be {what}; got {value!r}")
     if not test(value):
         raise InputError(f"{name} must be {range_}; got {value}")
+
+
+def _described() -> str:
+    """The docstring of ``TrainConfig`` with its fields."""
+    lines = [f"        {f.name}: {f.metadata['help'][0].lower()}{f.metadata['help'][1:]}" for f in fields(TrainConfig)]
+    first, rest = (TrainConfig.__doc__ or "").split("\n\n", 1)
+    return "\n".join([first, "", "    Args:", *lines, "", rest])
+
+
+TrainConfig.__doc__ = _described()

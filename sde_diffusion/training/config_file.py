@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion.storage.record_types import ModelDescription
-from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.config import RENAMED, TrainConfig
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
 if sys.version_info >= (3, 11):
@@ -54,6 +54,7 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
         options = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from None
+    options = {RENAMED.get(name, name): value for name, value in options.items()}
     training = [field.name for field in fields(TrainConfig)]
     known = (*TEXTS, *training, *TABLES)
     for name, value in options.items():

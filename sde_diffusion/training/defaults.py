@@ -1,19 +1,25 @@
-"""A model for given data when little is said about it."""
+"""From options, as a TOML file has them, to a model, its data and the folder of its run, with defaults for the rest."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from sde_diffusion.data import Data
+from sde_diffusion.data import Data, load_data
+from sde_diffusion.data.augment import LABELS
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import build, default_network
+from sde_diffusion.networks import default_settings
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
+from sde_diffusion.storage.locate import new_run, run_to_resume
 from sde_diffusion.storage.record_types import ModelDescription, NetworkEntry
+from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.config_file import TABLES
 from solvers.errors import InputError, InputTypeError
 
 # What a setting may be, by what it is otherwise; None says nothing. Whole numbers are truth values to Python.
@@ -41,11 +47,11 @@ def default_options(predicts: str) -> dict[str, str]:
     Karras et al. 2022 for "edm".
 
     >>> default_options("edm")
-    {'weight': 'edm', 'times': 'log-normal'}
+    {'weight': 'edm', 'time_sampling': 'log-normal'}
     """
     if predicts == "edm":
-        return {"weight": "edm", "times": "log-normal"}
-    return {"weight": "velocity" if predicts == "velocity" else "simple", "times": "stratified"}
+        return {"weight": "edm", "time_sampling": "log-normal"}
+    return {"weight": "velocity" if predicts == "velocity" else "simple", "time_sampling": "stratified"}
 
 
 def default_model(
@@ -89,25 +95,19 @@ def default_model(
         settings = asdict(make_sde(name))
     process = make_sde(name, **_changed(settings, sde_settings, f"the process {name}"))
     predicts = predicts or default_predicts(process)
+    if like is None:
+        # An "edm" network receives log(rho) / 4, whose own logarithm means nothing.
+        embedding = "sinusoidal" if predicts == "edm" else "log"
+        known, usual = default_settings(data.shape, network)
+        entry: NetworkEntry = {"name": known, "class": "", "settings": {**usual, "embedding": embedding}}
+        sigma_data = _spread(data) if predicts == "edm" else 1.0
+    else:
+        entry, sigma_data = like["network"], like["sigma_data"]
+        if network not in (None, entry["name"]):
+            raise InputError(f"the network is {entry['name']}; it cannot become {network}")
+    settings = _changed(entry["settings"] or {}, network_settings, f"the network {entry['name']}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if like is None:
-            usual = default_network(data.shape)
-            start = usual if network in (None, usual.name) else build(str(network), shape=data.shape)
-            # An "edm" network receives log(rho) / 4, which is a logarithm already.
-            embedding = "sinusoidal" if predicts == "edm" else "log"
-            entry: NetworkEntry = {
-                "name": start.name,
-                "class": "",
-                "settings": {**start.settings, "embedding": embedding},
-            }
-            sigma_data = _spread(data) if predicts == "edm" else 1.0
-        else:
-            entry, sigma_data = like["network"], like["sigma_data"]
-            if network not in (None, entry["name"]):
-                raise InputError(f"the network is {entry['name']}; it cannot become {network}")
-        what = f"the network {entry['name']}"
-        settings = _changed(entry["settings"] or {}, network_settings, what)
         return rebuild(
             {
                 "sde": {"name": name, "settings": asdict(process)},
@@ -117,6 +117,72 @@ def default_model(
                 "shape": list(data.shape),
             }
         )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training needs: the arguments of ``train``."""
+
+    model: ScoreModel
+    data: Data
+    config: TrainConfig
+    out: Path
+
+
+def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a file and options that were typed, which win.
+
+    >>> merged({"steps": 3, "network": {"depth": 2}}, {"steps": 4, "network": {"width": 8}})
+    {'steps': 4, 'network': {'depth': 2, 'width': 8}}
+    """
+    tables = {name: {**file.get(name, {}), **typed.get(name, {})} for name in TABLES}
+    return {**file, **typed, **{name: table for name, table in tables.items() if table}}
+
+
+def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
+    """Load the data and build the untrained model, both as the options say.
+
+    Args:
+        options: as ``config_file.read_options`` returns them.
+        resume: take what the options leave open from the run in options["out"], or from the latest.
+
+    Raises:
+        FileNotFoundError: no data, or no run to resume.
+        ValueError: options that do not fit each other or the data; several processes and no folder.
+        TypeError: an option of the wrong type.
+    """
+    out, name = options.get("out"), options.get("data")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
+        raise InputError("several processes train together: say where the run is with --out")
+    config = TrainConfig()
+    like: ModelDescription | None = None
+    if resume:
+        out, before = run_to_resume(out)
+        config, like = TrainConfig.from_dict(before["train"]), before["model"]
+        name = name or before["data"].get("name")
+    given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
+    config = config.with_options(given)
+    data = load_data(name or "digits", options.get("data_dir"))
+    network = dict(options.get("network", {}))
+    if config.labels and not resume:
+        network = {"classes": data.classes, **network}
+    if config.augment and not resume:
+        network = {"context": LABELS, **network}
+    model = default_model(
+        data,
+        sde=options.get("sde"),
+        predicts=options.get("predicts"),
+        network=network.pop("name", None),
+        sde_settings=options.get("process", {}),
+        network_settings=network,
+        seed=config.seed,
+        like=like,
+    )
+    if not resume:
+        suited = default_options(model.predicts)
+        config = config.with_options({name: value for name, value in suited.items() if name not in given})
+    folder = Path(out) if out else new_run(name or "digits", options.get("sde") or "vp")
+    return Setup(model, data, config, folder)
 
 
 def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:

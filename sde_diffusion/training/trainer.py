@@ -79,7 +79,7 @@ class Trainer:
         self.device = engine.device
         self.network: nn.Module = model.network
         self.draws = StepRandomness(config.seed, len(data), config.batch_size)
-        self.times = TIME_SAMPLERS[config.times]
+        self.times = TIME_SAMPLERS[config.time_sampling]
         self.times_state = self.times.start()
         self.no_label = _no_label(self.network, data) if config.labels else None
         self.augmentation = _augmentation(self.network, data, config)

@@ -97,7 +97,7 @@ def train(
     with ExitStack() as stack:
         stored = run_config(out) if resume and out is not None else None
         if stored:
-            config = config or TrainConfig(**stored["train"])
+            config = config or TrainConfig.from_dict(stored["train"])
         config = (config or TrainConfig()).with_options(options)
         path = None if out is None else Path(out)
         if config.tracker != "none" and path is None:
@@ -219,7 +219,7 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
     parts: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "model": (stored["model"], about["model"]),
         "data": (stored["data"], about["data"]),
-        "train": (TrainConfig(**stored["train"]).to_dict(), about["train"]),
+        "train": (TrainConfig.from_dict(stored["train"]).to_dict(), about["train"]),
     }
     changed = []
     for part, (before, now) in parts.items():

@@ -18,6 +18,7 @@ from sde_diffusion.cli import app, train
 from sde_diffusion.data import load_data
 from sde_diffusion.storage.checkpoint import find
 from sde_diffusion.storage.run_folder import checkpoints
+from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import default_model
 
 TINY = ["--steps=4", "--batch-size=8", "--width=8", "--depth=1", "--schedule=constant"]
@@ -51,7 +52,7 @@ def config(out: str) -> dict[str, Any]:
 
 def test_the_help_says_which_embedding_a_network_gets() -> None:
     command = get_command(app).commands["train"]  # type: ignore[attr-defined]
-    said = next(p.show_default for p in command.params if p.name == "embedding")
+    said = next(p.show_default for p in command.params if "--embedding" in p.opts)
     usual, edm = (default_model(load_data("moons"), predicts=predicts) for predicts in ("noise", "edm"))
     settings = [model.network.settings["embedding"] for model in (usual, edm)]
     assert said == f"{settings[0]}; with edm {settings[1]}"
@@ -83,7 +84,7 @@ def test_every_option_reaches_the_run() -> None:
     args = [f"--{k.replace('_', '-')}={v}" for k, v in {**options, **model}.items()]
     trained("--data", "rings", "--out", "here", *args)
     written = config("here")
-    options["learning_rate"], options["times"] = options.pop("lr"), options.pop("time_sampling")
+    options["learning_rate"] = options.pop("lr")
     assert written["train"] == {**options, "labels": False, "flip": False, "augment": 0.0, "ema_widths": []}
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
@@ -95,6 +96,46 @@ def test_every_option_reaches_the_run() -> None:
     assert [c.name for c in checkpoints(Path("here"))] == [
         "step-000003", "step-000002", "step-000001"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name", "value", "kept"),
+    [
+        ("--lr", "learning_rate", "0.25", 0.25),
+        ("--learning-rate", "learning_rate", "0.25", 0.25),
+        ("--ema-width", "ema_widths", "0.1", (0.1,)),
+        ("--ema-widths", "ema_widths", "0.1", (0.1,)),
+        ("--ema", "ema", "0.5", 0.5),
+    ],
+)
+def test_both_spellings_reach_the_options(
+    spelling: str, name: str, value: str, kept: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StopError(Exception):
+        """Instead of a training."""
+
+    def seen(model: object, data: object, config: TrainConfig, **_: object) -> None:
+        assert getattr(config, name) == kept
+        raise StopError
+
+    monkeypatch.setattr(train, "run_training", seen)
+    assert isinstance(run("--data", "moons", spelling, value, *TINY).exception, SystemExit)
+    monkeypatch.setenv("SDEDIFF_TRACEBACK", "1")
+    assert isinstance(run("--data", "moons", spelling, value, *TINY).exception, StopError)
+
+
+def test_a_run_and_a_file_with_the_names_of_earlier_versions_are_read() -> None:
+    trained("--data", "moons", "--out", "old", *TINY, "--time-sampling", "uniform", "--steps", "4")
+    content = config("old")
+    content["train"]["times"] = content["train"].pop("time_sampling")
+    Path("old/config.json").write_text(json.dumps(content))
+    trained("--resume", "--out", "old", "--steps", "6")
+    assert config("old")["train"]["time_sampling"] == "uniform" and "times" not in config("old")["train"]
+    Path("old.toml").write_text('times = "uniform"\ndata = "moons"\n')
+    trained("--config", "old.toml", "--out", "new", *TINY)
+    assert config("new")["train"]["time_sampling"] == "uniform"
+    with pytest.raises(ValueError, match="'times' is called 'time_sampling' now"):
+        TrainConfig().with_options({"times": "uniform"})
 
 
 def test_augmentation_gives_the_network_a_context_and_samples_need_none() -> None:

@@ -93,7 +93,12 @@ def content(out: Path, step: int) -> dict[str, object]:
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "accumulated": {"accumulate": 2, "labels": True, "drop_label": 0.5},
-    "learned": {"weight": "uncertainty", "times": "loss-second-moment", "ema": [0.9, 0.99], "ema_widths": [0.1]},
+    "learned": {
+        "weight": "uncertainty",
+        "time_sampling": "loss-second-moment",
+        "ema": [0.9, 0.99],
+        "ema_widths": [0.1],
+    },
     "bf16": {"precision": "bf16"},
 }
 COMMON = {"batch_size": 64, "log_every": 7, "checkpoint_every": 10, "warmup": 5, "snapshot_every": 8}

@@ -27,7 +27,7 @@ torch.set_num_threads(1)
 folder, steps, kills, seed, world = Path(sys.argv[1]), *map(int, sys.argv[2:6])
 OPTIONS = dict(
     steps=steps, batch_size=8, log_every=7, checkpoint_every=10, warmup=10, snapshot_every=25, device="cpu",
-    ema=(0.9, 0.99), ema_widths=(0.1,), weight="uncertainty", times="loss-second-moment",
+    ema=(0.9, 0.99), ema_widths=(0.1,), weight="uncertainty", time_sampling="loss-second-moment",
     precision="fp16" if world == 1 else "bf16", accumulate=3 - world, progress=False,
 )
 

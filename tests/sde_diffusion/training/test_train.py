@@ -276,7 +276,7 @@ def test_options_that_are_younger_than_a_run_have_their_defaults(tmp_path: Path)
     train(model(), POINTS, steps=6, out=tmp_path / "run", **SMALL)
     file = tmp_path / "run/config.json"
     stored = json.loads(file.read_text())
-    for name in ("times", "precision", "ema_widths", "accumulate"):
+    for name in ("time_sampling", "precision", "ema_widths", "accumulate"):
         del stored["train"][name]
     file.write_text(json.dumps(stored))
     train(model(), POINTS, out=tmp_path / "run", resume=True, progress=False, steps=8)
@@ -324,7 +324,7 @@ def test_resuming_clears_what_a_killed_process_left(tmp_path: Path) -> None:
         ({"labels": "yes"}, TypeError, "labels must be true or false; got 'yes'"),
         ({"labels": True}, ValueError, "labels were asked for and array has none"),
         ({"drop_label": 1.5}, ValueError, r"drop_label must be in \[0, 1\]; got 1.5"),
-        ({"times": "unifrom"}, ValueError, "did you mean 'uniform'"),
+        ({"time_sampling": "unifrom"}, ValueError, "did you mean 'uniform'"),
         ({"precision": "half"}, ValueError, "unknown precision 'half'"),
         (
             {"accumulate": 3, "batch_size": 8},
