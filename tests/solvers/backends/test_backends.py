@@ -20,7 +20,7 @@ from solvers.backends import SCIPY, TORCHDIFFEQ, TORCHSDE, Scipy, TorchDiffEq, T
 from solvers.brownian_path import BrownianPath
 from solvers.classical.embedded_rk import EmbeddedRungeKutta
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SDE = VPSDE()
 MIXTURE = GaussianMixture(torch.tensor([[0.8, -0.4], [-0.5, 0.9], [0.1, -1.2]], dtype=torch.float64), std=0.3, sde=SDE)
 FLOW = SDE.probability_flow(MIXTURE)
