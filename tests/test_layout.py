@@ -24,6 +24,7 @@ LAYERS = [
     {"likelihood", "tuning", "verify"},
     {"evaluation"},
     {"comparison"},
+    {"interop"},
     {"cli"},
     {"__main__"},
 ]

@@ -49,6 +49,8 @@ def null_of(network: Any, name: str) -> float:
     10
     """
     if name != "label":
+        if getattr(network, "needs_null", False):
+            raise InputError(f"say what stands for no '{name}', such as an empty prompt: null={{'{name}': ...}}")
         return float("nan")
     classes = getattr(network, "settings", {}).get("classes")
     if classes is None:

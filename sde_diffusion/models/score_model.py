@@ -89,7 +89,12 @@ class ScoreModel(nn.Module):
 
         One evaluation.
         """
-        out = tensor_of(self.network(*self.arguments(x, t), **condition))
+        arguments = self.arguments(x, t)
+        low = self.low_precision()
+        if low is None or x.dtype == low:
+            out = tensor_of(self.network(*arguments, **condition))
+        else:
+            out = tensor_of(self.network(arguments[0].to(low), arguments[1], **condition)).to(x.dtype)
         if out.shape == x.shape:
             return out, None
         if out.shape == (len(x), 2 * x.shape[1], *x.shape[2:]):
@@ -99,6 +104,11 @@ class ScoreModel(nn.Module):
             f"the network must return the shape of its input: x is {tuple(x.shape)}, the output is "
             f"{tuple(out.shape)} (twice the channels are understood as a learned variance)"
         )
+
+    def low_precision(self) -> torch.dtype | None:
+        """The dtype that x is cast to for the network alone: that of its weights, where they have 16 bits."""
+        weight = next(self.parameters(), None)
+        return weight.dtype if weight is not None and weight.dtype in (torch.bfloat16, torch.float16) else None
 
     def bind(self, condition: dict[str, Any]) -> dict[str, Any]:
         """The conditions of a whole run before it is cut into batches, with what the model adds for each sample."""

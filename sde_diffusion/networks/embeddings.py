@@ -150,7 +150,10 @@ class Condition(nn.Module):
         """
         if t.ndim != 1:
             raise InputError(f"t has shape {tuple(t.shape)}; a network takes one time per sample, (B,)")
-        return self._add_label(self._add_context(self.time(t), context), t, label)
+        waves, first, activation, second = self.time
+        # The waves need the digits of t; the layers may be of 16 bits.
+        vector = second(activation(first(waves(t).to(first.weight.dtype))))
+        return self._add_label(self._add_context(vector, context), t, label)
 
     def _add_context(self, vector: Tensor, context: Tensor | None) -> Tensor:
         if self.context is None:

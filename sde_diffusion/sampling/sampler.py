@@ -71,11 +71,13 @@ def whole_way(grid: Grid) -> Grid:
 
 
 def noise_for(model: ScoreModel, shape: Sequence[int], seeds: Tensor) -> Tensor:
-    """Starting points (len(seeds), *shape) on the device and in the dtype of the network's parameters."""
+    """Starting points (len(seeds), *shape) on the device of the network's parameters, in their dtype or float32."""
     parameter = next(model.parameters(), None)
     if parameter is None:
         return model.sde.prior((len(seeds), *shape), seeds=seeds)
-    return model.sde.prior((len(seeds), *shape), seeds=seeds, device=parameter.device, dtype=parameter.dtype)
+    # The sums of a solver need more digits than a network in half precision: its state stays in float32.
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return model.sde.prior((len(seeds), *shape), seeds=seeds, device=parameter.device, dtype=dtype)
 
 
 def sample_batches(
