@@ -2,10 +2,10 @@ r"""Comparison of solvers on one model, from the same initial noise, by their di
 
 A deterministic solver has a paired error: the distance, root mean square over entries, of each of its samples to the
 endpoint that the converged probability flow (``sde_diffusion.sampling.reference_solution``) reaches from the same
-noise. Two of them are compared by the mean of the differences of these errors, sample by sample, with a bootstrap
-interval (Efron & Tibshirani 1993, ch. 13); one that contains 0 is no evidence of a difference. A stochastic solver
-has no such error. It, like every other, has the distance of its samples to the data: squared Frechet and sliced
-Wasserstein.
+noise. At each budget all are compared with the one of the smallest mean error, sample by sample, by intervals that hold
+for the whole table at once (``sde_diffusion.comparison.simultaneous``); one that contains 0 is no evidence of a
+difference. A stochastic solver has no such error. It, like every other, has the distance of its samples to the data:
+squared Frechet, with its interval, and sliced Wasserstein.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusion.evaluation.metrics import Moments, frechet_distance, sliced_wasserstein
+from sde_diffusion.comparison.simultaneous import critical_value, studentised
+from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, sample_batches, seeds_of
@@ -42,7 +43,8 @@ class ComparisonRow:
         nfe: the budget.
         used: network evaluations of a sample, mean; NaN where it could not run.
         errors: paired error of each followed noise; None for stochastic solvers and those that failed.
-        frechet: squared Frechet distance to the data, in squared units of x; None where there is none.
+        frechet: squared Frechet distance to the data, in squared units of x, without the bias of n samples; None where
+            there is none.
         sliced: sliced Wasserstein distance to the data, in units of x.
         seconds: for all samples.
         note: what kept it from running, or what is to be known.
@@ -52,7 +54,7 @@ class ComparisonRow:
     nfe: int
     used: float
     errors: Tensor | None
-    frechet: float | None
+    frechet: Estimate | None
     sliced: float | None
     seconds: float
     note: str = ""
@@ -65,17 +67,20 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row against the best of its budget.
+    """A row against the best of its budget, which was chosen on the same noises.
 
     Attributes:
         best: the name of the solver with the smallest mean error at the budget.
-        low: lower end of the 95 % interval of the mean of (its error - the best's), sample by sample.
+        low: lower end of the interval of the mean of (its error - the best's), sample by sample; all intervals of a
+            comparison hold at once with 95 %, the choice of the best included.
         high: upper end.
+        rivals: how many other solvers of the budget are not separated from the best.
     """
 
     best: str
     low: float
     high: float
+    rivals: int = 0
 
     @property
     def tie(self) -> bool:
@@ -103,28 +108,27 @@ class Comparison:
 
     def verdict(self, row: ComparisonRow) -> Verdict | None:
         """The row against the best of its budget; None without a paired error."""
-        if row.errors is None:
-            return None
-        able = [(r.solver, r.errors) for r in self.rows if r.nfe == row.nfe and r.errors is not None]
-        best, errors = min(able, key=lambda pair: float(pair[1].mean()))
-        return Verdict(best, *interval((row.errors - errors).numpy()))
+        return self._verdicts.get((row.solver, row.nfe))
 
-
-def interval(difference: np.ndarray[Any, Any], draws: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean.
-
-    Raises:
-        ValueError: fewer than 2 samples.
-
-    >>> low, high = interval(np.array([1.0, 2.0, 3.0] * 30))
-    >>> 1.8 < low < 2 < high < 2.2
-    True
-    """
-    if len(difference) < 2:
-        raise InputError(f"an interval needs at least 2 samples; got {len(difference)}")
-    index = np.random.default_rng(0).integers(0, len(difference), (draws, len(difference)))
-    low, high = np.quantile(difference[index].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    @cached_property
+    def _verdicts(self) -> dict[tuple[str, int], Verdict]:
+        budgets = list(dict.fromkeys(row.nfe for row in self.rows))
+        families = [[row for row in self.rows if row.nfe == nfe and row.errors is not None] for nfe in budgets]
+        families = [rows for rows in families if rows]
+        if not families:
+            return {}
+        errors = [torch.stack([row.errors for row in rows if row.errors is not None], 1).numpy() for rows in families]
+        c = critical_value(errors)
+        out: dict[tuple[str, int], Verdict] = {}
+        for rows, values in zip(families, errors, strict=True):
+            best, d, s = studentised(values)
+            # A best without a rival has the interval 0, whatever c is.
+            half = [c * error if error > 0 else 0.0 for error in s.tolist()]
+            ends = [(gap - reach, gap + reach) for gap, reach in zip(d.tolist(), half, strict=True)]
+            name = rows[int(best)].solver
+            rivals = sum(low <= 0 for low, _ in ends) - 1
+            out |= {(row.solver, row.nfe): Verdict(name, *end, rivals) for row, end in zip(rows, ends, strict=True)}
+        return out
 
 
 @torch.no_grad()
@@ -237,7 +241,6 @@ def _row(
     frechet = sliced = None
     if target is not None:
         sliced = sliced_wasserstein(x, target[0], projections=_LINES)
-        moments = Moments.of(x)
-        if min(len(x), target[1].n) >= len(moments.mean):
-            frechet = frechet_distance(moments, target[1])
+        if min(len(x), target[1].n) >= max(x[0].numel(), 2):
+            frechet = unbiased_frechet_distance(x, target[1])
     return ComparisonRow(name, nfe, used, errors, frechet, sliced, seconds, note)

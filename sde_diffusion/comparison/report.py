@@ -11,6 +11,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
+from sde_diffusion.evaluation.curve import as_dict as as_figures
+from sde_diffusion.evaluation.metrics import Estimate
+from sde_diffusion.evaluation.report import show
 from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 
@@ -26,7 +29,7 @@ def table(found: Comparison) -> Table:
     for nfe in sorted({row.nfe for row in found.rows}):
         for row in sorted((r for r in found.rows if r.nfe == nfe), key=_rank):
             used = f"{row.used:.4g}" if row.used == row.used else ""
-            distance = [_number(row.frechet), _number(row.sliced)] if distances else []
+            distance = ["" if row.frechet is None else show(row.frechet), _number(row.sliced)] if distances else []
             out.add_row(used, row.solver, _number(row.error), against(found, row), *distance, f"{row.seconds:.2f}")
         out.add_section()
     return out
@@ -38,7 +41,8 @@ def against(found: Comparison, row: ComparisonRow) -> str:
     if verdict is None:
         return row.note or "stochastic: no paired error"
     if verdict.best == row.solver:
-        return f"best; {row.note}" if row.note else "best"
+        word = "best" if verdict.rivals == 0 else f"smallest error, {verdict.rivals} not separated from it"
+        return f"{word}; {row.note}" if row.note else word
     shown = f"{verdict.low:+.2g} to {verdict.high:+.2g}"
     return "; ".join(filter(None, [f"{TIE} ({shown})" if verdict.tie else shown, row.note]))
 
@@ -49,7 +53,8 @@ def summary(found: Comparison) -> list[str]:
     if found.reference_error is not None:
         lines.append(
             f"error: root mean square distance to the model's converged flow from the same noise, mean over "
-            f"{found.paired} samples; against the best: 95 % interval of the difference"
+            f"{found.paired} samples; against the best: intervals of the difference that hold with 95 % for the whole "
+            "table, the choice of the best on these samples included"
         )
         lines.append(f"the flow's own error is at most {found.reference_error:.2g}")
         smallest = min((row.error for row in found.rows if row.error is not None), default=math.inf)
@@ -59,7 +64,10 @@ def summary(found: Comparison) -> list[str]:
                 "more samples where single ones are at a fork of the flow"
             )
     if any(row.sliced is not None for row in found.rows):
-        lines.append("Frechet (squared) and sliced W: distances of the samples to the data")
+        lines.append(
+            "Frechet (squared, the bias of n samples subtracted, +- its standard error) and sliced W: distances of the "
+            "samples to the data"
+        )
         if all(row.frechet is None for row in found.rows):
             lines.append("no Frechet distance: it takes at least as many samples as a sample has entries; see --n")
     return lines
@@ -78,8 +86,8 @@ def as_dict(found: Comparison) -> dict[str, Any]:
                 "error": row.error,
                 "errors": None if row.errors is None else [float(f"{e:.6g}") for e in row.errors.tolist()],
                 "best": None if verdict is None else verdict.best,
-                "difference": None if verdict is None else [verdict.low, verdict.high],
-                "frechet": row.frechet,
+                "difference": None if verdict is None else [_finite(verdict.low), _finite(verdict.high)],
+                "frechet": None if row.frechet is None else as_figures({"frechet": row.frechet})["frechet"],
                 "sliced_wasserstein": row.sliced,
                 "seconds": round(row.seconds, 4),
                 "note": row.note,
@@ -136,13 +144,16 @@ def plot(found: Comparison, path: Path) -> None:
             points = sorted(
                 (row.used, value)
                 for row in found.rows
-                if row.solver == name and (value := getattr(row, panel)) is not None
+                if row.solver == name and (value := _value(getattr(row, panel))) is not None
             )
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=f"C{colour}", label=name)
         if panel == "error" and found.reference_error:
             axes.axhline(found.reference_error, color="0.6", ls=":", label="the flow's own error")
-        axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=what[panel])
+        # A distance without its bias may be below 0 where the laws nearly agree.
+        values = [v for row in found.rows if (v := _value(getattr(row, panel))) is not None]
+        scale = "log" if min(values) > 0 else "linear"
+        axes.set(xscale="log", yscale=scale, xlabel="network evaluations", ylabel=what[panel])
         ticks = sorted({row.nfe for row in found.rows})
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.xaxis.minorticks_off()
@@ -152,6 +163,14 @@ def plot(found: Comparison, path: Path) -> None:
 
 def _rank(row: ComparisonRow) -> tuple[bool, float]:
     return row.error is None, row.error or row.sliced or math.inf
+
+
+def _value(figure: float | Estimate | None) -> float | None:
+    return figure.value if isinstance(figure, Estimate) else figure
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> str:

@@ -58,10 +58,15 @@ def as_dict(figures: dict[str, Estimate]) -> dict[str, Any]:
     """Figures as JSON can hold them.
 
     >>> as_dict({"kid": Estimate(1.0, 0.0)})
-    {'kid': {'value': 1.0, 'standard_error': 0.0, 'interval': [1.0, 1.0]}}
+    {'kid': {'value': 1.0, 'standard_error': 0.0, 'interval': [1.0, 1.0], 'bias': 0.0}}
     """
     return {
-        name: {"value": f.value, "standard_error": f.standard_error, "interval": list(f.interval)}
+        name: {
+            "value": f.value,
+            "standard_error": f.standard_error,
+            "interval": list(f.interval),
+            "bias": f.bias,
+        }
         for name, f in figures.items()
     }
 

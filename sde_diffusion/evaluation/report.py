@@ -58,6 +58,9 @@ def table(runs: Sequence[tuple[str, Mapping[str, Estimate]]], n: int) -> Table:
         out.add_column(what, justify="right")
     for name in runs[0][1]:
         out.add_row(name, BEST[name], *(show(figures[name]) for _, figures in runs))
+        if any(figures[name].bias for _, figures in runs):
+            plain = (f"{figures[name].value + figures[name].bias:.4g}" for _, figures in runs)
+            out.add_row("  with the bias of n", "", *plain)
     return out
 
 

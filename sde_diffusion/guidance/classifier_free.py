@@ -39,36 +39,44 @@ class WithNull(NamedTuple):
 
 
 def null_of(network: Any, name: str) -> float:
-    """The value of a condition that means none: the label ``classes``; NaN for everything else.
+    """The value of a condition that means none: the label ``classes`` or a NaN context of networks of ``build``.
 
     Raises:
-        ValueError: a label for a network without classes.
+        ValueError: any other network or condition, whose null nothing says.
 
     >>> from sde_diffusion.networks import build
     >>> null_of(build("mlp", shape=(2,), classes=10), "label")
     10
     """
-    if name != "label":
-        if getattr(network, "needs_null", False):
-            raise InputError(f"say what stands for no '{name}', such as an empty prompt: null={{'{name}': ...}}")
+    if getattr(network, "needs_null", False) and name != "label":
+        raise InputError(f"say what stands for no '{name}', such as an empty prompt: null={{'{name}': ...}}")
+    settings = getattr(network, "settings", None) or {}
+    if name == "label" and settings.get("classes") is not None:
+        return int(settings["classes"])
+    if name == "context" and settings.get("context") is not None:
         return float("nan")
-    classes = getattr(network, "settings", {}).get("classes")
-    if classes is None:
-        raise InputError(
-            "which label means 'no class' is known of networks built with classes=...; say it for others: "
-            "null={'label': 10}"
-        )
-    return int(classes)
+    example = 10 if name == "label" else 0.0
+    raise InputError(
+        f"which value of '{name}' means 'no condition' is known only of networks built with classes=... or "
+        f"context=...; say which one this network was trained with: null={{'{name}': {example}}}"
+    )
 
 
 def drop(value: Tensor, null: Null, dropped: Tensor) -> Tensor:
     """A condition (B, ...) whose rows in ``dropped`` (B,) bool are replaced by the null value.
 
+    Whole numbers become floating point where the null is none of them, such as NaN or 0.5.
+
     >>> drop(torch.tensor([4, 5]), 10, torch.tensor([True, False]))
     tensor([10,  5])
+    >>> drop(torch.tensor([4, 5]), float("nan"), torch.tensor([True, False]))
+    tensor([nan, 5.])
     """
     rows = dropped.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
-    return torch.where(rows, torch.as_tensor(null, dtype=value.dtype, device=value.device), value)
+    none = torch.as_tensor(null, device=value.device)
+    if not value.dtype.is_floating_point and none.dtype.is_floating_point and not bool((none == none.round()).all()):
+        value = value.to(torch.get_default_dtype())
+    return torch.where(rows, none.to(value.dtype), value)
 
 
 class Guided(ScoreModel):
@@ -151,7 +159,7 @@ class Guided(ScoreModel):
         """The guided output; a learned variance is that of the conditional model.
 
         Raises:
-            ValueError: no condition to be guided by.
+            ValueError: no condition to be guided by, or one whose null is not known.
         """
         given = {name: value for name, value in condition.items() if value is not None}
         if self.guide is not None:

@@ -129,7 +129,11 @@ def _summary(parts: list[LogLikelihood], bins: int | None, probe: str) -> dict[s
     summary: dict[str, Any] = {
         "nats": _mean(nats),
         "trace": first.trace,
+        # Pooled over the samples, each with its own degrees of freedom.
         "trace_standard_error": _finite(float(error.square().mean().sqrt())),
+        "trace_degrees_of_freedom": None
+        if first.degrees_of_freedom is None
+        else first.degrees_of_freedom * int(error.isfinite().sum()),
         "t_min": first.t_min,
         "rho_min": first.rho_min,
         "nats_at_10_t_min": _mean(nats + truncation),
@@ -216,7 +220,12 @@ def headline(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"bits/dim {shown(bits)}, {bits['bins']} levels, {bits['dequantisation']} dequantisation")
     error = report["trace_standard_error"]
     known = (
-        "" if error == 0 else ", of unknown error" if error is None else f", standard error {error:.3g} nats a sample"
+        ""
+        if error == 0
+        else ", of unknown error"
+        if error is None
+        else f", standard error {error:.3g} nats a sample ({report['trace_degrees_of_freedom']} degrees of freedom, all "
+        "samples together)"
     )
     lines.append(f"trace {report['trace']}{known}; {report['nfe']:.0f} evaluations for both times")
     if "elbo" in report:

@@ -104,9 +104,26 @@ class SDE(ABC):
         return dalpha / alpha
 
     def g(self, t: float | Tensor) -> Tensor:
-        """The diffusion coefficient, g^2 = 2 sigma sigma' - 2 f sigma^2."""
-        alpha, sigma, dalpha, dsigma = self(t)
-        return (2 * sigma * (dsigma - dalpha / alpha * sigma)).clamp_min(0).sqrt()
+        """The diffusion coefficient, g^2 = d sigma^2/dt - 2 f sigma^2; at t = 0, where sigma = 0, its limit.
+
+        >>> from sde_diffusion.sde import VPSDE
+        >>> round(float(VPSDE().g(0.0)) ** 2, 9)  # beta(0)
+        0.1
+        """
+        t = as_times(t)
+        alpha, sigma, dalpha, _ = self(t)
+        return (self.variance_slope(t) - 2 * dalpha / alpha * sigma**2).clamp_min(0).sqrt()
+
+    def variance_slope(self, t: Tensor) -> Tensor:
+        """d sigma^2/dt at times t; override with the closed form.
+
+        Where sigma = 0, sigma' may be infinite: there the slope is that of a parabola through sigma^2 at 0, 1e-4 and
+        2e-4.
+        """
+        sigma, dsigma = self.sigma(t), self.slopes(t)[1]
+        h = 1e-4
+        near, far = (self.sigma(torch.full((), c, dtype=torch.float64, device=t.device)) ** 2 / c for c in (h, 2 * h))
+        return torch.where(sigma == 0, 2 * near - far, 2 * sigma * dsigma)
 
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """Lambda(t) = log(alpha / sigma), decreasing from +inf at t = 0."""

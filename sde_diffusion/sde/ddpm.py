@@ -156,6 +156,11 @@ class DDPM(SDE):
         dalpha = torch.where(alpha == 0, -self.steps * torch.exp(_nodes(self, t.device)[-2]), f * alpha)
         return dalpha, -dalpha * alpha / _sigma(log_alpha)
 
+    def variance_slope(self, t: Tensor) -> Tensor:
+        """-2 f alpha^2, f the slope of log alpha below t."""
+        log_alpha, f = self._log_alpha(t)
+        return -2 * f * torch.exp(2 * log_alpha)
+
     def half_log_snr(self, t: float | Tensor) -> Tensor:
         """log alpha - log sigma."""
         log_alpha, _ = self._log_alpha(as_times(t))

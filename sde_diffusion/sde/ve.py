@@ -46,8 +46,11 @@ class VESDE(SDE):
 
     def slopes(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """0 and g^2 / (2 sigma)."""
-        dsigma2 = self.sigma_min**2 * self._rate * torch.exp(self._rate * t)
-        return torch.zeros_like(t), dsigma2 / (2 * self.sigma(t))
+        return torch.zeros_like(t), self.variance_slope(t) / (2 * self.sigma(t))
+
+    def variance_slope(self, t: Tensor) -> Tensor:
+        """g^2, since f = 0."""
+        return self.sigma_min**2 * self._rate * torch.exp(self._rate * t)
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: log(1 + (sigma / sigma_min)^2) / log r^2."""

@@ -64,6 +64,10 @@ class VPSDE(_LinearBeta):
         half, alpha = self.beta(t) / 2, self.alpha(t)
         return -half * alpha, half * alpha**2 / self.sigma(t)
 
+    def variance_slope(self, t: Tensor) -> Tensor:
+        """Beta alpha^2."""
+        return self.beta(t) * self.alpha(t) ** 2
+
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: B = log(1 + exp(-2 lambda)), then the quadratic in t."""
         total = torch.nn.functional.softplus(-2 * torch.as_tensor(half_log_snr, dtype=torch.float64), threshold=1e9)
@@ -128,3 +132,7 @@ class CosineVPSDE(SDE):
         """d alpha/dt, and -alpha alpha' / sigma."""
         dalpha = -self._rate * torch.cos(self._rate * (1 - t)) / math.cos(self._start)
         return dalpha, -self.alpha(t) * dalpha / self.sigma(t)
+
+    def variance_slope(self, t: Tensor) -> Tensor:
+        """-2 alpha d alpha/dt."""
+        return -2 * self.alpha(t) * self.slopes(t)[0]

@@ -65,15 +65,16 @@ class Restart(Solver):
     """Heun's method in rho with restarts.
 
     A run of n steps makes 2 n - 1 evaluations and 2 K (points - 1) for each interval: with the
-    default, 43 for 18 steps, the setting of the paper for CIFAR-10. Of the process it uses the
-    marginals, and eta does not matter.
+    default, 43 for 18 steps, the setting of the paper for CIFAR-10. The noise comes from the
+    restarts, so it takes the flow (eta = 0) or the reverse-time SDE (eta = 1), with one and the same result,
+    and refuses every other eta.
 
     Args:
         intervals: what is run again.
         s_noise: factor on the new noise; other than 1 it changes the marginals on purpose.
 
     Raises:
-        ValueError: settings out of range; a grid that runs towards the noise.
+        ValueError: settings out of range; another eta; a grid that runs towards the noise.
 
     >>> [Restart().evaluations(steps) for steps in (8, 9, 18)]
     [15, 21, 43]
@@ -105,6 +106,11 @@ class Restart(Solver):
 
     def init(self, problem: ReverseProcess, times: Tensor) -> State:
         """The times of every repetition; they are cached."""
+        if problem.eta not in (0, 1):
+            raise InputError(
+                f"restarts add noise of their own, whatever the noise level of the process: eta = {problem.eta:g} "
+                "would change nothing. Leave eta out, set Restart(intervals=...), or use ddpm, which has an eta"
+            )
         if times[-1] > times[0]:
             raise InputError("restarts add noise on the way to the data, but the grid increases")
         return State(_repetitions(self.intervals, problem.path, tuple(times.tolist())), 0)

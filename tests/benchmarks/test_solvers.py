@@ -19,10 +19,11 @@ pytest.importorskip("rich")
 
 from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, spectrum
-from benchmarks.report import interval, summarise, write_report
 from benchmarks.report import main as merge
+from benchmarks.report import summarise, write_report
 from benchmarks.solvers import Records, command_of, compute, main, measure, ours, prepare
 from sde_diffusion import VPSDE, GaussianMixture
+from sde_diffusion.comparison.simultaneous import against_others, interval
 from sde_diffusion.sampling.reference_solution import converged, rms
 
 
@@ -341,3 +342,15 @@ def test_records_are_kept_by_key(tmp_path: Path) -> None:
     for _ in range(2):
         compute(problem, [(Config("x", "one", count), 3)], starts, records, 8, Console(quiet=True))
     assert calls == [3]
+
+
+def test_the_best_of_many_equal_peers_is_no_better_than_ours() -> None:
+    rng, held, first = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        ours, peers = rng.random(48), rng.random((48, 40))
+        low, high = against_others(ours, peers)
+        held += low <= 0 <= high
+        first += (ours - peers[:, peers.mean(0).argmin()]).mean() > 1.96 * ours.std() * (2 / 48) ** 0.5
+    assert held >= 54 and first > 15  # 57 expected; without the choice inside a peer would win a third of the time
+    low, high = against_others(rng.random(48) - 0.5, rng.random((48, 40)))
+    assert high < 0

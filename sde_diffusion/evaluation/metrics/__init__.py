@@ -1,7 +1,7 @@
 """Distances between sets of samples, each with its standard error."""
 
 from sde_diffusion.evaluation.metrics.estimate import Estimate, standard_error
-from sde_diffusion.evaluation.metrics.frechet import frechet_distance
+from sde_diffusion.evaluation.metrics.frechet import frechet_distance, unbiased_frechet_distance
 from sde_diffusion.evaluation.metrics.inception import inception_score
 from sde_diffusion.evaluation.metrics.mmd import kid, squared_mmd
 from sde_diffusion.evaluation.metrics.moments import Moments
@@ -26,4 +26,5 @@ __all__ = [
     "squared_mmd",
     "standard_error",
     "two_sample_accuracy",
+    "unbiased_frechet_distance",
 ]

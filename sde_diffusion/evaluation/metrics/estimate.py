@@ -30,6 +30,11 @@ _NORMAL_95 = 1.959963984540054
 class Estimate:
     """A figure with its standard error.
 
+    Attributes:
+        value: the figure.
+        standard_error: standard deviation of its error.
+        bias: what was subtracted from the plain statistic because n samples make it too large; 0 where nothing was.
+
     >>> low, high = Estimate(3.0, 0.1).interval
     >>> round(low, 3), round(high, 3)
     (2.804, 3.196)
@@ -37,6 +42,7 @@ class Estimate:
 
     value: float
     standard_error: float
+    bias: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:

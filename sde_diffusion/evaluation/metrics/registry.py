@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.evaluation.metrics.estimate import Estimate, standard_error
-from sde_diffusion.evaluation.metrics.frechet import frechet_distance
+from sde_diffusion.evaluation.metrics.frechet import unbiased_frechet_distance
 from sde_diffusion.evaluation.metrics.inception import inception_score
 from sde_diffusion.evaluation.metrics.mmd import kid, squared_mmd
 from sde_diffusion.evaluation.metrics.moments import Moments
@@ -70,10 +70,7 @@ def _halved(s: Sets, statistic: Callable[[Tensor], Tensor | float], of: Tensor) 
 
 
 def _frechet(s: Sets) -> list[Estimate]:
-    reference = s.moments or Moments.of(s.reference)
-    value = frechet_distance(s.generated, reference)  # refuses too few; a half may have fewer still
-    [half] = _halved(s, lambda x: frechet_distance(x, reference, allow_few=True), s.generated)
-    return [Estimate(value, half.standard_error)]
+    return [unbiased_frechet_distance(s.generated, s.moments or Moments.of(s.reference))]
 
 
 def _neighbours(s: Sets) -> list[Estimate]:

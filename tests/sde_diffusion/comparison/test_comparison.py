@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from sde_diffusion import VPSDE, Gaussian, ScoreModel, frechet_distance, sample
-from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow, compare, interval
+from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow, compare
 from sde_diffusion.comparison.report import against, as_dict, save, summary, table
+from sde_diffusion.comparison.simultaneous import critical_value, interval
 from sde_diffusion.evaluation.metrics import sliced_wasserstein
 from sde_diffusion.sampling.sampler import seeds_of
 from solvers import SOLVERS, Solver
@@ -33,7 +34,8 @@ def test_rows_are_the_samples_of_the_same_seed_beside_the_exact_flow() -> None:
     assert [(row.solver, row.nfe) for row in found.rows] == [("ddim", 6), ("ddim", 12), ("sde", 6), ("sde", 12)]
     for row in found.rows:
         x = sample(MODEL, 50, solver=row.solver, nfe=row.nfe, seed=3)
-        assert row.frechet == pytest.approx(frechet_distance(x, DATA), rel=1e-9)
+        assert row.frechet.value + row.frechet.bias == pytest.approx(frechet_distance(x, DATA), rel=1e-9)
+        assert row.frechet.standard_error > 0
         assert row.sliced == pytest.approx(sliced_wasserstein(x, DATA, projections=128), rel=1e-9)
         assert row.used == row.nfe
         if row.solver == "sde":
@@ -54,7 +56,7 @@ def made(**errors: list[float]) -> Comparison:
 def test_a_difference_within_chance_is_called_so() -> None:
     found = made(a=[0.1, 0.2, 0.3, 0.2], b=[0.15, 0.17, 0.33, 0.19], c=[0.2, 0.3, 0.4, 0.3], d=[0.1, 0.2, 0.3, 0.2])
     a, b, c, _ = found.rows
-    assert against(found, a) == "best"
+    assert against(found, a) == "smallest error, 2 not separated from it"
     assert found.verdict(found.rows[3]).tie  # the same errors as the best
     assert found.verdict(b).tie and against(found, b).startswith(TIE)
     # c is worse than a by 0.1 on every noise: paired, that is certain, though the two sets of errors overlap
@@ -77,8 +79,53 @@ def test_budgets_are_judged_apart() -> None:
 
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
-    inside = sum(low <= 0 <= high for low, high in (interval(rng.standard_normal(64), 400) for _ in range(400)))
-    assert 0.90 < inside / 400 < 0.98  # 0.94 expected at 64 samples; standard error 0.012
+    inside = sum(low <= 0 <= high for low, high in (interval(rng.standard_normal(32)) for _ in range(150)))
+    assert 0.9 < inside / 150 < 0.995  # standard error 0.018
+
+
+def false_differences(solvers: int, n: int, law: str, comparisons: int) -> float:
+    """The share of comparisons of equal solvers in which one is called worse than the best."""
+    rng, found = np.random.default_rng(solvers * n), 0
+    for _ in range(comparisons):
+        errors = torch.from_numpy(rng.standard_normal((solvers, n)))
+        errors = 5 + errors if law == "normal" else errors.exp()
+        rows = [ComparisonRow(str(k), 8, 8.0, e, None, None, 0.1) for k, e in enumerate(errors)]
+        comparison = Comparison(rows, n, n, 0, None)
+        found += any(not comparison.verdict(row).tie for row in rows)
+    return found / comparisons
+
+
+def test_of_six_equal_solvers_one_is_called_worse_in_5_percent_of_comparisons() -> None:
+    assert abs(false_differences(6, 16, "log-normal", 150) - 0.05) < 0.045  # 2.5 standard errors of 0.018
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", ["normal", "log-normal"])
+@pytest.mark.parametrize(("solvers", "n", "comparisons"), [(2, 16, 1000), (12, 16, 600), (6, 64, 500)])
+def test_false_differences_are_as_rare_as_stated(solvers: int, n: int, comparisons: int, law: str) -> None:
+    error = (0.05 * 0.95 / comparisons) ** 0.5  # 0.007 to 0.010
+    assert abs(false_differences(solvers, n, law, comparisons) - 0.05) < 0.01 + 2 * error
+
+
+def test_a_difference_that_is_there_is_found_and_its_size_is_in_the_interval() -> None:
+    rng = np.random.default_rng(1)
+    common = rng.exponential(size=64)  # how hard a noise is, for all
+    shift = dict(zip("abcd", (0.0, 0.0, 0.2, 0.5), strict=True))
+    found = made(**{k: (common + 0.2 * rng.standard_normal(64) + v).tolist() for k, v in shift.items()})
+    verdicts = {row.solver: found.verdict(row) for row in found.rows}
+    assert verdicts["a"].tie and verdicts["b"].tie
+    for name in "cd":
+        assert 0 < verdicts[name].low < shift[name] < verdicts[name].high < shift[name] + 0.25
+
+
+def test_several_budgets_and_solvers_widen_the_intervals() -> None:
+    rng = np.random.default_rng(0)
+    values = [critical_value([rng.standard_normal((64, 2))] * budgets) for budgets in (1, 1, 3)]
+    more = critical_value([rng.standard_normal((64, 6)), rng.standard_normal((64, 5))])
+    assert 1.85 < values[0] < 2.15 < 2.8 < more < 3.6
+    assert critical_value([np.array([[1.0, 2.0], [2.0, 4.0], [0.0, 1.0]])]) > 4  # three noises: at least t's 4.3
+    with pytest.raises(ValueError, match=r"at least 2 samples; got \[1\]"):
+        interval(np.ones(1))
 
 
 def test_what_cannot_run_is_a_row_with_the_reason() -> None:

@@ -186,6 +186,30 @@ def test_dropped_conditions_are_those_of_no_condition_in_a_network() -> None:
     torch.testing.assert_close(guided.noise(x, t, label=label, context=context), network(x, t), rtol=1e-12, atol=1e-12)
 
 
+class Own(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.layer(torch.cat([x, t[:, None].float(), c.float()], 1))
+
+
+@pytest.mark.parametrize("c", [torch.rand(4, 1), torch.arange(4)[:, None]], ids=["real", "whole"])
+@pytest.mark.parametrize("null", [-1.0, -1, 0.5])
+def test_a_network_of_ones_own_is_asked_for_its_null_and_takes_any_kind_of_condition(c: Tensor, null: float) -> None:
+    model = ScoreModel(Own(), VPSDE(), shape=(2,))
+    with pytest.raises(ValueError, match=r"which value of 'c' means 'no condition' .* null=\{'c': 0.0\}"):
+        sample(Guided(model, 2.0), 4, nfe=4, c=c)
+    with torch.no_grad():
+        x, t = torch.randn(4, 2), torch.full((4,), 0.5)
+        free = model.noise(x, t, c=torch.full((4, 1), float(null)))
+        expected = free + 2.0 * (model.noise(x, t, c=c) - free)
+        torch.testing.assert_close(Guided(model, 2.0, {"c": null}).noise(x, t, c=c), expected)
+    assert bool(sample(Guided(model, 2.0, {"c": null}), 4, nfe=4, c=c).isfinite().all())
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -194,7 +218,7 @@ def test_dropped_conditions_are_those_of_no_condition_in_a_network() -> None:
         (lambda: Guided(Exact(VPSDE()).model(), 2.0).score(*points(VPSDE())[:2]), "needs a condition"),
         (
             lambda: Guided(Exact(VPSDE()).model(), 2.0).score(*points(VPSDE())[:2], label=points(VPSDE())[2]),
-            "say it for others: null",
+            r"'label' means 'no condition' is known only of networks built with .* null=\{'label': 10\}",
         ),
         (
             lambda: ClassifierGuided(Exact(VPSDE()).model(), lambda x, t, y: x[:, 0], 1.0).score(*points(VPSDE())[:2]),

@@ -209,3 +209,27 @@ def test_bad_input_is_refused(make: object, message: str) -> None:
 
 def _noise_model(sde: SDE) -> ScoreModel:
     return ScoreModel(lambda x, t: torch.zeros_like(x), sde)
+
+
+@pytest.mark.parametrize(
+    ("sde", "squared"),
+    [
+        (VPSDE(0.1, 20.0), 0.1),
+        (VPSDE(2.0, 3.0), 2.0),
+        (SubVPSDE(), 0.0),
+        (CosineVPSDE(), math.pi / 1.008 * math.tan(math.pi / 2 * 0.008 / 1.008)),
+        (VESDE(0.01, 50.0), 2 * 0.01**2 * math.log(5000)),
+        (DDPM(), -1000 * math.log1p(-1e-4)),
+        (EDM(), 0.0),
+        (Flow(), 0.0),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_g_at_the_data_is_the_limit(sde: SDE, squared: float) -> None:
+    assert float(sde.g(0.0)) ** 2 == pytest.approx(squared, rel=1e-10, abs=1e-12)
+    near = sde.g(torch.tensor([0.0, 1e-9], dtype=torch.float64))
+    assert float(near[1] - near[0]) == pytest.approx(0.0, abs=1e-2)
+    if type(sde) is VPSDE:  # and without a closed form
+        assert float(SDE.variance_slope(sde, torch.tensor(0.0, dtype=torch.float64))) == pytest.approx(
+            squared, rel=1e-6
+        )

@@ -214,3 +214,10 @@ def test_settings_are_checked() -> None:
         with pytest.raises(ValueError, match="the grid increases"):
             solve(ode, torch.zeros(1, 2), solver=solver, grid=[0.1, 0.5, 1.0])
     assert SOLVERS["edm"].stochastic is False
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.5])
+def test_restart_refuses_a_noise_level_that_would_change_nothing(eta: float) -> None:
+    model = Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())
+    with pytest.raises(ValueError, match=rf"eta = {eta:g} would change nothing"):
+        solve(VPSDE().reverse(model, eta), torch.zeros(1, 2), solver="restart", nfe=20)
