@@ -224,8 +224,8 @@ def headline(report: Mapping[str, Any]) -> list[str]:
         if error == 0
         else ", of unknown error"
         if error is None
-        else f", standard error {error:.3g} nats a sample ({report['trace_degrees_of_freedom']} degrees of freedom, all "
-        "samples together)"
+        else f", standard error {error:.3g} nats a sample ({report['trace_degrees_of_freedom']} degrees of freedom in "
+        "all samples together)"
     )
     lines.append(f"trace {report['trace']}{known}; {report['nfe']:.0f} evaluations for both times")
     if "elbo" in report:
