@@ -11,7 +11,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
-from sde_diffusion.evaluation.curve import as_dict as as_figures
 from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.report import show
 from sde_diffusion.files.writing import new_folder, write_file
@@ -87,7 +86,9 @@ def as_dict(found: Comparison) -> dict[str, Any]:
                 "errors": None if row.errors is None else [float(f"{e:.6g}") for e in row.errors.tolist()],
                 "best": None if verdict is None else verdict.best,
                 "difference": None if verdict is None else [_finite(verdict.low), _finite(verdict.high)],
-                "frechet": None if row.frechet is None else as_figures({"frechet": row.frechet})["frechet"],
+                "frechet": None if row.frechet is None else row.frechet.value,
+                "frechet_interval": None if row.frechet is None else list(row.frechet.interval),
+                "frechet_bias": None if row.frechet is None else row.frechet.bias,
                 "sliced_wasserstein": row.sliced,
                 "seconds": round(row.seconds, 4),
                 "note": row.note,

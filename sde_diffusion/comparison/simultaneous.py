@@ -112,7 +112,7 @@ def critical_value(groups: Sequence[Array], *, level: float = 0.95, draws: int =
         if errors.shape[1] > 1:
             largest = np.maximum(largest, _dealt(errors, draws))
     n = min(len(g) for g in groups)
-    found = float(np.quantile(largest, level, method="higher"))  # type: ignore[call-overload]
+    found = float(np.quantile(largest, level, method="higher"))
     return max(found, float(stdtrit(n - 1, (1 + level) / 2))) if n < _SMALL else found
 
 

@@ -41,7 +41,9 @@ def test_a_shortlist_on_the_bundled_model() -> None:
         found["checkpoint"]["path"] == "bundled" and found["checkpoint"]["sha256"] == find("model.safetensors").sha256
     )
     assert {row["nfe"] for row in found["rows"]} == {5, 10, 20}
-    assert all(row["frechet"] > 0 for row in found["rows"])
+    for row in found["rows"]:
+        low, high = row["frechet_interval"]
+        assert low < row["frechet"] < high and row["frechet"] + row["frechet_bias"] > 0 < row["frechet_bias"]
     assert Path("compare/compare.png").read_bytes().startswith(b"\x89PNG")
     assert run(*FEW, "--solvers", "ddim", "--nfe", "3").exit_code == 0 and Path("compare-2").is_dir()
 
