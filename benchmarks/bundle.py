@@ -38,7 +38,9 @@ def main() -> None:
         "versions": config["versions"],
     }
     arguments.out.parent.mkdir(exist_ok=True)
-    path = export(load(arguments.run), arguments.out, data=stored.data, step=stored.step, provenance=provenance)
+    path = export(
+        load(arguments.run), arguments.out, data=stored.data, step=stored.step, provenance=provenance, force=True
+    )
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from numbers import Integral
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,6 +44,27 @@ class MissingPackageError(SdediffError, ModuleNotFoundError):
 
 class StateError(SdediffError, RuntimeError):
     """An action that is not possible now."""
+
+
+def require_whole(name: str, value: object, least: int, most: int) -> None:
+    """Refuse what is no whole number within limits.
+
+    Raises:
+        ValueError: a number outside; the message has the limits.
+        TypeError: something else.
+
+    >>> require_whole("n", 10**12, 1, 10_000_000)
+    Traceback (most recent call last):
+    ...
+    solvers.errors.InputError: n must be at most 10,000,000; got 1,000,000,000,000
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputTypeError(f"{name} must be a whole number; got {value!r}")
+    number = int(value)
+    if not least <= number <= most:
+        limit = f"at least {least:,}" if number < least else f"at most {most:,}"
+        shown = f"{number:,}" if abs(number) < 10**30 else "a far larger number"
+        raise InputError(f"{name} must be {limit}; got {shown}")
 
 
 def choose(name: str, table: Mapping[str, T], what: str) -> T:

@@ -15,6 +15,8 @@ from solvers.problem import Equation, Problem, ReverseProcess
 from solvers.registry import SOLVERS, find
 from solvers.solver import Solver
 
+MOST = 1_000_000  # evaluations or steps
+
 
 def plan(
     problem: Problem,
@@ -80,6 +82,8 @@ def _steps(
     for name, value in (("nfe", nfe), ("steps", steps)):
         if value is not None and not (isinstance(value, Integral) and value >= 1):
             raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
+        if value is not None and value > MOST:
+            raise InputError(f"{name} is at most {MOST:,}; got {value:,}")
     named = isinstance(solver.grid if grid is None else grid, str)
     if solver.adaptive and named:
         if steps is not None:

@@ -20,7 +20,7 @@ from sde_diffusion.data import load_data
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import find_model, name_of, samples_folder, unused
+from sde_diffusion.storage.locate import find_model, name_of, recorded_data, samples_folder, unused
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -132,6 +132,7 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
         say("no distances to the data: the model does not say what it was trained on; see --data", "yellow")
         return None
     try:
+        name = data or recorded_data(name, "--data")
         found = load_data(name, data_dir, labels=False)
         if found.shape != tuple(stored.model["shape"] or found.shape):
             raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")

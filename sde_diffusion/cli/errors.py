@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from sde_diffusion.files.text import printable
 from solvers.errors import SdediffError
 
 EXPECTED = (SdediffError, OSError)
@@ -25,7 +26,7 @@ REPORT = (
 
 def say(text: str, style: str) -> None:
     """Write one line to stderr, coloured where that is a terminal."""
-    Console(stderr=True, soft_wrap=True).print(Text(text, style=style))
+    Console(stderr=True, soft_wrap=True).print(Text(printable(text), style=style))
 
 
 class Guarded(TyperGroup):

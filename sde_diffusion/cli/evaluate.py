@@ -19,19 +19,20 @@ from sde_diffusion.evaluation.curve import as_dict
 from sde_diffusion.evaluation.features import NAMES, default_features, make_extractor
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT
+from sde_diffusion.evaluation.score import DEFAULT, MOST_DRAWS
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.evaluation_record import EVALUATION, write_evaluation
-from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, samples_folder, unused
-from sde_diffusion.storage.record_types import EvaluationRecord
+from sde_diffusion.storage.evaluation_record import CURVE, EVALUATION, write_evaluation
+from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, recorded_data, samples_folder, unused
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 
 EXAMPLES = """
 \b
@@ -123,6 +124,7 @@ def evaluate(
             "--save-reference", help="Write the reference's features to a .safetensors file.", show_default=False
         ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --save-reference replace a file.")] = False,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -138,6 +140,10 @@ def evaluate(
     """
     if out is not None:
         require_new(out)  # now, not after the work
+    if save_reference is not None:
+        require_writable(save_reference, ".safetensors", force)
+    require_whole("--n", n, 1, MOST_SAMPLES)
+    require_whole("--draws", draws, 2, MOST_DRAWS)
     device = device_for(device or "auto").type
     stored = model_of(source)
     limits = range_of(value_range)
@@ -174,7 +180,7 @@ def evaluate(
         own = what.of_floats
         samples = read_samples(source, None if own else limits, own_units=own)
     if save_reference is not None:
-        what.save(save_reference)
+        what.save(save_reference, force=force)
     real = what.data
     typer.echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
     names = metrics.split(",")
@@ -183,7 +189,10 @@ def evaluate(
         found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
         Console().print(reports.table([(str(source), found)], len(samples)))
         run = {"n": len(samples), "figures": as_dict(found)}
-        save(out or unused(FOLDER / source.stem), reports.record({"path": str(source)}, what, [run]))
+        saved = write_evaluation(
+            out or unused(FOLDER / source.stem), reports.record({"path": str(source)}, what, [run])
+        )
+        typer.echo(f"figures {saved}")
         return
     model = load(stored, device=device)
     what.check_shape(model.shape or ())
@@ -208,10 +217,13 @@ def evaluate(
     first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
     name = folder_name(first) if len(points) == 1 else "curve"
     folder = out or unused(samples_folder(stored).parent / FOLDER / name)
-    save(folder, content)
-    if len(points) > 1:
-        plot(folder / "curve.png", points, next(iter(points[0].figures)))
-        typer.echo(f"picture {folder / 'curve.png'}")
+    several = len(points) > 1
+    saved = write_evaluation(
+        folder, content, (lambda path: plot(path, points, next(iter(points[0].figures)))) if several else None
+    )
+    typer.echo(f"figures {saved}")
+    if several:
+        typer.echo(f"picture {saved.with_name(CURVE)}")
 
 
 def model_of(source: Path | None) -> StoredModel | None:
@@ -234,7 +246,7 @@ def find_reference(
         raise InputError("samples from files need --reference: a data set, a path, or a file of --save-reference")
     if not stored.data.get("name"):
         raise InputError("the model does not say what it was trained on; give --reference")
-    data = load_data(stored.data["name"], data_dir, split=split)
+    data = load_data(recorded_data(stored.data["name"], "--reference"), data_dir, split=split)
     if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
         raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
     return None, data
@@ -258,8 +270,3 @@ def range_of(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise InputError(f"--range takes 2 numbers separated by commas, such as 0,1; got '{text}'") from None
     return black, white
-
-
-def save(folder: Path, content: EvaluationRecord) -> None:
-    """Write the JSON and say where."""
-    typer.echo(f"figures {write_evaluation(folder, content)}")

@@ -14,9 +14,10 @@ from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
 from sde_diffusion.data.prepared import NOTE
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.report.pictures import save_grid, scatter
 from sde_diffusion.storage.atomic_folder import STATE
-from sde_diffusion.storage.checkpoint import rebuild
+from sde_diffusion.storage.checkpoint import check_described, skeleton
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model
 from solvers.errors import InputError, NotFoundError
 
@@ -49,6 +50,7 @@ def inspect(
         Path | None,
         typer.Option("--picture", help="Write samples of a data set as this .png file.", show_default=False),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --picture replace a file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
     """Describe a run or checkpoint (process, network, data, training), or a data set.
@@ -56,6 +58,8 @@ def inspect(
     Every file of a run is checked against its hash. Of a data set: counts, range, spread, duplicates, and the
     sigma_data and sigma_max that suit it.
     """
+    if picture is not None:
+        require_writable(picture, ".png", force)
     if run is not None and is_data(run):
         data = load_data(data_name(run), data_dir)
         facts = inspect_data(data)
@@ -80,7 +84,8 @@ def inspect(
         "data": stored.data,
     }
     if network["name"] is not None:
-        facts["parameters"] = sum(p.numel() for p in rebuild(stored.model).parameters())
+        check_described(stored.model, stored.weights)
+        facts["parameters"] = sum(p.numel() for p in skeleton(stored.model).parameters())
     show(facts, as_json)
 
 

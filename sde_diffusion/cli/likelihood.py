@@ -13,12 +13,13 @@ from rich.table import Table
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
+from sde_diffusion.files.writing import new_folder, require_new, write_file
 from sde_diffusion.likelihood.divergence import PROBES
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
 from sde_diffusion.likelihood.report import headline, measure, plot_terms, table_of_terms
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.storage.atomic_folder import FORMAT, require_new, to_json, write_file
-from sde_diffusion.storage.locate import find_model
+from sde_diffusion.storage.atomic_folder import FORMAT, to_json
+from sde_diffusion.storage.locate import find_model, recorded_data
 from solvers.errors import InputError
 
 EXAMPLES = """
@@ -93,6 +94,7 @@ def likelihood(
     name = data or stored.data.get("name")
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
+    name = data or recorded_data(name, "--data")
     samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
     with bar() as progress:
         report, bound = measure(
@@ -120,9 +122,11 @@ def likelihood(
             table.add_row(term, f"{nats:.4f}")
         Console().print(table)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_file(out / "likelihood.json", to_json({"format": FORMAT, "kind": "sdediff likelihood", **report}))
-        typer.echo(f"figures {out / 'likelihood.json'}")
+        with new_folder(out, taken="next") as new:
+            content = to_json({"format": FORMAT, "kind": "sdediff likelihood", **report})
+            write_file(new.temporary / "likelihood.json", content)
+            if bound is not None:
+                plot_terms(new.temporary / "elbo.png", bound)
+        typer.echo(f"figures {new.path / 'likelihood.json'}")
         if bound is not None:
-            plot_terms(out / "elbo.png", bound)
-            typer.echo(f"picture {out / 'elbo.png'}")
+            typer.echo(f"picture {new.path / 'elbo.png'}")

@@ -23,7 +23,7 @@ from sde_diffusion.sampling.local_errors import Profile, error_profile
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import find_model, samples_folder, unused
+from sde_diffusion.storage.locate import find_model, recorded_model, samples_folder, unused
 from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError
 from solvers.plugin import find_solver
@@ -178,7 +178,7 @@ def sample(
         if options:
             raise InputError(f"the record says how its samples are made; leave out {listed(options)}")
         old = sample_record.read_record(record)
-        stored = find_model(run or old["checkpoint"]["path"])
+        stored = find_model(run or recorded_model(old["checkpoint"]["path"], record))
         with bar() as progress:
             drawn = generate.redraw(old, stored, solver=named, device=device, progress=progress)
     else:

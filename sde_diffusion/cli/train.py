@@ -15,11 +15,12 @@ from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.sampling import generate
 from sde_diffusion.sde import SDES
 from sde_diffusion.storage import sample_record
-from sde_diffusion.storage.locate import find_model, unused
+from sde_diffusion.storage.locate import find_model, recorded_data, unused
 from sde_diffusion.training.config_file import read_options
 from sde_diffusion.training.defaults import merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, TRAINING
 from sde_diffusion.training.training_run import train as run_training
+from solvers.errors import InputError
 
 EXAMPLES = """
 \b
@@ -91,10 +92,15 @@ def train(
         if main:
             typer.echo(text)
 
+    try:
+        recorded_data(made.data.name, "--data")
+        again = ""
+    except InputError:  # a run does not choose what is read outside of the current folder
+        again = f" --data {made.data.name}"
     size = sum(p.numel() for p in model.network.parameters())
     echo(made.data.describe())
     echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
-    echo(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}")
+    echo(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}{again}")
     start = time.perf_counter()
     run_training(model, made.data, config, out=folder, resume=resume, force=force)
     echo(f"trained in {time.perf_counter() - start:.0f} s")

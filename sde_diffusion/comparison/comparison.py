@@ -23,9 +23,10 @@ from sde_diffusion.comparison.simultaneous import critical_value, studentised
 from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
-from sde_diffusion.sampling.sampler import noise_for, sample_batches, seeds_of
+from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches, seeds_of
 from solvers import Solver
-from solvers.errors import InputError, NonFiniteError
+from solvers.errors import InputError, NonFiniteError, require_whole
+from solvers.planning import MOST
 
 SHORTLIST = ("pf-ode", "unipc", "dpm++2m", "deis", "ddim", "sde")
 BUDGETS = (5, 10, 20)
@@ -178,6 +179,9 @@ def compare(
     ways = {(name, nfe): _for(name, solver, nfe) for name, solver in solvers.items() for nfe in budgets}
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample: set model.shape")
+    check_count(n, model.shape)
+    require_whole("paired", paired, 0, MOST_SAMPLES)
+    require_whole("reference_steps", reference_steps, 1, MOST)
     paired = min(paired, n)
     if paired < 2:
         raise InputError(f"an interval needs at least 2 samples; got n={n}, of which {paired} are paired")

@@ -14,6 +14,7 @@ from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
 from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.report import show
 from sde_diffusion.files.writing import new_folder, write_file
+from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 
 KIND = "sdediff comparison"
@@ -159,7 +160,7 @@ def plot(found: Comparison, path: Path) -> None:
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.xaxis.minorticks_off()
         axes.legend(fontsize=8)
-    figure.savefig(path, format="png", dpi=120)
+    save_figure(path, figure, dpi=120)
 
 
 def _rank(row: ComparisonRow) -> tuple[bool, float]:

@@ -18,6 +18,7 @@ from sde_diffusion.data.prepared import write_prepared
 from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
 from solvers.errors import ExistsError, InputError, NotFoundError, choose
 
+LARGEST = 16_384  # pixels of a side
 _AHEAD = 64  # images decoded before they are asked for
 
 
@@ -59,8 +60,8 @@ def prepare(
     target = Path(out)
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ExistsError(f"{target} exists already; choose another folder with --out")
-    if size is not None and min(size) < 1:
-        raise InputError(f"a size is at least 1 x 1; got {size[1]} x {size[0]}")
+    if size is not None and not (min(size) >= 1 and max(size) <= LARGEST):
+        raise InputError(f"a size is at least 1 x 1 and at most {LARGEST:,} x {LARGEST:,}; got {size[1]} x {size[0]}")
     if mode is not None:
         choose(mode, CHANNELS, "mode of images")
     found = _source(str(source), split, image_column, label_column)

@@ -12,6 +12,7 @@ from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT, evaluate
 from sde_diffusion.evaluation.workers import Workers
+from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.sampling.settings import SamplingSettings
 from solvers.errors import InputError
 
@@ -139,4 +140,4 @@ def plot(path: str | os.PathLike[str], points: Sequence[Point], figure: str) -> 
     if min(p.figures[figure].value for p in points) > 0:
         axes.set_yscale("log")
     axes.legend()
-    canvas.savefig(path, format="png", dpi=120)
+    save_figure(path, canvas, dpi=120)

@@ -153,10 +153,15 @@ class FeatureStatistics:
         self.check(extractor)
         return extractor
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> Path:
         """Write a .safetensors file.
 
+        Args:
+            path: the file.
+            force: whether a file that is there is replaced.
+
         Raises:
+            FileExistsError: there is one.
             ValueError: another ending.
             OSError: it could not be written; nothing is left behind.
         """
@@ -168,7 +173,7 @@ class FeatureStatistics:
         record = {"format": FORMAT, "kind": _KIND, "n": self.moments.n, "data": dict(self.data)}
         record |= {"extractor": dict(self.extractor), "sha256": digest(tensors)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, pack(tensors, {_KEY: json.dumps(record)}))
+        write_file(path, pack(tensors, {_KEY: json.dumps(record)}), replace=force)
         return path
 
     @classmethod

@@ -11,9 +11,10 @@ from sde_diffusion.evaluation.features import Extractor, Features
 from sde_diffusion.evaluation.metrics import METRICS, Estimate, Sets, measure
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.workers import Drawn
-from solvers.errors import choose
+from solvers.errors import choose, require_whole
 
 DEFAULT = ("frechet", "kid", "neighbours")
+MOST_DRAWS = 100_000
 _BATCH = 500
 
 
@@ -69,5 +70,6 @@ def evaluate(
         names = [name for name in METRICS if name != "inception-score" or samples.probabilities is not None]
     for name in names:
         choose(name, METRICS, "metric")
+    require_whole("draws", draws, 2, MOST_DRAWS)
     sets = Sets(samples.features, reference.features, reference.moments, samples.probabilities, draws, seed)
     return measure(sets, names)

@@ -23,7 +23,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import check_status, noise_for, seeds_of, usual_nfe, whole_way
 from sde_diffusion.sampling.settings import SamplingSettings
 from solvers import solve
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 from solvers.plugin import find_solver
 
 
@@ -97,6 +97,7 @@ class Workers:
 
     def __init__(self, model: ScoreModel, extractor: Extractor, processes: int = 1) -> None:
         parameter = next(model.parameters(), None)
+        require_whole("processes", processes, 1, 1024)
         if processes < 1 or (processes > 1 and parameter is not None and parameter.device.type != "cpu"):
             raise InputError(f"expected 1 process or more, and 1 for a model on a GPU; got {processes}")
         self.model, self.extractor, self.processes = model, extractor, processes

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from solvers.errors import ExistsError
+from solvers.errors import ExistsError, InputError
 
 try:
     import fcntl
@@ -67,6 +67,26 @@ def require_new(folder: Path) -> None:
     """Refuse a folder with something in it: what is there is never overwritten."""
     if not is_new(folder):
         raise ExistsError(f"{folder} exists already; choose another folder with --out")
+
+
+def require_writable(path: Path, suffix: str, force: bool) -> None:
+    """Refuse a file to write, before the work is done.
+
+    Args:
+        path: where it will be.
+        suffix: that its name must have.
+        force: whether a file that is there may be replaced.
+
+    Raises:
+        ValueError: another suffix, or a folder.
+        FileExistsError: there is something, and it should not be replaced.
+    """
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path} must be called something{suffix}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected the name of a file")
+    if os.path.lexists(path) and not force:
+        raise ExistsError(_keep(path))
 
 
 class NewFolder:

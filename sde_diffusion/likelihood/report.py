@@ -21,10 +21,12 @@ from sde_diffusion.likelihood.dequantization import bits_per_dim, dequantise
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likelihood
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.sampling.sampler import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
+from solvers.planning import MOST
 
 
 def levels_of(x: Tensor) -> int:
@@ -82,8 +84,13 @@ def measure(
     Raises:
         ValueError: arguments that do not fit, see the message.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1; got {batch_size}")
+    for name, value, least, most in (
+        ("batch_size", batch_size, 1, 2**53),
+        ("n_probes (--probes)", n_probes, 1, 100_000),
+        ("steps", 1 if steps is None else steps, 1, MOST),
+        ("elbo_steps (--elbo)", 2 if elbo_steps is None else elbo_steps, 2, MOST),
+    ):
+        require_whole(name, value, least, most)
     model = load(stored, device=str(device)).requires_grad_(False)
     x, bins = prepare(data, n, seed)
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
@@ -201,7 +208,7 @@ def plot_terms(path: str | os.PathLike[str] | Path, bound: Bound) -> None:
     axes.plot(bound.times.cpu().numpy(), bound.steps.mean(1).clamp_min(1e-12).cpu().numpy(), linewidth=1)
     axes.set(xlabel="t", ylabel="nats", yscale="log", title=f"terms of the bound, T = {len(bound.times) + 1}")
     axes.grid(alpha=0.3)
-    figure.savefig(path, format="png", dpi=100)
+    save_figure(path, figure, dpi=100)
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:

@@ -17,9 +17,22 @@ from typing import Any
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.unet import UNet
-from solvers.errors import choose
+from solvers.errors import InputError, choose
 
 NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
+
+# Limits of settings: a typing error, or a file from elsewhere, must not ask for terabytes.
+LARGEST = {
+    "width": 65_536,
+    "depth": 1_000,
+    "channels": 16_384,
+    "blocks": 100,
+    "heads": 4_096,
+    "patch": 4_096,
+    "classes": 1_000_000,
+    "context": 1_000_000,
+}
+LARGEST_SAMPLE = 2**28
 
 __all__ = ["MLP", "NETWORKS", "DiT", "UNet", "build", "default_network", "default_settings"]
 
@@ -36,7 +49,15 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP:
     ...
     solvers.errors.InputError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
     """
-    return choose(name, NETWORKS, "network")(**settings)
+    kind = choose(name, NETWORKS, "network")
+    for setting, most in LARGEST.items():
+        value = settings.get(setting)
+        if isinstance(value, int) and value > most:
+            raise InputError(f"{setting} of a network is at most {most:,}; got {value:,}")
+    shape = settings.get("shape")
+    if isinstance(shape, (list, tuple)) and math.prod(shape) > LARGEST_SAMPLE:
+        raise InputError(f"a sample of a network has at most {LARGEST_SAMPLE:,} values; got the shape {tuple(shape)}")
+    return kind(**settings)
 
 
 # up to this side: channels, multipliers, attention at levels of at most this height, other settings

@@ -6,15 +6,22 @@ other, so that a picture, a saved array and a metric never disagree about a pixe
 
 from __future__ import annotations
 
+import io
 import math
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sde_diffusion.data.pixels import to_uint8
+from sde_diffusion.files.writing import write_file
 from solvers.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 VISIBLE = 64  # pixels: small images are enlarged until their longer side is about this
 
@@ -60,7 +67,9 @@ def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = 
         ValueError: as `image_grid`.
         OSError: the file cannot be written.
     """
-    image_grid(x, columns=columns, scale=scale).save(path, format="PNG")
+    content = io.BytesIO()
+    image_grid(x, columns=columns, scale=scale).save(content, format="PNG")
+    write_file(Path(path), content.getvalue())
 
 
 def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | None = None) -> None:
@@ -91,4 +100,15 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
         if cloud is reference:  # a few samples far away must not squeeze the picture
             axes.set_xlim(axes.get_xlim())
             axes.set_ylim(axes.get_ylim())
-    figure.savefig(path, format="png", dpi=100)
+    save_figure(path, figure, dpi=100)
+
+
+def save_figure(path: str | os.PathLike[str], figure: Figure, dpi: int) -> None:
+    """Write a figure to a PNG file, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; one that was there is as it was.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    write_file(Path(path), content.getvalue())

@@ -6,6 +6,7 @@ of samples asked for do not change it.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ from torch import Tensor
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solution, Solver, Step, find, solve
 from solvers.conditions import cut
-from solvers.errors import InputError, NonFiniteError
+from solvers.errors import InputError, NonFiniteError, require_whole
 
 _SEED_STRIDE = 2**32
+MOST_SAMPLES = 10_000_000
+MOST_VALUES = 2**33  # of all samples together, 32 GiB in float32
 
 Grid = str | Tensor | Sequence[float] | None
 
@@ -70,6 +73,20 @@ def whole_way(grid: Grid) -> Grid:
     return grid
 
 
+def check_count(n: int, shape: Sequence[int]) -> None:
+    """Refuse a number of samples that no memory holds, before the work is done.
+
+    Raises:
+        ValueError: below 1, or too many.
+    """
+    require_whole("n", n, 1, MOST_SAMPLES)
+    values = math.prod(shape)
+    if n * values > MOST_VALUES:
+        raise InputError(
+            f"{n:,} samples of {values:,} values do not fit into memory; at most {MOST_VALUES // values:,} do"
+        )
+
+
 def noise_for(model: ScoreModel, shape: Sequence[int], seeds: Tensor) -> Tensor:
     """Starting points (len(seeds), *shape) on the device of the network's parameters, in their dtype or float32."""
     parameter = next(model.parameters(), None)
@@ -102,8 +119,8 @@ def sample_batches(
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
         raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")
-    if n < 1 or batch_size < 1:
-        raise InputError(f"n and batch_size must be at least 1; got n={n}, batch_size={batch_size}")
+    check_count(n, shape)
+    require_whole("batch_size", batch_size, 1, 2**53)
     for name, value in condition.items():
         if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != n):
             raise InputError(

@@ -74,8 +74,8 @@ class DDPM(SDE):
         if self.betas is not None:
             object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
             object.__setattr__(self, "steps", len(self.betas))
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise InputError(f"steps is the number T of betas, at least 1; got {self.steps!r}")
+        if not isinstance(self.steps, int) or not 1 <= self.steps <= 1_000_000:
+            raise InputError(f"steps is the number T of betas, at least 1 and at most 1,000,000; got {self.steps!r}")
         choose(self.schedule, SCHEDULES, "beta schedule")
         betas = self.beta_i()
         wrong = ~((betas > 0) & (betas < 1))

@@ -40,6 +40,7 @@ __all__ = [
     "FORMAT",
     "STATE",
     "CheckpointError",
+    "checked_format",
     "discard",
     "pack",
     "read_json",
@@ -107,6 +108,15 @@ def read_json(path: Path) -> dict[str, Any]:
         content = load_json(path)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
+    return checked_format(content, path)
+
+
+def checked_format(content: object, path: Path) -> dict[str, Any]:
+    """The content of a file of ours, if it is of this format version.
+
+    Raises:
+        CheckpointError: it is foreign, or of another version.
+    """
     if not isinstance(content, dict) or type(content.get("format")) is not int:
         raise CheckpointError(f"{path} was not written by sdediff: it has no format number")
     if content["format"] != FORMAT:

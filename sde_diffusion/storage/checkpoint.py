@@ -16,16 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sde_diffusion.files.reading import parse_json, require_regular
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import NETWORKS, build
-from sde_diffusion.sde import make_sde, sde_name
+from sde_diffusion.sde import SDE, SDES, make_sde, sde_name
 from sde_diffusion.storage.atomic_folder import (
     FORMAT,
     STATE,
     CheckpointError,
+    checked_format,
     pack,
     read_state,
     sha256,
@@ -35,7 +39,7 @@ from sde_diffusion.storage.atomic_folder import (
 )
 from sde_diffusion.storage.record_types import CheckpointState, DataEntry, ExportHeader, ModelDescription
 from sde_diffusion.storage.run_folder import newest_checkpoint
-from sde_diffusion.storage.typed_json import checked
+from sde_diffusion.storage.typed_json import checked, checked_arguments
 from solvers.errors import InputError, NotFoundError, choose
 
 _KEY = "sdediff"
@@ -102,22 +106,62 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
         CheckpointError: the description is incomplete or names something unknown.
         ValueError: a network of one's own was trained and none is passed.
     """
+    where = "the description of the model"
+    checked(description, ModelDescription, where)
+    shape = description["shape"]
+    return ScoreModel(
+        _network(description) if network is None else network,
+        _process(description),
+        predicts=description["predicts"],
+        shape=None if shape is None else tuple(shape),
+        sigma_data=description["sigma_data"],
+    )
+
+
+def _process(description: ModelDescription) -> SDE:
+    name, settings = description["sde"]["name"], description["sde"]["settings"]
+    checked_arguments(settings, choose(name, SDES, "SDE"), "sde.settings", "the description of the model")
+    return make_sde(name, **settings)
+
+
+def _network(description: ModelDescription) -> nn.Module:
+    entry = description["network"]
+    if entry["name"] is None:
+        raise InputError(f"this model has a network of your own, {entry['class']}; pass it: load(path, network=...)")
+    settings, known = entry["settings"] or {}, choose(entry["name"], NETWORKS, "network")
+    checked_arguments(settings, known, "network.settings", "the description of the model")
+    return build(entry["name"], **settings)
+
+
+def skeleton(description: ModelDescription) -> nn.Module:
+    """The network of a description without memory for its weights, on the device "meta".
+
+    Raises:
+        CheckpointError, ValueError: as ``rebuild``.
+    """
+    checked(description, ModelDescription, "the description of the model")
+    _process(description)
+    with torch.device("meta"):
+        return _network(description)
+
+
+def check_described(description: ModelDescription, file: Path) -> None:
+    """Compare the network of a description with the header of a file of weights; neither is read or built.
+
+    Raises:
+        CheckpointError: the file has other weights; the message names the first.
+    """
     try:
-        entry = description["network"]
-        if network is None and entry["name"] is None:
-            raise InputError(
-                f"this model has a network of your own, {entry['class']}; pass it: load(path, network=...)"
-            )
-        shape = description["shape"]
-        return ScoreModel(
-            network if network is not None else build(str(entry["name"]), **entry["settings"] or {}),
-            make_sde(description["sde"]["name"], **description["sde"]["settings"]),
-            predicts=description["predicts"],
-            shape=None if shape is None else tuple(shape),
-            sigma_data=description["sigma_data"],
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"the description of the model is not usable: {error!r}") from None
+        with safe_open(file, "pt") as content:
+            found = {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is torn, or no safetensors file: {error}") from None
+    own = {name: tuple(value.shape) for name, value in skeleton(description).state_dict().items()}
+    for name in sorted({*own, *found}):
+        if own.get(name) != found.get(name):
+            what = f"has shape {found[name]}" if name in found else "is missing"
+            expected = f"one of shape {own[name]}" if name in own else "none of this name"
+            raise CheckpointError(f"the weights in {file} are not of this network: {name} {what}; expected {expected}")
 
 
 def find(path: str | os.PathLike[str]) -> StoredModel:
@@ -130,7 +174,8 @@ def find(path: str | os.PathLike[str]) -> StoredModel:
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file")
-    if path.is_file():
+    if not path.is_dir():
+        require_regular(path)
         return _find_export(path)
     if (path / "checkpoints").is_dir():
         path = newest_checkpoint(path)
@@ -153,9 +198,7 @@ def _find_export(path: Path) -> StoredModel:
         raise CheckpointError(
             f"{path} holds tensors, but not what model they belong to: it was not exported by sdediff"
         )
-    entry = json.loads(header)
-    if entry.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {entry.get('format')}; this version of sdediff reads format {FORMAT}")
+    entry = checked_format(parse_json(header, f"the header of {path}"), path)
     content = checked(entry, ExportHeader, str(path))
     return StoredModel(path, path, content["model"], content.get("data", {}), content.get("step"), sha256(path))
 
@@ -185,13 +228,15 @@ def load(
         ValueError: a network of one's own was trained and none is passed; unknown weights.
     """
     stored = path if isinstance(path, StoredModel) else find(path)
-    model = rebuild(stored.model, network)
     file = stored.weights
     if stored.path == file:
         choose(weights, {"ema": file}, "weights of an exported file")
     else:
         kept = {p.stem: p for p in stored.path.glob("*.safetensors")}
         file = choose(weights, {n: p for n, p in kept.items() if n.startswith(("model", "ema", "power"))}, "weights")
+    if network is None and stored.model["network"]["name"] is not None:
+        check_described(stored.model, file)  # before memory is taken for what a file says
+    model = rebuild(stored.model, network)
     tensors = unpack(file)
     try:
         check_weights(model.network, tensors)
@@ -230,6 +275,7 @@ def export(
     data: DataEntry | None = None,
     step: int | None = None,
     provenance: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Path:
     """Write a model as one safetensors file that ``load`` reads.
 
@@ -239,15 +285,19 @@ def export(
         data: name and fingerprint of its data, as in ``StoredModel.data``.
         step: how many steps it was trained.
         provenance: how it came to be; written beside it as .json together with its hash.
+        force: whether files that are there are replaced.
 
     Raises:
+        FileExistsError: there is a file of this name.
         ValueError: another ending, or a process that a file cannot name.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"an exported model ends in .safetensors; got {path}")
     entry: ExportHeader = {"format": FORMAT, "model": describe(model), "data": data or {}, "step": step}
-    write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}))
+    if provenance is not None:
+        require_writable(path.with_suffix(".json"), ".json", force)
+    write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}), replace=force)
     if provenance is not None:
         note = {"file": path.name, "sha256": sha256(path), **entry, **provenance}
         write_file(path.with_suffix(".json"), to_json(note))

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json, write_file
+from sde_diffusion.files.writing import new_folder, write_file
+from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import EvaluationRecord
 from sde_diffusion.storage.typed_json import checked
 from solvers.errors import NotFoundError
 
 KIND = "sdediff evaluation"
 EVALUATION = "evaluation.json"
+CURVE = "curve.png"
 
 
-def write_evaluation(folder: Path, record: EvaluationRecord) -> Path:
-    """Write the record into a folder, which is made, and return the file.
+def write_evaluation(folder: Path, record: EvaluationRecord, draw: Callable[[Path], object] | None = None) -> Path:
+    """Write the record into a new folder, all or nothing, and return the file.
+
+    Args:
+        folder: its name, or the next free one if another process takes it meanwhile.
+        record: what is written.
+        draw: writes a picture to the path ``curve.png`` in the folder.
 
     Raises:
-        OSError: it could not be written; an earlier file is untouched.
+        FileExistsError: there is something in the folder.
+        OSError: it could not be written; nothing is left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / EVALUATION, to_json(record))
-    return folder / EVALUATION
+    with new_folder(folder, taken="next") as new:
+        write_file(new.temporary / EVALUATION, to_json(record))
+        if draw is not None:
+            draw(new.temporary / CURVE)
+    return new.path / EVALUATION
 
 
 def read_evaluation(path: str | os.PathLike[str]) -> EvaluationRecord:

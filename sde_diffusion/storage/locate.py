@@ -6,10 +6,11 @@ import os
 import re
 from pathlib import Path
 
-from sde_diffusion.storage.checkpoint import StoredModel, find
+from sde_diffusion.data import NAMES
+from sde_diffusion.storage.checkpoint import StoredModel, check_described, find
 from sde_diffusion.storage.record_types import RunConfig
-from sde_diffusion.storage.run_folder import latest_run, run_config
-from solvers.errors import NotFoundError
+from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_config
+from solvers.errors import InputError, NotFoundError
 
 RUNS = Path("runs")
 BUNDLED = Path(__file__).parent.parent / "pretrained" / "digits.safetensors"
@@ -51,7 +52,63 @@ def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, Run
         raise NotFoundError(f"nothing to resume: no run in {RUNS}/; start one: sdediff train")
     if not (run / "config.json").is_file():
         raise NotFoundError(f"nothing to resume at {run}: there is no config.json")
-    return run, run_config(run)
+    config = run_config(run)
+    if config["model"]["network"]["name"] is not None:
+        # A network is built next: of a size that the weights confirm.
+        check_described(config["model"], newest_checkpoint(run) / "model.safetensors")
+    return run, config
+
+
+def recorded_model(path: str, record: Path) -> str:
+    """The model that a record names, if it may choose it: no file chooses what is read elsewhere.
+
+    Args:
+        path: what the record names.
+        record: the file.
+
+    Raises:
+        ValueError: it is neither "bundled", nor in ``runs/``, nor in the run that the record lies in.
+
+    >>> recorded_model("bundled", Path("samples.json"))
+    'bundled'
+    >>> recorded_model("/etc/passwd", Path("samples.json"))
+    Traceback (most recent call last):
+    ...
+    solvers.errors.InputError: the record names the model /etc/passwd, which is neither bundled, nor in runs/, nor ...
+    """
+    runs = [parent for parent in record.resolve().parents if (parent / "config.json").is_file()]
+    found = Path(path).resolve()
+    if path == BUNDLED_NAME or any(found.is_relative_to(root) for root in (RUNS.resolve(), *runs)):
+        return path
+    raise InputError(
+        f"the record names the model {path}, which is neither bundled, nor in {RUNS}/, nor in the run of the record; "
+        "give the model yourself: sdediff sample MODEL --record FILE"
+    )
+
+
+def recorded_data(name: str, option: str) -> str:
+    """The data that a run names, if it may choose it: a set by name, or a path below the current folder.
+
+    Args:
+        name: a data set or a path.
+        option: of the command line, with which the user names data.
+
+    Raises:
+        ValueError: a path elsewhere.
+
+    >>> recorded_data("digits", "--data"), recorded_data("cats/train.npy", "--data")
+    ('digits', 'cats/train.npy')
+    >>> recorded_data("/home/you/private.npy", "--data")
+    Traceback (most recent call last):
+    ...
+    solvers.errors.InputError: the run names its data /home/you/private.npy, which is outside of the current folder; ...
+    """
+    if name in NAMES or (not name.startswith("~") and Path(name).resolve().is_relative_to(Path.cwd().resolve())):
+        return name
+    raise InputError(
+        f"the run names its data {name}, which is outside of the current folder; a file does not choose what is read: "
+        f"if this is the data you mean, name it as well: {option} {name}"
+    )
 
 
 def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:

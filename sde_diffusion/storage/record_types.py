@@ -10,7 +10,14 @@ nfe-NFE.json       ``TunedRecord``         a tuned solver
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
+
+from sde_diffusion.storage.typed_json import Between
+
+MOST_SAMPLES = 10_000_000  # of one set
+Count = Annotated[int, Between(0, 2**53)]
+Steps = Annotated[int, Between(0, 10**9)]
+Samples = Annotated[int, Between(1, MOST_SAMPLES)]
 
 
 class SdeEntry(TypedDict):
@@ -37,8 +44,8 @@ class ModelDescription(TypedDict):
     sde: SdeEntry
     network: NetworkEntry
     predicts: str
-    sigma_data: float
-    shape: list[int] | None
+    sigma_data: Annotated[float, Between(1e-30, 1e30)]
+    shape: list[Annotated[int, Between(1, 2**31)]] | None
 
 
 class DataEntry(TypedDict, total=False):
@@ -46,14 +53,14 @@ class DataEntry(TypedDict, total=False):
 
     name: str
     fingerprint: str
-    samples: int
+    samples: Count
 
 
 class CheckpointEntry(TypedDict):
     """The weights that something was made with."""
 
     path: str
-    step: int | None
+    step: Steps | None
     sha256: str
 
 
@@ -73,7 +80,7 @@ class RunConfig(_RunConfigOptional):
 class FileEntry(TypedDict):
     """A file of a checkpoint."""
 
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -81,15 +88,37 @@ class CheckpointState(TypedDict):
     """state.json of a checkpoint; that of a checkpoint in training also has what ``Trainer.state`` returns."""
 
     format: int
-    step: int
+    step: Steps
     model: ModelDescription
     data: DataEntry
     files: dict[str, FileEntry]
 
 
+class _UnloggedOptional(TypedDict, total=False):
+    skipped: Count
+
+
+class Unlogged(_UnloggedOptional):
+    """Figures of the steps since the last line of the log."""
+
+    loss: list[float]
+    grad_norm: list[float]
+
+
+class _TrainingStateOptional(TypedDict, total=False):
+    scaler: dict[str, float]
+
+
+class TrainingState(_TrainingStateOptional):
+    """What a checkpoint has beyond ``CheckpointState`` for training to go on."""
+
+    step: Steps
+    unlogged: Unlogged
+
+
 class _ExportHeaderOptional(TypedDict, total=False):
     data: DataEntry
-    step: int | None
+    step: Steps | None
 
 
 class ExportHeader(_ExportHeaderOptional):
@@ -109,10 +138,10 @@ class GridEntry(TypedDict):
 class NfeEntry(TypedDict):
     """Network evaluations of a sample: the budget, and what was used."""
 
-    asked: int | None
-    least: int
-    most: int
-    mean: float
+    asked: Steps | None
+    least: Steps
+    most: Steps
+    mean: Annotated[float, Between(0, 10**9)]
 
 
 class ArrayEntry(TypedDict):
@@ -126,7 +155,7 @@ class MachineEntry(TypedDict):
     """Where samples were computed."""
 
     device: str
-    threads: int
+    threads: Count
 
 
 class _SampleRecordOptional(TypedDict, total=False):
@@ -148,15 +177,15 @@ class SampleRecord(_SampleRecordOptional):
     checkpoint: CheckpointEntry
     model: ModelDescription
     data: DataEntry
-    n: int
-    shape: list[int]
-    seed: int
+    n: Samples
+    shape: list[Count]
+    seed: Annotated[int, Between(0, 2**31 - 1)]
     seeds: str
     solver: NamedSolverEntry
     grid: GridEntry
     eta: float
     nfe: NfeEntry
-    batch_size: int
+    batch_size: Annotated[int, Between(1, 2**53)]
     x: ArrayEntry
     machine: MachineEntry
     versions: dict[str, str]
@@ -186,7 +215,7 @@ class WeightsEntry(TypedDict):
     """The weights that a solver was tuned for."""
 
     sha256: str
-    step: int | None
+    step: Steps | None
 
 
 class _TunedRecordOptional(TypedDict, total=False):
@@ -203,5 +232,5 @@ class TunedRecord(_TunedRecordOptional):
     format: int
     kind: str
     model: WeightsEntry
-    nfe: int
+    nfe: Steps
     solver: SolverEntry

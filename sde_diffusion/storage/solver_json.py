@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, cast
+from types import UnionType
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from sde_diffusion.storage.record_types import NamedSolverEntry, SolverEntry
 from solvers import SOLVERS, Solver
@@ -51,11 +52,21 @@ def restore(description: SolverEntry | NamedSolverEntry, known: Iterable[Solver]
         ValueError: a class or setting that this version does not have.
     """
     kinds = {type(solver).__name__: solver for solver in (*SOLVERS.values(), *_INNER, *known)}
+    if not isinstance(description.get("class"), str) or not isinstance(description.get("settings"), dict):
+        raise InputError(f"a solver has a class and settings; got {sorted(description)}")
     name = _RENAMED.get(description["class"], description["class"])
     start = choose(name, kinds, "kind of solver")
+    hints = get_type_hints(type(start))
+    settings = {}
+    for key, entry in description["settings"].items():
+        choose(key, {f.name: 0 for f in fields(start) if f.init}, f"setting of {name}")
+        settings[key] = _decode(entry, known)
+        if not _fits(settings[key], hints[key]):
+            expected = getattr(hints[key], "__name__", None) or str(hints[key])
+            raise InputError(f"{name}.{key} must be of the type {expected}; got {str(entry)[:60]}")
     try:
-        return replace(start, **{k: _decode(v) for k, v in description["settings"].items()})
-    except TypeError as error:
+        return replace(start, **settings)
+    except (TypeError, IndexError, ArithmeticError) as error:
         raise InputError(f"this version of sdediff has no such solver: {error}") from None
 
 
@@ -70,9 +81,34 @@ def _encode(value: Any) -> Any:
     return [_encode(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, known: Iterable[Solver]) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(entry) for entry in value)
+        return tuple(_decode(entry, known) for entry in value)
     if not isinstance(value, dict):
         return value
-    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(cast(SolverEntry, value))
+    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(cast(SolverEntry, value), known)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of the type of a field."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, option) for option in args)
+    if origin is Literal:
+        return value in args
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = args[:1] * len(value) if args[-1] is ... else args
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind in (int, float) and isinstance(value, bool):  # a whole number to Python
+        return False
+    if kind is float:
+        return isinstance(value, (int, float))
+    plain = origin or kind
+    if (
+        isinstance(plain, type) and issubclass(plain, tuple) and hasattr(plain, "_fields")
+    ):  # a NamedTuple, in JSON a list
+        kinds = tuple(get_type_hints(plain).values())
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
+    return not isinstance(plain, type) or isinstance(value, plain)

@@ -16,7 +16,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import default_settings
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
-from sde_diffusion.storage.locate import new_run, run_to_resume
+from sde_diffusion.storage.locate import new_run, recorded_data, run_to_resume
 from sde_diffusion.storage.record_types import ModelDescription, NetworkEntry
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
@@ -159,7 +159,7 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
     if resume:
         out, before = run_to_resume(out)
         config, like = TrainConfig.from_dict(before["train"]), before["model"]
-        name = name or before["data"].get("name")
+        name = name or recorded_data(before["data"].get("name", ""), "--data")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     config = config.with_options(given)
     data = load_data(name or "digits", options.get("data_dir"))

@@ -29,10 +29,11 @@ from torch import Tensor, nn
 from sde_diffusion.data import Data, as_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
-from sde_diffusion.storage.atomic_folder import FORMAT, read_state, to_json, unpack
+from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
 from sde_diffusion.storage.checkpoint import describe
-from sde_diffusion.storage.record_types import DataEntry, RunConfig
+from sde_diffusion.storage.record_types import DataEntry, RunConfig, TrainingState
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
+from sde_diffusion.storage.typed_json import checked
 from sde_diffusion.training import interrupts as signals
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
@@ -191,6 +192,7 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
             if trainer.powers and (k % config.snapshot_every == 0 or last):
                 # Before the checkpoint: resumed from there, the run has all snapshots up to it.
                 powers, about = trainer.snapshot(), {"step": k, "widths": list(trainer.powers), **identity}
+                check_finite(powers, k)
                 run.once(lambda run, k=k, p=powers, a=about: run.snapshot(k, p, a))  # type: ignore[misc]
             if k % config.checkpoint_every == 0:
                 _save(trainer, run, identity)
@@ -238,6 +240,7 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
             changed.append(f"another {part} ({'; '.join(differ)})")
     folder = newest_checkpoint(path)
     state = read_state(folder)
+    checked(state, TrainingState, str(folder / STATE))
     if state["step"] > trainer.config.steps:
         raise InputError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
     missing = [name for name in trainer.groups() if name != "optimizer" and f"{name}.safetensors" not in state["files"]]

@@ -44,14 +44,14 @@ from sde_diffusion.tuning.fit import (
 )
 from sde_diffusion.tuning.grid_search import Start, search
 from solvers import Solver
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, engine_grid, fitted_table, fixed_order_engine, is_high_dim
 from solvers.fitted.table import Table
 
 DEFAULT = "pf-ode"
-_FEW = 16
+_FEW, _MANY = 16, 1_000_000
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
 # Seeds of tuning lie beyond those of any sampling run, which stay below 2^31.
 _FIRST_NOISE = 2**31
@@ -126,6 +126,9 @@ def tuned_each(
     for nfe in budgets:
         if nfe < model.cost:
             raise InputError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
+    require_whole("batch_size", batch_size, 1, 2**53)
+    for name, count in (("noises", noises), ("held_out", held_out)):
+        require_whole(name, count, 0, _MANY)
     if noises < _FEW or held_out < 2:
         raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
     for name, value in condition.items():

@@ -34,7 +34,7 @@ def model(seed: int = 0, shape: tuple[int, ...] = (2,), classes: int | None = No
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = Path(f"model-{seed}-{len(shape)}.safetensors")
-    return find(export(ScoreModel(small, VPSDE(), shape=shape), path))
+    return find(export(ScoreModel(small, VPSDE(), shape=shape), path, force=True))
 
 
 def through_file(samples: sample_record.Samples) -> dict[str, Any]:

@@ -40,5 +40,5 @@ def test_what_cannot_be_named_is_refused() -> None:
 
 
 def test_a_setting_of_another_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="this version of sdediff has no such solver"):
+    with pytest.raises(ValueError, match="unknown setting of"):
         restore({"class": "Euler", "settings": {"unheard_of": 1}})

@@ -1,0 +1,389 @@
+"""Files from others that try to run code, to write elsewhere, or to break the program. Every case worked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from sde_diffusion.cli import app
+from sde_diffusion.files import reading
+
+MODEL = "bundled"
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def refused(*args: object) -> str:
+    """The one sentence that a command ends with."""
+    result = run(*args)
+    assert result.exit_code == 2, (result.output, result.exception)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("warning")]
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run and a set of samples of it, made once."""
+    root = tmp_path_factory.mktemp("made")
+    out = run("train", "--data", "moons", "--steps", 4, "--checkpoint-every", 2, "--batch-size", 8, "--width", 8,
+              "--depth", 1, "--out", root / "run")  # fmt: skip
+    assert out.exit_code == 0, out.output
+    assert run("sample", MODEL, "--n", 4, "--nfe", 2, "--out", root / "set").exit_code == 0
+    return root
+
+
+@pytest.fixture
+def home(made: Path) -> Path:
+    """A folder with a copy of them, where the user stands."""
+    shutil.copytree(made / "run", "run")
+    shutil.copytree(made / "set", "set")
+    return Path()
+
+
+def record(change: Callable[[dict[str, Any]], object], name: str = "b.json") -> str:
+    content = json.loads(Path("set/samples.json").read_text())
+    change(content)
+    Path(name).write_text(json.dumps(content))
+    return name
+
+
+def altered(folder: Path, file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the tensors of a checkpoint, and its hashes to fit."""
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file)
+    state = json.loads((folder / "state.json").read_text())
+    content = (folder / file).read_bytes()
+    state["files"][file] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+# 1. Records
+
+
+@pytest.mark.parametrize("name", ["evil.py:X", "./evil.py:X", "{}/evil.py:X"])
+@pytest.mark.parametrize("kind", ["Euler", "Mine"])
+def test_a_record_does_not_run_a_file(home: Path, name: str, kind: str) -> None:
+    Path("evil.py").write_text("open('PWNED', 'w').write('x')\nfrom solvers import SOLVERS\nX = SOLVERS['euler']\n")
+
+    def change(c: dict[str, Any]) -> None:
+        c["solver"] = {"name": name.format(Path.cwd()), "class": kind, "settings": {}}
+
+    result = run("sample", "--record", record(change))
+    assert not Path("PWNED").exists()
+    # A class of the library needs no file; another is refused, and the refusal says how the file can be named.
+    assert result.exit_code == (0 if kind == "Euler" else 2), result.output
+    if kind == "Mine":
+        assert "evil.py" in result.stderr and "--solver" in result.stderr
+
+
+def test_a_named_file_must_be_the_one_that_made_the_samples() -> None:
+    own = Path("own.py")
+    own.write_text(
+        "from dataclasses import dataclass\nfrom solvers.classical.euler import Euler\n"
+        "@dataclass(frozen=True)\nclass Mine(Euler):\n    pass\n"
+    )
+    assert run("sample", MODEL, "--n", 2, "--nfe", 2, "--solver", "own.py:Mine", "--out", "a").exit_code == 0
+    assert "never runs a file by itself" in refused("sample", "--record", "a/samples.json")
+    again = run("sample", "--record", "a/samples.json", "--solver", "own.py:Mine")
+    assert again.exit_code == 0 and "bit-equal" in again.stdout
+    own.write_text(own.read_text() + "open('PWNED', 'w')\n")
+    assert "not the file that made the samples" in refused(
+        "sample", "--record", "a/samples.json", "--solver", "own.py:Mine"
+    )
+    assert not Path("PWNED").exists()
+    assert "leave" in refused("sample", "--record", "a/samples.json", "--seed", 1)
+
+
+def test_a_solver_file_that_ends_the_program_is_an_error() -> None:
+    Path("se.py").write_text("raise SystemExit(0)\n")
+    assert "se.py does not run: SystemExit" in refused("sample", MODEL, "--n", 2, "--solver", "se.py:X")
+
+
+def test_a_solver_file_leaves_no_cache_beside_it() -> None:
+    Path("own.py").write_text("from solvers import SOLVERS\nX = SOLVERS['euler']\n")
+    assert run("sample", MODEL, "--n", 2, "--nfe", 2, "--solver", "own.py:X", "--out", "a").exit_code == 0
+    assert not Path("__pycache__").exists()
+
+
+@pytest.mark.parametrize("most", ["/../../../../x", "../../x", 1.5, -1, None, True, 10**40])
+def test_numbers_of_a_record_are_numbers(home: Path, most: object) -> None:
+    before = sorted(Path().rglob("*"))
+    assert "nfe.most" in refused("sample", "run", "--record", record(lambda c: c["nfe"].update(most=most)))
+    assert sorted(p for p in Path().rglob("*") if p.name != "b.json") == before
+
+
+@pytest.mark.parametrize("name", ["x/../../../../y", "..", "a\x1b]0;title\x07", "\n", "~", "euler/../../../z"])
+def test_the_name_of_a_solver_chooses_no_folder(home: Path, name: str) -> None:
+    before = {p for p in Path().rglob("*") if "samples" not in p.parts}
+    result = run("sample", "--record", record(lambda c: c["solver"].update(name=name)))
+    assert result.exit_code in (0, 2), result.exception
+    after = {p for p in Path().rglob("*") if "samples" not in p.parts}
+    assert {p.name for p in after - before} <= {"b.json"}
+    assert "\x1b" not in result.output and "\x07" not in result.output
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other/model.safetensors", "/dev/zero", "~/model.safetensors"])
+def test_a_record_chooses_no_model_elsewhere(home: Path, path: str) -> None:
+    said = refused("sample", "--record", record(lambda c: c["checkpoint"].update(path=path)))
+    assert "sdediff sample MODEL --record" in said
+
+
+def test_escapes_do_not_reach_the_terminal(home: Path) -> None:
+    for change in (
+        lambda c: c["checkpoint"].update(path="run\x1b[2J", sha256="\x1b]0;x\x07"),
+        lambda c: c["solver"].update({"class": "\x1b[31mred"}),
+        lambda c: c["machine"].update(device="\x1b[2J"),
+    ):
+        result = run("sample", MODEL, "--record", record(change))
+        assert result.exit_code == 2, result.output
+        assert "\x1b" not in result.output and "\x07" not in result.output
+    state = next(Path("run/checkpoints").glob("step-000004")) / "state.json"
+    content = json.loads(state.read_text())
+    content["data"]["name"] = "moons\x1b[2J\x1b]0;owned\x07"
+    state.write_text(json.dumps(content))
+    for args in (["inspect", "run"], ["evaluate", "run"], ["likelihood", "run"], ["compare", "run"]):
+        result = run(*args)
+        assert "\x1b" not in result.output and "\x07" not in result.output
+
+
+# 2. Optimizer states
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_short_moment_is_refused_before_the_kernel_sees_it(home: Path, length: int) -> None:
+    folder = Path("run/checkpoints/step-000004")
+    name = "blocks.0.first.bias.exp_avg"
+    altered(folder, "optimizer.safetensors", lambda t: t.update({name: torch.zeros(length)}))
+    said = refused("train", "--resume", "--out", "run", "--steps", 5)
+    assert "exp_avg of blocks.0.first.bias" in said and f"shape ({length},)" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("blocks.0.first.bias.exp_avg"), "no exp_avg of blocks.0.first.bias"),
+        (lambda t: t.update({"blocks.0.first.bias.step": torch.zeros(3)}), "step of blocks.0.first.bias"),
+        (lambda t: t.update({"blocks.0.first.bias.exp_avg": torch.zeros(8, dtype=torch.int32)}), "torch.int32"),
+        (lambda t: t["blocks.0.first.bias.exp_avg_sq"].fill_(-1.0), "negative or not finite"),
+        (lambda t: t.update({"x.y.exp_avg": torch.zeros(1)}), "x.y.exp_avg"),
+    ],
+)
+def test_a_foreign_optimizer_is_one_sentence(home: Path, change: Any, message: str) -> None:
+    altered(Path("run/checkpoints/step-000004"), "optimizer.safetensors", change)
+    assert message in refused("train", "--resume", "--out", "run", "--steps", 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.update({"enter.bias": torch.zeros(8, dtype=torch.int32)}), "enter.bias is of torch.int32"),
+        (lambda t: t["enter.bias"].fill_(torch.nan), "enter.bias has values that are not finite"),
+        (lambda t: t.update({"enter.bias": torch.zeros(9)}), "enter.bias has shape (9,)"),
+        (lambda t: t.pop("enter.bias"), "enter.bias is missing"),
+    ],
+)
+def test_weights_are_those_of_the_network(home: Path, change: Any, message: str) -> None:
+    for file in ("model.safetensors", "ema.safetensors"):
+        altered(Path("run/checkpoints/step-000004"), file, change)
+    assert message in refused("sample", "run", "--n", 2)
+    assert message in refused("train", "--resume", "--out", "run", "--steps", 5)
+
+
+@pytest.mark.parametrize("step", [-5, "7", 1.5, None, True, 10**30])
+def test_the_step_of_a_checkpoint_is_a_number(home: Path, step: object) -> None:
+    path = Path("run/checkpoints/step-000004/state.json")
+    content = json.loads(path.read_text())
+    content["step"] = step
+    path.write_text(json.dumps(content))
+    assert "step" in refused("train", "--resume", "--out", "run", "--steps", 5)
+
+
+@pytest.mark.parametrize("name", ["../../../secret.safetensors", "/etc/passwd", "sub/x.safetensors", ""])
+def test_a_checkpoint_names_no_file_elsewhere(home: Path, name: str) -> None:
+    path = Path("run/checkpoints/step-000004/state.json")
+    content = json.loads(path.read_text())
+    content["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    path.write_text(json.dumps(content))
+    assert "plain name" in refused("sample", "run/checkpoints/step-000004")
+
+
+# 3. Images
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a stub of Ghostscript is a shell script")
+@pytest.mark.parametrize("command", ["prepare", "inspect", "train"])
+def test_an_image_does_not_start_ghostscript(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("bin").mkdir()
+    stub = Path("bin/gs")
+    stub.write_text(f"#!/bin/sh\ntouch {Path.cwd()}/CALLED\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{Path.cwd()}/bin:{os.environ['PATH']}")
+    Path("folder").mkdir()
+    Path("folder/a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    args = {"prepare": ["folder", "--out", "p"], "inspect": ["./folder"], "train": ["--data", "./folder"]}[command]
+    assert "cannot read the image" in refused(command, *args)
+    assert not Path("CALLED").exists()
+
+
+# 7. Links in a run
+
+
+def test_going_on_with_a_run_deletes_nothing_outside_of_it(home: Path) -> None:
+    shutil.move("run/checkpoints", "outside")
+    for name in (".keepme.partial", ".step-000001.0123456789abcdef.partial", "step-000001"):
+        (Path("outside") / name).mkdir()
+        (Path("outside") / name / "a").write_text("mine")
+    before = {p: p.read_bytes() for p in Path("outside").rglob("*") if p.is_file()}
+    Path("run/checkpoints").symlink_to(Path("outside").absolute())
+    assert "is a link" in refused("train", "--resume", "--out", "run", "--steps", 9)
+    assert {p: p.read_bytes() for p in Path("outside").rglob("*") if p.is_file()} == before
+
+
+def test_a_checkpoint_that_is_a_link_is_removed_as_a_link(home: Path) -> None:
+    outside = Path("outside")
+    shutil.copytree("run/checkpoints/step-000002", outside)
+    shutil.rmtree("run/checkpoints/step-000002")
+    Path("run/checkpoints/step-000002").symlink_to(outside.absolute())
+    assert run("train", "--resume", "--out", "run", "--steps", 8).exit_code == 0
+    assert sorted(p.name for p in outside.iterdir()) and (outside / "state.json").is_file()
+    assert not Path("run/checkpoints/step-000002").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json"])
+def test_files_of_a_run_that_are_links_are_not_written_through(home: Path, name: str) -> None:
+    shutil.move(f"run/{name}", "mine.txt")
+    before = Path("mine.txt").read_bytes()
+    Path(f"run/{name}").symlink_to(Path("mine.txt").absolute())
+    assert "is a link" in refused("train", "--resume", "--out", "run", "--steps", 9)
+    assert Path("mine.txt").read_bytes() == before
+
+
+# 9. Small files that ask for much
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (117 - len(text)) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("shape", [(10**12, 2), (10**25, 2), (2**63, 2), (-1, 2)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_header_cannot_ask_for_more_than_the_file_has(shape: tuple[int, ...], suffix: str) -> None:
+    content = header(shape) + bytes(64)
+    if suffix == "npz":
+        import zipfile
+
+        with zipfile.ZipFile("x.npz", "w") as archive:
+            archive.writestr("x.npy", content)
+    else:
+        Path("x.npy").write_bytes(content)
+    for command in (["inspect", f"x.{suffix}"], ["train", "--data", f"x.{suffix}"], ["prepare", f"x.{suffix}"]):
+        assert "cannot read" in refused(*command)
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import zipfile
+
+    monkeypatch.setattr(reading, "UNPACKED", 2**20)
+    with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", header((2**20, 1)) + bytes(2**23))
+    assert "unpacks to" in refused("inspect", "x.npz")
+
+
+@pytest.mark.parametrize("rest", [b"\x01\x00\x76\x00" + b"[" * 117 + b"\n", b"\x09\x00", b""])
+def test_a_torn_header_is_one_sentence(rest: bytes) -> None:
+    Path("x.npy").write_bytes(b"\x93NUMPY" + rest)
+    assert "cannot read x.npy as numbers" in refused("inspect", "x.npy")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_pipes_and_devices_are_refused() -> None:
+    os.mkfifo("fifo.npy")
+    Path("images").mkdir()
+    os.mkfifo("images/a.png")
+    os.mkfifo("m.safetensors")
+    os.mkfifo("c.json")
+    Path("zero.npy").symlink_to("/dev/zero")
+    for args in (
+        ("inspect", "fifo.npy"), ("train", "--data", "fifo.npy"), ("prepare", "fifo.npy"), ("prepare", "images"),
+        ("inspect", "./images"), ("sample", "m.safetensors"), ("inspect", "m.safetensors"),
+        ("sample", "--record", "c.json"),
+        ("evaluate", MODEL, "--reference", "m.safetensors"), ("inspect", "zero.npy"), ("train", "--config", "c.json"),
+    ):  # fmt: skip
+        said = refused(*args)
+        assert "pipe" in said or "device" in said or "no " in said, said
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m["network"]["settings"].update(depth=10**9), "depth"),
+        (lambda m: m["network"]["settings"].update(width=30_000), "width"),
+        (lambda m: m["network"]["settings"].update(width=10**12), "width"),
+        (lambda m: m["network"]["settings"].update(classes=10**12), "classes"),
+        (lambda m: m["network"]["settings"].update(shape=[100_000, 100_000]), "shape"),
+        (lambda m: m.update(shape=[10**12]), "shape"),
+        (lambda m: m.update(sde={"name": "ddpm", "settings": {"steps": 10**9}}), "steps"),
+    ],
+)
+def test_a_description_cannot_ask_for_more_than_the_weights_have(home: Path, change: Any, named: str) -> None:
+    import resource
+
+    path = Path("run/checkpoints/step-000004/state.json")
+    content = json.loads(path.read_text())
+    change(content["model"])
+    path.write_text(json.dumps(content))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for args in (("inspect", "run"), ("sample", "run", "--n", 2), ("evaluate", "run")):
+        refused(*args)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("sample", MODEL, "--n", 9223372036854775807),
+        ("sample", MODEL, "--n", 10**12),
+        ("evaluate", MODEL, "--draws", 99999999999999999999),
+        ("evaluate", MODEL, "--n", 99999999999999999999),
+        ("evaluate", MODEL, "--nfe", 99999999999999999999),
+        ("sample", MODEL, "--nfe", 99999999999999999999),
+        ("sample", MODEL, "--steps", 10**12),
+        ("train", "--width", 10**12, "--data", "moons"),
+        ("train", "--depth", 10**9, "--network", "mlp"),
+        ("train", "--channels", 10**6),
+        ("compare", MODEL, "--n", 10**12),
+        ("compare", MODEL, "--paired", 10**12),
+        ("tune", MODEL, "--noises", 10**12),
+        ("likelihood", MODEL, "--elbo", 10**12),
+        ("likelihood", MODEL, "--probes", 10**12),
+    ],
+    ids=lambda a: "-".join(map(str, a)),
+)
+def test_sizes_have_limits(args: tuple[object, ...]) -> None:
+    assert "at most" in refused(*args) or "at most" in refused(*args)
+    assert not list(Path().iterdir())
+
+
+def test_a_large_size_of_images_is_refused() -> None:
+    from PIL import Image
+
+    Path("images").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save("images/a.png")
+    assert "at most" in refused("prepare", "images", "--size", 100_000)
