@@ -6,21 +6,12 @@ A forward process (``sde``), a network read as its score (``score``), and the re
 probability-flow ODE that ``solvers`` integrate.
 """
 
-from sde_diffusion.evaluation import evaluate
-from sde_diffusion.evaluation.metrics import frechet_distance
-from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.guidance.classifier_free import Guided
-from sde_diffusion.likelihood.dequantization import bits_per_dim
-from sde_diffusion.likelihood.flow import log_likelihood
-from sde_diffusion.models.analytic import EmpiricalData, Gaussian, GaussianMixture
-from sde_diffusion.models.discrete import DiscreteModel
-from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.inversion import decode, encode
-from sde_diffusion.sampling.sampler import sample
-from sde_diffusion.sde import DDPM, EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
-from sde_diffusion.storage.checkpoint import load
-from sde_diffusion.training.training_run import train
-from sde_diffusion.tuning import tune
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sde_diffusion.public import *
 
 __all__ = [
     "DDPM",
@@ -49,3 +40,18 @@ __all__ = [
     "train",
     "tune",
 ]
+
+
+# A public name is imported when it is first asked for: ``sdediff --help`` needs none, and no torch.
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'sde_diffusion' has no attribute '{name}'")
+    from sde_diffusion import public
+
+    for exported in __all__:
+        globals()[exported] = getattr(public, exported)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,12 @@
-"""The program `sdediff`: one file per command, mounted here."""
+"""The program `sdediff`: one file per command, listed here and imported when it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import getdoc
 from typing import Annotated
 
 import typer
 
-from sde_diffusion.cli import compare, evaluate, inspect, likelihood, prepare, sample, solvers, train, tune, verify
-from sde_diffusion.cli.errors import Guarded
+from sde_diffusion.cli.lazy import LazyGroup
 from sde_diffusion.storage.provenance import versions
 
 HELP = """Train score-based diffusion models, and sample them with a solver you can choose.
@@ -25,10 +22,31 @@ sdediff verify                             measure every solver against what it 
 
 Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 
+# The first sentence of each command stands here too, so that the overview is shown without importing it.
+SUMMARIES = {
+    "train": "Train a score model by denoising score matching.",
+    "sample": "Draw samples from a trained model.",
+    "evaluate": "Measure sample quality, with standard errors.",
+    "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
+    "likelihood": "Measure the log-likelihood of data under a trained model.",
+    "prepare": "Decode and resize a data set once, into one array that training maps from disk.",
+    "compare": "Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.",
+    "tune": "Fit a solver to one model and one number of evaluations.",
+    "solvers": "List every solver: order, evaluations for N steps, least budget, default grid and source.",
+    "verify": "Measure order, evaluations, batch independence and more on exact targets.",
+}
+
+
+class Program(LazyGroup):
+    """`sdediff`."""
+
+    modules = {name: (f"sde_diffusion.cli.{name}", text) for name, text in SUMMARIES.items()}  # noqa: RUF012
+
+
 app = typer.Typer(
     name="sdediff",
     help=HELP,
-    cls=Guarded,
+    cls=Program,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,  # a traceback, when asked for, is Python's own
@@ -50,22 +68,3 @@ def main(
     ] = False,
 ) -> None:
     """What holds for all commands; its help is that of the app."""
-
-
-def mount(command: Callable[..., None], examples: str | None = None) -> None:
-    """Make a function a command; its docstring is the help, its examples end it."""
-    paragraphs = (getdoc(command) or "").split("\n\n")
-    unwrapped = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-    app.command(help=unwrapped, epilog=examples)(command)
-
-
-mount(train.train, train.EXAMPLES)
-mount(sample.sample, sample.EXAMPLES)
-mount(evaluate.evaluate, evaluate.EXAMPLES)
-mount(inspect.inspect, inspect.EXAMPLES)
-mount(likelihood.likelihood, likelihood.EXAMPLES)
-mount(prepare.prepare, prepare.EXAMPLES)
-mount(compare.compare, compare.EXAMPLES)
-mount(tune.tune, tune.EXAMPLES)
-mount(solvers.solvers)
-mount(verify.verify)

@@ -15,9 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from sde_diffusion.files.text import printable
-from solvers.errors import SdediffError
 
-EXPECTED = (SdediffError, OSError)
 REPORT = (
     "this is a fault of sdediff, not of yours: please report it to the project, with the command, the lines above and "
     "the output of sdediff --version"
@@ -46,7 +44,7 @@ class Guarded(TyperGroup):
             except Exception as error:
                 if os.environ.get("SDEDIFF_TRACEBACK", "0") not in ("", "0") or _is_usage(error):
                     raise
-                if isinstance(error, EXPECTED):
+                if is_expected(error):
                     say(f"error: {sentence(error)}", "red")
                     raise typer.Exit(2) from None
                 if out_of_memory(error):
@@ -60,6 +58,13 @@ class Guarded(TyperGroup):
 def _is_usage(error: Exception) -> bool:
     """Whether the parser of the command line prints the error itself."""
     return hasattr(error, "exit_code") and hasattr(error, "format_message")
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether a user can mend the error."""
+    from solvers.errors import SdediffError  # here, because all of solvers and torch come with it
+
+    return isinstance(error, (SdediffError, OSError))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from solvers.errors import InputError
-
 
 def option(name: str, text: str, default: str | bool = False, panel: str | None = None) -> Any:
     """An option that is absent unless given, with the default that then holds in its help."""
@@ -122,4 +120,6 @@ def whole_numbers(text: str, name: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
+        from solvers.errors import InputError  # here, because all of solvers and torch come with it
+
         raise InputError(f"{name} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None

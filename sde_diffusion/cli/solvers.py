@@ -1,24 +1,30 @@
-"""``sdediff solvers``: the table of solvers, made from what each declares."""
+"""``sdediff solvers``: the table of solvers.
+
+It is read from `solvers.json` beside this file, because the solvers themselves are torch modules that take longer to
+import than all else that the command does. A test compares the file with what the solvers declare.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from sde_diffusion.verify.declarations import declaration
-from sde_diffusion.verify.report import catalogue
-from solvers import SOLVERS
+from sde_diffusion.report.solver_table import table_of_solvers
+
+LISTING = Path(__file__).with_name("solvers.json")
 
 
 def solvers(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
     """List every solver: order, evaluations for N steps, least budget, default grid and source."""
+    listing = LISTING.read_text(encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps({name: declaration(s) for name, s in SOLVERS.items()}, indent=2))
-    else:
-        console = Console()
-        console.print(catalogue(SOLVERS, console.width))
+        typer.echo(listing, nl=False)
+        return
+    console = Console()
+    console.print(table_of_solvers(json.loads(listing), console.width))

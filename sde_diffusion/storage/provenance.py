@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from importlib import metadata
 
-import torch
-
 
 def versions() -> dict[str, str]:
     """The versions that may change a result."""
+    return {name: _version(name) for name in ("sdediff", "torch")}
+
+
+def _version(name: str) -> str:
+    """The version of an installed package; it is not imported for that."""
     try:
-        own = metadata.version("sdediff")
+        return metadata.version(name)
     except metadata.PackageNotFoundError:  # run from a source folder
-        own = "unknown"
-    return {"sdediff": own, "torch": torch.__version__}
+        return "unknown"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from solvers import Solver
+from solvers import SOLVERS, Solver
 
 
 def formula(solver: Solver) -> str:
@@ -53,3 +54,8 @@ def declaration(solver: Solver) -> dict[str, Any]:
         "grid": solver.grid,
         "source": solver.source,
     }
+
+
+def listing() -> str:
+    """What all of ``SOLVERS`` declare, as the text of `sde_diffusion/cli/solvers.json`."""
+    return json.dumps({name: declaration(solver) for name, solver in SOLVERS.items()}, indent=2) + "\n"

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from sde_diffusion.verify.declarations import declaration
 from sde_diffusion.verify.result import Check, Report, jsonable
-from solvers import Solver
 
 
 def overview(reports: Sequence[Report]) -> Table:
@@ -55,24 +52,6 @@ def details(report: Report) -> Table:
     for check in report.checks:
         mark = "[green]passed[/green]" if check.passed else "[red]failed[/red]"
         table.add_row(check.name, check.expected, escape(check.measured), mark)
-    return table
-
-
-def catalogue(solvers: dict[str, Solver], width: int = 80) -> Table:
-    """What every solver declares, one line each; with the sources where there is room for them."""
-    caption = "order: weak for SDEs; N: steps, the last one to sigma = 0; least: smallest budget"
-    table = Table(title="Solvers", caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in ("name", "kind", "order", "strong", "evaluations", "least", "grid"):
-        table.add_column(title, no_wrap=True)
-    if width > 110:
-        table.add_column("source", no_wrap=True, overflow="ellipsis")
-    for name, solver in solvers.items():
-        said = declaration(solver)
-        kind = "SDE" if solver.stochastic else "ODE"
-        strong = "" if solver.strong_order is None else f"{solver.strong_order:g}"
-        counts = (said["evaluations"], str(said["minimum"]))
-        row = (name, kind, str(solver.order), strong, *counts, said["grid"], said["source"])
-        table.add_row(*row[: len(table.columns)])
     return table
 
 
