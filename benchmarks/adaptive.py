@@ -8,7 +8,7 @@ in the angle between data and noise, ``rk45`` and ``rk23`` on the raw drift, and
 torchdiffeq's dopri5, as the library runs it and through our adapter (which sets its first step and
 its end), and scipy's RK45.
 
-The error is the distance of a sample to its converged flow (root mean square over its entries),
+The error is the distance of a sample to its reference solution (root mean square over its entries),
 after the last denoising step; given are the median and the root mean square over the samples. NFE
 is the mean over samples. The ratio compares evaluations at equal error, interpolated between
 tolerances on logarithmic scales: ours at the errors that torchdiffeq reached. Writes adaptive.json

@@ -262,7 +262,7 @@ def _picture(pictures: dict[str, Path]) -> None:
 
 
 def main() -> None:
-    """Run what is not done yet."""
+    """Run the missing combinations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180, help="training time of each, as measured before it")
     parser.add_argument("--steps", type=int, help="instead of --seconds")

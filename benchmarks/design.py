@@ -24,7 +24,7 @@ that even a good solver takes to another mode is left out there. Held-out noise 
 ``--plain`` makes one table of numbers for all, with one network that counts five times (twelve times with five steps or
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
 numbers. The file in use was made before the clouds joined the family. From there (or, where that file has no table,
-from the engine), or from the table with gates that there is, if that is better, every kind of data gets numbers of its
+from the engine), or from the existing mixture of tables, if that is better, every expert gets coefficients of its
 own, and gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept; those for 3
 and 4 are plain.
 
@@ -277,7 +277,7 @@ def main() -> None:
     if missing:
         parser.error(f"--exact goes on from tables that are there; {out} has none for {missing} steps: make them first")
     if args.exact and (args.plain or args.settings or args.larger):
-        parser.error("--exact makes gates and rows of tables with gates; leave --plain, --settings and --larger away")
+        parser.error("--exact fits gates and rows of mixtures of tables; leave --plain, --settings and --larger away")
     needed, kinds = (LARGE_NETWORKS, LARGE_KINDS) if args.large else (NETWORKS, KINDS)
     if not (args.plain or args.settings or args.larger) and {Path(run).name for run in args.run} != needed:
         parser.error(f"gates need the runs of {', '.join(sorted(needed))}, in folders of these names; got {args.run}")

@@ -1,4 +1,4 @@
-"""Tables with gates for ``benchmarks.design``: gates and numbers in turns, for one number of steps."""
+"""Mixtures of tables for ``benchmarks.design``: gates and coefficients in turns, for one number of steps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LARGE_KINDS = {
 
 
 class GatedDesign:
-    """The table with gates for one number of steps.
+    """The mixture of tables for one number of steps.
 
     Args:
         members: the family.

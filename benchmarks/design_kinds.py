@@ -1,4 +1,4 @@
-r"""Tables with gates for ``benchmarks.design``: one row of numbers for every kind of data, and who is of which kind.
+r"""Mixtures of tables for ``benchmarks.design``: one row of coefficients for every expert, and the gating weights.
 
 From one table for all, every kind gets its own copy of the rows after the first; the times stay common. In turns
 
@@ -35,7 +35,7 @@ _PENALTY = 1e-3  # on squared slopes of a gate, beside the mean log-loss
 
 @dataclass(frozen=True)
 class Kinds:
-    """The numbers of a table with gates, in z = x / alpha and rho.
+    """The coefficients of a mixture of tables, in z = x / alpha and rho.
 
     Attributes:
         numbers: (kinds, rows, 1 + rows), decay first, then weights, newest value first; the first row is common.

@@ -97,7 +97,7 @@ def markdown(
     entries: list[Line], references: dict[str, float], missing: dict[str, str], commands: dict[str, str]
 ) -> str:
     """The report as text."""
-    out = ["# Paired error to the converged flow, by evaluations", ""]
+    out = ["# Paired error to the reference solution, by evaluations", ""]
     out += [*(f"    {command}" for command in dict.fromkeys(commands.values())), ""]
     out += [f"Not installed, so not compared: {', '.join(missing)}.", ""] if missing else []
     for problem in dict.fromkeys(e["problem"] for e in entries):

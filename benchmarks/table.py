@@ -1,9 +1,9 @@
-"""The README's table: every solver of the library on the bundled digits network, at 5, 10, 20 and 50 NFE.
+"""The table of docs/measurements.md: every solver on the bundled digits network, at 5, 10, 20 and 50 NFE.
 
-    python -m benchmarks.table [RUN] [--n 1000] [--solvers NAME ...] [--json FILE] [--write README.md]
+    python -m benchmarks.table [RUN] [--n 1000] [--solvers NAME ...] [--json FILE] [--write docs/measurements.md]
 
-- error     deterministic solvers: distance of each sample to the end of the same network's converged
-            probability flow from the same noise (root mean square over pixels in [-1, 1]), mean over samples
+- error     deterministic solvers: distance of each sample to the reference solution of the same
+            network from the same initial noise (root mean square over pixels in [-1, 1]), mean over samples
 - Frechet   squared Frechet distance in pixel space between n samples and the training digits
 
 --solvers measures some and keeps the other rows of the JSON file; --write replaces the table between the markers of a

@@ -111,6 +111,7 @@ GRIDS: dict[str, Callable[[Path, int], Tensor]] = {
     "angle": _in_rho(math.atan, torch.tan),
     "ends": _ends,
 }
+"""Time grids by name: functions of the process and the number of steps."""
 
 
 @lru_cache(maxsize=256)

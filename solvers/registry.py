@@ -6,6 +6,7 @@ from solvers.errors import InputTypeError, choose
 from solvers.solver import Solver
 
 SOLVERS: dict[str, Solver] = {}
+"""Every solver by its name; a new entry is checked by `sdediff verify` and accepted by every command."""
 
 
 def find(solver: str | Solver) -> Solver:

@@ -81,7 +81,7 @@ def tune(
             f"tuned {made.error:.4g}, {made.error / made.default_error:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
-        typer.echo(f"  best of each stage: {stages}; converged samples known to {made.teacher_error:.1g}")
+        typer.echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
         typer.echo(f"  solver {folder / file_name(made.nfe)}")
     typer.echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:

@@ -157,7 +157,7 @@ def compare(
         seed: sample k starts from the noise that ``sample(model, n, seed=seed)`` gives it.
         data: (m, ...) to measure the distance of the samples to; without it there is none.
         batch_size: samples integrated together.
-        reference_steps: of the converged flow.
+        reference_steps: steps of the reference solution.
         on_row: called with what is computed next.
 
     Raises:
@@ -189,7 +189,7 @@ def compare(
     say = on_row or (lambda what: None)
     endpoints, reference_error = None, None
     if not all(solver.stochastic for solver in ways.values()):
-        say("the converged flow")
+        say("the reference solution")
         x1 = noise_for(model, model.shape, seeds_of(seed, paired))
         endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
         endpoints = endpoints.cpu()

@@ -96,7 +96,7 @@ def choose_solver(
 
     Args:
         model: any ScoreModel with a shape.
-        tolerance: on the mean distance of a sample to the model's converged flow, RMS over its entries, units of x.
+        tolerance: on the mean distance of a sample to the model's reference solution, RMS over its entries, units of x.
         solvers: to choose from, by name; ``CANDIDATES`` by default.
         n: samples of the pilot.
         seed: of the run whose solver is chosen; the pilot uses other seeds.
@@ -131,7 +131,7 @@ def choose_solver(
     x1 = noise_for(model, model.shape, seeds_of(seed, n, _FIRST_NOISE))
     given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
     for steps in _FLOW_STEPS:
-        say(f"the converged flow, {steps} steps")
+        say(f"the reference solution, {steps} steps")
         endpoints, own = converged(model, x1, steps=steps, **given)
         if own <= tolerance / 10:
             break

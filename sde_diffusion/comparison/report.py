@@ -132,7 +132,7 @@ def plot(found: Comparison, path: Path) -> None:
 
     distance = "frechet" if any(row.frechet is not None for row in found.rows) else "sliced"
     what = {
-        "error": "distance to the converged flow (RMS)",
+        "error": "distance to the reference solution (RMS)",
         "frechet": "squared Frechet distance to the data",
         "sliced": "sliced Wasserstein distance to the data",
     }

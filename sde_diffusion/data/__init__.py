@@ -26,7 +26,9 @@ from solvers.errors import InputError, choose
 
 PUBLISHED = {"mnist": load_mnist, "cifar10": load_cifar10}
 NAMES = ("digits", *LAWS, *PUBLISHED)
+"""Names of the data sets."""
 SPLITS = ("train", "test")
+"""Names of the splits."""
 
 __all__ = ["NAMES", "SPLITS", "Data", "as_data", "load_data"]
 

@@ -20,6 +20,7 @@ from sde_diffusion.networks.unet import UNet
 from solvers.errors import InputError, choose
 
 NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
+"""Networks by the name that a checkpoint stores."""
 
 # Limits of settings: a typing error, or a file from elsewhere, must not ask for terabytes.
 LARGEST = {

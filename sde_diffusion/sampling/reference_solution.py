@@ -59,7 +59,7 @@ def converged(
     True
     """
     if steps < 4:
-        raise InputError(f"a converged flow takes at least 4 steps; got {steps}")
+        raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
     precise = copy.deepcopy(model).double().eval()
     given = {k: v.double() if v.is_floating_point() else v for k, v in condition.items()}
     parts = [slice(first, first + batch_size) for first in range(0, len(x1), batch_size)]

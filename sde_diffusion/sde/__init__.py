@@ -44,6 +44,7 @@ SDES: dict[str, type[SDE]] = {
     "flow": Flow,
     "ddpm": DDPM,
 }
+"""Forward processes by name."""
 
 
 def make_sde(name: str, **settings: Any) -> SDE:

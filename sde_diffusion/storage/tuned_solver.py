@@ -121,7 +121,7 @@ class Tuned:
     """What tuning found.
 
     Attributes:
-        table: the solver; where the default was the best, the default itself or its table with gates.
+        table: the solver; where the default was the best, the default itself or its mixture of tables.
         nfe: network evaluations it is made for, guided pairs counted as two.
         error: its mean error on the held-out noise samples: RMS of each sample's distance to the reference solution.
         default_error: the same of the default solver.

@@ -363,7 +363,7 @@ class Trainer:
 
 
 def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-    """Refuse to save what is not finite: it would take the place of a good checkpoint.
+    """Refuse to save values that are not finite: they would replace a good checkpoint.
 
     Raises:
         TrainingDivergedError: the message names the first tensor.

@@ -1,4 +1,4 @@
-r"""Stages 2 and 3: times and weights by least squares on the endpoints of the converged flow.
+r"""Stages 2 and 3: times and weights by least squares on the endpoints of the reference solution.
 
 Both minimise the mean over initial noise of the RMS error of a sample (for several problems the mean square of that,
 in units of a base for each), by Levenberg-Marquardt steps on reweighted squares
@@ -52,7 +52,7 @@ class Fit:
         denoise: the model.
         sde: its process.
         x1: (B, ...) at t = 1.
-        x0: (B, ...) where the converged flow ends.
+        x0: (B, ...) the endpoints of the reference solution.
     """
 
     denoise: Denoise

@@ -106,15 +106,15 @@ def tuned_each(
 
     Args:
         model: any ScoreModel.
-        budgets: network evaluations for each sample; a guided model takes two for each call. They share the converged
-            samples.
+        budgets: network evaluations for each sample; a guided model takes two for each call. They share the
+            reference solutions.
         shape: of one sample; the model's own by default.
         seed: of the initial noise.
         noises: number of initial noise samples that times and weights are fitted on.
         held_out: how many others decide.
         batch_size: samples in one call of the network.
         report: called with the share of the work that is done, and what is being done.
-        condition: per-sample tensors (noises + held_out, ...) that are passed to the network.
+        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network.
 
     Raises:
         ValueError: a budget below one call, too few noise samples, an unknown shape, or conditions of another length.
@@ -138,7 +138,7 @@ def tuned_each(
             )
     tell = report or (lambda share, text: None)
     model.eval()
-    tell(0.0, "converged samples")
+    tell(0.0, "reference solutions")
     task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, condition)
     for k, nfe in enumerate(budgets):
         first, width = 0.3 + 0.7 * k / len(budgets), 0.7 / len(budgets)

@@ -63,6 +63,7 @@ CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
     "few steps": robust.few_steps,
     "matrix": robust.matrix,
 }
+"""Checks by name; each returns None for solvers to which it does not apply."""
 
 
 def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:

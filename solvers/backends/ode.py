@@ -30,8 +30,10 @@ TORCHDIFFEQ: dict[str, tuple[int, Callable[[int], int] | None]] = {
     "explicit_adams": (4, lambda n: 4 * min(n, 2) + max(n - 2, 0)),
     "implicit_adams": (4, None),
 }
+"""Methods of ``torchdiffeq.odeint``: their order, and evaluations for n steps (None for adaptive methods)."""
 _FIXED_GRID = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams")
 SCIPY = {"RK23": 3, "RK45": 5, "DOP853": 8, "Radau": 5, "BDF": 5, "LSODA": 5}
+"""Methods of ``scipy.integrate.solve_ivp`` and their orders."""
 
 
 @dataclass(frozen=True)

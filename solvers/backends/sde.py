@@ -15,7 +15,6 @@ from solvers.noise import Noise
 from solvers.problem import Problem, ReverseProcess
 from solvers.solver import Solver
 
-# Type of the calculus, evaluations in one step, and weak order with additive noise.
 TORCHSDE = {
     "euler": ("ito", 1, 1),
     "milstein": ("ito", 1, 1),
@@ -25,6 +24,7 @@ TORCHSDE = {
     "euler_heun": ("stratonovich", 1, 1),
     "reversible_heun": ("stratonovich", 1, 2),
 }
+"""Methods of ``torchsde.sdeint``: calculus, evaluations in one step, and weak order with additive noise."""
 
 _ROOTS = {"milstein", "srk"}  # which take the root of a time as that of a tensor
 

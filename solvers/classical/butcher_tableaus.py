@@ -120,3 +120,4 @@ TSITOURAS = Pair(
 )
 
 PAIRS = {"rk23": BOGACKI_SHAMPINE, "rk45": DORMAND_PRINCE, "tsit5": TSITOURAS}
+"""Embedded Runge-Kutta pairs by name."""

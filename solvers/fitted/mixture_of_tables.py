@@ -165,7 +165,7 @@ class MixtureOfTables(FixedGridSolver):
 
     tables: tuple[Table, ...]
     gates: tuple[GatingNetwork | None, ...]
-    source: str = "tables with gates"
+    source: str = "mixture of tables"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(gate and GatingNetwork.of(*gate) for gate in self.gates))

@@ -1,6 +1,6 @@
 r"""``pf-ode``, the default deterministic solver for a fixed number of evaluations.
 
-For few steps it is a table with gates (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
+For few steps it is a mixture of tables (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
 a family of models at once: mixtures of Gaussians on images and in the plane, Gaussians with the spectra of images,
 and trained networks. Made by ``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in
 ``pf_ode.json``, are those of
@@ -50,9 +50,9 @@ _FINE = 40  # steps from which the grid may be less dense near the data
 # A table is used where the path starts at this many times its second rho at least.
 _ROOM = 1.25
 
-# Samples of more entries are large. What many pixels have in common is seen through more noise: where there is no table
-# for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the large ones
-# and the factor to 500 to 3,072.
+# Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
+# no table for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the
+# large ones and the factor to 500 to 3,072.
 _LARGE = 448
 _LARGER = 1.5
 _DETAIL = 0.3  # rho below which the grid of the engine is raised less

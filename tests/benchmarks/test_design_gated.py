@@ -1,4 +1,4 @@
-"""The fit of a table with gates to a small family."""
+"""The fit of a mixture of tables to a small training set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fitting tables with gates."""
+"""Fitting mixtures of tables."""
 
 from __future__ import annotations
 

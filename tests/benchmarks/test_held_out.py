@@ -30,7 +30,7 @@ def test_ratios_are_those_to_the_best_other_solver():
     assert median == pytest.approx(float(ours.median()) / min(float(e.median()) for e in errors.values()), rel=1e-3)
 
 
-def test_what_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+def test_missing_data_is_named(tmp_path, monkeypatch, capsys):
     few = [("a Gaussian", Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())), ("CIFAR-10, wide", None)]
     monkeypatch.setattr(held_out, "problems", lambda data_dir: iter(few))
     monkeypatch.setattr("sys.argv", ["held_out", "--nfe", "5", "--samples", "2", "--data-dir", str(tmp_path)])

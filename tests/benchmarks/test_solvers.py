@@ -283,7 +283,7 @@ def test_reports_of_several_runs_become_one_in_which_the_later_counts(tmp_path: 
     assert (tmp_path / "again.md").read_text() == text
 
 
-def test_what_is_not_a_report_is_refused_and_the_folder_of_the_result_is_made(
+def test_other_files_than_reports_are_refused_and_the_folder_of_the_result_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "v1.5"

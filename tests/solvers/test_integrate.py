@@ -119,7 +119,7 @@ def test_encoding_may_end_in_pure_noise(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_names_the_sample_and_the_time(bad: float) -> None:
+def test_non_finite_values_name_the_sample_and_the_time(bad: float) -> None:
     def broken(x: Tensor, t: Tensor) -> Tensor:
         x0 = EXACT.denoise(x, t)
         x0[2] = torch.where(t[2] < 0.5, bad, x0[2])

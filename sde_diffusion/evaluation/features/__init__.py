@@ -29,6 +29,7 @@ from sde_diffusion.evaluation.features.simple import PCA, CustomExtractor, Pixel
 from solvers.errors import InputError, choose
 
 NAMES = ("pixels", "pca", *SIZES, "inception", "dinov2")
+"""Names of the feature extractors."""
 
 __all__ = [
     "NAMES",

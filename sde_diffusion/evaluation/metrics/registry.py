@@ -106,6 +106,7 @@ METRICS: dict[str, Metric] = {
     "two-sample": Metric(_two_sample, ("two-sample",), ("0.5",), lambda d: 400),
     "inception-score": Metric(_inception, ("inception-score",), ("high",), lambda d: 1000),
 }
+"""Metrics by name."""
 
 
 def measure(sets: Sets, metrics: Iterable[str]) -> dict[str, Estimate]:

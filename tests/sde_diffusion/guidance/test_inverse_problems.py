@@ -171,7 +171,7 @@ def test_bad_settings_of_particles_are_refused(change: dict[str, Any], message: 
         twisted_particles(mixture(), FIRST, Y, **{"noise": 0.5, **change})
 
 
-def test_posteriors_refuse_what_is_not_linear() -> None:
+def test_posteriors_refuse_nonlinear_observations() -> None:
     with pytest.raises(ValueError, match="not linear"):
         mixture().posterior(lambda x: x + 1, Y, 0.5)
     with pytest.raises(ValueError, match="> 0"):

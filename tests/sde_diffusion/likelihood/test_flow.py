@@ -222,7 +222,7 @@ def test_a_float32_network_is_called_in_float32() -> None:
     assert a.dtype == torch.float64 and torch.allclose(a, b, atol=1e-2) and not torch.equal(a, b)
 
 
-def test_what_is_not_finite_is_said() -> None:
+def test_non_finite_values_raise() -> None:
     def bad(x: Tensor, t: Tensor) -> Tensor:
         return torch.where((x[:, :1] > 0) & (t[:, None] > 0.3), torch.nan, x)
 

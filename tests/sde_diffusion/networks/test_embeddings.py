@@ -25,7 +25,7 @@ def test_waves_are_stationary_and_of_constant_norm(kind):
     torch.testing.assert_close(inner, shifted)
 
 
-def test_the_waves_of_the_logarithm_turn_by_less_than_half_a_turn_in_a_step_of_twenty():
+def test_the_log_embedding_turns_by_less_than_half_a_period_in_a_step_of_twenty():
     times = engine_grid(VPSDE(), 20).flip(0)
     slow = torch.log1p(times / 1e-3).diff() * TimeEmbedding(32, "log").frequencies.max()
     assert slow.max() < math.pi

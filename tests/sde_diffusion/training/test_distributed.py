@@ -12,7 +12,7 @@ from sde_diffusion.training.distributed import Distributed, Precise
 from sde_diffusion.training.interrupts import StopVote
 
 
-def test_what_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="torch sees no CUDA device"):
         Distributed("cuda", "fp32")

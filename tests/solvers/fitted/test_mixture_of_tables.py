@@ -1,4 +1,4 @@
-"""Tables with gates: the numbers of a sample depend on that sample, and on what its evaluations showed."""
+"""Mixtures of tables: the coefficients of a sample depend on that sample, and on what its evaluations showed."""
 
 from __future__ import annotations
 
