@@ -148,7 +148,7 @@ def markdown(command: str, false: list[dict[str, Any]], rows: list[dict[str, Any
     """Both tables as text."""
     out = ["# How often intervals hold", "", f"    {command}", "", "## A false difference in `compare`", ""]
     out += ["Share of comparisons of equal solvers in which one is called different from the best; right: 0.05.", ""]
-    out += ["| law of errors | noises | " + " | ".join(f"{k} solvers" for k in SOLVERS) + " |"]
+    out += ["| law of errors | samples | " + " | ".join(f"{k} solvers" for k in SOLVERS) + " |"]
     out += ["| --- | ---: |" + " ---: |" * len(SOLVERS)]
     for law in LAWS:
         for n in NOISES:

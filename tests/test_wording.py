@@ -79,6 +79,7 @@ def prose_of_python(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT or token.type == tokenize.STRING or token.type in FSTRING:
             text = re.sub(r"^ *(>>>|\.\.\.) .*$", "", token.string, flags=re.M)
+            text = re.sub(r"^.noises.$", "", text)  # the name of an argument
             text = re.sub(r"\{[^{}\n]*\}", "{}", text) if token.string.lower().startswith(("f", "rf")) else text
             yield token.start[0], re.sub(r"`+[^`]*`+", "``", text)
         elif token.type == tokenize.NAME and token.string.startswith("test_"):

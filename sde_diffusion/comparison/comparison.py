@@ -68,7 +68,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row against the best of its budget, which was chosen on the same noises.
+    """A row against the best of its budget, which was chosen on the same samples.
 
     Attributes:
         best: the name of the solver with the smallest mean error at the budget.

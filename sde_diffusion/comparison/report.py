@@ -52,7 +52,7 @@ def summary(found: Comparison) -> list[str]:
     lines = [f"{found.n} samples of seed {found.seed} for every solver and budget"]
     if found.reference_error is not None:
         lines.append(
-            f"error: root mean square distance to the model's converged flow from the same noise, mean over "
+            f"error: root mean square distance to the model's reference solution from the same noise, mean over "
             f"{found.paired} samples; against the best: intervals of the difference that hold with 95 % for the whole "
             "table, the choice of the best on these samples included"
         )

@@ -1,6 +1,6 @@
 r"""Simultaneous intervals against the best of several solvers, the choice of the best included.
 
-The errors e_ik of K solvers on the same noises i = 1, ..., n have the means m_k, the smallest at b. The interval
+The errors e_ik of K solvers on the same samples i = 1, ..., n have the means m_k, the smallest at b. The interval
 of solver k is
 
     d_k +- c s_k,        d_k = mean_i (e_ik - e_ib),     s_k = std_i (e_ik - e_ib) / sqrt(n),
@@ -10,12 +10,13 @@ the largest of K - 1 ratios d_k / s_k is far above 1.96. So c is the 95 % quanti
 
     max over k of d*_k / s*_k,        b* chosen anew in every draw,
 
-over draws in which the centred errors e_ik - m_k of every noise are dealt to the solvers in random order (a studentised
-permutation test of the largest t; Romano & Wolf 2005; Chung & Romano 2013). Solvers of one law are exchangeable on
-every noise, so the level is right from few noises up, whatever the law, and however much harder one noise is than
-another for all. A bootstrap with replacement calls some of 12 equal log-normal solvers on 64 noises different in 0 % of
-comparisons. What no method mends is a mean that depends on events rarer than one noise in n: of two solvers with equal
-means, one log-normal and one normal, 64 noises call one better in 9 % of comparisons, and 16 noises in 15 %.
+over draws in which the centred errors e_ik - m_k of every noise are dealt to the solvers in random order (a
+studentised permutation test of the largest t; Romano & Wolf 2005; Chung & Romano 2013). Solvers of one law are
+exchangeable on every sample, so the level is right from few samples up, whatever the law, and however much harder one
+sample is than another for all. A bootstrap with replacement calls some of 12 equal log-normal solvers on 64 samples
+different in 0 % of comparisons. What no method mends is a mean that depends on events rarer than one noise in n: of
+two solvers with equal means, one log-normal and one normal, 64 samples call one better in 9 % of comparisons, and 16
+samples in 15 %.
 
 Several budgets are one family: the largest is taken over all of them.
 
@@ -42,7 +43,7 @@ def studentised(errors: Array) -> tuple[NDArray[np.intp], Array, Array]:
     """The best, the mean difference of each solver from it, and its standard error.
 
     Args:
-        errors: (..., n, K), of n noises and K solvers.
+        errors: (..., n, K), of n samples and K solvers.
 
     Returns:
         Numbers of the best (...,), differences (..., K) >= 0 and standard errors (..., K).
@@ -90,7 +91,7 @@ def _dealt(errors: Array, draws: int) -> Array:
 def critical_value(groups: Sequence[Array], *, level: float = 0.95, draws: int = 2000) -> float:
     """The c of intervals that hold together with probability ``level``.
 
-    Below 16 noises it is at least the quantile of t, since so few noises cannot be dealt in enough ways.
+    Below 16 samples it is at least the quantile of t, since so few samples allow too few assignments.
 
     Args:
         groups: errors (n, K) of every budget, each with its own best.
@@ -98,7 +99,7 @@ def critical_value(groups: Sequence[Array], *, level: float = 0.95, draws: int =
         draws: random deals; fewer where n K is large, 500 or more.
 
     Raises:
-        InputError: no group, or fewer than 2 noises.
+        InputError: no group, or fewer than 2 samples.
 
     >>> rng = np.random.default_rng(0)
     >>> 1.8 < critical_value([rng.standard_normal((64, 2))]) < 2.2 < critical_value([rng.standard_normal((64, 6))])
@@ -147,12 +148,12 @@ def against_others(own: Array, others: Array, *, level: float = 0.95, draws: int
 
     Args:
         own: (n,), the solver's errors.
-        others: (n, P), of the others on the same noises.
+        others: (n, P), of the others on the same samples.
         level: of the interval.
         draws: random deals.
 
     Raises:
-        InputError: fewer than 2 noises, no other, or another number of noises.
+        InputError: fewer than 2 samples, no other, or another number of samples.
 
     >>> rng = np.random.default_rng(0)
     >>> low, high = against_others(rng.random(64), rng.random((64, 50)))  # the best of 50 equal ones has had luck

@@ -5,7 +5,7 @@ r"""Networks of other code bases, by their calling convention.
     from_discrete    eps(x, i)           guided-, improved-diffusion, DDPM codes    the betas
     from_score_sde   eps(x, 999 t) or s(x, sigma)   score_sde (Song et al. 2021)    VP, sub-VP, VE
 
-What a network has never seen it is not asked: below the smallest noise level of its training it is told that level.
+Noise levels below the smallest one of its training are replaced by that level.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Shape = tuple[int, ...] | None
 
 
 class SigmaNetwork(ForeignNetwork):
-    """A network that is told sigma, never less than ``sigma_min``."""
+    """A network that receives sigma, never less than ``sigma_min``."""
 
     def __init__(self, network: Any, sde: SDE, sigma_min: float) -> None:
         super().__init__(network)
@@ -44,7 +44,7 @@ class SigmaNetwork(ForeignNetwork):
 
 
 class ScaledTimeNetwork(ForeignNetwork):
-    """A network that is told a multiple of t, never less than that of ``t_min``."""
+    """A network that receives a multiple of t, never less than that of ``t_min``."""
 
     def __init__(self, network: Any, scale: float, t_min: float) -> None:
         super().__init__(network)
@@ -205,8 +205,8 @@ def from_score_sde(
 ) -> ScoreModel:
     """The score model of a continuous-time network of score_sde (Song et al. 2021).
 
-    VP and sub-VP networks are told 999 t and predict the noise; VE networks are told sigma and predict the score. The
-    process of the VE code starts at sigma_min, ours at 0: below sigma_min its networks are told sigma_min.
+    VP and sub-VP networks receive 999 t and predict the noise; VE networks receive sigma and predict the score. The
+    process of the VE code starts at sigma_min, ours at 0: below sigma_min its networks receive sigma_min.
 
     Args:
         network: (x, label) -> like x.

@@ -1,7 +1,7 @@
-r"""What a diffusers scheduler_config.json says of the network: process, parametrization, and what the network is told.
+r"""Process, parametrization and time input of a network, from a diffusers scheduler_config.json.
 
     betas      linear, scaled_linear, squaredcos_cap_v2, sigmoid, trained_betas; rescale_betas_zero_snr
-    flow       x_t = (1 - t) x_0 + t eps and v = eps - x_0; the network is told num_train_timesteps t
+    flow       x_t = (1 - t) x_0 + t eps and v = eps - x_0; the network receives num_train_timesteps t
     edm        x_t = x_0 + sigma eps, the preconditioning of Karras et al. 2022
 
 Everything else in such a file (spacing, Karras sigmas, shift, order) chooses times or a solver, and is ours to choose:
@@ -48,11 +48,11 @@ class Schedule:
     negated: bool = False
 
     def label(self, t: Tensor) -> Tensor:
-        """What the network is told at t (B,) float64."""
+        """The time input of the network at t (B,) float64."""
         return self.sde.timestep(t) if isinstance(self.sde, DDPM) else self.steps * t
 
     def time(self, label: Tensor) -> Tensor:
-        """The t at which a network is told a label: the inverse of ``label``."""
+        """The t at which the network receives a label: the inverse of ``label``."""
         return (label + 1) / self.steps if isinstance(self.sde, DDPM) else label / self.steps
 
 

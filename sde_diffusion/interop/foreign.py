@@ -23,7 +23,7 @@ from solvers.errors import InputTypeError
 
 
 class ForeignNetwork(nn.Module):
-    """A network in its own convention: a subclass says what it is told at t and how it is called.
+    """A network in its own convention: a subclass defines its time input and its call.
 
     Args:
         network: a module, or a function around one; its parameters, device and dtype are seen either way.
@@ -49,7 +49,7 @@ class ForeignNetwork(nn.Module):
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), None)
 
     def label(self, t: Tensor) -> Tensor:
-        """What the network is told at t (B,) float64."""
+        """The time input of the network at t (B,) float64."""
         return t
 
     @abstractmethod

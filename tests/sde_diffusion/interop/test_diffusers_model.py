@@ -130,7 +130,7 @@ def test_the_defaults_of_a_short_file_are_those_of_its_class() -> None:
 
 
 class Recorder(torch.nn.Module):
-    """What a transformer is told, and a smooth answer."""
+    """The inputs of a transformer, and a smooth output."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ def run(*args: object) -> Result:
 
 
 def refused(*args: object) -> str:
-    """The one sentence that a command ends with."""
+    """The error message of a command."""
     result = run(*args)
     assert result.exit_code == 2, (result.output, result.exception)
     lines = [line for line in result.stderr.splitlines() if not line.startswith("warning")]
