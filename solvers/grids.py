@@ -3,17 +3,21 @@ r"""Time grids: float64, strictly monotone, from t = 1 to t = 0 exactly, ``steps
 The last interval of a named grid ends at t = 0, where every solver returns E[x_0 | x_t]. Apart from
 "uniform" and "quadratic", which reach 0 by themselves, the last time before 0 has
 
-    rho_min = sigma / alpha = 4 / steps^2,   kept within [0.002, 0.5],
+    rho_min = sigma / alpha = 4 / steps^2,   kept below 0.5; above 40 steps it falls as steps^(-2.5),
 
-since the error of that last jump and of the steps before it must shrink together.
+since the error of that last jump and of the steps before it must shrink together. All grids but "uniform" are noise
+levels: with rho_1 the level at t = 1 and tau(rho) the clock of ``solvers.noise_clock``, the time of VPSDE(0.1, 20),
+processes with one rho_1 have one grid whatever they call their times.
 
     uniform    t linear
-    quadratic  t = u^2                                   (Song, Meng & Ermon 2021, appendix D.3)
-    power      t = u^2.5 down to rho_min
+    quadratic  tau = tau(rho_1) u^2                      (Song, Meng & Ermon 2021, appendix D.3)
+    power      tau = u^2.5 from tau(rho_1) down to rho_min
     log-snr    lambda linear                             (Lu et al. 2022, section 3.3)
     karras     rho^(1/7) linear                          (Karras et al. 2022, eq. 5)
     angle      atan(rho) linear: equal steps of the velocity parametrization's angle
     ends       1, rho_min and 0 only, for solvers that choose their own steps between
+
+Where rho_1 is above 400, as with straight and cosine paths, the second level is spaced from there.
 """
 
 from __future__ import annotations
@@ -26,10 +30,13 @@ import torch
 from torch import Tensor
 
 from solvers.errors import InputError, choose
+from solvers.noise_clock import clock, noise_level
 from solvers.problem import Equation, Path, Problem
 
-# lambda(1) may be -inf, and log-snr and karras cannot space infinity: the second time is spaced from here.
+# lambda(1) may be -inf, and infinity cannot be spaced: the second time is spaced from here.
 _RHO_MAX = 400.0
+_RHO_END = 0.002  # for solvers that choose their own steps
+_MANY = 40  # steps from which rho_min falls faster
 
 
 def time_at(path: Path, half_log_snr: Tensor) -> Tensor:
@@ -52,10 +59,36 @@ def time_at(path: Path, half_log_snr: Tensor) -> Tensor:
 def rho_min(steps: int) -> float:
     """The default sigma / alpha at the last time before 0.
 
-    >>> rho_min(10)
-    0.04
+    >>> rho_min(10), rho_min(1000)
+    (0.04, 8e-07)
     """
-    return min(max(4 / steps**2, 0.002), 0.5)
+    return min(4 / steps**2, 0.5) * min(1.0, (_MANY / steps) ** 0.5)
+
+
+def first_noise_level(path: Path) -> float:
+    """The rho from which grids are spaced: that of t = 1, or 400 if that is larger."""
+    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
+    return sigma / alpha if alpha * _RHO_MAX > sigma else _RHO_MAX
+
+
+def at_noise_levels(path: Path, rho: Tensor) -> Tensor:
+    """The grid of t = 1, the times at which sigma / alpha is rho[1:], and 0: (len(rho) + 1,) float64."""
+    t = time_at(path, -torch.log(rho))
+    t[0] = 1.0
+    return torch.cat([t, t.new_zeros(1)])
+
+
+def power(path: Path, steps: int, end: float, exponent: float) -> Tensor:
+    """Clock u^exponent from t = 1 down to rho = end, then 0: (steps + 1,) float64.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> power(straight, 3, 0.1, 2.0)
+    tensor([1.0000, 0.6310, 0.0909, 0.0000], dtype=torch.float64)
+    """
+    first, last = clock(torch.tensor([first_noise_level(path), end], dtype=torch.float64)).tolist()
+    root = torch.linspace(first ** (1 / exponent), last ** (1 / exponent), steps, dtype=torch.float64)
+    return at_noise_levels(path, noise_level(root**exponent))
 
 
 def _uniform(path: Path, steps: int) -> Tensor:
@@ -63,43 +96,27 @@ def _uniform(path: Path, steps: int) -> Tensor:
 
 
 def _quadratic(path: Path, steps: int) -> Tensor:
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
-
-
-def power(steps: int, end: Tensor, exponent: float) -> Tensor:
-    """t = u^exponent from 1 down to a last time, then 0: (steps + 1,) float64.
-
-    >>> power(3, torch.tensor(0.04), 2.0)
-    tensor([1.0000, 0.3600, 0.0400, 0.0000], dtype=torch.float64)
-    """
-    t = torch.linspace(1, float(end) ** (1 / exponent), steps, dtype=torch.float64) ** exponent
-    return torch.cat([t, t.new_zeros(1)])
+    first = clock(torch.tensor(first_noise_level(path), dtype=torch.float64))
+    return at_noise_levels(path, noise_level(first * torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] ** 2))
 
 
 def _power(path: Path, steps: int) -> Tensor:
-    return power(steps, _time_at_rho_min(path, steps), 2.5)
+    return power(path, steps, rho_min(steps), 2.5)
 
 
 def _in_rho(forward: Callable[[float], float], inverse: Callable[[Tensor], Tensor]) -> Callable[[Path, int], Tensor]:
     """Equal steps of a function of rho from t = 1 to rho_min, then 0."""
 
     def grid(path: Path, steps: int) -> Tensor:
-        alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
-        start = sigma / alpha if alpha * _RHO_MAX > sigma else _RHO_MAX
-        rho = inverse(torch.linspace(forward(start), forward(rho_min(steps)), steps, dtype=torch.float64))
-        t = time_at(path, -torch.log(rho))
-        t[0] = 1.0
-        return torch.cat([t, t.new_zeros(1)])
+        ends = forward(first_noise_level(path)), forward(rho_min(steps))
+        return at_noise_levels(path, inverse(torch.linspace(*ends, steps, dtype=torch.float64)))
 
     return grid
 
 
 def _ends(path: Path, steps: int) -> Tensor:
-    return torch.tensor([1.0, float(_time_at_rho_min(path, 10**4)), 0.0], dtype=torch.float64)
-
-
-def _time_at_rho_min(path: Path, steps: int) -> Tensor:
-    return time_at(path, torch.tensor(-math.log(rho_min(steps)), dtype=torch.float64))
+    last = time_at(path, torch.tensor(-math.log(_RHO_END), dtype=torch.float64))
+    return torch.tensor([1.0, float(last), 0.0], dtype=torch.float64)
 
 
 GRIDS: dict[str, Callable[[Path, int], Tensor]] = {

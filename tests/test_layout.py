@@ -34,7 +34,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # The same for solvers: single modules first, then the families, then what knows them all.
 SOLVER_LAYERS = [
     {"errors"},
-    {"noise", "denoiser", "conditions"},
+    {"noise", "denoiser", "conditions", "noise_clock"},
     {"brownian_path"},
     {"problem"},
     {"grids", "exact_step"},

@@ -18,9 +18,15 @@ on a variance-preserving path -F is the velocity alpha eps - sigma x_0. The velo
 the others': Gaussian data of standard deviation d has F = 0 and is sampled exactly, with or without noise.)
 
 m is replaced by its interpolation polynomial of the last p values in a variable psi (lambda, rho, the angle
-theta, or t), and the weights Int kernel L_j du are computed by Gauss-Legendre quadrature in float64, which
-has no cancellation at any step size. The corrector (Zhao et al. 2023) repeats the step with the value at its
-end, which the next step needs anyway, and with the same xi: one more order at no more evaluations.
+theta, or the time of the clock in ``solvers.noise_clock``), and the weights Int kernel L_j du are computed by
+Gauss-Legendre quadrature in float64, which has no cancellation at any step size. The time of the path itself occurs
+nowhere. Steps from pure noise, where lambda is -infinity, are regular in the data and the velocity form,
+
+    x_s = sigma_s/sigma_t x + sigma_s Int x_0 d(alpha/sigma),
+
+and polynomials in lambda or rho that reach back to pure noise are in the angle instead. The corrector (Zhao et al.
+2023) repeats the step with the value at its end, which the next step needs anyway, and with the same xi: one more
+order at no more evaluations.
 
 Published formulas differ from the exact weights in two places, which ``weights`` reproduces. With two nodes the
 integral of the slope, Int H e^{-H(1-u)} u du, is replaced by B/2 with B = H ("bh1") or B = 1 - e^{-H} ("bh2":
@@ -43,8 +49,8 @@ from solvers.errors import InputError, choose
 from solvers.exact_step import ancestral_step
 from solvers.exponential.quadrature import POINTS, Array, lagrange
 from solvers.exponential.quadrature import WEIGHTS as QUADRATURE
-from solvers.grids import time_at
 from solvers.noise import Noise
+from solvers.noise_clock import regular_clock
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, Solver, rms_of_sum
 
@@ -124,7 +130,7 @@ class ExponentialAdams(Solver):
     Args:
         predictor_order: number of values the predictor interpolates.
         form: what is interpolated: "data", "noise" or "velocity".
-        variable: in what it is a polynomial: "lambda", "rho", "angle" or "time".
+        variable: in what it is a polynomial: "lambda", "rho", "angle" or "time", that of ``solvers.noise_clock``.
         corrector: whether each state is corrected once the value at its end is known.
         sigma_data: the d of the velocity form and of the angle.
         lower_order_final: whether the order falls to 1 towards the end of the grid. It steadies the last
@@ -142,7 +148,7 @@ class ExponentialAdams(Solver):
     >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> [step.order for step in ExponentialAdams(3).plan(straight, 0.0, (1.0, 0.7, 0.4, 0.2, 0.1, 0.0))]
-    [0, 1, 2, 3]
+    [1, 2, 3, 3]
     """
 
     predictor_order: int = 2
@@ -251,25 +257,32 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
         lam = np.log(alpha) - np.log(sigma)
     last = len(times) - 1 - bool(sigma[-1] == 0)
 
+    inverse = alpha / np.where(sigma > 0, sigma, np.nan)
+    regular = solver.form != "noise" and eta == 0
     h = np.diff(lam[: last + 1])
-    # lambda at the quadrature points of all steps; steps from infinite lambda are not interpolated.
-    at = np.where(np.isfinite(h), lam[:last], 0.0)[:, None] + np.where(np.isfinite(h), h, 0.0)[:, None] * _U
-    psi_nodes, psi_at = _variable(solver, path, t.numpy(), lam), _variable(solver, path, None, at)
+    # alpha / sigma at the quadrature points of all steps; those from pure noise have equal steps of it.
+    pure = ~np.isfinite(h)
+    begin, width = np.where(pure, 0.0, lam[:last]), np.where(pure, 0.0, h)
+    at = np.where(pure[:, None], inverse[1 : last + 1, None] * _U, np.exp(begin[:, None] + width[:, None] * _U))
 
     def update(i: int, nodes: list[int]) -> Update:
         """From time i to i + 1, interpolating at the nodes."""
-        basis = lagrange(psi_nodes[nodes], psi_at[i])
+        basis = lagrange(*_variable(solver, inverse[nodes], at[i]))
         tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
-        decay, kernel, noise = _kernel(solver, tau, alpha[i : i + 2], sigma[i : i + 2], h[i], np.exp(-at[i]))
+        ends = slice(i, i + 2)
+        if pure[i]:
+            decay, kernel, noise = _from_pure_noise(solver, alpha[ends], sigma[ends], at[i])
+        else:
+            decay, kernel, noise = _kernel(solver, tau, alpha[ends], sigma[ends], h[i], 1 / at[i])
         weights = (basis * kernel) @ _W
-        if solver.weights != "exact":
+        if solver.weights != "exact" and np.isfinite(lam[nodes]).all():
             weights = _published(solver.weights, weights, kernel, (lam[nodes] - lam[i]) / h[i])
         return Update(float(decay), tuple(weights.tolist()), float(noise))
 
     steps = []
     for i in range(last):
-        # Values at infinite lambda cannot be interpolated in it; the history starts after them.
-        known = [k for k in range(i, -1, -1) if np.isfinite(lam[k])]
+        # Where steps from pure noise are not regular, the history starts after it.
+        known = [k for k in range(i, -1, -1) if regular or np.isfinite(lam[k])]
         if not known or not np.isfinite(lam[i + 1]):
             # The transition computes its own amount of noise; here it only says that there is some.
             noise = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
@@ -286,14 +299,30 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
     return tuple(steps)
 
 
-def _variable(solver: ExponentialAdams, path: Path, times: Array | None, lam: Array) -> Array:
-    """The polynomial variable at given lambda (at these times, where they are known)."""
-    if solver.variable == "lambda":
-        return lam
+def _variable(solver: ExponentialAdams, nodes: Array, at: Array) -> tuple[Array, Array]:
+    """The polynomial variable, from alpha / sigma at the nodes and the quadrature points."""
     if solver.variable == "time":
-        return time_at(path, torch.from_numpy(lam)).numpy() if times is None else times
-    rho = np.exp(-lam)
-    return rho if solver.variable == "rho" else np.arctan(rho / solver.sigma_data)
+        both = (regular_clock(torch.from_numpy(c)).numpy() for c in (nodes, at))
+    elif solver.variable == "angle" or (nodes == 0).any():
+        both = (np.arctan2(1.0, solver.sigma_data * c) for c in (nodes, at))
+    elif solver.variable == "lambda":
+        both = (np.log(c) for c in (nodes, at))
+    else:
+        both = (1 / c for c in (nodes, at))
+    first, second = both
+    return first, second
+
+
+def _from_pure_noise(
+    solver: ExponentialAdams, alpha: Array, sigma: Array, inverse: Array
+) -> tuple[float, Array, float]:
+    """(decay, kernel at the quadrature points, noise) of a step that starts where alpha = 0."""
+    d = solver.sigma_data
+    if solver.form == "data":
+        return sigma[1] / sigma[0], np.full_like(inverse, alpha[1]), 0.0
+    n = math.hypot(sigma[1], d * alpha[1])
+    # theta = atan(1 / (d v)) falls from pi / 2: d theta = -d dv / (1 + (d v)^2).
+    return n / sigma[0], n * d / (1 + (d * inverse) ** 2) * (alpha[1] / sigma[1]), 0.0
 
 
 def _value(solver: ExponentialAdams, alpha: float, sigma: float) -> tuple[float, float]:

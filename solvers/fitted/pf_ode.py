@@ -13,9 +13,10 @@ Samples of many dimensions (``is_high_dim``) have tables of their own, in ``pf_o
 and in what follows, they get higher noise levels.
 
 For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
-corrector: beyond 12 steps polynomials in t through five values or, where a sample's values are rough, through four
-(``solvers.exponential.variable_order``), of order 6, on t = u^2.5 (u^2.25 from 40 steps up) down to rho = 3 /
-steps^2; with fewer through two values, in lambda up to 6 steps and in t up to 12.
+corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
+four (``solvers.exponential.variable_order``), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps
+u^(3 - 10 / steps), and rho falls faster); with fewer through two values, in lambda up to 6 steps and in the clock up
+to 12. The clock is a function of rho alone (``solvers.noise_clock``), so the engine too serves every path alike.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _SOME_STEPS = 12
-_FINE = 40  # steps from which the grid may be less dense near the data
+_FINE = 20  # steps from which the grid is denser near the data
 
 # A table is used where the path starts at this many times its second rho at least.
 _ROOM = 1.25
@@ -154,11 +155,9 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
 
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
-    if steps <= _SOME_STEPS:
-        return GRIDS["power"](path, steps)
-    # Smaller than about 1e-3 the noise is below what networks are trained on.
-    low = torch.tensor(max(3 / steps**2, 1e-3), dtype=torch.float64)
-    times = power(steps, time_at(path, -torch.log(low)), 2.5 if steps < _FINE else 2.25)
+    fine = max(steps / _FINE, 1.0)
+    low = min(2 / steps**2, 0.5) / math.sqrt(fine)
+    times = power(path, steps, low, 3 - 0.5 / fine)
     return shift_noise_levels(path, times, _LARGER) if large else times
 
 

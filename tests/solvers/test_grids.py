@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from sde_diffusion.models.analytic import GaussianMixture
-from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
-from solvers import GRIDS, Equation, ReverseProcess, make_grid
+from sde_diffusion.sde import DDPM, EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
+from solvers import GRIDS, SOLVERS, Equation, ReverseProcess, make_grid
 from solvers.grids import rho_min, time_at
+from solvers.noise_clock import clock
+from solvers.planning import plan
 
 PATHS = [VPSDE(), SubVPSDE(), VESDE(), EDM(), Flow(), CosineVPSDE()]
 
@@ -31,8 +33,8 @@ def test_length_ends_and_order(name: str, sde: SDE, steps: int) -> None:
 
 VARIABLE = {
     "uniform": lambda t, rho: t,
-    "quadratic": lambda t, rho: t.sqrt(),
-    "power": lambda t, rho: t**0.4,
+    "quadratic": lambda t, rho: clock(rho).sqrt(),
+    "power": lambda t, rho: clock(rho) ** 0.4,
     "log-snr": lambda t, rho: rho.log(),
     "karras": lambda t, rho: rho ** (1 / 7),
     "angle": lambda t, rho: rho.atan(),
@@ -53,8 +55,33 @@ def test_last_time_before_zero_follows_the_rule(name: str) -> None:
     for steps in (4, 10, 30):
         times = make_grid(name, process(VPSDE()), steps)
         alpha, sigma = VPSDE()(times[-2])[:2]
-        assert float(sigma / alpha) == pytest.approx(max(4 / steps**2, 0.002), rel=1e-9)
-    assert rho_min(1) == 0.5 and rho_min(10**6) == 0.002
+        assert float(sigma / alpha) == pytest.approx(4 / steps**2, rel=1e-9)
+    assert rho_min(1) == 0.5
+    # Above 40 steps it goes on falling, faster.
+    assert rho_min(160) == pytest.approx(4 / 160**2 / 2)
+
+
+@pytest.mark.parametrize("name", ["quadratic", "power"])
+def test_on_the_process_of_the_clock_grids_are_powers_of_its_time(name: str) -> None:
+    times = make_grid(name, process(VPSDE()), 12)[:-1]
+    gaps = (times ** {"quadratic": 0.5, "power": 0.4}[name]).diff()
+    torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [n for n, s in SOLVERS.items() if not (s.adaptive or s.grid == "uniform")])
+def test_default_grids_are_noise_levels_whatever_a_path_calls_its_times(name: str) -> None:
+    """Of one range of sigma / alpha: 1000 betas, the same ends on a linear beta(t), and sigma proportional to t."""
+    betas = DDPM(betas=torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().tolist())
+    alpha, sigma = (float(c) for c in betas.marginal(1.0))
+    others = [EDM(sigma / alpha), VESDE(sigma_min=0.01, sigma_max=math.hypot(sigma / alpha, 0.01))]
+    levels = []
+    for sde in (betas, *others):
+        model = GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0, sde=sde)
+        times = plan(sde.reverse(model, 0.0), (2,), name, steps=11)[1]
+        alpha, sigma = sde(times)[:2]
+        levels.append(sigma / alpha)
+    for other in levels[1:]:
+        torch.testing.assert_close(other, levels[0], rtol=1e-6, atol=1e-8)
 
 
 def test_time_at_inverts_any_path() -> None:

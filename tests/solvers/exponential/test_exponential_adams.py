@@ -16,6 +16,7 @@ from solvers import SOLVERS, ReverseProcess, make_grid, solve
 from solvers.brownian_path import BrownianPath, depth_for
 from solvers.exponential.adams import FORMS, VARIABLES, ExponentialAdams
 from solvers.noise import as_seeds
+from solvers.noise_clock import regular_clock
 
 SDE_VP = VPSDE()
 
@@ -78,7 +79,7 @@ def test_predictor_is_exact_for_polynomials_below_its_order(variable: str, order
     def psi(t: Tensor) -> Tensor:
         alpha, sigma = sde(t)[:2]
         rho = sigma / alpha
-        return {"lambda": -rho.log(), "rho": rho, "angle": rho.atan(), "time": t}[variable]
+        return {"lambda": -rho.log(), "rho": rho, "angle": rho.atan(), "time": regular_clock(1 / rho)}[variable]
 
     def denoised(t: Tensor) -> Tensor:
         return sum((0.3 * psi(t)) ** k for k in range(order))  # type: ignore[return-value]
@@ -232,15 +233,15 @@ def test_all_paths_with_the_same_noise_levels_give_the_same_sample() -> None:
 
 @pytest.mark.parametrize("sde", [CosineVPSDE(), Flow()], ids=repr)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("steps", [1, 2, 3, 16])
 def test_pure_noise_at_the_start_is_finite_and_converges(sde: SDE, form: str, steps: int) -> None:
     exact = GaussianMixture(torch.tensor([[-1.0], [0.7]], dtype=torch.float64), 0.2, sde=sde)
     x1 = sde.prior((8, 1), dtype=torch.float64)
     run = solve(sde.probability_flow(exact), x1, solver=ExponentialAdams(3, form=form, corrector=True), steps=steps)
     assert bool(run.x.isfinite().all())
-    if steps == 8:
+    if steps == 16:
         fine = solve(sde.probability_flow(exact), x1, solver=ExponentialAdams(3), steps=200)
-        assert float((run.x - fine.x).abs().median()) < 0.05
+        assert float((run.x - fine.x).abs().median()) < 0.01
 
 
 def test_the_plan_prints_its_orders() -> None:
