@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import copy
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -30,8 +31,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -48,9 +47,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import default_network
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.training.config import TrainConfig
-from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.trainer import Trainer
-from sde_diffusion.training.training_run import _loop, _Shared
 
 Advance = Callable[[int], None]
 
@@ -74,15 +71,15 @@ def bare(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
 
 def ours(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
     """The loop of ``train``, without a folder."""
-    config = TrainConfig(batch_size=batch, device=device, schedule="constant", learning_rate=1e-4)
-    engine = Distributed(device, config.precision)
-    trainer = Trainer(ScoreModel(network, VPSDE()), data, config, engine)
-    trainer.network.train()
+    config = TrainConfig(steps=10**9, batch_size=batch, device=device, schedule="constant", learning_rate=1e-4)
+    trainer = Trainer(ScoreModel(network, VPSDE()), data, config)
+    updates = iter(trainer)
 
     def advance(steps: int) -> None:
-        trainer.config = replace(config, steps=trainer.step + steps)
-        with ExitStack() as stack:
-            _loop(trainer, _Shared(engine, None, stack), {}, [], progress=False)
+        for step in itertools.islice(updates, steps):
+            if step.number % config.log_every == 0:
+                trainer.take_record()
+        trainer.read()  # as the last step of a training does
 
     return advance
 

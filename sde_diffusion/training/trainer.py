@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from sde_diffusion.data import Data
-from sde_diffusion.data.augment import LABELS, Augmentation
+from sde_diffusion.data.augment import LABELS
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import check_weights
+from sde_diffusion.training.checks import adamw_moments, augmentation_for, checked_data, no_label_for
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.ema import EMA, power_decay
-from sde_diffusion.training.loss_module import LossModule
+from sde_diffusion.training.losses import LossModule
 from sde_diffusion.training.randomness import StepRandomness
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 from solvers.errors import InputError, NonFiniteError
@@ -50,14 +52,34 @@ class _Figures(NamedTuple):
     norm: Tensor
 
 
+class TrainingStep(NamedTuple):
+    """An update that was made; its tensors are on the device, and reading one waits for it.
+
+    Attributes:
+        number: 1, 2, ..., ``config.steps``.
+        loss: mean weighted loss of this process's part of the batch, 0-d.
+        grad_norm: norm of the gradient before clipping, 0-d.
+        learning_rate: of this update.
+    """
+
+    number: int
+    loss: Tensor
+    grad_norm: Tensor
+    learning_rate: float
+
+
 class Trainer:
-    """A model in training.
+    """A model in training: ``for step in trainer`` makes the updates up to ``config.steps``, one at a time.
+
+    What happens between them is the caller's: logging, checkpoints (``groups``, ``state``), pictures, an early stop.
+    ``train`` is such a loop. While it runs, the network is in training mode, and torch's own generator, from which
+    dropout draws, is seeded at every step; both are put back when it ends.
 
     Args:
         model: the score model; its network is moved to the device and trained in place.
-        data: the samples.
+        data: a data set, or an array (N, ...) that ``as_data`` understands.
         config: the options.
-        engine: the processes and their devices.
+        engine: the processes and their devices; a lone process by default.
 
     Attributes:
         step: how many updates were made.
@@ -69,9 +91,24 @@ class Trainer:
     Raises:
         ValueError: the network has nothing to train, or its output is not shaped like its input; labels or a batch
             that do not fit.
+
+    >>> from sde_diffusion.networks import build
+    >>> from sde_diffusion.sde import VPSDE
+    >>> model = ScoreModel(build("mlp", shape=(2,), width=8), VPSDE())
+    >>> trainer = Trainer(model, torch.ones(16, 2), TrainConfig(steps=3, batch_size=8, warmup=2))
+    >>> [(step.number, step.learning_rate) for step in trainer]
+    [(1, 0.001), (2, 0.002), (3, 0.0)]
     """
 
-    def __init__(self, model: ScoreModel, data: Data, config: TrainConfig, engine: Distributed) -> None:
+    def __init__(
+        self,
+        model: ScoreModel,
+        data: Data | Tensor | ArrayLike,
+        config: TrainConfig,
+        engine: Distributed | None = None,
+    ) -> None:
+        data = checked_data(model, data)
+        engine = engine or Distributed(config.device, config.precision)
         self.model = model.to(engine.device)
         self.data = data
         self.config = config
@@ -81,8 +118,8 @@ class Trainer:
         self.draws = StepRandomness(config.seed, len(data), config.batch_size)
         self.times = TIME_SAMPLERS[config.time_sampling]
         self.times_state = self.times.start()
-        self.no_label = _no_label(self.network, data) if config.labels else None
-        self.augmentation = _augmentation(self.network, data, config)
+        self.no_label = no_label_for(self.network, data) if config.labels else None
+        self.augmentation = augmentation_for(self.network, data, config)
         shares = engine.world * config.accumulate
         if config.batch_size % shares:
             raise InputError(
@@ -154,6 +191,22 @@ class Trainer:
             torch.autograd.backward(self.objective(*self._first())[1].mean())
         self.optimizer.zero_grad()
         self.network.train(training)
+
+    def __iter__(self) -> Generator[TrainingStep, None, None]:
+        """Make the updates that are left, and yield after each."""
+        was_training = self.network.training
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            try:
+                while self.step < self.config.steps:
+                    self.network.train()
+                    self.advance()
+                    figures = self._unread[-1]
+                    if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                        self.read()
+                    yield TrainingStep(self.step, figures.loss, figures.norm, self.config.learning_rate_at(self.step))
+            finally:
+                self.network.train(was_training)
 
     def advance(self) -> None:
         """Make one update of the weights and of their averages."""
@@ -295,38 +348,6 @@ class Trainer:
             groups["times"] = self.times_state
         return groups
 
-    def _moments(self, saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-        """The state of AdamW by the number of its parameter.
-
-        AdamW's fused kernel trusts its state: with a moment that is shorter than its parameter it reads and writes
-        beyond the end of it. So names, shapes, types and values are compared first.
-
-        Raises:
-            ValueError: the state is not of these parameters.
-        """
-        moments: dict[int, dict[str, Tensor]] = {}
-        expected = {"step": torch.Size([]), "exp_avg": None, "exp_avg_sq": None}
-        for i, (name, parameter) in enumerate(self.parameters.items()):
-            entry = {key: saved[f"{name}.{key}"] for key in expected if f"{name}.{key}" in saved}
-            if not entry:
-                continue  # before the first update, or of a parameter that takes no part in the loss
-            if missing := expected.keys() - entry.keys():
-                raise InputError(f"the optimizer has no {', '.join(sorted(missing))} of {name}")
-            for key, value in entry.items():
-                shape, kind = (torch.Size([]), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
-                if value.shape != shape or value.dtype != kind:
-                    raise InputError(
-                        f"the optimizer has {key} of {name} as {value.dtype} of shape {tuple(value.shape)}; expected "
-                        f"{kind} of shape {tuple(shape)}"
-                    )
-                if not bool(value.isfinite().all()) or (key != "exp_avg" and bool((value < 0).any())):
-                    raise InputError(f"the optimizer has values of {key} of {name} that are negative or not finite")
-            moments[i] = entry
-        known = {f"{name}.{key}" for name in self.parameters for key in expected}
-        if foreign := sorted(set(saved) - known):
-            raise InputError(f"the optimizer has a state of {foreign[0]}, which this network does not have")
-        return moments
-
     def state(self) -> dict[str, Any]:
         """The numbers of a checkpoint. Call ``read`` first."""
         unlogged: dict[str, Any] = {"loss": self.losses, "grad_norm": self.norms}
@@ -350,7 +371,7 @@ class Trainer:
                 self.weight.load_state_dict(groups["weight"])
             if self.times_state:
                 self.times_state = dict(groups["times"])
-            moments = self._moments(groups["optimizer"])
+            moments = adamw_moments(self.parameters, groups["optimizer"])
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
             self.step = state["step"]
             self.losses = list(state["unlogged"]["loss"])
@@ -376,36 +397,3 @@ def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
                     "before are intact. The usual cause is a learning rate that is too high",
                     {"step": step, "what": group, "tensor": name},
                 )
-
-
-def _augmentation(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
-    """What is done to the images of a batch; None for nothing."""
-    if not (config.flip or config.augment):
-        return None
-    if not data.is_image:
-        raise InputError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
-    context = getattr(network, "settings", {}).get("context")
-    if config.augment and context != LABELS:
-        raise InputError(
-            f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
-            f"context={LABELS} (it has {context})"
-        )
-    return Augmentation(config.flip, config.augment)
-
-
-def _no_label(network: nn.Module, data: Data) -> int:
-    """The label that stands for none: one more than those of the network, or of the data where it does not say."""
-    if data.labels is None or data.classes is None:
-        raise InputError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
-    settings = getattr(network, "settings", {})
-    classes = settings.get("classes", None if "classes" in settings else data.classes)
-    if classes is None:
-        raise InputError(
-            f"labels were asked for and the network was built without classes; build it with classes={data.classes}"
-        )
-    if classes < data.classes:
-        raise InputError(
-            f"the labels of {data.name} run from 0 to {data.classes - 1}; this network has {classes} classes, "
-            f"0 to {classes - 1}"
-        )
-    return int(classes)

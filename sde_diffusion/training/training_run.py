@@ -18,15 +18,15 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
-from sde_diffusion.data import Data, as_data
+from sde_diffusion.data import Data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
@@ -35,11 +35,12 @@ from sde_diffusion.storage.record_types import DataEntry, RunConfig, TrainingSta
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
 from sde_diffusion.training import interrupts as signals
+from sde_diffusion.training.checks import checked_data
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.trainer import Trainer, TrainingDivergedError, check_finite
-from solvers.errors import InputError, InputTypeError
+from solvers.errors import InputError
 
 # Options that may change when a run is resumed: none of them alters a step that was already made.
 _FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
@@ -86,12 +87,7 @@ def train(
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint of the last step was
             saved.
     """
-    _check_model(model)
-    data = data if isinstance(data, Data) else as_data(data)
-    if model.shape is None:
-        model.shape = data.shape
-    if model.shape != data.shape:
-        raise InputError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
+    data = checked_data(model, data)
     if resume and out is None:
         raise InputError("resume=True needs the folder of the run: out=...")
 
@@ -121,13 +117,8 @@ def train(
         else:
             state = {**trainer.state(), **_identity(about)}
             run.create(about, trainer.groups(), state, {"config.toml": toml})
-        was_training = trainer.network.training
-        stack.callback(trainer.network.train, was_training)
-        trainer.network.train()
         caught: list[int] = stack.enter_context(signals.deferred()) if path else []
         stack.enter_context(engine.tracking("tracker", about["train"]))
-        # torch's own generator is seeded at every step: the caller's state is put back afterwards.
-        stack.enter_context(torch.random.fork_rng(devices=[engine.device] if engine.device.type == "cuda" else []))
         try:
             _loop(trainer, run, _identity(about), caught, progress)
         except TrainingDivergedError as error:
@@ -170,13 +161,12 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
     saved = trainer.step
     start, waited, first = time.perf_counter(), trainer.waited, trainer.step
     stop = signals.StopVote(engine.agree if engine.world > 1 else None, caught)
-    with Meter(config.steps, trainer.step, progress and engine.main) as meter:
-        while trainer.step < config.steps and not stop.reached(trainer.step):
-            trainer.advance()
-            k = trainer.step
-            last = k == config.steps
+    if trainer.step < config.steps and stop.reached(trainer.step):
+        return
+    with Meter(config.steps, trainer.step, progress and engine.main) as meter, closing(iter(trainer)) as steps:
+        for step in steps:
+            k, last = step.number, step.number == config.steps
             if k % config.log_every == 0 or last:
-                trainer.read()
                 seconds = time.perf_counter() - start
                 rate = (k - first) * config.batch_size / seconds
                 wait = (trainer.waited - waited) / seconds
@@ -198,6 +188,8 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
                 _save(trainer, run, identity)
                 saved = k
             start += time.perf_counter() - pause
+            if not last and stop.reached(k):
+                break
         if saved < trainer.step:
             _save(trainer, run, identity)
 
@@ -271,14 +263,3 @@ def _about(data: Data) -> DataEntry:
 
 def _versions() -> dict[str, str]:
     return {"torch": torch.__version__, "python": platform.python_version()}
-
-
-def _check_model(model: ScoreModel) -> None:
-    if not isinstance(model, ScoreModel):
-        raise InputTypeError(
-            f"expected a ScoreModel, got {type(model).__name__}; wrap a network: ScoreModel(network, VPSDE())"
-        )
-    if not isinstance(model.network, nn.Module):
-        raise InputTypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
-    # Refuses what could be trained but never sampled: noise prediction where alpha(1) = 0.
-    model.sde.reverse(model)

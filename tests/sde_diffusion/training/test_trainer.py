@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.randomness import BLOCK, StepRandomness
-from sde_diffusion.training.trainer import Trainer
+from sde_diffusion.training.trainer import Trainer, TrainingDivergedError
 from sde_diffusion.training.training_run import train
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -266,3 +267,29 @@ def test_a_tracker_gets_the_lines_of_the_log(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="out="):
         train(ScoreModel(mlp(), VPSDE()), DATA, tracker="tensorboard", **options)
+
+
+def test_a_loop_of_ones_own_makes_the_updates_of_train() -> None:
+    config = TrainConfig(steps=9, batch_size=8, warmup=2, device="cpu", log_every=4)
+    whole = train(ScoreModel(mlp(), VPSDE()), DATA, config, progress=False)
+    training = Trainer(ScoreModel(mlp(), VPSDE()), DATA, config)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    training.network.eval()
+    first = [step.number for step in itertools.islice(training, 4)]
+    assert torch.equal(torch.get_rng_state(), before) and not training.network.training
+    rest = list(training)  # goes on where the first loop was left
+    assert first + [step.number for step in rest] == list(range(1, 10))
+    average, expected = training.averages["ema"].state(), whole.network.state_dict()
+    assert all(torch.equal(average[name], expected[name]) for name in expected)
+    assert rest[-1].learning_rate == 0 and float(rest[0].loss) > 0 and float(rest[0].grad_norm) > 0
+    assert list(training) == []
+
+
+def test_a_loop_of_ones_own_ends_at_what_is_not_finite() -> None:
+    config = TrainConfig(steps=200, batch_size=8, device="cpu", learning_rate=1e30, warmup=0, log_every=5)
+    training = Trainer(ScoreModel(mlp(), VPSDE()), DATA, config)
+    with pytest.raises(TrainingDivergedError, match="is not finite"):
+        for _ in training:
+            pass
+    assert training.step <= 20

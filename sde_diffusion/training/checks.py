@@ -1,0 +1,108 @@
+"""Whether model, data and options fit each other, found out before a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from sde_diffusion.data import Data, as_data
+from sde_diffusion.data.augment import LABELS, Augmentation
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.training.config import TrainConfig
+from solvers.errors import InputError, InputTypeError
+
+
+def checked_data(model: ScoreModel, data: Data | Tensor | ArrayLike) -> Data:
+    """The data as a data set, after a check that the model can be trained on it; the model learns its shape.
+
+    Raises:
+        TypeError: something that is no score model of an nn.Module.
+        ValueError: samples of another shape than the model's; a model that could never be sampled.
+    """
+    _check_model(model)
+    data = data if isinstance(data, Data) else as_data(data)
+    if model.shape is None:
+        model.shape = data.shape
+    if model.shape != data.shape:
+        raise InputError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
+    return data
+
+
+def _check_model(model: ScoreModel) -> None:
+    if not isinstance(model, ScoreModel):
+        raise InputTypeError(
+            f"expected a ScoreModel, got {type(model).__name__}; wrap a network: ScoreModel(network, VPSDE())"
+        )
+    if not isinstance(model.network, nn.Module):
+        raise InputTypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
+    # Refuses what could be trained but never sampled: noise prediction where alpha(1) = 0.
+    model.sde.reverse(model)
+
+
+def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
+    """What is done to the images of a batch; None for nothing."""
+    if not (config.flip or config.augment):
+        return None
+    if not data.is_image:
+        raise InputError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
+    context = getattr(network, "settings", {}).get("context")
+    if config.augment and context != LABELS:
+        raise InputError(
+            f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
+            f"context={LABELS} (it has {context})"
+        )
+    return Augmentation(config.flip, config.augment)
+
+
+def no_label_for(network: nn.Module, data: Data) -> int:
+    """The label that stands for none: one more than those of the network, or of the data where it does not say."""
+    if data.labels is None or data.classes is None:
+        raise InputError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
+    settings = getattr(network, "settings", {})
+    classes = settings.get("classes", None if "classes" in settings else data.classes)
+    if classes is None:
+        raise InputError(
+            f"labels were asked for and the network was built without classes; build it with classes={data.classes}"
+        )
+    if classes < data.classes:
+        raise InputError(
+            f"the labels of {data.name} run from 0 to {data.classes - 1}; this network has {classes} classes, "
+            f"0 to {classes - 1}"
+        )
+    return int(classes)
+
+
+def adamw_moments(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The state of AdamW by the number of its parameter.
+
+    AdamW's fused kernel trusts its state: with a moment that is shorter than its parameter it reads and writes
+    beyond the end of it. So names, shapes, types and values are compared first.
+
+    Raises:
+        ValueError: the state is not of these parameters.
+    """
+    moments: dict[int, dict[str, Tensor]] = {}
+    expected = {"step": torch.Size([]), "exp_avg": None, "exp_avg_sq": None}
+    for i, (name, parameter) in enumerate(parameters.items()):
+        entry = {key: saved[f"{name}.{key}"] for key in expected if f"{name}.{key}" in saved}
+        if not entry:
+            continue  # before the first update, or of a parameter that takes no part in the loss
+        if missing := expected.keys() - entry.keys():
+            raise InputError(f"the optimizer has no {', '.join(sorted(missing))} of {name}")
+        for key, value in entry.items():
+            shape, kind = (torch.Size([]), torch.float32) if key == "step" else (parameter.shape, parameter.dtype)
+            if value.shape != shape or value.dtype != kind:
+                raise InputError(
+                    f"the optimizer has {key} of {name} as {value.dtype} of shape {tuple(value.shape)}; expected "
+                    f"{kind} of shape {tuple(shape)}"
+                )
+            if not bool(value.isfinite().all()) or (key != "exp_avg" and bool((value < 0).any())):
+                raise InputError(f"the optimizer has values of {key} of {name} that are negative or not finite")
+        moments[i] = entry
+    known = {f"{name}.{key}" for name in parameters for key in expected}
+    if foreign := sorted(set(saved) - known):
+        raise InputError(f"the optimizer has a state of {foreign[0]}, which this network does not have")
+    return moments
