@@ -49,10 +49,14 @@ class Schedule:
 
     def label(self, t: Tensor) -> Tensor:
         """The time input of the network at t (B,) float64."""
-        return self.sde.timestep(t) if isinstance(self.sde, DDPM) else self.steps * t
+        if isinstance(self.sde, DDPM):
+            return self.sde.timestep(t)
+        return torch.log(self.sde.marginal(t)[1]) / 4 if isinstance(self.sde, EDM) else self.steps * t
 
     def time(self, label: Tensor) -> Tensor:
         """The t at which the network receives a label: the inverse of ``label``."""
+        if isinstance(self.sde, EDM):
+            return (torch.exp(4 * label) / self.sde.sigma_max).clamp_max(1)
         return (label + 1) / self.steps if isinstance(self.sde, DDPM) else label / self.steps
 
 
@@ -97,19 +101,35 @@ def read_schedule(scheduler: Any) -> Schedule:
     Schedule(sde=DDPM(...), predicts='velocity', steps=1000, sigma_data=1.0, negated=False)
     """
     config = config_of(scheduler)
-    name, steps = str(config.get("_class_name", "")), config.get("num_train_timesteps", 1000)
+    steps, process = config.get("num_train_timesteps", 1000), process_of(config)
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"num_train_timesteps is a whole number, at least 1; got {steps!r}")
     kind = config.get("prediction_type") or "epsilon"
-    if "FlowMatch" in name or kind == "flow_prediction":
+    if process == "flow":
         return Schedule(Flow(), "velocity", steps)
-    if name.startswith("EDM"):
+    if process == "edm":
         high, data = config.get("sigma_max", 80.0), config.get("sigma_data", 0.5)
         choose(kind, {"epsilon": 0, "v_prediction": 1}, "prediction_type of an EDM scheduler")
         return Schedule(EDM(float(high)), "edm", steps, float(data), kind == "v_prediction")
     predicts = choose(kind, _PREDICTS, "prediction_type")
     betas = betas_of(config, getattr(scheduler, "betas", None))
     return Schedule(DDPM(betas=betas.tolist()), predicts, len(betas))
+
+
+def process_of(config: Mapping[str, Any]) -> str:
+    """Which of "betas", "flow" and "edm" a config is of: by its word, its class, or the settings that it has.
+
+    >>> process_of({"_class_name": "FlowMatchEulerDiscreteScheduler"}), process_of({"shift": 3.0})
+    ('flow', 'flow')
+    """
+    if "process" in config:
+        return choose(config["process"], {name: name for name in ("betas", "flow", "edm")}, "process")
+    name, has_betas = str(config.get("_class_name", "")), "beta_start" in config
+    if "FlowMatch" in name or config.get("prediction_type") == "flow_prediction":
+        return "flow"
+    if name.startswith("EDM") or ("sigma_data" in config and not has_betas):
+        return "edm"
+    return "flow" if "shift" in config and not has_betas else "betas"
 
 
 def betas_of(config: Mapping[str, Any], stated: Any = None) -> Tensor:
