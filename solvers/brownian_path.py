@@ -97,7 +97,7 @@ def levy_weights_each(variance: Callable[[Any], Any], u: Tensor, depth: int) -> 
     >>> weights.square().sum(0)
     tensor([0.3000, 0.8000], dtype=torch.float64)
     """
-    below = torch.arange(depth + 1)[:, None]
+    below = torch.arange(depth + 1, device="cpu")[:, None]
     k = (u * (1 << depth)).long().clamp(max=(1 << depth) - 1) >> below
     first = 1 << (depth - below)
     left_end = k.double()
@@ -116,7 +116,7 @@ def levy_weights_each(variance: Callable[[Any], Any], u: Tensor, depth: int) -> 
             inner = torch.where(odd[i], left, right)
             left, right = left.masked_fill(odd[i], 0), right.masked_fill(~odd[i], 0)
     ends = torch.stack([right * (cb[-1] - ca[-1]).sqrt(), (left + right) * ca[-1].sqrt()])
-    nodes = torch.cat([first + k, torch.tensor([[0], [-1]]).expand(2, len(u))])
+    nodes = torch.cat([first + k, torch.tensor([[0], [-1]], device="cpu").expand(2, len(u))])
     return nodes, torch.cat([weights, ends])
 
 
@@ -198,12 +198,12 @@ class BrownianPath:
         fresh = [n for n in wanted if n not in self._normals]
         known = dict(self._normals)
         if fresh:
-            nodes = torch.tensor(fresh, dtype=torch.int64)[:, None]
+            nodes = torch.tensor(fresh, dtype=torch.int64, device="cpu")[:, None]
             known.update(zip(fresh, standard_normal(self.seeds, x.shape[1:], BROWNIAN, nodes), strict=True))
         self._normals = {n: known[n] for n in wanted}
         self._increments = {}
         for ends, weights in plan.items():
-            total = torch.zeros(x.shape, dtype=torch.float32)
+            total = torch.zeros(x.shape, dtype=torch.float32, device="cpu")
             for n, w in weights.items():
                 total.add_(known[n], alpha=w)
             self._increments[ends] = total
@@ -224,7 +224,7 @@ class BrownianPath:
         shared = nodes_u == nodes_v
         weights_v = (weights_v - weights_u * shared) * scale
         weights_u = weights_u * ~shared * scale
-        total = torch.zeros(x.shape, dtype=torch.float32)
+        total = torch.zeros(x.shape, dtype=torch.float32, device="cpu")
         for node, w in zip(torch.cat([nodes_v, nodes_u]), torch.cat([weights_v, -weights_u]), strict=True):
             if bool(w.any()):
                 z = standard_normal(self.seeds, x.shape[1:], BROWNIAN, node)

@@ -67,7 +67,7 @@ def rho_min(steps: int) -> float:
 
 def first_noise_level(path: Path) -> float:
     """The rho from which grids are spaced: that of t = 1, or 400 if that is larger."""
-    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
+    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
     return sigma / alpha if alpha * _RHO_MAX > sigma else _RHO_MAX
 
 
@@ -86,18 +86,20 @@ def power(path: Path, steps: int, end: float, exponent: float) -> Tensor:
     >>> power(straight, 3, 0.1, 2.0)
     tensor([1.0000, 0.6310, 0.0909, 0.0000], dtype=torch.float64)
     """
-    first, last = clock(torch.tensor([first_noise_level(path), end], dtype=torch.float64)).tolist()
-    root = torch.linspace(first ** (1 / exponent), last ** (1 / exponent), steps, dtype=torch.float64)
+    first, last = clock(torch.tensor([first_noise_level(path), end], dtype=torch.float64, device="cpu")).tolist()
+    root = torch.linspace(first ** (1 / exponent), last ** (1 / exponent), steps, dtype=torch.float64, device="cpu")
     return at_noise_levels(path, noise_level(root**exponent))
 
 
 def _uniform(path: Path, steps: int) -> Tensor:
-    return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def _quadratic(path: Path, steps: int) -> Tensor:
-    first = clock(torch.tensor(first_noise_level(path), dtype=torch.float64))
-    return at_noise_levels(path, noise_level(first * torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:-1] ** 2))
+    first = clock(torch.tensor(first_noise_level(path), dtype=torch.float64, device="cpu"))
+    return at_noise_levels(
+        path, noise_level(first * torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")[:-1] ** 2)
+    )
 
 
 def _power(path: Path, steps: int) -> Tensor:
@@ -109,14 +111,14 @@ def _in_rho(forward: Callable[[float], float], inverse: Callable[[Tensor], Tenso
 
     def grid(path: Path, steps: int) -> Tensor:
         ends = forward(first_noise_level(path)), forward(rho_min(steps))
-        return at_noise_levels(path, inverse(torch.linspace(*ends, steps, dtype=torch.float64)))
+        return at_noise_levels(path, inverse(torch.linspace(*ends, steps, dtype=torch.float64, device="cpu")))
 
     return grid
 
 
 def _ends(path: Path, steps: int) -> Tensor:
-    last = time_at(path, torch.tensor(-math.log(_RHO_END), dtype=torch.float64))
-    return torch.tensor([1.0, float(last), 0.0], dtype=torch.float64)
+    last = time_at(path, torch.tensor(-math.log(_RHO_END), dtype=torch.float64, device="cpu"))
+    return torch.tensor([1.0, float(last), 0.0], dtype=torch.float64, device="cpu")
 
 
 GRIDS: dict[str, Callable[[Path, int], Tensor]] = {
@@ -163,7 +165,7 @@ def make_grid(grid: str | Tensor | Sequence[float], problem: Problem, steps: int
             raise InputError("an Equation has no noise levels to space a named grid by; pass the times as a tensor")
         # A copy: the cached tensor must not be changed by a caller.
         return _named(grid, problem.path, steps).clone()
-    times = torch.as_tensor(grid, dtype=torch.float64).cpu()
+    times = torch.as_tensor(grid, dtype=torch.float64, device="cpu")
     if times.ndim != 1 or len(times) < 2:
         raise InputError(f"a grid is a list of at least 2 times; got shape {tuple(times.shape)}")
     if not bool(torch.isfinite(times).all()) or times.min() < 0 or times.max() > 1:

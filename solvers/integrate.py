@@ -115,6 +115,8 @@ def solve(
         errors: whether to keep the local error estimates that the solver has anyway.
         on_step: called after every step, for progress.
 
+    ``torch.compile`` of a function that calls ``solve`` compiles what stands around it: compile the network instead.
+
     Raises:
         ValueError: see the message: unknown names, budgets below the solver's minimum, bad grids, a process with noise
             given to a solver without.
@@ -126,6 +128,12 @@ def solve(
     >>> out.x.flatten().tolist(), out.nfe.tolist(), out.status
     ([3.0, 3.0], [4, 4], ['ok', 'ok'])
     """
+    if torch.compiler.is_compiling():
+        # The loop is Python that no graph can hold: it runs as it is, and a network that is compiled stays so.
+        return torch.compiler.disable(solve)(  # type: ignore[no-untyped-call]
+            problem, x, solver=solver, nfe=nfe, steps=steps, grid=grid, seeds=seeds, trajectory=trajectory,
+            errors=errors, on_step=on_step,
+        )  # fmt: skip
     check_batch(x)
     solver, times = plan(problem, x.shape[1:], solver, nfe, steps, grid)
     at = {-1: x}

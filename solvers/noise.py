@@ -50,7 +50,7 @@ def as_seeds(seeds: Iterable[int] | Tensor, n: int) -> Tensor:
     >>> as_seeds(range(3), 3)
     tensor([0, 1, 2])
     """
-    out = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds))
+    out = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds), device="cpu")
     if out.dtype.is_floating_point or out.dtype == torch.bool or out.shape != (n,):
         raise InputError(
             f"seeds are one integer per sample: expected {n} of them, got shape {tuple(out.shape)} of "
@@ -78,7 +78,7 @@ def standard_normal(
     True
     """
     shape = tuple(shape)
-    keys = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds), dtype=torch.int64)
+    keys = seeds if isinstance(seeds, Tensor) else torch.tensor(list(seeds), dtype=torch.int64, device="cpu")
     z = _mix(_mix(_unsigned(keys) + _GAMMA) + _unsigned(stream) * _GAMMA)
     z = _mix(z + _unsigned(counter) * _GAMMA)
     size = math.prod(shape)

@@ -102,7 +102,7 @@ class Equation:
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         """The coefficient of dw; zero for an ODE."""
         if self.g is None:
-            return torch.zeros((), dtype=torch.float64)
+            return torch.zeros((), dtype=torch.float64, device="cpu")
         return self.g(x, batch_times(t, x))
 
     @property
@@ -216,7 +216,7 @@ class ReverseProcess:
             alpha, sigma, dalpha, dsigma = (float(c) for c in scales)
             if alpha > 0:
                 g2 = _squared_diffusion(alpha, sigma, dalpha, dsigma)
-                return torch.tensor(self.eta * max(g2, 0.0) ** 0.5, dtype=torch.float64)
+                return torch.tensor(self.eta * max(g2, 0.0) ** 0.5, dtype=torch.float64, device="cpu")
         return like(self.eta * _squared_diffusion(*scales).clamp_min(0).sqrt(), x)
 
     def finish(self, x: Tensor, t: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class ReverseProcess:
 
     def half_log_snr(self, t: float) -> float:
         """Lambda(t) = log(alpha / sigma) as a number; infinite at the ends where alpha or sigma is 0."""
-        alpha, sigma = (float(c) for c in self.path(torch.tensor(t, dtype=torch.float64))[:2])
+        alpha, sigma = (float(c) for c in self.path(torch.tensor(t, dtype=torch.float64, device="cpu"))[:2])
         if alpha == 0 or sigma == 0:
             return -math.inf if alpha == 0 else math.inf
         return math.log(alpha / sigma)

@@ -42,7 +42,7 @@ class ClassifierGuided(ScoreModel):
     def __init__(
         self, model: ScoreModel, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float, name: str = "label"
     ) -> None:
-        if not torch.isfinite(torch.tensor(scale)):
+        if not torch.isfinite(torch.tensor(scale, device="cpu")):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
         super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost)
         self.model = model

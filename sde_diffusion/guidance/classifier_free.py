@@ -122,7 +122,7 @@ class Guided(ScoreModel):
             raise InputError(
                 "combine has a scale of its own: leave out scale, as in Guided(model, combine=rescaled(7.5))"
             )
-        if scale is not None and not torch.isfinite(torch.tensor(scale)):
+        if scale is not None and not torch.isfinite(torch.tensor(scale, device="cpu")):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
         if interval is not None and not 0 <= interval[0] < interval[1]:
             raise InputError(f"a guidance interval is (low, high) in sigma / alpha, 0 <= low < high; got {interval}")
@@ -219,5 +219,5 @@ def _doubled(value: Any, null: Any, batch: int) -> Any:
         return {name: _doubled(entry, nulls.get(name), batch) for name, entry in value.items()}
     if null is None:
         return map_rows(value, batch, lambda rows: torch.cat([rows, rows]))
-    rows = torch.ones(batch, dtype=torch.bool)
+    rows = torch.ones(batch, dtype=torch.bool, device="cpu")
     return map_rows(value, batch, lambda kept: torch.cat([kept, drop(kept, null, rows)]))

@@ -197,7 +197,7 @@ class Blur(Operator):
         if not std > 0:
             raise InputError(f"the standard deviation of a blur is in pixels and positive; got {std}")
         size = 2 * int(3 * std + 0.5) + 1 if size is None else size
-        u = torch.arange(size, dtype=torch.float64) - size // 2
+        u = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
         line = torch.exp(-(u**2) / (2 * std**2))
         kernel = line[:, None] * line
         return Blur((kernel / kernel.sum()).float())
@@ -334,8 +334,8 @@ def adjoint_error(operator: Operator, shape: Sequence[int], seed: int = 0) -> fl
     True
     """
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(1, *shape, generator=generator, dtype=torch.float64, device="cpu")
     image = operator(x)
-    y = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    y = torch.randn(image.shape, generator=generator, dtype=torch.float64, device="cpu")
     left, right = float((image * y).sum()), float((x * operator.adjoint(y)).sum())
     return abs(left - right) / max(abs(left), abs(right), 1e-300)

@@ -58,7 +58,10 @@ def systematic(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
     >>> systematic(torch.tensor([0.5, 0.0, 0.5]), 4, torch.Generator().manual_seed(0)).tolist()
     [0, 0, 2, 2]
     """
-    points = (torch.arange(n, dtype=torch.float64) + torch.rand((), generator=generator, dtype=torch.float64)) / n
+    points = (
+        torch.arange(n, dtype=torch.float64, device="cpu")
+        + torch.rand((), generator=generator, dtype=torch.float64, device="cpu")
+    ) / n
     return torch.searchsorted(weights.double().cpu().cumsum(0), points).clamp_max(len(weights) - 1)
 
 

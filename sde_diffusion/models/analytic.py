@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.models.exact_arithmetic import as_tensor, exactly
 from sde_diffusion.models.full_covariance import FullCovarianceMixture, observed_mixture
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
@@ -46,6 +47,7 @@ class _MixtureDenoiser(nn.Module):
         square = alpha * means.square().sum(1) / 2
         return self.log_weights.to(x.dtype) + alpha * (x @ means.T - square) / v
 
+    @exactly
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x]."""
         flat = x.flatten(1)
@@ -74,18 +76,19 @@ class GaussianMixture(ScoreModel):
     """
 
     def __init__(self, means: Tensor, std: float, weights: Tensor | None = None, *, sde: SDE) -> None:
-        means = torch.as_tensor(means)
+        means = as_tensor(means)
         if means.ndim < 2 or not means.dtype.is_floating_point or not bool(means.isfinite().all()):
             raise InputError(f"means must be finite floats of shape (K, ...); got {means.dtype} {tuple(means.shape)}")
         if not (math.isfinite(std) and std >= 0):
             raise InputError(f"std must be >= 0; got {std}")
-        weights = torch.ones(len(means)) if weights is None else torch.as_tensor(weights)
+        weights = torch.ones(len(means), device=means.device) if weights is None else as_tensor(weights)
         if weights.shape != (len(means),) or not bool((weights > 0).all()):
             raise InputError(f"weights must be {len(means)} positive numbers; got {weights}")
         log_weights = (weights.double() / weights.double().sum()).log()
         super().__init__(_MixtureDenoiser(means, std, log_weights, sde), sde, "data", tuple(means.shape[1:]))
         self.means, self.std, self.weights = means, std, log_weights.exp()
 
+    @exactly
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats, (B,); at t = 0 the density of the data.
 
@@ -115,7 +118,7 @@ class GaussianMixture(ScoreModel):
         >>> prior.posterior(lambda x: x, torch.tensor([1.0]), noise=0.5).weights.round(decimals=3)
         tensor([0.0180, 0.9820], dtype=torch.float64)
         """
-        covariance = self.std**2 * torch.eye(self.means[0].numel(), dtype=torch.float64)
+        covariance = self.std**2 * torch.eye(self.means[0].numel(), dtype=torch.float64, device=self.means.device)
         return observed_mixture(self.means, covariance, self.weights.log(), operator, y, noise, self.sde)
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
@@ -128,7 +131,7 @@ class GaussianMixture(ScoreModel):
         """
         generator = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, *self.means.shape[1:], generator=generator, dtype=self.means.dtype)
+        noise = torch.randn(n, *self.means.shape[1:], generator=generator, dtype=self.means.dtype, device="cpu")
         return self.means[k] + self.std * noise
 
 
@@ -160,6 +163,7 @@ class _GaussianDenoiser(nn.Module):
         self.variances: Tensor
         self.sde = sde
 
+    @exactly
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x]."""
         alpha, sigma = (c[:, None] for c in self.sde.marginal(t))
@@ -187,14 +191,14 @@ class Gaussian(ScoreModel):
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor, *, sde: SDE) -> None:
-        mean, covariance = torch.as_tensor(mean).double(), torch.as_tensor(covariance).double()
+        mean, covariance = as_tensor(mean).double(), as_tensor(covariance).double()
         if mean.ndim != 1 or covariance.shape not in ((len(mean),), (len(mean), len(mean))):
             raise InputError(
                 f"expected mean (D,) and covariance (D,) or (D, D); got {tuple(mean.shape)} and "
                 f"{tuple(covariance.shape)}"
             )
         if covariance.ndim == 1:
-            variances, basis = covariance, torch.eye(len(mean), dtype=torch.float64)
+            variances, basis = covariance, torch.eye(len(mean), dtype=torch.float64, device=mean.device)
         else:
             if not torch.allclose(covariance, covariance.T):
                 raise InputError("the covariance must be symmetric")
@@ -241,8 +245,10 @@ class Gaussian(ScoreModel):
 
     def posterior(self, operator: Callable[[Tensor], Tensor], y: Tensor, noise: float) -> FullCovarianceMixture:
         """The exact score model of the data given y = A x_0 + noise, as for ``GaussianMixture``."""
-        mean, covariance = self.moments(torch.tensor(0.0))
-        return observed_mixture(mean[None], covariance, torch.zeros(1), operator, y, noise, self.sde)
+        mean, covariance = self.moments(torch.tensor(0.0, device="cpu"))
+        return observed_mixture(
+            mean[None], covariance, torch.zeros(1, device=mean.device), operator, y, noise, self.sde
+        )
 
     def draw(self, n: int, seed: int = 0) -> Tensor:
         """n samples of the data, (n, D) float64."""

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.models.exact_arithmetic import exactly
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError
@@ -36,6 +37,7 @@ class _Denoiser(nn.Module):
         self.log_weights: Tensor
         self.sde = sde
 
+    @exactly
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x]."""
         alpha, sigma = (c.to(x.dtype)[:, None] for c in self.sde.marginal(t))
@@ -85,7 +87,7 @@ class FullCovarianceMixture(ScoreModel):
         """n samples of the data, (n, ...) float64."""
         generator = torch.Generator().manual_seed(seed)
         k = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        z = torch.randn(n, len(self.covariance), generator=generator, dtype=torch.float64)
+        z = torch.randn(n, len(self.covariance), generator=generator, dtype=torch.float64, device="cpu")
         net = self.network
         return (net.means[k] + (z * net.variances.sqrt()) @ net.basis.T).reshape(n, *self.means.shape[1:])
 
@@ -116,8 +118,8 @@ def observed_mixture(
     if not noise > 0:
         raise InputError(f"the noise of an observation is a standard deviation, > 0; got {noise}")
     shape, means = means.shape[1:], means.double()
-    units = torch.eye(len(covariance), dtype=torch.float64).reshape(-1, *shape)
-    zero = operator(torch.zeros(1, *shape, dtype=torch.float64))
+    units = torch.eye(len(covariance), dtype=torch.float64, device=covariance.device).reshape(-1, *shape)
+    zero = operator(torch.zeros(1, *shape, dtype=torch.float64, device=covariance.device))
     if bool((zero != 0).any()):
         raise InputError("the operator is not linear: A 0 is not 0; subtract what it adds from y")
     a = operator(units).flatten(1).double().T
@@ -125,7 +127,7 @@ def observed_mixture(
     if len(target) != len(a):
         raise InputError(f"y has {len(target)} entries, but the operator gives {len(a)}")
     covariance = covariance.double()
-    s = a @ covariance @ a.T + noise**2 * torch.eye(len(a), dtype=torch.float64)
+    s = a @ covariance @ a.T + noise**2 * torch.eye(len(a), dtype=torch.float64, device=a.device)
     root = torch.linalg.cholesky(s)
     gain = torch.cholesky_solve(a @ covariance, root).T
     error = target - means.flatten(1) @ a.T

@@ -249,5 +249,7 @@ def _shared(t: Tensor) -> float | None:
 @lru_cache(maxsize=4096)
 def _affine_at(predicts: str, sde: SDE, sigma_data: float, t: float) -> tuple[float, float]:
     """(p, q) at one time; cached, since twenty operations on small tensors show next to a small network."""
-    p, q = ScoreModel(None, sde, predicts, sigma_data=sigma_data)._affine(torch.tensor(t, dtype=torch.float64))
+    p, q = ScoreModel(None, sde, predicts, sigma_data=sigma_data)._affine(
+        torch.tensor(t, dtype=torch.float64, device="cpu")
+    )
     return float(p), float(q)

@@ -170,7 +170,7 @@ def _conditional(
         raise InputError("the model was trained without labels and cannot take one; train with --labels")
     if not labels or not all(0 <= label < classes for label in labels):
         raise InputError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
-    label = torch.tensor(labels).repeat(-(-n // len(labels)))[:n]
+    label = torch.tensor(labels, device="cpu").repeat(-(-n // len(labels)))[:n]
     return (model if guidance == 1 else Guided(model, guidance)), {"label": label}
 
 

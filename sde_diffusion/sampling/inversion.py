@@ -184,7 +184,9 @@ def _run(
             f"{type(method).__name__} "
             + ("chooses its own steps: leave steps out" if steps else "needs steps=100, say")
         )
-    times = torch.tensor([t_min, 1.0], dtype=torch.float64) if steps is None else _angles(model, t_min, steps)
+    times = (
+        torch.tensor([t_min, 1.0], dtype=torch.float64, device="cpu") if steps is None else _angles(model, t_min, steps)
+    )
     alpha, scale = float(model.sde.marginal(t_min)[0]), model.sde.prior_std()
     run = solve(
         model.sde.probability_flow(model, **condition),
@@ -205,9 +207,9 @@ def _angles(model: ScoreModel, t_min: float, steps: int) -> Tensor:
     """Times from t_min to 1 at equal steps of atan(sigma / alpha)."""
     if steps < 1:
         raise InputError(f"steps must be at least 1; got {steps}")
-    alpha, sigma = model.sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
+    alpha, sigma = model.sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64, device="cpu"))
     first, last = torch.atan2(sigma, alpha).tolist()
-    theta = torch.linspace(first, last, steps + 1, dtype=torch.float64)
+    theta = torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
     times = time_at(model.sde, -torch.log(torch.tan(theta)))
     times[0], times[-1] = t_min, 1.0
     return times

@@ -108,8 +108,8 @@ def error_profile(
     edges = sorted({float(c) for c in torch.cat([t[known], s[known]])}, reverse=True)
     if len(edges) > _BINS + 1:
         # A solver with steps of its own for every sample: bins with about equal numbers of attempts.
-        q = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64)
-        edges = sorted(set(torch.tensor(edges, dtype=torch.float64).quantile(q).tolist()), reverse=True)
+        q = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")
+        edges = sorted(set(torch.tensor(edges, dtype=torch.float64, device="cpu").quantile(q).tolist()), reverse=True)
     middle = (t[known] + s[known]) / 2
     sums = [float(error[known][(middle <= a) & (middle >= b)].sum()) / n for a, b in pairwise(edges)]
     i, j = shortest_half(sums)

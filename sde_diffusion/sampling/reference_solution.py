@@ -83,14 +83,14 @@ def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition:
 
 def _grid(sde: SDE, steps: int, end: float) -> Tensor:
     """Equal steps of rho^(1/7) + t, each scaled to [0, 1], from t = 1 to rho = end, then 0."""
-    u = torch.linspace(0, 1, 16 * steps, dtype=torch.float64)
+    u = torch.linspace(0, 1, 16 * steps, dtype=torch.float64, device="cpu")
     first = min(rho_of(sde, 1.0), _START) ** (1 / 7)
     root = first + (end ** (1 / 7) - first) * u
     t = sde.time(-7 * torch.log(root))
     t[0] = 1.0
     clock = (u + (1 - t) / (1 - t[-1])) / 2
     times = np.interp(np.linspace(0, 1, steps), clock.numpy(), t.numpy())
-    return torch.tensor([*times, 0.0], dtype=torch.float64)
+    return torch.tensor([*times, 0.0], dtype=torch.float64, device="cpu")
 
 
 def rms(x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
     """
     if not 0 <= seed < 2**31:
         raise InputError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
-    return seed * _SEED_STRIDE + torch.arange(start, start + n)
+    return seed * _SEED_STRIDE + torch.arange(start, start + n, device="cpu")
 
 
 def usual_nfe(solver: Solver, nfe: int | None, steps: int | None, grid: Grid) -> int | None:
@@ -134,7 +134,7 @@ def sample_batches(
         size = min(batch_size, n - start)
         seeds = seeds_of(seed, size, start)
         x1 = noise_for(model, shape, seeds)
-        part = cut(bound, n, torch.arange(start, start + size), x1.device)
+        part = cut(bound, n, torch.arange(start, start + size, device="cpu"), x1.device)
         yield solve(
             model.sde.reverse(model, eta, **part),
             x1,

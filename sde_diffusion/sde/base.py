@@ -17,13 +17,24 @@ from solvers.noise import PRIOR, as_seeds, standard_normal
 from solvers.problem import ReverseProcess, Scales
 
 
+def as_float64(value: float | Tensor) -> Tensor:
+    """A number as a float64 tensor on the CPU, whatever torch's default device; a tensor stays where it is.
+
+    >>> as_float64(2)
+    tensor(2., dtype=torch.float64)
+    """
+    return (
+        value.to(torch.float64) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+    )
+
+
 def as_times(t: float | Tensor) -> Tensor:
     """Times as float64; refuses what lies outside [0, 1].
 
     >>> as_times(0.5)
     tensor(0.5000, dtype=torch.float64)
     """
-    t = torch.as_tensor(t, dtype=torch.float64)
+    t = as_float64(t)
     # Checked on the CPU alone: reading a device tensor here would stall every training step.
     if t.device.type == "cpu" and t.numel() > 0:
         low, high = (float(end) for end in t.aminmax())
@@ -139,7 +150,7 @@ class SDE(ABC):
         >>> float(VPSDE().time(VPSDE().half_log_snr(0.3)))
         0.3...
         """
-        target = torch.as_tensor(half_log_snr, dtype=torch.float64)
+        target = as_float64(half_log_snr)
         low, high = torch.zeros_like(target), torch.ones_like(target)
         for _ in range(64):
             middle = (low + high) / 2

@@ -22,7 +22,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.base import SDE, as_times
+from sde_diffusion.sde.base import SDE, as_float64, as_times
 from solvers.errors import InputError, choose
 
 
@@ -32,7 +32,7 @@ def linear_betas(steps: int) -> Tensor:
     >>> linear_betas(1000)[[0, -1]].tolist()
     [0.0001, 0.02]
     """
-    return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64)
+    return torch.linspace(0.1 / steps, 20 / steps, steps, dtype=torch.float64, device="cpu")
 
 
 def cosine_betas(steps: int) -> Tensor:
@@ -41,7 +41,7 @@ def cosine_betas(steps: int) -> Tensor:
     >>> float(cosine_betas(1000)[-1])
     0.999
     """
-    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    t = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     abar = torch.cos(math.pi / 2 * (t + 0.008) / 1.008) ** 2
     return (1 - abar[1:] / abar[:-1]).clamp_max(0.999)
 
@@ -91,7 +91,7 @@ class DDPM(SDE):
     def beta_i(self) -> Tensor:
         """beta_1, ..., beta_T, (T,) float64."""
         if self.betas is not None:
-            return torch.tensor(self.betas, dtype=torch.float64)
+            return torch.tensor(self.betas, dtype=torch.float64, device="cpu")
         return SCHEDULES[self.schedule](self.steps)
 
     def timestep(self, t: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class DDPM(SDE):
         """
         if not 1 <= steps <= self.steps:
             raise InputError(f"a grid of a process of {self.steps} steps has 1 to {self.steps} of them; got {steps}")
-        return torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64).round() / self.steps
+        return torch.linspace(self.steps, 0, steps + 1, dtype=torch.float64, device="cpu").round() / self.steps
 
     @property
     def _ends_in_noise(self) -> bool:
@@ -169,7 +169,7 @@ class DDPM(SDE):
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: log alpha = -log(1 + exp(-2 lambda)) / 2, then its place between two nodes."""
         target = -torch.nn.functional.softplus(
-            -2 * torch.as_tensor(half_log_snr, dtype=torch.float64), threshold=1e9
+            -2 * as_float64(half_log_snr), threshold=1e9
         ) / 2  # fmt: skip
         nodes = _nodes(self, target.device)
         i = torch.searchsorted(-nodes, -target.contiguous()).clamp(1, self.steps)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.base import SDE, as_times
+from sde_diffusion.sde.base import SDE, as_float64, as_times
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Flow(SDE):
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: 1 / (1 + exp(lambda))."""
-        return torch.sigmoid(-torch.as_tensor(half_log_snr, dtype=torch.float64))
+        return torch.sigmoid(-as_float64(half_log_snr))
 
     def velocity_weights(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """v = eps - x_0 (Lipman et al. 2023, eq. 23)."""

@@ -69,5 +69,5 @@ def first_variance(sde: DDPM) -> Tensor:
     """beta~ of the second step, which stands in for the 0 of the first (Nichol & Dhariwal 2021, section 3.1)."""
     if sde.steps < 2:
         raise InputError("a learned variance needs a process of at least 2 steps")
-    i = torch.tensor([2.0, 1.0], dtype=torch.float64) / sde.steps
+    i = torch.tensor([2.0, 1.0], dtype=torch.float64, device="cpu") / sde.steps
     return posterior(sde, i[0], i[1]).small

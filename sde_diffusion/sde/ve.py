@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.base import SDE
+from sde_diffusion.sde.base import SDE, as_float64
 from solvers.errors import InputError
 
 
@@ -54,7 +54,7 @@ class VESDE(SDE):
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: log(1 + (sigma / sigma_min)^2) / log r^2."""
-        log_ratio = -torch.as_tensor(half_log_snr, dtype=torch.float64) - math.log(self.sigma_min)
+        log_ratio = -as_float64(half_log_snr) - math.log(self.sigma_min)
         return (torch.nn.functional.softplus(2 * log_ratio, threshold=1e9) / self._rate).clamp(0, 1)
 
 
@@ -86,5 +86,5 @@ class EDM(SDE):
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: exp(-lambda) / sigma_max."""
-        rho = torch.exp(-torch.as_tensor(half_log_snr, dtype=torch.float64))
+        rho = torch.exp(-as_float64(half_log_snr))
         return (rho / self.sigma_max).clamp(0, 1)

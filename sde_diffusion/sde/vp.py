@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sde_diffusion.sde.base import SDE, as_times
+from sde_diffusion.sde.base import SDE, as_float64, as_times
 from solvers.errors import InputError
 
 
@@ -70,7 +70,7 @@ class VPSDE(_LinearBeta):
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """Closed form: B = log(1 + exp(-2 lambda)), then the quadratic in t."""
-        total = torch.nn.functional.softplus(-2 * torch.as_tensor(half_log_snr, dtype=torch.float64), threshold=1e9)
+        total = torch.nn.functional.softplus(-2 * as_float64(half_log_snr), threshold=1e9)
         rise = self.beta_max - self.beta_min
         # The root of rise t^2/2 + beta_min t = B, written without cancellation.
         return (2 * total / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * rise * total))).clamp(0, 1)

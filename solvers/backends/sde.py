@@ -109,7 +109,7 @@ class TorchSDE(Solver):
         state.increments.begin(x, t, s, noise)
         ends: tuple[Any, ...] = (0.0, equation.drift.length)
         if self.method in _ROOTS:
-            ends = torch.tensor(ends, dtype=torch.float64).unbind()
+            ends = torch.tensor(ends, dtype=torch.float64, device="cpu").unbind()
         start = stepper.init_extra_solver_state(ends[0], equation.y) if state.extra is None else state.extra
         y, extra = stepper.step(*ends, equation.y, start)
         return y.reshape(x.shape), s, state._replace(extra=extra or None)

@@ -107,8 +107,8 @@ class Angle:
 
     def __init__(self, path: Callable[[Tensor], Scales], low: float, high: float, sigma_data: float = 1.0) -> None:
         self.path, self.d = path, sigma_data
-        ends = torch.tensor([low, high], dtype=torch.float64).log()
-        self.t = torch.linspace(float(ends[0]), float(ends[1]), 2049, dtype=torch.float64).exp()
+        ends = torch.tensor([low, high], dtype=torch.float64, device="cpu").log()
+        self.t = torch.linspace(float(ends[0]), float(ends[1]), 2049, dtype=torch.float64, device="cpu").exp()
         self.t[0], self.t[-1] = low, high
         self.tau = self.position(self.t)
 

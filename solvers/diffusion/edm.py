@@ -145,7 +145,7 @@ class EDMHeun(Solver):
 @lru_cache(maxsize=128)
 def _starts(solver: EDMHeun, path: Path, times: tuple[float, ...]) -> tuple[Tensor, ...]:
     """The time at which each step starts: t, or later where there is churn."""
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = path(t)[:2]
     rho = sigma / alpha
     gamma = min(solver.s_churn / (len(times) - 1), math.sqrt(2) - 1)

@@ -130,7 +130,7 @@ class ERSDE(Solver):
 
 @lru_cache(maxsize=128)
 def _plan(values: int, path: Path, eta: float, times: tuple[float, ...]) -> tuple[Update, ...]:
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = (c.numpy() for c in path(t)[:2])
     with np.errstate(divide="ignore"):
         rho = sigma / alpha

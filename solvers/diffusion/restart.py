@@ -122,7 +122,7 @@ class Restart(Solver):
         x = heun_step(problem, x, t, s)
         for key, again in state.repetitions[state.done]:
             # Keyed by the repetition and not by a time of the grid: runs of other budgets get the same noise.
-            xi = noise.independent(x, torch.zeros(()), key)
+            xi = noise.independent(x, torch.zeros((), device="cpu"), key)
             x = add_noise(problem, x, s, again[0], xi if self.s_noise == 1 else xi * self.s_noise)
             for a, b in pairwise(again):
                 x = heun_step(problem, x, a, b)
@@ -134,7 +134,7 @@ def _repetitions(
     intervals: tuple[Interval, ...], path: Path, times: tuple[float, ...]
 ) -> tuple[tuple[Repetition, ...], ...]:
     """For each step of the grid, the repetitions after it."""
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = path(t)[:2]
     rho = sigma / alpha
     ends = [i for i in range(1, len(times)) if rho[i] > 0]
@@ -146,7 +146,7 @@ def _repetitions(
         low = min(ends, key=lambda i: abs(math.log(float(rho[i]) / interval.low)))
         end = float(rho[low])
         start = min(end * interval.high / interval.low, float(rho[0]))
-        levels = torch.linspace(start ** (1 / 7), end ** (1 / 7), m + 1, dtype=torch.float64) ** 7
+        levels = torch.linspace(start ** (1 / 7), end ** (1 / 7), m + 1, dtype=torch.float64, device="cpu") ** 7
         inner = time_at(path, -torch.log(levels))
         again = (*inner[:-1].unbind(), t[low])
         found[low - 1] += [(64 * number + k, again) for k in range(interval.repeats)]

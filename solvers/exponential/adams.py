@@ -230,7 +230,7 @@ class ExponentialAdams(Solver):
         if self.corrector:
             if before.base is None or last.corrector is None or after.base is None:
                 return None
-            t, s = (torch.tensor(c, dtype=torch.float64) for c in (last.t, last.s))
+            t, s = (torch.tensor(c, dtype=torch.float64, device="cpu") for c in (last.t, last.s))
             return LocalErrorEstimate(t, s, rms_of_sum((1.0, -1.0), (after.base, x)))
         if step.order < 2:
             return None
@@ -251,7 +251,7 @@ def combine(update: Update, x: Tensor, values: tuple[Tensor, ...], xi: Tensor | 
 
 @lru_cache(maxsize=128)
 def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, ...]) -> tuple[PlannedStep, ...]:
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = (c.numpy() for c in path(t)[:2])
     with np.errstate(divide="ignore"):
         lam = np.log(alpha) - np.log(sigma)

@@ -163,7 +163,7 @@ def _next_order(max_order: int, left: int) -> int:
 
 @lru_cache(maxsize=128)
 def _plan(solver: SingleStep, path: Path, times: tuple[float, ...]) -> tuple[Stage, ...]:
-    t = torch.tensor(times, dtype=torch.float64)
+    t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = (c.numpy() for c in path(t)[:2])
     left = len(times) - 1 - bool(sigma[-1] == 0)
     stages: list[Stage] = []

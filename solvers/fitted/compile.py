@@ -39,7 +39,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     states: list[Tensor] = []
     times: list[float] = []
 
-    units = torch.eye(nfe + 1, dtype=torch.float64)
+    units = torch.eye(nfe + 1, dtype=torch.float64, device="cpu")
 
     def model(x: Tensor, t: Tensor) -> Tensor:
         states.append(x.clone())

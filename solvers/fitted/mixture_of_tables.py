@@ -68,7 +68,7 @@ class GatingNetwork(NamedTuple):
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
         """The numbers on a device, as few operations need them; nothing waits for the copy."""
-        centre, width, slopes, offset = (torch.tensor(c, dtype=torch.float64) for c in self)
+        centre, width, slopes, offset = (torch.tensor(c, dtype=torch.float64, device="cpu") for c in self)
         numbers = (-centre / width, 1 / width, slopes, offset)
         return tuple(c.to(device, non_blocking=True) for c in numbers)
 
@@ -259,4 +259,4 @@ class MixtureOfTables(FixedGridSolver):
         rows = [table.rows[i] for table in self.tables]
         longest = max(len(row.weights) for row in rows)
         padded = [[row.decay, *row.weights, *[0.0] * (longest - len(row.weights))] for row in rows]
-        return torch.tensor(padded, dtype=torch.float64)
+        return torch.tensor(padded, dtype=torch.float64, device="cpu")

@@ -100,7 +100,7 @@ def fitted_table(path: Path, steps: int, large: bool = False) -> MixtureOfTables
         entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, _LARGER))
     if entry is None:
         return None
-    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64))[:2])
+    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
     if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
         return None
     return table_of(path, entry)
@@ -114,7 +114,7 @@ def table_of(path: Path, entry: dict[str, Any]) -> MixtureOfTables:
     >>> table_of(straight, {"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.0, [1.0]]]], "gates": [None, None]}).times
     (1.0, 0.5, 0.0)
     """
-    rho = torch.tensor(entry["rho"], dtype=torch.float64)
+    rho = torch.tensor(entry["rho"], dtype=torch.float64, device="cpu")
     times = (1.0, *time_at(path, -torch.log(rho)).tolist(), 0.0)
     scale = _scales(path, times)
     tables = tuple(
@@ -134,7 +134,7 @@ def table_of(path: Path, entry: dict[str, Any]) -> MixtureOfTables:
 
 def table_entry(path: Path, table: MixtureOfTables) -> dict[str, Any]:
     """A table as ``pf_ode.json`` holds it: the inverse of ``fitted_table``."""
-    alpha, sigma = (c.tolist() for c in path(torch.tensor(table.times, dtype=torch.float64))[:2])
+    alpha, sigma = (c.tolist() for c in path(torch.tensor(table.times, dtype=torch.float64, device="cpu"))[:2])
     scale = _scales(path, table.times)
     rows = [
         [
@@ -149,7 +149,7 @@ def table_entry(path: Path, table: MixtureOfTables) -> dict[str, Any]:
 
 def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
     """x / z at each time, where z at the first is taken for x / sqrt(alpha^2 + sigma^2)."""
-    alpha, sigma = (c.tolist() for c in path(torch.tensor(times, dtype=torch.float64))[:2])
+    alpha, sigma = (c.tolist() for c in path(torch.tensor(times, dtype=torch.float64, device="cpu"))[:2])
     return [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
 
 
@@ -199,7 +199,11 @@ def _engine(steps: int) -> ExponentialAdams | VariableOrder:
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the table, or those of the engine."""
     table = fitted_table(path, steps, large)
-    return engine_grid(path, steps, large) if table is None else torch.tensor(table.times, dtype=torch.float64)
+    return (
+        engine_grid(path, steps, large)
+        if table is None
+        else torch.tensor(table.times, dtype=torch.float64, device="cpu")
+    )
 
 
 GRIDS["fitted"] = _grid

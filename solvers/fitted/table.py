@@ -150,5 +150,5 @@ class Table(FixedGridSolver):
 
 def _rho(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:
     """Sigma / alpha between the first and the last time."""
-    alpha, sigma = path(torch.tensor(times[1:-1], dtype=torch.float64))[:2]
+    alpha, sigma = path(torch.tensor(times[1:-1], dtype=torch.float64, device="cpu"))[:2]
     return tuple((sigma / alpha).tolist())

@@ -153,7 +153,7 @@ def evaluation_times(
     >>> evaluation_times(ReverseProcess(None, straight), (2,), [1.0, 0.5, 0.0], "heun")
     [1.0, 0.5, 0.5]
     """
-    run = evaluations(problem, torch.zeros(1, *shape), times, solver)
+    run = evaluations(problem, torch.zeros(1, *shape, device="cpu"), times, solver)
     if plan(problem, shape, solver, grid=times)[0].adaptive:
         raise InputError("an adaptive solver chooses its times as it goes; name a solver with fixed steps")
     found: list[float] = []

@@ -33,7 +33,7 @@ class Spent(NamedTuple):
 
     def of_each(self, batch: int) -> Tensor:
         """Evaluations of each sample, int64 (batch,)."""
-        whole = torch.full((batch,), self.whole, dtype=torch.int64)
+        whole = torch.full((batch,), self.whole, dtype=torch.int64, device="cpu")
         return whole if self.parts is None else whole + self.parts
 
 
@@ -91,7 +91,11 @@ class NFEMeter:
         if self.rows is None:
             self.spent = Spent(self.spent.whole + self.cost, self.spent.parts)
         else:
-            parts = torch.zeros(self.batch, dtype=torch.int64) if self.spent.parts is None else self.spent.parts
+            parts = (
+                torch.zeros(self.batch, dtype=torch.int64, device="cpu")
+                if self.spent.parts is None
+                else self.spent.parts
+            )
             parts = parts.index_add(0, self.rows, torch.full_like(self.rows, self.cost))
             self.spent = Spent(self.spent.whole, parts)
         if out.shape != x.shape:
