@@ -310,7 +310,7 @@ def flow(models: Family, z: Tensor, start: float, steps: int = _REFERENCE_STEPS,
 
 @dataclass(frozen=True)
 class Task:
-    """A family from one start: noises and where they end."""
+    """A family from one start: initial noise and its endpoints."""
 
     models: Family
     start: float
