@@ -32,8 +32,8 @@ class Problem:
 
     Attributes:
         name: as printed.
-        model: what is sampled.
-        shape: of one sample.
+        model: the model to sample.
+        shape: shape of one sample.
         dtype: in which everything runs; float64 where the model allows it.
         samples: most samples of a set.
         reference_steps: of the reference.

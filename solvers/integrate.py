@@ -33,13 +33,13 @@ def steps(
     """Integrate along a grid, one step at a time; progress, saving and stopping are the caller's loop.
 
     Args:
-        problem: what to integrate.
+        problem: the equation to integrate.
         x: (B, ...) at times[0].
         times: the grid, see ``make_grid``.
-        solver: how.
+        solver: the solver.
         noise: for stochastic solvers; seeds 0 to B - 1 when absent.
         nfe: cap on the evaluations of each sample, for adaptive solvers.
-        errors: whether to ask the solver for its local error estimates.
+        errors: request local error estimates.
 
     Yields:
         A ``Step`` after every grid interval, and after every attempt of an adaptive solver.
@@ -106,13 +106,13 @@ def solve(
         problem: a ReverseProcess or an Equation.
         x: starting points (B, ...), floating point; dtype and device are kept throughout.
         solver: a name in ``SOLVERS`` or a Solver.
-        nfe: hard budget of network evaluations for each sample; a cap for adaptive solvers.
+        nfe: network evaluations for each sample, never exceeded; a cap for adaptive solvers.
         steps: number of grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
         seeds: one integer per sample for stochastic solvers, 0 to B - 1 when absent. A sample depends on its
             seed and not on its batch, and runs with other budgets follow the same Brownian path.
-        trajectory: whether to keep x at every time of the grid.
-        errors: whether to keep the local error estimates that the solver has anyway.
+        trajectory: keep x at every time of the grid.
+        errors: keep the local error estimates that the solver has anyway.
         on_step: called after every step, for progress.
 
     ``torch.compile`` of a function that calls ``solve`` compiles what stands around it: compile the network instead.

@@ -67,8 +67,8 @@ def standard_normal(
     Args:
         seeds: one integer per sample, (B,).
         shape: shape of one sample.
-        stream: what the noise is for (``PRIOR``, ``BROWNIAN``, ``INDEPENDENT``, ``FORWARD``, or a number of your own).
-        counter: which draw of the stream; one integer, one per sample (B,), or several draws (K, 1).
+        stream: use of the noise (``PRIOR``, ``BROWNIAN``, ``INDEPENDENT``, ``FORWARD``, or a number of your own).
+        counter: index of the draw in the stream; one integer, one per sample (B,), or several draws (K, 1).
 
     Returns:
         (B, *shape), or (K, B, *shape). Sample k depends on seeds[k] alone, not on the batch.

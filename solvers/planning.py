@@ -30,9 +30,9 @@ def plan(
 
     Args:
         problem: a ReverseProcess or an Equation.
-        shape: of one sample.
+        shape: shape of one sample.
         solver: a name in ``SOLVERS`` or a Solver; one that chooses among others is replaced by its choice.
-        nfe: hard budget of network evaluations for each sample; a cap for adaptive solvers.
+        nfe: network evaluations for each sample, never exceeded; a cap for adaptive solvers.
         steps: number of grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
 

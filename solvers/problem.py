@@ -78,7 +78,7 @@ class Equation:
         model: the drift, (x, t) -> like x, with t of shape (B,).
         g: the diffusion, (x, t) -> broadcastable to x; None for an ODE.
         cost: network passes in one call of ``model``.
-        condition: what every call of ``model`` receives beside (x, t), by name; see ``solvers.conditions``.
+        condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
 
     >>> decay = Equation(lambda x, t: -x)
     >>> decay.drift(torch.ones(1, 1), torch.tensor(0.0))
@@ -157,7 +157,7 @@ class ReverseProcess:
         path: t -> Scales; an SDE, or anything with these marginals.
         eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
         cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
-        condition: what every call of ``model`` receives beside (x, t), by name; see ``solvers.conditions``.
+        condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
 
     Raises:
         ValueError: eta is negative or not finite, or cost < 1.

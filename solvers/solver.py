@@ -27,8 +27,8 @@ class LocalErrorEstimate(NamedTuple):
     """A local error estimate that a step has left behind at no cost.
 
     Attributes:
-        t: where the step started, 0-d or (B, 1, ..., 1).
-        s: where it ended.
+        t: start of the step, 0-d or (B, 1, ..., 1).
+        s: its end.
         error: RMS over the entries of each sample, in units of x, (B,); NaN where there is none.
     """
 
@@ -157,10 +157,10 @@ class Solver(ABC):
         It is made from what the step used anyway, with no model evaluation.
 
         Args:
-            problem: what is integrated.
+            problem: the equation to integrate.
             x: (B, ...) at t, as ``step`` received it.
-            t: where the step started.
-            s: where it ended.
+            t: start of the step.
+            s: its end.
             before: the state that ``step`` received.
             after: the state that it returned.
 
@@ -180,8 +180,8 @@ class Solver(ABC):
         """The solver and the times of a run: this one on its own grid, unless it chooses among others.
 
         Args:
-            problem: what will be integrated.
-            shape: of one sample.
+            problem: the equation to integrate.
+            shape: shape of one sample.
             grid: a name in ``GRIDS``, the times themselves, or None for its own.
             steps: number of intervals of a named grid.
         """
@@ -191,7 +191,7 @@ class Solver(ABC):
         """The state before the first step; None for a solver without memory.
 
         Args:
-            problem: what will be integrated.
+            problem: the equation to integrate.
             times: the whole grid, float64 (steps + 1,).
         """
         return None

@@ -32,7 +32,7 @@ class Task:
     """A batch of initial noise to be denoised.
 
     Args:
-        model: what is sampled.
+        model: the model to sample.
         x1: (B, ...) at t = 1.
 
     Attributes:

@@ -48,7 +48,7 @@ class ComparisonRow:
             there is none.
         sliced: sliced Wasserstein distance to the data, in units of x.
         seconds: for all samples.
-        note: what kept it from running, or what is to be known.
+        note: reason why it did not run, or a remark.
     """
 
     solver: str
@@ -75,7 +75,7 @@ class Verdict:
         low: lower end of the interval of the mean of (its error - the best's), sample by sample; all intervals of a
             comparison hold at once with 95 %, the choice of the best included.
         high: upper end.
-        rivals: how many other solvers of the budget are not separated from the best.
+        rivals: number of other solvers at this NFE that are not separated from the best.
     """
 
     best: str
@@ -96,8 +96,8 @@ class Comparison:
     Attributes:
         rows: in the order of solvers, then budgets.
         n: samples of each row.
-        paired: how many samples are compared with the reference solution.
-        seed: of the initial noise.
+        paired: number of samples that are compared with the reference solution.
+        seed: seed of the initial noise.
         reference_error: an upper bound of the mean error of the endpoints; None where all solvers are stochastic.
     """
 
@@ -153,7 +153,7 @@ def compare(
         solvers: by the names to show; one, or one for each budget.
         budgets: network evaluations for each sample.
         n: samples of each solver and budget.
-        paired: how many samples, the first, are compared with the reference solution; at most n.
+        paired: number of samples, the first ones, that are compared with the reference solution; at most n.
         seed: sample k starts from the noise that ``sample(model, n, seed=seed)`` gives it.
         data: (m, ...) to measure the distance of the samples to; without it there is none.
         batch_size: samples integrated together.

@@ -41,7 +41,7 @@ class Choice:
     Attributes:
         solver: its name.
         nfe: its budget.
-        tolerance: what was asked for.
+        tolerance: the requested tolerance.
         error: mean error of the pilot.
         bound: upper bound of it.
         pilot: number of pilot samples.
@@ -99,7 +99,7 @@ def choose_solver(
         tolerance: on the mean distance of a sample to the model's reference solution, RMS over its entries, units of x.
         solvers: to choose from, by name; ``CANDIDATES`` by default.
         n: samples of the pilot.
-        seed: of the run whose solver is chosen; the pilot uses other seeds.
+        seed: seed of the run whose solver is chosen; the pilot uses other seeds.
         on_try: called with what is computed next.
         condition: per-sample tensors (n, ...) that are passed to the network.
 

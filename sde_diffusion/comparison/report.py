@@ -110,7 +110,7 @@ def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
     Args:
         found: the comparison.
         folder: new or empty.
-        about: what else the JSON says: checkpoint, versions.
+        about: further entries of the JSON: checkpoint, versions.
 
     Returns:
         The folder, or the next free name if another process took its own meanwhile.

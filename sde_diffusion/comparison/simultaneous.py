@@ -95,7 +95,7 @@ def critical_value(groups: Sequence[Array], *, level: float = 0.95, draws: int =
 
     Args:
         groups: errors (n, K) of every budget, each with its own best.
-        level: of all intervals together.
+        level: level of all intervals together.
         draws: random deals; fewer where n K is large, 500 or more.
 
     Raises:
@@ -122,7 +122,7 @@ def interval(difference: Array, *, level: float = 0.95) -> tuple[float, float]:
 
     Args:
         difference: (n,), one for every noise.
-        level: of the interval.
+        level: level of the interval.
 
     Raises:
         InputError: fewer than 2 samples.
@@ -149,7 +149,7 @@ def against_others(own: Array, others: Array, *, level: float = 0.95, draws: int
     Args:
         own: (n,), the solver's errors.
         others: (n, P), of the others on the same samples.
-        level: of the interval.
+        level: level of the interval.
         draws: random deals.
 
     Raises:

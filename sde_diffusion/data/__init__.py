@@ -45,7 +45,7 @@ def load_data(
     Args:
         name: one of `NAMES`, or a path to an .npy or .npz file or a folder of images. What has a
             suffix, a slash, or exists is a path; `./digits` is the folder, `digits` the set.
-        data_dir: where the files of mnist and cifar10 are.
+        data_dir: folder with the files of mnist and cifar10.
         labels: False leaves the labels out.
         split: "train", or "test" for samples that training has never seen.
 

@@ -56,7 +56,7 @@ class Augmentation:
         """What is done to each sample of a batch, (B, 10) float32: the flip, then the 9 numbers of the module.
 
         Args:
-            batch: how many samples the whole batch has, of all processes.
+            batch: size of the whole batch, over all processes.
             generator: seeded for the step, on the CPU.
         """
         u = torch.rand(batch, 9, generator=generator)

@@ -33,7 +33,7 @@ class Data:
     """Samples, and perhaps their labels.
 
     Args:
-        name: what messages and run files call it.
+        name: name in messages and run files.
         x: (N, ...) of rank 2 or more, uint8 for the bytes of images, else float32.
         labels: (N,) int64 from 0 up, or None.
         kind: "image" (N, C, H, W), "vector" (N, D) or "signal" (anything else).

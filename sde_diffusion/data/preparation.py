@@ -44,10 +44,10 @@ def prepare(
         size: (height, width) of every image: the largest centred part of this proportion, scaled.
         mode: L, LA, RGB or RGBA; what the first image is by default, so that grey stays grey.
         skip_bad: leave out images that cannot be read, and labels that are none, and count them.
-        split: of a Hugging Face set.
-        image_column: of a parquet file or Hugging Face set.
+        split: split of a Hugging Face set.
+        image_column: column of a parquet file or Hugging Face set.
         label_column: likewise.
-        threads: that decode; one per core by default.
+        threads: number of decoding threads; one per core by default.
         progress: called with how many images are done, and of how many.
 
     Raises:

@@ -39,7 +39,7 @@ def write_prepared(
         folder: new or empty.
         samples: (array of one sample, uint8 (C, H, W) or float32, its label or None); all of one shape.
         kind: as in ``Data``.
-        about: what else prepared.json says; read after the last sample.
+        about: further entries of prepared.json; read after the last sample.
 
     Raises:
         FileExistsError: there is something in the folder.

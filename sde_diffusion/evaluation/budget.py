@@ -150,10 +150,10 @@ def error_budget(
 
     Args:
         workers: with the model, and the extractor of the reference.
-        drawing: how the samples are drawn; the fine runs use its solver, or pf-ode where that is stochastic or has one
+        drawing: settings of the sampling; the fine runs use its solver, or pf-ode where that is stochastic or has one
             grid only.
-        n: how many samples.
-        reference: what they are compared with.
+        n: number of samples.
+        reference: the reference.
         data: the samples that the reference is of.
         held_out: samples to take the denoising loss of; those of ``data`` when absent.
         fine: steps of the fine runs.

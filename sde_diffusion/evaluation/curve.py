@@ -22,8 +22,8 @@ class Point:
     """Figures of one solver at one budget.
 
     Attributes:
-        drawing: how the samples were drawn.
-        n: how many.
+        drawing: settings of the sampling.
+        n: number of samples.
         nfe: network evaluations of a sample, mean.
         figures: by name.
         seconds: to draw them.
@@ -87,8 +87,8 @@ def quality(
     Args:
         workers: with the model, and the extractor of the reference.
         drawings: the ways; with one seed they share their noise, and differences of figures have less spread.
-        n: how many samples.
-        reference: what they are compared with.
+        n: number of samples.
+        reference: the reference.
         metrics: names in ``METRICS``.
         draws: half-samples for standard errors.
         on_share: called with the share of the work that is done.

@@ -38,12 +38,12 @@ class FeatureStatistics:
     """Real features.
 
     Attributes:
-        moments: of all of them.
+        moments: moments of all of them.
         features: (m, d) float32, at most ``KEEP``, evenly spaced in the data.
         data: name, fingerprint, split, n and shape of the data; "values", bytes or floats; "range", the black and
             white that features of bytes took for floats.
         extractor: name, sha256 and preprocessing.
-        tensors: what the extractor needs, by name; empty where its name is enough.
+        tensors: tensors of the extractor, by name; empty where its name is enough.
 
     >>> from sde_diffusion.data import load_data
     >>> reference = FeatureStatistics.of(load_data("moons"), make_extractor("pixels"))
@@ -64,8 +64,8 @@ class FeatureStatistics:
         Args:
             data: the real samples.
             extractor: the features.
-            split: which part of a data set this is, for the record.
-            device: where to compute.
+            split: split of the data set, for the record.
+            device: device of the result.
 
         Raises:
             ValueError: samples that the extractor does not take, features that are not finite, features of bytes for

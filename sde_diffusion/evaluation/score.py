@@ -39,11 +39,11 @@ def evaluate(
     Args:
         samples: (n, ...) in the units of the reference, images of bytes in [-1, 1]; or features that were taken
             already, by the extractor of the reference.
-        reference: what they should look like.
+        reference: the real samples to compare with.
         extractor: the features; those of the reference when absent.
         metrics: names in ``metrics.METRICS``; "all" for all that the features allow.
         draws: half-samples for the standard errors.
-        seed: of the half-samples, and of lines and halves within metrics.
+        seed: seed of the half-samples, and of lines and halves within metrics.
 
     Returns:
         Figures by name.

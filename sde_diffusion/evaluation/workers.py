@@ -88,8 +88,8 @@ class Workers:
 
     Args:
         model: any ScoreModel with a shape, in evaluation mode.
-        extractor: of the features.
-        processes: how many; 1 is this one. A model on a GPU takes 1.
+        extractor: extractor of the features.
+        processes: number of processes; 1 is this one. A model on a GPU takes 1.
 
     Raises:
         ValueError: fewer than 1 process, or more than 1 for a GPU.
@@ -124,8 +124,8 @@ class Workers:
         """The features of n samples.
 
         Args:
-            drawing: how.
-            n: how many.
+            drawing: settings of the sampling.
+            n: number of samples.
             x0: data (n, ...) to start from, noised to t = 1, instead of the prior.
             progress: called with the share of the batches that are done.
 

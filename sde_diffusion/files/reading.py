@@ -33,7 +33,7 @@ def require_regular(path: str | os.PathLike[str]) -> int:
     """The size of a regular file in bytes.
 
     Raises:
-        OSError: there is none.
+        OSError: no such file exists.
         ValueError: it is a folder, a pipe or a device, which could make a reader wait for ever.
     """
     status = os.stat(path)
@@ -66,7 +66,7 @@ def load_json(path: Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        OSError: there is none.
+        OSError: no such file exists.
         ValueError: as ``parse_json``; no regular file, or a very large one.
     """
     size = require_regular(path)

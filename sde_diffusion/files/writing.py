@@ -73,8 +73,8 @@ def require_writable(path: Path, suffix: str, force: bool) -> None:
     """Refuse a file to write, before the work is done.
 
     Args:
-        path: where it will be.
-        suffix: that its name must have.
+        path: final path.
+        suffix: required suffix of its name.
         force: whether a file that is there may be replaced.
 
     Raises:
@@ -93,7 +93,7 @@ class NewFolder:
     """A folder that is being made.
 
     Attributes:
-        temporary: where its files are written.
+        temporary: folder in which its files are written.
         path: its final name, known for certain when the ``with`` block has ended.
     """
 
@@ -165,7 +165,7 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file so that it is whole, or as it was before.
 
     Args:
-        path: where; a link there is replaced by the file and not written through.
+        path: path of the file; a link there is replaced by the file and not written through.
         content: the bytes.
         replace: whether a file that is there gives way.
 

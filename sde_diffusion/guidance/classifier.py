@@ -29,7 +29,7 @@ class ClassifierGuided(ScoreModel):
         model: an unconditional model; conditions that are not the classifier's are passed on to it.
         log_prob: (x, t, y) -> log p(y | x, t), (B,), differentiable in x.
         scale: w.
-        name: of the classifier's condition.
+        name: name of the classifier's condition.
 
     >>> from sde_diffusion.models.analytic import GaussianMixture
     >>> from sde_diffusion.sde import VPSDE

@@ -23,7 +23,7 @@ class MomentMatching(Observed):
     """Moment matching posterior sampling. Arguments as ``Observed``.
 
     Args:
-        iterations: of conjugate gradients, at least 1.
+        iterations: iterations of conjugate gradients, at least 1.
         arguments: as ``Observed``.
         options: as ``Observed``.
 

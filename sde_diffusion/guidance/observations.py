@@ -238,7 +238,7 @@ class Matrix(Operator):
 
     Args:
         matrix: (M, D).
-        shape: of a sample; (D,) by default.
+        shape: shape of a sample; (D,) by default.
     """
 
     matrix: Tensor

@@ -122,7 +122,7 @@ def twisted_particles(
         particles: K, at least 2.
         steps: ancestral steps; NFE for each particle.
         grid: a name in ``GRIDS`` or times from 1 to 0.
-        seed: of the run; the noise of particle k depends on (seed, k, step) alone.
+        seed: seed of the run; the noise of particle k depends on (seed, k, step) alone.
         threshold: the share of K below which the effective number leads to resampling.
         clip: see ``Observed``.
         condition: passed on to the network, one entry for each particle.

@@ -47,7 +47,7 @@ def from_azula(denoiser: Any, shape: tuple[int, ...] | None = None) -> ScoreMode
 
     Args:
         denoiser: with ``schedule``.
-        shape: of one sample.
+        shape: shape of one sample.
 
     Raises:
         TypeError: no schedule.

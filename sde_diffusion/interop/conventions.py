@@ -104,7 +104,7 @@ def from_denoiser(
         network: (x, sigma) -> D, with sigma (B,).
         sigma_min: the smallest sigma that it knows; its own attribute, or 0.002.
         sigma_max: the largest; its own attribute where that is finite, or 80.
-        shape: of one sample; that of an EDM network is known.
+        shape: shape of one sample; that of an EDM network is known.
 
     Raises:
         ValueError: not 0 <= sigma_min < sigma_max.
@@ -135,8 +135,8 @@ def from_velocity(
         network: v(x, t) or v(t, x), with t (B,).
         time: "reversed" where t = 0 is noise and v = x_0 - eps (flow_matching, torchcfm); "forward" where t = 1 is
             noise and v = eps - x_0 (SD3, Flux, rectified flow in diffusers).
-        shape: of one sample.
-        scale: what t is multiplied by before the network receives it, such as 1000.
+        shape: shape of one sample.
+        scale: factor of t before the network receives it, such as 1000.
         time_first: whether t is the first argument; seen in the names of its arguments by default.
 
     Raises:
@@ -174,7 +174,7 @@ def from_discrete(
         network: (x, i) -> like x, or with twice the channels (a learned variance); i is 0 to T - 1.
         betas: beta_1 to beta_T, or "linear" or "cosine" for 1000 steps.
         predicts: "noise", "data" or "velocity".
-        shape: of one sample.
+        shape: shape of one sample.
         rounded: ask at whole i; False passes fractions.
 
     Raises:
@@ -211,11 +211,11 @@ def from_score_sde(
     Args:
         network: (x, label) -> like x.
         kind: "vp", "subvp" or "ve".
-        shape: of one sample.
-        beta_min: of VP and sub-VP.
-        beta_max: of VP and sub-VP.
-        sigma_min: of VE.
-        sigma_max: of VE.
+        shape: shape of one sample.
+        beta_min: beta at t = 0 of VP and sub-VP.
+        beta_max: beta at t = 1 of VP and sub-VP.
+        sigma_min: smallest sigma of VE.
+        sigma_max: largest sigma of VE.
         t_min: the smallest time that a VP or sub-VP network has seen.
 
     Raises:

@@ -24,8 +24,8 @@ class DiffusersModel(ForeignModel):
     """A network of diffusers as a score model.
 
     Attributes:
-        schedule: what its scheduler says.
-        autoencoder: of a latent model, with ``encode`` and ``decode``; None for models of pixels.
+        schedule: settings of its scheduler.
+        autoencoder: autoencoder of a latent model, with ``encode`` and ``decode``; None for models of pixels.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ def from_diffusers(source: Any, scheduler: Any = None, shape: tuple[int, ...] | 
         source: a network, such as a UNet2DModel or a transformer; a pipeline; or a folder that ``save_pretrained``
             wrote for either. A folder is read from this disk alone, as safetensors alone.
         scheduler: a scheduler, its config, or a folder with scheduler_config.json; by default the pipeline's own.
-        shape: of one sample; that of the network's config by default.
+        shape: shape of one sample; that of the network's config by default.
 
     Raises:
         FileNotFoundError: a folder without a model, or a network without a scheduler's file.

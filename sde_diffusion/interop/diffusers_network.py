@@ -63,7 +63,7 @@ class DiffusersNetwork(ForeignNetwork):
 
     Args:
         network: the module.
-        schedule: what its scheduler says.
+        schedule: settings of its scheduler.
 
     Raises:
         TypeError: its forward has neither ``sample`` nor ``hidden_states``.

@@ -35,9 +35,9 @@ class Schedule:
 
     Attributes:
         sde: the forward process.
-        predicts: what the network outputs, of ``PREDICTS``.
+        predicts: the parametrization of the network's output, of ``PREDICTS``.
         steps: num_train_timesteps.
-        sigma_data: of "edm".
+        sigma_data: standard deviation of the data of "edm".
         negated: whether the output has the other sign, as v_prediction of EDM schedulers.
     """
 

@@ -43,11 +43,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         grid: a name in ``GRIDS`` or the times, instead of the solver's own.
         eta: noise level; 1 for stochastic solvers and 0 for the others by default.
         num_train_timesteps: as every scheduler has it, and so are the following.
-        beta_start: of the betas.
-        beta_end: of the betas.
-        beta_schedule: of the betas.
+        beta_start: first of the betas.
+        beta_end: last of the betas.
+        beta_schedule: schedule of the betas.
         trained_betas: the betas themselves.
-        prediction_type: what the network outputs.
+        prediction_type: the parametrization of the network's output.
         rescale_betas_zero_snr: whether abar_T = 0.
         shift: of a flow, applied to ``sigmas`` that a pipeline gives.
         use_dynamic_shifting: whether the pipeline gives the shift as ``mu``.
@@ -55,8 +55,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         max_image_seq_len: length of the longest sequence.
         base_shift: at the shortest.
         max_shift: at the longest.
-        sigma_max: of EDM models.
-        sigma_data: of EDM models.
+        sigma_max: largest sigma of EDM models.
+        sigma_data: standard deviation of the data of EDM models.
         process: "betas", "flow" or "edm"; ``from_config`` reads it from the class of the scheduler.
 
     Raises:
@@ -140,7 +140,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         Args:
             num_inference_steps: network evaluations, not exceeded.
-            device: of ``timesteps``.
+            device: device of ``timesteps``.
             timesteps: the network's times of the steps, instead; the last step leads to the data.
             sigmas: the noise levels of the steps, instead: sigma / alpha, and sigma itself of a flow.
             mu: the logarithm of a flow's shift, from pipelines whose shift depends on the size.

@@ -26,7 +26,7 @@ class Asked:
 
     Attributes:
         problem: whose path and noise level the run has.
-        shape: of one sample.
+        shape: shape of one sample.
         solver: the solver that was asked for.
         chosen: the solver that runs the whole grid.
         times: the grid, float64.
@@ -54,7 +54,7 @@ def asked_times(
 
     Args:
         problem: path and eta; the model is not used.
-        shape: of one sample.
+        shape: shape of one sample.
         solver: with fixed steps.
         nfe: evaluations, at most.
         grid: a name in ``GRIDS``, or the times.

@@ -34,7 +34,7 @@ class BitsPerDim:
         bits: (B,) float64.
         bins: levels of one value.
         scale: width of all levels together, in units of x.
-        dequantisation: how levels became real numbers.
+        dequantisation: method of dequantisation.
     """
 
     bits: Tensor

@@ -57,15 +57,15 @@ class LogLikelihood:
             ``interval`` for what it is worth.
         nfe: forward passes of the network, int64 (B,).
         divergences: vector-Jacobian products, int64 (B,): d or n_probes for every forward pass.
-        status: how the run of each sample ended, see ``solvers.Solution``.
+        status: status of each sample, see ``solvers.Solution``.
         code: x_1, the noise that the flow takes to x; like x, float64.
         dim: number of values in a sample.
         trace: "exact", or the probes: "hutchinson, 4 rademacher probes".
-        t_min: where the flow started.
+        t_min: first time of the flow.
         rho_min: standard deviation of the noise that blurs the data there, in units of x.
         truncation: nats at the other t_min asked for minus nats, (B,); None when none was.
-        note: what limits the figures, in a sentence; empty when nothing does.
-        degrees_of_freedom: of every sample's standard error, probes - 1; None for the exact trace.
+        note: limits of the result in a sentence, or empty.
+        degrees_of_freedom: those of every sample's standard error, probes - 1; None for the exact trace.
     """
 
     nats: Tensor
@@ -137,7 +137,7 @@ def log_likelihood(
         solver: a name in ``SOLVERS`` or a Solver; it must take an Equation.
         steps: steps of a fixed-step solver, equal in tau.
         nfe: budget of forward passes, instead of steps; a cap for adaptive solvers.
-        t_min: where the data is put, in (0, 1); 1e-5 for a network, 1e-7 for a model that knows its densities.
+        t_min: first time of the flow, in (0, 1); 1e-5 for a network, 1e-7 for a model that knows its densities.
         other_t_min: a second value, to see what the truncation does; the run is made twice.
         prior: x_1 (B, ...) -> log-density (B,). By default that of ``sde.prior``, from which sampling starts; for a
             model that knows its densities (one with ``log_prob``, like ``GaussianMixture``) its own at t = 1.

@@ -160,9 +160,9 @@ def elbo(
         x: data (B, ...).
         steps: T, at least 2.
         variance: "large" or "small".
-        draws: of x_i for every i and sample; two or more give a standard error.
+        draws: draws of x_i for every i and sample; two or more give a standard error.
         bins: number of levels if x holds discrete data from -1 to 1: the bound is then one of a log-probability.
-        seed: of the draws; those of sample k depend on (seed, k) alone.
+        seed: seed of the draws; those of sample k depend on (seed, k) alone.
         first: the number k of the first sample in x, where x is a part of a larger set.
         condition: per-sample tensors passed to the network.
 

@@ -22,7 +22,7 @@ class DiscreteModel(ScoreModel):
     Args:
         network: (x, index) -> like x, or with twice the channels; index is (B,) int64 in 0, ..., T - 1.
         sde: the process it was trained on.
-        predicts: what it outputs.
+        predicts: the parametrization of the network's output.
         shape: shape of one sample.
         rounded: ask at the nearest step; False passes a fraction, in the dtype of x.
 

@@ -36,7 +36,7 @@ class ScoreModel(nn.Module):
         network: (x, t) -> like x, or an object that holds it (``outputs.tensor_of``), with t (B,) in [0, 1] in the
             dtype of x ("edm": c_in z and c_noise instead).
         sde: the forward process.
-        predicts: what the network outputs: noise, data, velocity, score or edm.
+        predicts: the parametrization of the network's output: noise, data, velocity, score or edm.
         shape: shape of one sample, so that sampling needs no other argument.
         sigma_data: standard deviation of the data, for "edm".
         cost: network passes in one evaluation (2 for a guided pair).

@@ -73,7 +73,7 @@ def default_settings(shape: Sequence[int], name: str | None = None) -> tuple[str
     """Return name and settings of the default network for samples of this shape; no network is built.
 
     Args:
-        shape: of one sample.
+        shape: shape of one sample.
         name: a name in ``NETWORKS``: if it is not the default one, the settings are those of its constructor.
 
     Raises:

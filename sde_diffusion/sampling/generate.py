@@ -65,13 +65,13 @@ def draw(
 
     Args:
         stored: from ``checkpoint.find``.
-        n: how many; ``default_count`` of the model's shape by default.
+        n: number of samples; ``default_count`` of the model's shape by default.
         solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, "tuned" for what ``sdediff tune`` has made for this
             model and budget, or (what to call it, a Solver).
         nfe: network evaluations per sample; 20 unless steps or the times are given.
         steps: grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
-        seed: of the set.
+        seed: seed of the set.
         eta: noise level; 1 for stochastic solvers and 0 for the others by default.
         batch_size: samples integrated together.
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.

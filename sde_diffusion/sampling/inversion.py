@@ -58,7 +58,7 @@ def encode(
         solver: a name in ``SOLVERS`` or a Solver.
         tolerance: for adaptive solvers given by name.
         steps: for fixed-step solvers, equal in the angle between data and noise.
-        t_min: where the data is put, in (0, 1).
+        t_min: first time of the flow, in (0, 1).
         condition: per-sample tensors passed to the network.
 
     Raises:

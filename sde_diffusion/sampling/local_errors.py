@@ -27,8 +27,8 @@ class Profile:
     """Local error by time.
 
     Attributes:
-        t: where each bin starts, decreasing.
-        s: where it ends.
+        t: start of each bin, decreasing.
+        s: its end.
         error: sum of the estimates in it, RMS per entry of a sample in units of x, mean over samples.
         half: (from, to): the shortest range that holds half of the error.
     """
@@ -71,8 +71,8 @@ def error_profile(
         steps: grid intervals, instead of nfe.
         grid: as in ``sample``.
         eta: as in ``sample``.
-        seed: of the run.
-        n: how many samples are averaged.
+        seed: seed of the run.
+        n: number of samples are averaged.
 
     Raises:
         ValueError: the solver has no error estimate, or the model no shape.

@@ -166,13 +166,13 @@ def sample(
 
     Args:
         model: any ScoreModel.
-        n: how many.
+        n: number of samples.
         solver: a name in ``SOLVERS`` or a Solver.
         nfe: network evaluations per sample; 20 unless steps or the times are given.
         steps: grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
-        seed: of the run; sample k depends on (seed, k) alone.
-        shape: of one sample; the model's own by default.
+        seed: seed of the run; sample k depends on (seed, k) alone.
+        shape: shape of one sample; the model's own by default.
         batch_size: samples integrated together.
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
         condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts

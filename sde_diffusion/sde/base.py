@@ -203,8 +203,8 @@ class SDE(ABC):
         Args:
             shape: (B, ...).
             seeds: one integer per sample; ``range(B)`` when absent. x_1 of a seed does not depend on the batch.
-            dtype: of the result; the noise itself is always drawn in float32.
-            device: of the result.
+            dtype: dtype of the result; the noise itself is always drawn in float32.
+            device: device of the result.
 
         >>> from sde_diffusion.sde import VPSDE
         >>> x1 = VPSDE().prior((4, 2), seeds=range(4))
@@ -222,7 +222,7 @@ class SDE(ABC):
         Args:
             model: a ScoreModel, or any other ``Denoiser``, on this path.
             eta: >= 0; every value has the same marginals.
-            condition: what every call of the network receives beside (x, t); see ``solvers.conditions``.
+            condition: arguments of every call of the network beside (x, t); see ``solvers.conditions``.
 
         Raises:
             ValueError: the model belongs to another path, or predicts noise where alpha(1) = 0.

@@ -54,7 +54,7 @@ class StoredModel:
         weights: the safetensors file with the averaged weights.
         model: the description of the model.
         data: name and fingerprint of the data it was trained on; empty if unknown.
-        step: how many steps it was trained; None if unknown.
+        step: number of updates of its training; None if unknown.
         sha256: hash of ``weights``.
     """
 
@@ -169,7 +169,7 @@ def find(path: str | os.PathLike[str]) -> StoredModel:
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        CheckpointError: what is there is torn, foreign, or of another version.
+        CheckpointError: an incomplete or foreign file, or one of another version.
     """
     path = Path(path)
     if not path.exists():
@@ -217,14 +217,14 @@ def load(
         network: an untrained network of the same kind, where it is one of your own.
         weights: "ema", the average, "model", the last weights, or another average of the run by the name of its
             file, such as "ema-0.9999" or "power-0.1" (checkpoints only).
-        device: where to put it.
+        device: device of the result.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        CheckpointError: what is there is torn, foreign, of another version, or of another network.
+        CheckpointError: an incomplete or foreign file, or one of another version or network.
         ValueError: a network of one's own was trained and none is passed; unknown weights.
     """
     stored = path if isinstance(path, StoredModel) else find(path)
@@ -283,8 +283,8 @@ def export(
         model: with the weights to write, such as ``load("runs/digits")``.
         path: ends in .safetensors.
         data: name and fingerprint of its data, as in ``StoredModel.data``.
-        step: how many steps it was trained.
-        provenance: how it came to be; written beside it as .json together with its hash.
+        step: number of updates of its training.
+        provenance: origin of the model; written beside it as .json together with its hash.
         force: whether files that are there are replaced.
 
     Raises:

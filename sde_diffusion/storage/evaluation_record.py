@@ -22,7 +22,7 @@ def write_evaluation(folder: Path, record: EvaluationRecord, draw: Callable[[Pat
 
     Args:
         folder: its name, or the next free one if another process takes it meanwhile.
-        record: what is written.
+        record: the record.
         draw: writes a picture to the path ``curve.png`` in the folder.
 
     Raises:
@@ -40,7 +40,7 @@ def read_evaluation(path: str | os.PathLike[str]) -> EvaluationRecord:
     """The record in a file, or in a folder that has one.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such file or folder exists.
         CheckpointError: it is torn, foreign, or of another version.
     """
     path = Path(path)

@@ -44,7 +44,7 @@ def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, Run
     """A run and its config.json; the latest run when no path is given.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such file or folder exists.
         CheckpointError: its config.json is torn, foreign, or of another version.
     """
     run = latest_run(RUNS) if path is None else Path(path)
@@ -63,7 +63,7 @@ def recorded_model(path: str, record: Path) -> str:
     """The model that a record names, if it may choose it: no file chooses what is read elsewhere.
 
     Args:
-        path: what the record names.
+        path: path in the record.
         record: the file.
 
     Raises:
@@ -91,7 +91,7 @@ def recorded_data(name: str, option: str) -> str:
 
     Args:
         name: a data set or a path.
-        option: of the command line, with which the user names data.
+        option: command-line option by which the user names data.
 
     Raises:
         ValueError: a path elsewhere.
@@ -116,7 +116,7 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
 
     Raises:
         FileNotFoundError: there is nothing at the path, or no path, no run and no bundled model.
-        CheckpointError: what is there is torn, foreign, or of another version.
+        CheckpointError: an incomplete or foreign file, or one of another version.
     """
     if path is not None and (str(path) != BUNDLED_NAME or Path(path).exists()):
         return find(path)

@@ -45,9 +45,9 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
 
     Args:
         path: the file; its folder is made.
-        found: what ``tuned`` returned.
+        found: result of ``tuned``.
         stored: the model.
-        settings: how it was tuned, such as seed=0.
+        settings: settings of the tuning, such as seed=0.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     """Read a tuned solver and check that it is for this model and budget.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such file or folder exists.
         CheckpointError: the file is torn, foreign or of another version.
         ValueError: it was made for another model or budget; the message names both.
     """
@@ -102,7 +102,7 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
     """The tuned solver of a model for a budget; without a budget the only one there is.
 
     Raises:
-        FileNotFoundError: there is none for this model, or this budget.
+        FileNotFoundError: no such file or folder exists for this model, or this budget.
         ValueError: several budgets and none asked for.
     """
     if nfe is None:

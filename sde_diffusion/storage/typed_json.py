@@ -51,7 +51,7 @@ def checked(content: object, kind: type[T], where: str) -> T:
     """The content, which is of the type to the last entry.
 
     Args:
-        content: what ``json`` has read.
+        content: parsed JSON.
         kind: a TypedDict.
         where: the file, for the message.
 

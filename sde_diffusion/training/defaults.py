@@ -68,13 +68,13 @@ def default_model(
     """An untrained model that suits the data.
 
     Args:
-        data: what it will be trained on.
+        data: the training data.
         sde: a name in ``SDES``; vp by default.
         predicts: a name in ``PREDICTS``; ``default_predicts`` of the process by default.
         network: a name in ``NETWORKS``; ``default_network`` of the shape by default.
         sde_settings: settings of the process that differ from its own defaults.
         network_settings: settings of the network that differ from ``default_network``.
-        seed: of the weights.
+        seed: seed of the weights.
         like: the description of a model (``checkpoint.describe``), whose choices take the place of
             the defaults.
 

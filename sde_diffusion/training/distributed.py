@@ -59,13 +59,13 @@ class Distributed:
         device: "cpu", "cuda" or "auto".
         precision: a name in ``TYPES``.
         tracker: "tensorboard", "wandb" or "none".
-        folder: where a tracker writes.
+        folder: folder of the tracker.
 
     Attributes:
         rank: number of this process, from 0.
-        world: how many there are.
-        device: of this process.
-        scaler: of the loss; it does something in float16 only.
+        world: number of processes.
+        device: device of this process.
+        scaler: scaler of the loss; it does something in float16 only.
 
     Raises:
         ValueError: a device that is not there; a launcher that asks for another precision.

@@ -121,7 +121,7 @@ class P2:
     """1 / (k + SNR)^gamma on the noise error: w = sigma^2 / (k + SNR)^gamma (Choi et al. 2022, eq. 8).
 
     Args:
-        gamma: how strongly small noise is discounted; 0 is ``simple``.
+        gamma: strength of the discount of small noise; 0 is ``simple``.
         k: > 0, bounds the weight where SNR is small.
 
     >>> from sde_diffusion.sde import VPSDE
@@ -174,7 +174,7 @@ class Uncertainty(nn.Module):
     Its parameters are trained with those of the network, and are not part of the model afterwards.
 
     Args:
-        features: how many cosines.
+        features: number of cosines.
 
     >>> from sde_diffusion.sde import VPSDE
     >>> Uncertainty(8)(VPSDE(), torch.tensor([0.2, 0.5]), torch.tensor([3.0, 4.0])).tolist()

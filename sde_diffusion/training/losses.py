@@ -87,7 +87,7 @@ class LossModule(nn.Module):
 
     Args:
         model: the score model.
-        network: what computes in the place of its network, with the same parameters.
+        network: module that replaces its network, with the same parameters.
         weight: a name in ``LOSS_WEIGHTS``.
 
     >>> import torch

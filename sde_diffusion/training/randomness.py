@@ -41,7 +41,7 @@ class StepRandomness:
     """The draws of a run.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
         samples: size of the data set.
         batch_size: samples in one step, of all processes together.
 

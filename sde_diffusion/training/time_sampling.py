@@ -36,7 +36,7 @@ def stratified(n: int, t_min: float = 1e-5, generator: torch.Generator | None = 
     2021, appendix I.1).
 
     Args:
-        n: how many.
+        n: number of samples.
         t_min: the smallest time, > 0 because sigma(0) = 0.
         generator: CPU generator; torch's own when absent.
 
@@ -66,7 +66,7 @@ class TimeSampler(ABC):
         """Times and what each counts.
 
         Args:
-            n: how many: the size of the whole batch.
+            n: number of samples: the size of the whole batch.
             t_min: the smallest time.
             generator: CPU generator; torch's own when absent.
             sde: the process.
@@ -132,8 +132,8 @@ class LogNormal(TimeSampler):
     """log rho ~ N(mean, std^2), cut off at t_min and 1, rho = sigma / alpha (Karras et al. 2022, table 1).
 
     Args:
-        mean: of log rho; -1.2 suits data with a standard deviation of 0.5.
-        std: of log rho.
+        mean: mean of log rho; -1.2 suits data with a standard deviation of 0.5.
+        std: standard deviation of log rho.
         corrected: count every sample 1 / ((1 - t_min) q), so that the average stays the uniform one.
 
     >>> from sde_diffusion.sde import EDM
@@ -167,8 +167,8 @@ class LogitNormal(TimeSampler):
     """log(t / (1 - t)) ~ N(mean, std^2), cut off at t_min (Esser et al. 2024, eq. 19).
 
     Args:
-        mean: of the logit; positive values favour noise.
-        std: of the logit.
+        mean: mean of the logit; positive values favour noise.
+        std: standard deviation of the logit.
         corrected: count every sample 1 / ((1 - t_min) q), so that the average stays the uniform one.
 
     >>> from sde_diffusion.sde import Flow
@@ -280,7 +280,7 @@ class LossSecondMoment(TimeSampler):
         Args:
             state: so far.
             t: times (B,).
-            loss: what ``denoising_loss`` gave there (B,), without the factors of ``sample``.
+            loss: losses of ``denoising_loss`` there (B,), without the factors of ``sample``.
             t_min: as it was for ``sample``.
         """
         place = (t.detach().double().cpu() - t_min) / (1 - t_min)

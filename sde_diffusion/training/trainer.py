@@ -82,7 +82,7 @@ class Trainer:
         engine: the processes and their devices; a lone process by default.
 
     Attributes:
-        step: how many updates were made.
+        step: number of updates so far.
         losses: mean loss of each step since the last line of the log.
         norms: norm of the gradient of the same steps, before clipping.
         skipped: updates since the last line that a gradient too large for float16 cost.

@@ -62,7 +62,7 @@ def train(
     Started by ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
 
     Args:
-        model: what to train; its network ends with the last weights, in place.
+        model: the model to train; its network ends with the last weights, in place.
         data: a data set, or an array (N, ...) that ``as_data`` understands.
         config: the options; the defaults of ``TrainConfig``, or those of the run when it is
             resumed.

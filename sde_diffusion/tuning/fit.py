@@ -225,7 +225,7 @@ def descend(
     """Levenberg-Marquardt from q on ``objective``.
 
     Args:
-        q: where to start.
+        q: starting point.
         value: endpoints of every problem at a q; None where there are none.
         derivatives: endpoints of every problem and their derivatives.
         fits: the problems.

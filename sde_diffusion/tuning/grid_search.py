@@ -58,7 +58,7 @@ def search(
         steps: evaluations, which is steps of the grid.
         few: error of a solver on a grid, on few samples.
         all_: the same on all samples.
-        keep: how many pairs.
+        keep: number of pairs.
     """
     low = rho_min(steps)
     grids = [spaced(sde, kind, steps, min(low * factor, 1.0)) for kind, factor in product(GRIDS, FACTORS)]

@@ -68,8 +68,8 @@ def tune(
     Args:
         model: any ScoreModel.
         nfe: network evaluations for each sample; a guided model takes two for each call.
-        shape: of one sample; the model's own by default.
-        seed: of the initial noise.
+        shape: shape of one sample; the model's own by default.
+        seed: seed of the initial noise.
         options: of ``tuned_each``, such as ``noises``, or the condition of the model.
 
     Returns:
@@ -108,10 +108,10 @@ def tuned_each(
         model: any ScoreModel.
         budgets: network evaluations for each sample; a guided model takes two for each call. They share the
             reference solutions.
-        shape: of one sample; the model's own by default.
-        seed: of the initial noise.
+        shape: shape of one sample; the model's own by default.
+        seed: seed of the initial noise.
         noises: number of initial noise samples that times and weights are fitted on.
-        held_out: how many others decide.
+        held_out: number of other noise samples, which decide.
         batch_size: samples in one call of the network.
         report: called with the share of the work that is done, and what is being done.
         condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network.

@@ -15,7 +15,7 @@ class Check:
     """The outcome of one check.
 
     Attributes:
-        name: which check, a key of ``CHECKS``.
+        name: name of the check, a key of ``CHECKS``.
         passed: whether what was measured is what was expected.
         expected: in words.
         measured: in words, with the figure that decided.
@@ -35,7 +35,7 @@ class Report:
 
     Attributes:
         solver: its name.
-        declared: what it says of itself: see ``sde_diffusion.verify.declarations.declaration``.
+        declared: its declarations, see ``sde_diffusion.verify.declarations.declaration``.
         checks: in the order of ``CHECKS``; checks that do not apply are absent.
         seconds: time taken.
 

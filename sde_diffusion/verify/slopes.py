@@ -39,7 +39,7 @@ def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: i
         steps: numbers of steps, increasing.
         errors: one for each, >= 0.
         floor: errors below it say nothing.
-        points: how many of the finest grids above the floor to use.
+        points: number of the finest grids above the floor that are used.
 
     Returns:
         The slope on the three finest grids above the floor: infinite if there are fewer than two

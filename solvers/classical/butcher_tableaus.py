@@ -21,12 +21,12 @@ class Pair:
     """A first-same-as-last tableau with an embedded method of one order less.
 
     Attributes:
-        name: of the method.
-        order: of the solution.
+        name: name of the method.
+        order: order of the solution.
         nodes: c_i of every stage after the first.
         rows: a_ij of every stage after the first; the last row is the solution.
         embedded: weights of the embedded solution, one more than the last row has.
-        source: where it is published.
+        source: publication.
 
     >>> DORMAND_PRINCE.stages, DORMAND_PRINCE.order, sum(DORMAND_PRINCE.embedded)
     (6, 5, Fraction(1, 1))

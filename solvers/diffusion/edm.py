@@ -83,7 +83,7 @@ class EDMHeun(Solver):
     process it uses the marginals, and eta does not matter.
 
     Args:
-        s_churn: how much noise a run renews; 0 for none.
+        s_churn: amount of renewed noise in a run; 0 for none.
         s_min: least rho at which noise is renewed.
         s_max: largest rho at which noise is renewed.
         s_noise: factor on the new noise; other than 1 it changes the marginals on purpose.

@@ -62,7 +62,7 @@ class ERSDE(Solver):
     """The extended reverse-time SDE, by Adams steps in data form.
 
     Args:
-        values: how many values of D a step interpolates, 1 to 3.
+        values: number of values of D that a step interpolates, 1 to 3.
 
     Raises:
         ValueError: values outside 1 to 3.

@@ -40,7 +40,7 @@ class IPNDM(Solver):
     """Adams-Bashforth in rho with constant weights; the first steps have fewer values.
 
     Args:
-        values: how many it combines, 1 to 4; 1 is DDIM.
+        values: number of values it combines, 1 to 4; 1 is DDIM.
 
     Raises:
         ValueError: values outside 1 to 4.

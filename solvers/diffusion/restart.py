@@ -33,7 +33,7 @@ class Interval(NamedTuple):
     """A stretch of rho that is run again.
 
     Attributes:
-        repeats: how many times, K.
+        repeats: number of repetitions, K.
         low: rho at its end. The grid's nearest time is taken, and ``high`` moves in proportion.
         high: rho at its start.
         points: noise levels n of each repetition, >= 2; None for one step in every 9 of the run, so
@@ -70,7 +70,7 @@ class Restart(Solver):
     and refuses every other eta.
 
     Args:
-        intervals: what is run again.
+        intervals: the repeated intervals.
         s_noise: factor on the new noise; other than 1 it changes the marginals on purpose.
 
     Raises:

@@ -74,8 +74,8 @@ class PlannedStep(NamedTuple):
     """One step of a plan.
 
     Attributes:
-        t: where it starts.
-        s: where it ends.
+        t: its start.
+        s: its end.
         order: number of values the predictor interpolates; 0 for the transition out of pure noise.
         value: (a, b) of the interpolated m = a x_0 + b x at t.
         predictor: weights of m at t and before.
@@ -129,7 +129,7 @@ class ExponentialAdams(Solver):
 
     Args:
         predictor_order: number of values the predictor interpolates.
-        form: what is interpolated: "data", "noise" or "velocity".
+        form: the interpolated prediction: "data", "noise" or "velocity".
         variable: in what it is a polynomial: "lambda", "rho", "angle" or "time", that of ``solvers.noise_clock``.
         corrector: whether each state is corrected once the value at its end is known.
         sigma_data: the d of the velocity form and of the angle.
@@ -139,7 +139,7 @@ class ExponentialAdams(Solver):
         noisy: (from, to): only steps that start within these times have noise.
         weights: "exact", or as published: "bh1", "bh2", "dpm++3m".
         grid: its default grid.
-        source: where this setting is published.
+        source: publication of this setting.
 
     Raises:
         ValueError: an unknown form, variable or kind of weights, an order outside 1 to 6, or published

@@ -51,13 +51,13 @@ class Stage(NamedTuple):
     """One grid interval: x_s = decay x + sum_k weights[k] m_k, x and m_0 at the start of the step.
 
     Attributes:
-        t: where the model is evaluated.
+        t: time of the evaluation.
         s: the next time of the grid.
-        k: which evaluation of its step this is, from 0.
-        order: of its step.
+        k: index of the evaluation in its step, from 0.
+        order: order of its step.
         form: of its step: the solver's, or "ratio" for polynomials of x_0 in alpha / sigma.
-        decay: of x at the start of the step.
-        weights: of the values of the step, oldest first.
+        decay: factor of x at the start of the step.
+        weights: weights of the values of the step, oldest first.
     """
 
     t: float
@@ -86,8 +86,8 @@ class SingleStep(Solver):
     they never are, and order 3 falls to 2 on a grid that starts there.
 
     Args:
-        max_order: of its steps, 1 to 3.
-        form: what is interpolated: "data" or "noise".
+        max_order: largest order of its steps, 1 to 3.
+        form: the interpolated prediction: "data" or "noise".
         published: the papers' weights at the end of a step: with order 2 those of a constant, moved
             to match the linear term; with order 3 through c_0 and c_2 only, which needs c_2 near
             2/3.

@@ -43,10 +43,10 @@ class Choice(NamedTuple):
     """What a step of the larger method adds to that of the smaller, as weights of the values.
 
     Attributes:
-        predictor: of x^(p) - x^(p-1).
-        smaller: of x^(p-1) - x^(p-2).
-        least: of x^(p-2) - x^(p-3).
-        corrector: of the difference of the corrected ones.
+        predictor: weights of x^(p) - x^(p-1).
+        smaller: weights of x^(p-1) - x^(p-2).
+        least: weights of x^(p-2) - x^(p-3).
+        corrector: weights of the difference of the corrected ones.
     """
 
     predictor: _Weights

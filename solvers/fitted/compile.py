@@ -19,7 +19,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     """The table of a deterministic solver with a fixed number of steps.
 
     Args:
-        solver: which.
+        solver: the solver.
         path: the scales it runs on.
         nfe: evaluations; the solver may use fewer.
         grid: as in ``solve``.

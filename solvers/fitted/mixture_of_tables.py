@@ -85,8 +85,8 @@ class GateFeatures(NamedTuple):
     """What the evaluations so far have shown.
 
     Attributes:
-        number: how many rows are done.
-        values: what the model returned, newest first.
+        number: number of rows done.
+        values: predictions of the model, newest first.
         start: log rms(eps), (B, 1).
         features: up to three residuals u_i, the size n_i, up to two changes d_i from the second on, each newest first:
             (B, features) float64.
@@ -151,7 +151,7 @@ class MixtureOfTables(FixedGridSolver):
     Args:
         tables: one for each kind, with the same times.
         gates: one for each row; None where all tables have the same row, which is always so for the first.
-        source: where the numbers come from.
+        source: origin of the coefficients.
 
     Raises:
         ValueError: tables of different times, not one gate for each row, or a first gate.

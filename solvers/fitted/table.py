@@ -76,7 +76,7 @@ class Table(FixedGridSolver):
     Args:
         times: t_0 > ... > t_{N-1} > 0, and a last 0: the first is where x starts, the last where it ends.
         rows: one for each evaluation.
-        source: where the numbers come from.
+        source: origin of the coefficients.
         rho: sigma / alpha at the times between the first and the last, where the table is for one path: on another
             it is refused.
 

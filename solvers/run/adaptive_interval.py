@@ -26,7 +26,7 @@ class AdaptiveInterval:
         s: the end of the interval.
         noise: for stochastic solvers.
         status: ``Status`` codes (B,), changed in place.
-        errors: whether to ask for error estimates.
+        errors: request error estimates.
     """
 
     def __init__(

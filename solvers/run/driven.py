@@ -34,7 +34,7 @@ class Request(_Point):
     """Where the model is wanted: x (b, ...) and t (b,), to be answered by E[x_0 | x_t = x] or a drift, like x.
 
     Attributes:
-        rows: which samples of the batch these are, an index (b,); None for all. Only an adaptive solver asks for a
+        rows: indices of these samples in the batch (b,); None for all. Only an adaptive solver asks for a
             part.
     """
 
@@ -71,7 +71,7 @@ def evaluations(
     """Yields each (x, t) where the model is wanted, is sent E[x_0 | x_t = x], and returns the sample.
 
     Args:
-        problem: what is integrated; its model and condition are not used. Of an Equation the drift is wanted.
+        problem: the equation to integrate; its model and condition are not used. Of an Equation the drift is wanted.
         x: (B, ...) at times[0].
         times: the grid, for example of ``plan(problem, x.shape[1:], solver, nfe=20)``.
         solver: a name in ``SOLVERS`` or a Solver.
@@ -140,8 +140,8 @@ def evaluation_times(
     """The times at which a run will want the model, in order: a dry run of ``evaluations`` with zeros.
 
     Args:
-        problem: what is integrated.
-        shape: of one sample.
+        problem: the equation to integrate.
+        shape: shape of one sample.
         times: the grid.
         solver: a name in ``SOLVERS`` or a Solver with fixed steps.
 

@@ -45,7 +45,7 @@ class NFEMeter:
         cost: network passes in one call.
         rows: the samples that are evaluated, an index or all of them.
         cap: evaluations that no sample may exceed; None for no cap.
-        last: what the model returned last.
+        last: last value of the model.
         spent: evaluations so far.
 
     >>> meter = NFEMeter(lambda x, t: x, batch=3, cost=2)
@@ -136,10 +136,10 @@ def metered(problem: Problem, times: Tensor, batch: int, model: Callable[..., An
     """The problem of a run along a grid, with its meter.
 
     Args:
-        problem: what is integrated.
+        problem: the equation to integrate.
         times: the grid, whose scales are computed at once.
         batch: number of samples.
-        model: what is called instead of the problem's model.
+        model: function to call instead of the problem's model.
     """
     meter = NFEMeter(problem.model if model is None else model, batch, problem.cost)
     if isinstance(problem, ReverseProcess):

@@ -31,7 +31,7 @@ class Step:
         x: the batch there.
         spent: network evaluations so far, as the meter keeps them; see ``nfe``.
         status: ``Status`` codes so far, uint8 (B,).
-        denoised: what the model returned last: E[x_0 | x_t] of a reverse process, the drift of an Equation. In an
+        denoised: last value of the model: E[x_0 | x_t] of a reverse process, the drift of an Equation. In an
             adaptive run it is of the samples that were evaluated.
         estimate: the local error estimate that became known, if asked for and there is one.
     """

@@ -74,7 +74,7 @@ def make_extractor(
         features: a name in ``NAMES``, an Extractor, or a function of one's own.
         fit: gives the samples whose principal axes "pca" takes.
         tensors: of an extractor that was stored with a reference, instead of ``fit``.
-        weights: where the weights of inception or dinov2 are.
+        weights: path of the weights of inception or dinov2.
         value_range: black and white, for features of bytes and samples where they are not -1 and 1.
 
     Raises:

@@ -25,7 +25,7 @@ def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
     """The weights at a path, or in the cache of torch.hub where torch-fidelity keeps them.
 
     Raises:
-        FileNotFoundError: there is none; the message says where to put it.
+        FileNotFoundError: no such file or folder exists; the message says where to put it.
         ValueError: another file.
     """
     found = Path(torch.hub.get_dir()) / "checkpoints" / FILE if path is None else Path(path)

@@ -53,7 +53,7 @@ class PCA(Extractor):
 
         Args:
             x: samples.
-            dimensions: how many axes; no more than the samples span.
+            dimensions: number of axes; no more than the samples span.
 
         Raises:
             ValueError: fewer than 2 samples or 1 dimension.
@@ -91,7 +91,7 @@ class CustomExtractor(Extractor):
 
     Args:
         function: samples (B, ...) as they are to (B, ...).
-        label: what tables call it; the function's own name when absent.
+        label: name in tables; the function's own name when absent.
         version: enters the hash, as do the weights of a module; raise it when a function without weights changes.
 
     >>> CustomExtractor(lambda x: x.mean((1, 2, 3))[:, None], "brightness")(torch.ones(2, 1, 4, 4)).features

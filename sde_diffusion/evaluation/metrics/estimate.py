@@ -33,7 +33,7 @@ class Estimate:
     Attributes:
         value: the figure.
         standard_error: standard deviation of its error.
-        bias: what was subtracted from the plain statistic because n samples make it too large; 0 where nothing was.
+        bias: bias of n samples that was subtracted from the plain statistic, or 0.
 
     >>> low, high = Estimate(3.0, 0.1).interval
     >>> round(low, 3), round(high, 3)
@@ -54,10 +54,10 @@ def standard_error(statistic: Callable[..., Tensor | float], *sets: Tensor, draw
     """The standard error of a statistic of one or more independent sets of samples.
 
     Args:
-        statistic: of the sets, to a number or a tensor of numbers.
+        statistic: function from the sets to a number or a tensor of numbers.
         sets: each (n, ...); every one is halved on its own.
-        draws: how many halves; the standard error is itself uncertain by a factor of about 1 / sqrt(2 draws).
-        seed: of the halves.
+        draws: number of halves; the standard error is itself uncertain by a factor of about 1 / sqrt(2 draws).
+        seed: seed of the halves.
 
     Returns:
         Shaped like the statistic, float64.

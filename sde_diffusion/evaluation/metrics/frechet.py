@@ -78,7 +78,7 @@ def unbiased_frechet_distance(samples: Tensor, reference: Moments) -> Estimate:
 
     Args:
         samples: features (n, ...), independent.
-        reference: what they are compared with, taken as exact.
+        reference: the reference, taken as exact.
 
     Returns:
         The estimate, which may be negative where the laws nearly agree, its standard error, and the bias that was

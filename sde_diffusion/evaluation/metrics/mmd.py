@@ -82,7 +82,7 @@ def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Estimate:
     Args:
         a: samples or features (n, ...).
         b: likewise (m, ...).
-        kernel: of all pairs of (n, d) and (m, d); Gaussian with ``median_width`` when absent.
+        kernel: kernel of all pairs of (n, d) and (m, d); Gaussian with ``median_width`` when absent.
 
     Raises:
         ValueError: other dimensions, fewer than 3 samples, or values that are not finite.

@@ -32,10 +32,10 @@ class Sets:
     Args:
         generated: features (n, d).
         reference: features (m, d).
-        moments: of the whole reference, where ``reference`` is a part of it; its own when absent.
+        moments: moments of the whole reference, where ``reference`` is a part of it; its own when absent.
         probabilities: p(y|x) of the generated samples (n, classes), for the inception score.
         draws: half-samples for a standard error.
-        seed: of everything that is drawn.
+        seed: seed of everything that is drawn.
     """
 
     generated: Tensor

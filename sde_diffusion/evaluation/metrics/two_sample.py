@@ -27,7 +27,7 @@ def two_sample_accuracy(a: Tensor, b: Tensor, *, classifier: Any = None, seed: i
         b: features (m, ...); the larger set is cut to the size of the smaller.
         classifier: any scikit-learn classifier, not fitted; a perceptron with 32 hidden units on
             standardised features when absent.
-        seed: of the halves and of the perceptron.
+        seed: seed of the halves and of the perceptron.
 
     Returns:
         The accuracy and its binomial standard error. See ``p_value``.

@@ -24,8 +24,8 @@ def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 512, seed: int =
     Args:
         a: features (n, ...).
         b: features (m, ...).
-        projections: how many lines.
-        seed: of the lines; equal seeds make two figures comparable.
+        projections: number of lines.
+        seed: seed of the lines; equal seeds make two figures comparable.
 
     Raises:
         ValueError: other dimensions, no samples, values that are not finite, or no lines.
