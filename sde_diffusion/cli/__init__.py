@@ -26,6 +26,7 @@ Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 SUMMARIES = {
     "train": "Train a score model by denoising score matching.",
     "sample": "Draw samples from a trained model.",
+    "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
     "likelihood": "Measure the log-likelihood of data under a trained model.",

@@ -53,4 +53,5 @@ class MomentMatching(Observed):
             return conjugate_gradients(apply, residual, self.iterations, 1e-6)
 
         denoised, gradient = self.likelihood_gradient(x, t, weigh, condition)
-        return denoised + gain * gradient
+        moved = denoised + gain * gradient
+        return moved if self.clip is None else moved.clamp(*self.clip)

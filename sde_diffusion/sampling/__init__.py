@@ -1,10 +1,13 @@
 """From a model, a solver and a budget to samples; reference solutions and inversion."""
 
 from sde_diffusion.sampling.inversion import decode, encode
+from sde_diffusion.sampling.restoration import Restoration, restore
 from sde_diffusion.sampling.sampler import sample
 
 __all__ = [
+    "Restoration",
     "decode",
     "encode",
+    "restore",
     "sample",
 ]

@@ -1,0 +1,124 @@
+"""`sdediff restore`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sde_diffusion.cli.options import DeviceOption
+
+EXAMPLES = """
+\b
+Examples:
+sdediff restore inpaint photo.png --mask mask.png --run runs/photos
+sdediff restore superres small.png --factor 4
+sdediff restore deblur blurred.png --blur 1.5
+sdediff restore colorize grey.png
+sdediff restore superres sharp.png --simulate   degrade it first, and measure
+"""
+
+
+class Task(str, Enum):
+    """What the image lacks."""
+
+    inpaint = "inpaint"
+    superres = "superres"
+    deblur = "deblur"
+    colorize = "colorize"
+
+
+def restore(
+    task: Annotated[Task, typer.Argument(help="What the image lacks.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Observed images, restored one by one.")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="A run, checkpoint or exported file.", show_default="the latest, else bundled"),
+    ] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Image whose black pixels are hidden (inpaint).")] = None,
+    factor: Annotated[int, typer.Option("--factor", help="Factor of the enlargement (superres).")] = 4,
+    blur: Annotated[
+        float, typer.Option("--blur", help="Standard deviation of the Gaussian blur in pixels (deblur).")
+    ] = 1.5,
+    noise: Annotated[
+        float, typer.Option("--noise", help="Standard deviation of the noise in the image, where white - black is 2.")
+    ] = 0.05,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="IMAGE is clean: degrade it, restore that, and measure against it.")
+    ] = False,
+    method: Annotated[
+        str, typer.Option("--method", help="replacement, ddnm, diffpir, dps, pigdm or moment.")
+    ] = "moment",
+    n: Annotated[int, typer.Option("--n", help="Samples of the posterior for each image.")] = 8,
+    solver: Annotated[str, typer.Option("--solver", help="A stochastic solver, see sdediff solvers.")] = "dpm++2m-sde",
+    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations for each sample.")] = 60,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of simulated noise.")] = 0,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the pictures and arrays; must be new.", show_default="restored"),
+    ] = None,
+) -> None:
+    """Restore images: fill in hidden parts, enlarge, deblur or colour them.
+
+    Draws several samples of what the image may have been, and shows them with their mean and their standard deviation:
+    where the samples differ, the observation does not say.
+    """
+    import numpy as np
+    import torch
+
+    from sde_diffusion.cli.restore_images import Degraded, degraded, psnr
+    from sde_diffusion.files.writing import new_folder, require_new, unused
+    from sde_diffusion.report.restored import save_restoration
+    from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.sampling.restoration import restore as run_restoration
+    from sde_diffusion.storage.checkpoint import load
+    from sde_diffusion.storage.locate import find_model
+
+    folder = out or unused(Path("restored"))
+    require_new(folder)
+    stored = find_model(run)
+    model = load(stored, device=str(device_for(device or "auto")))
+    jobs: list[tuple[Path, Degraded]] = [
+        (path, degraded(path, task.value, model.shape, mask, factor, blur, noise if simulate else None, seed))
+        for path in images
+    ]
+    with new_folder(folder) as new:
+        for number, (path, job) in enumerate(jobs, 1):
+            found = run_restoration(
+                model, job.operator, job.y, noise, n, method=method, solver=solver, nfe=nfe, seed=seed
+            )
+            name = f"{number:02d}-{path.stem}"
+            save_restoration(
+                new.temporary / f"{name}.png", job.shown, found.samples, found.mean, found.std, job.original
+            )
+            np.savez(
+                new.temporary / f"{name}.npz",
+                x=found.samples.cpu().numpy(),
+                mean=found.mean.cpu().numpy(),
+                std=found.std.cpu().numpy(),
+                y=job.y.numpy(),
+            )
+            line = (
+                f"{path}: residual {float(found.residual.mean()):.3f} for noise {noise:g}, spread "
+                f"{float(found.std.square().mean().sqrt()):.3f}, {found.nfe} evaluations and {found.backward} backward "
+                f"passes a sample, {found.seconds:.1f} s"
+            )
+            if job.original is not None:
+                truth = job.original.expand_as(found.samples)
+                line += (
+                    f"; PSNR of a sample {psnr(found.samples, truth):.1f} dB, of the mean "
+                    f"{psnr(found.mean[None], job.original[None]):.1f} dB, of the baseline "
+                    f"{psnr(job.baseline[None], job.original[None]):.1f} dB"
+                )
+            typer.echo(line)
+            if torch.is_nonzero((found.residual.mean() > 2 * noise) & torch.tensor(noise > 0)):
+                typer.echo(
+                    "  the residual is far above the noise: this method follows the observation badly here; try "
+                    "--method moment, more --nfe, or a larger --noise",
+                    err=True,
+                )
+    for number, (path, _) in enumerate(jobs, 1):
+        typer.echo(f"picture {new.path / f'{number:02d}-{path.stem}.png'}")
