@@ -1,0 +1,88 @@
+"""Editing keeps the law of the model; transport is the map between Gaussians."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy.stats import ks_2samp
+
+from sde_diffusion import VPSDE, GaussianMixture, ScoreModel
+from sde_diffusion.sampling.editing import edit, times_from, transport
+
+MODEL = GaussianMixture(torch.tensor([[-1.0], [0.2], [1.5]]).double(), std=0.2, sde=VPSDE())
+
+
+@pytest.mark.parametrize(("solver", "nfe"), [("dpm++2m-sde", 60), ("pf-ode", 20), ("unipc", 20), ("ddpm", 200)])
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_draws_from_the_law_stay_draws_from_it(solver: str, nfe: int, strength: float) -> None:
+    x = MODEL.draw(3000, seed=1)
+    out = edit(MODEL, x, strength, solver=solver, nfe=nfe, batch_size=3000)
+    assert ks_2samp(out[:, 0], MODEL.draw(3000, seed=2)[:, 0]).pvalue > 0.001
+    assert not torch.allclose(out, x, atol=0.1)
+
+
+def test_a_wrong_start_is_noticed_by_the_same_test() -> None:
+    out = edit(MODEL, torch.zeros(3000, 1).double(), 0.15, nfe=60, batch_size=3000)
+    assert ks_2samp(out[:, 0], MODEL.draw(3000, seed=2)[:, 0]).pvalue < 1e-6
+
+
+def test_the_strength_says_how_much_is_kept() -> None:
+    x = torch.full((500, 1), 1.5).double()
+    kept = [float((edit(MODEL, x, s, nfe=40) > 0.9).double().mean()) for s in (0.05, 0.3, 1.0)]
+    assert kept[0] > 0.99 and kept[0] > kept[1] > kept[2]
+    assert kept[2] == pytest.approx(1 / 3, abs=4 * math.sqrt(2 / 9 / 500) + 0.02)  # nothing is kept
+
+
+def test_samples_do_not_depend_on_their_batch_and_nfe_is_counted() -> None:
+    calls = []
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return 0.5 * x
+
+    model = ScoreModel(network, VPSDE(), predicts="data", shape=(2,))
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    whole = edit(model, x, 0.5, nfe=7)
+    assert calls == [5] * 7
+    assert torch.equal(edit(model, x, 0.5, nfe=7, batch_size=2), whole)
+
+
+def test_partial_grids_have_the_number_of_steps_asked_for() -> None:
+    process = MODEL.sde.probability_flow(MODEL)
+    for steps in (1, 2, 7):
+        times = times_from(process, 0.37, steps)
+        assert len(times) == steps + 1 and float(times[0]) == 0.37 and float(times[-1]) == 0
+        assert bool((times.diff() < 0).all())
+
+
+def test_transport_between_two_gaussians_is_the_affine_map() -> None:
+    sde = VPSDE()
+
+    def network(x: torch.Tensor, t: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = (c[:, None].to(x.dtype) for c in sde.marginal(t))
+        return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+
+    model = ScoreModel(network, sde, predicts="data", shape=(1,))
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+
+    def of(mean: float, std: float) -> dict[str, torch.Tensor]:
+        return {"mean": torch.full_like(x, mean), "std": torch.full_like(x, std)}
+
+    there = transport(model, x, of(0.0, 0.5), of(3.0, 2.0), tolerance=1e-8)
+    # Standard scores are kept, at t = 1 those of N(alpha mean, alpha^2 std^2 + sigma^2).
+    alpha, sigma = (float(c) for c in sde.marginal(1.0))
+    code = math.hypot(0.5 * alpha, sigma) * x / 0.5
+    assert torch.allclose(there, 3.0 + 2.0 * (code - 3.0 * alpha) / math.hypot(2.0 * alpha, sigma), atol=1e-4)
+    assert torch.allclose(transport(model, there, of(3.0, 2.0), of(0.0, 0.5), tolerance=1e-8), x, atol=1e-5)
+
+
+def test_bad_input_is_refused() -> None:
+    x = torch.zeros(2, 1).double()
+    with pytest.raises(ValueError, match=r"in \(0, 1\]"):
+        edit(MODEL, x, 0.0)
+    with pytest.raises(ValueError, match="finite floating point"):
+        edit(MODEL, x.long(), 0.5)
+    with pytest.raises(ValueError, match="chooses its own steps"):
+        edit(MODEL, x, 0.5, solver="rk45")
