@@ -102,9 +102,7 @@ def edit(
     return torch.cat(out)
 
 
-def transport(
-    model: ScoreModel, x: Tensor, source: dict[str, Tensor], target: dict[str, Tensor], **options: Any
-) -> Tensor:
+def transport(model: ScoreModel, x: Tensor, source: dict[str, Any], target: dict[str, Any], **options: Any) -> Tensor:
     """x of one condition as one of another, along the probability flow.
 
     Args:
