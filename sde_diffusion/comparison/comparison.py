@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sde_diffusion.comparison.simultaneous import critical_value, studentised
 from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
+from sde_diffusion.models.conditions import refuse_unknown
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches, seeds_of
@@ -145,6 +146,7 @@ def compare(
     batch_size: int = 256,
     reference_steps: int = 800,
     on_row: Callable[[str], None] | None = None,
+    **unknown: Any,
 ) -> Comparison:
     """Run every solver at every budget from the same initial noise.
 
@@ -159,6 +161,7 @@ def compare(
         batch_size: samples integrated together.
         reference_steps: steps of the reference solution.
         on_row: called with what is computed next.
+        unknown: refused, with the nearest argument.
 
     Raises:
         ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired samples, or none that can run.
@@ -171,6 +174,7 @@ def compare(
     >>> found.verdict(found.rows[0]).best, found.verdict(found.rows[0]).tie
     ('pf-ode', False)
     """
+    refuse_unknown(compare, unknown)
     if not solvers or not budgets or min(budgets) < 1:
         raise InputError(
             f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "

@@ -35,6 +35,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Equation, Solver, find, solve
 from solvers.classical.coordinates import Angle
@@ -154,6 +155,7 @@ def log_likelihood(
     >>> round(float(result.nats), 4), result.standard_error, result.status
     (-1.8379, tensor([0.], dtype=torch.float64), ['ok'])
     """
+    condition = conditions_for(log_likelihood, model, condition)
     known = callable(getattr(model, "log_prob", None))
     t_min = (1e-7 if known else 1e-5) if t_min is None else t_min
     _check(model, x, trace, n_probes, tolerance, t_min, other_t_min)

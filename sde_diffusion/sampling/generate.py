@@ -111,7 +111,7 @@ def draw(
         batch_size=batch_size,
         eta=eta,
         on_step=on_step,
-        **condition,
+        condition=condition,
     ):
         check_status(part, start=len(parts) * batch_size)
         parts.append(part)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver, find, solve
 from solvers.errors import InputError, NonFiniteError
@@ -70,7 +71,8 @@ def encode(
     >>> encode(model, torch.tensor([[3.0]])).round(decimals=3)  # one standard deviation above the mean
     tensor([[1.]])
     """
-    return _run(model, x, True, solver, tolerance, steps, t_min, condition)[0]
+    given = conditions_for(encode, model, condition)
+    return _run(model, x, True, solver, tolerance, steps, t_min, given)[0]
 
 
 def decode(
@@ -90,7 +92,8 @@ def decode(
     >>> decode(model, torch.tensor([[1.0]])).round(decimals=3)
     tensor([[3.]])
     """
-    return _run(model, z, False, solver, tolerance, steps, t_min, condition)[0]
+    given = conditions_for(decode, model, condition)
+    return _run(model, z, False, solver, tolerance, steps, t_min, given)[0]
 
 
 def round_trip(
@@ -110,8 +113,9 @@ def round_trip(
     >>> bool(round_trip(model, torch.tensor([[3.0]]).double(), tolerance=1e-8).error < 1e-6)
     True
     """
-    code, there = _run(model, x, True, solver, tolerance, steps, t_min, condition)
-    again, back = _run(model, code, False, solver, tolerance, steps, t_min, condition)
+    given = conditions_for(round_trip, model, condition)
+    code, there = _run(model, x, True, solver, tolerance, steps, t_min, given)
+    again, back = _run(model, code, False, solver, tolerance, steps, t_min, given)
     error = (again - x).flatten(1).double().square().mean(1).sqrt()
     return RoundTrip(code, again, error, there + back)
 

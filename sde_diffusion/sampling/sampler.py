@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solution, Solver, Step, find, solve
 from solvers.conditions import cut
@@ -110,7 +111,8 @@ def sample_batches(
     batch_size: int = 256,
     eta: float | None = None,
     on_step: Callable[[Step], None] | None = None,
-    **condition: Any,
+    condition: Mapping[str, Any] | None = None,
+    **conditions: Any,
 ) -> Iterator[Solution]:
     """Generate n samples in batches; ``sample`` with the solver's own account of each batch.
 
@@ -121,6 +123,7 @@ def sample_batches(
         raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")
     check_count(n, shape)
     require_whole("batch_size", batch_size, 1, 2**53)
+    condition = {**conditions, **(condition or {})}
     for name, value in condition.items():
         if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != n):
             raise InputError(
@@ -160,7 +163,8 @@ def sample(
     shape: Iterable[int] | None = None,
     batch_size: int = 256,
     eta: float | None = None,
-    **condition: Any,
+    condition: Mapping[str, Any] | None = None,
+    **conditions: Any,
 ) -> Tensor:
     """Generate samples.
 
@@ -177,12 +181,14 @@ def sample(
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
         condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
             too; anything else is passed on as it is.
+        conditions: the same as keywords, such as ``label=...``.
 
     Returns:
         (n, *shape), in the scale of the training data.
 
     Raises:
         ValueError: arguments that do not fit, see the message.
+        TypeError: a keyword that is no argument and no condition of the network.
         FloatingPointError: samples that are not finite; the message names them and the time.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
@@ -190,6 +196,7 @@ def sample(
     >>> sample(model, 100, nfe=20).abs().mean().round(decimals=2)
     tensor(1.)
     """
+    given = conditions_for(sample, model, conditions, condition)
     model.eval()
     out: list[Tensor] = []
     for part in sample_batches(
@@ -204,7 +211,7 @@ def sample(
         batch_size=batch_size,
         eta=eta,
         on_step=None,
-        **condition,
+        condition=given,
     ):
         check_status(part, start=sum(len(x) for x in out))
         out.append(part.x)

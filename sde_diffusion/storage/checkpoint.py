@@ -43,6 +43,8 @@ from sde_diffusion.storage.typed_json import checked, checked_arguments
 from solvers.errors import InputError, NotFoundError, choose
 
 _KEY = "sdediff"
+BUNDLED = Path(__file__).parent.parent / "pretrained" / "digits.safetensors"
+BUNDLED_NAME = "bundled"
 
 
 @dataclass(frozen=True)
@@ -165,15 +167,19 @@ def check_described(description: ModelDescription, file: Path) -> None:
 
 
 def find(path: str | os.PathLike[str]) -> StoredModel:
-    """Find the model in a run, a checkpoint or an exported file, and check that it is whole.
+    """Find the model in a run, a checkpoint or an exported file, and check that it is whole; "bundled" is one too.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
         CheckpointError: an incomplete or foreign file, or one of another version.
     """
     path = Path(path)
+    if str(path) == BUNDLED_NAME and not path.exists():
+        path = BUNDLED
     if not path.exists():
-        raise NotFoundError(f"no model at {path}: expected a run folder, a checkpoint folder or a .safetensors file")
+        raise NotFoundError(
+            f"no model at {path}: expected a run folder, a checkpoint folder, a .safetensors file or the word bundled"
+        )
     if not path.is_dir():
         require_regular(path)
         return _find_export(path)
@@ -213,7 +219,7 @@ def load(
     """Load a trained model for sampling.
 
     Args:
-        path: a run, a checkpoint, an exported file, or what ``find`` found.
+        path: a run, a checkpoint, an exported file, "bundled", or what ``find`` found.
         network: an untrained network of the same kind, where it is one of your own.
         weights: "ema", the average, "model", the last weights, or another average of the run by the name of its
             file, such as "ema-0.9999" or "power-0.1" (checkpoints only).
@@ -226,6 +232,9 @@ def load(
         FileNotFoundError: there is nothing at the path.
         CheckpointError: an incomplete or foreign file, or one of another version or network.
         ValueError: a network of one's own was trained and none is passed; unknown weights.
+
+    >>> load("bundled").shape
+    (1, 8, 8)
     """
     stored = path if isinstance(path, StoredModel) else find(path)
     file = stored.weights

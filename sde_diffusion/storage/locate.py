@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 from sde_diffusion.data import NAMES
+from sde_diffusion.storage.checkpoint import BUNDLED as BUNDLED
+from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
 from sde_diffusion.storage.checkpoint import StoredModel, check_described, find
 from sde_diffusion.storage.record_types import RunConfig
 from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_config
 from solvers.errors import InputError, NotFoundError
 
 RUNS = Path("runs")
-BUNDLED = Path(__file__).parent.parent / "pretrained" / "digits.safetensors"
-BUNDLED_NAME = "bundled"
 
 
 def unused(path: Path) -> Path:

@@ -16,7 +16,7 @@ default on them. The result belongs to the model, its condition (a guidance scal
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.sampling.sampler import seeds_of
@@ -72,6 +73,9 @@ def tune(
         seed: seed of the initial noise.
         options: of ``tuned_each``, such as ``noises``, or the condition of the model.
 
+    Raises:
+        TypeError: a keyword that is no option and no condition of the network.
+
     Returns:
         A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
 
@@ -100,7 +104,8 @@ def tuned_each(
     held_out: int = 128,
     batch_size: int = 512,
     report: Report | None = None,
-    **condition: Tensor,
+    condition: Mapping[str, Any] | None = None,
+    **conditions: Any,
 ) -> Iterator[Tuned]:
     """Find the solver for one model and each of several numbers of evaluations, with their errors, one by one.
 
@@ -114,7 +119,8 @@ def tuned_each(
         held_out: number of other noise samples, which decide.
         batch_size: samples in one call of the network.
         report: called with the share of the work that is done, and what is being done.
-        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network.
+        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name.
+        conditions: the same as keywords.
 
     Raises:
         ValueError: a budget below one call, too few noise samples, an unknown shape, or conditions of another length.
@@ -131,7 +137,8 @@ def tuned_each(
         require_whole(name, count, 0, _MANY)
     if noises < _FEW or held_out < 2:
         raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
-    for name, value in condition.items():
+    given = conditions_for(tuned_each, model, conditions, condition, "tune")
+    for name, value in given.items():
         if len(value) != noises + held_out:
             raise InputError(
                 f"condition '{name}' has {len(value)} entries for {noises + held_out} noise samples; give one each"
@@ -139,7 +146,7 @@ def tuned_each(
     tell = report or (lambda share, text: None)
     model.eval()
     tell(0.0, "reference solutions")
-    task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, condition)
+    task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, given)
     for k, nfe in enumerate(budgets):
         first, width = 0.3 + 0.7 * k / len(budgets), 0.7 / len(budgets)
         yield _tuned(task, nfe, partial(_part, tell, first, width, nfe))

@@ -76,7 +76,6 @@ def test_samples_that_ended_early_give_a_warning() -> None:
         ({"n": 0}, "at least 1"),
         ({"batch_size": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
-        ({"label": torch.zeros(3)}, "3 entries for 4 samples"),
         ({"solver": "nope"}, "unknown solver"),
     ],
 )
@@ -85,6 +84,12 @@ def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
         sample(MODEL, **{"n": 4, **arguments})
     with pytest.raises(ValueError, match="shape"):
         sample(ScoreModel(lambda x, t: x, VPSDE()), 4)
+
+
+def test_a_condition_has_an_entry_for_each_sample() -> None:
+    model = ScoreModel(lambda x, t, label: x, VPSDE(), shape=(1,))
+    with pytest.raises(ValueError, match="3 entries for 4 samples"):
+        sample(model, 4, label=torch.zeros(3))
 
 
 @pytest.mark.parametrize("grid", [torch.linspace(1e-3, 1, 21), [1.0, 0.8, 0.5], [0.5, 0.2, 0.0]])
