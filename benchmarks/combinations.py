@@ -1,4 +1,4 @@
-"""Does every process, parametrization, weight and time sampler train? A table over combinations on the digits.
+"""Training of every process, parametrization, weight and time sampler: a table over combinations on the digits.
 
     python -m benchmarks.combinations [--seconds 180 | --steps N] [--only NAME ...] [--table]
 
@@ -45,7 +45,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "combinations.png"
 
 @dataclass(frozen=True)
 class Combination:
-    """What is trained."""
+    """The settings of the training."""
 
     sde: str
     predicts: str
@@ -57,7 +57,7 @@ class Combination:
 
     @property
     def name(self) -> str:
-        """Its parts, as a file name."""
+        """Its parts, joined to a file name."""
         extra = [self.network] * (self.network != "unet") + ["variance"] * self.variance
         extra += [f"{key}={value}" for key, value in self.sde_settings.items()]
         return ",".join([self.sde, self.predicts, self.weight, self.times, *extra])

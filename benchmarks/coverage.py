@@ -1,4 +1,4 @@
-"""How often the intervals that are printed hold, by simulation.
+"""Coverage of the printed intervals, by simulation.
 
     nice python -m benchmarks.coverage --out benchmarks/results/coverage      about 40 minutes of a core
     python -m benchmarks.coverage --share 0.1                                 a tenth of the repetitions

@@ -101,7 +101,7 @@ _MOST = 2.0  # see GatedDesign
 
 
 def weights_of(members: Sequence[Member], steps: int) -> list[float]:
-    """How often each model counts."""
+    """Weight of each model."""
     networks = sum(one.network for one in members)
     weight = _NETWORK_WEIGHT if steps > 5 else _NETWORK_WEIGHT_FEW
     return [weight / networks if one.network else 1.0 for one in members]
@@ -230,7 +230,7 @@ def save(path: Path, tables: dict[int, dict[str, Any]]) -> None:
 
 
 def engine(steps: int) -> dict[str, Any]:
-    """What ``pf-ode`` is where there is no table, with the same numbers for every sample."""
+    """The solver of ``pf-ode`` without a table, with the same coefficients for every sample."""
     sde = VPSDE()
     plain = compile_table(fixed_order_engine(steps), sde, steps, engine_grid(sde, steps))
     return table_entry(sde, MixtureOfTables((plain,), (None,) * steps))

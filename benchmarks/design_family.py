@@ -55,7 +55,7 @@ class Member:
 
 
 def mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
-    """Those with an exact score."""
+    """The problems with an exact score."""
     images = torch.from_numpy(load_digits().images / 8 - 1).reshape(-1, 64)
     generator = torch.Generator().manual_seed(3)
     places = torch.rand(24, 2, generator=generator, dtype=torch.float64) * 2 - 1
@@ -93,7 +93,7 @@ def spectra(sde: VPSDE) -> dict[str, ScoreModel]:
 
 
 def large_mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
-    """Those with hundreds of dimensions."""
+    """The problems with hundreds of dimensions."""
     images = (2 * strokes(28) - 1).reshape(-1, 784)
     printed = (2 * letters(28, 300, seed=1).double() - 1).reshape(-1, 784)
     generator = torch.Generator().manual_seed(500)

@@ -75,7 +75,7 @@ class Kinds:
         return self.numbers.shape[1]
 
     def columns(self, i: int) -> int:
-        """How many numbers of row i are fitted: the decay and some weights."""
+        """Number of fitted coefficients of row i: the decay and some weights."""
         return 1 + min(i + 1, _BAND)
 
     @property
@@ -87,11 +87,11 @@ class Kinds:
 
     @property
     def total(self) -> int:
-        """How many numbers are fitted: those of the rows, then log rho."""
+        """Number of fitted parameters: coefficients of the rows, then log rho."""
         return len(self.places) + len(self.rho)
 
     def scale(self, i: int, j: int) -> float:
-        """What a change of q by 1 adds to a number: the share of z that the step replaces."""
+        """Change of a coefficient when q changes by 1: the share of z that the step replaces."""
         rho = [math.inf, *self.rho.tolist(), 0.0]
         step = 1.0 if i == 0 else 1 - rho[i + 1] / rho[i]
         if j > 0:
@@ -182,18 +182,18 @@ class Kinds:
         return z[0], torch.stack([*rows, *columns])
 
     def endpoints(self, fit: Fit) -> Tensor:
-        """Where the samples of a fit end."""
+        """Endpoints of the samples of a fit."""
         return run(self.table(fit), fit)
 
 
 def _first(seen: GateFeatures, n: int) -> GateFeatures:
-    """What the first n samples have shown."""
+    """Gate features of the first n samples."""
     start, features = (None if c is None else c[:n] for c in (seen.start, seen.features))
     return GateFeatures(seen.number, tuple(v[:n] for v in seen.values), start, features)
 
 
 def _joined(parts: Sequence[GateFeatures]) -> GateFeatures:
-    """What the samples of all parts have shown, as far as a gate needs it."""
+    """Gate features of the samples of all parts."""
     starts, features = ([c for c in of if c is not None] for of in zip(*(p[2:4] for p in parts), strict=True))
     return GateFeatures(
         parts[0].number,
@@ -224,7 +224,7 @@ class Run:
         self.process = ReverseProcess(denoise, fit.sde)
 
     def features(self, table: MixtureOfTables) -> Tensor:
-        """What the gate of the next row sees."""
+        """Input of the next row's gate."""
         seen = self._next(table)[1]
         assert seen.features is not None
         return seen.features

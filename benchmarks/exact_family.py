@@ -291,7 +291,7 @@ def family(seed: int, each: int = 4, kinds: Sequence[str] = tuple(KINDS)) -> Fam
 
 @torch.no_grad()
 def flow(models: Family, z: Tensor, start: float, steps: int = _REFERENCE_STEPS, end: float = 1e-4) -> Tensor:
-    """Where the probability flow ends: Runge-Kutta of order 4 in log rho on z / sqrt(1 + rho^2)."""
+    """The reference solution: Runge-Kutta of order 4 in log rho on z / sqrt(1 + rho^2)."""
     logs = torch.linspace(math.log(min(start, _FAR)), math.log(end), steps + 1, dtype=torch.float64)
 
     def slope(y: Tensor, log: Tensor) -> Tensor:

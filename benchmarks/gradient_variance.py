@@ -1,4 +1,4 @@
-"""How noisy is the gradient of a training step under each way to draw times?
+"""Variance of the gradient of a training step for each time sampling.
 
     python -m benchmarks.gradient_variance [RUN] [--batches 128] [--batch-size 64] [--json FILE]
 

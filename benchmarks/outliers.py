@@ -1,4 +1,4 @@
-"""How far off the farthest samples are, by what the network predicts.
+"""Distance of the farthest samples, by parametrization.
 
     python -m benchmarks.outliers [--sets NAME ...] [--recipes NAME ...] [--seeds 0 1 2] [--json FILE]
 

@@ -56,7 +56,7 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     @property
@@ -73,7 +73,7 @@ class Problem:
 
     @torch.no_grad()
     def endpoints(self, x1: Tensor, batch: int = 512) -> tuple[Tensor, float]:
-        """Where the probability flow takes x_1, and the mean per-sample RMS error of that.
+        """The reference solution from x_1, and its own mean RMS error per sample.
 
         Raises:
             FloatingPointError: the model does not return numbers.

@@ -1,4 +1,4 @@
-"""How near a sample is to its model's own converged solution: our solvers and three libraries.
+"""Distance of samples to the reference solution of their model: our solvers and three libraries.
 
     python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN]
         [--nfe 5 6 8 10 15 20 30 50] [--samples 128] [--sets 3] [--out DIR] [--quick]
@@ -71,7 +71,7 @@ def run_ours(solver: Solver, task: Task, nfe: int) -> Tensor | None:
 
 
 def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
-    """Where the solver made for a problem and budget is."""
+    """Path of the solver tuned for a problem and NFE."""
     return folder / "tuned" / f"{problem.name}-{problem.fingerprint}-{nfe}.json"
 
 

@@ -8,7 +8,7 @@ A Brownian path W on a variance clock c(u), u in [0, 1], is Levy's midpoint cons
 with one normal Z_ab for each tree interval. W(u) is then a sum of depth + 3 normals whose weights are a
 short scalar recursion from the leaf that holds u up to the root: no memory of earlier queries and no
 recursion over tensors. Inside a leaf the same formula is used with m = u, which has the exact law as long
-as a run asks at most once in each leaf. Runs with other grids ask the same path.
+as a run asks at most once in each leaf. Runs with other grids query the same path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from solvers.noise import BROWNIAN, INDEPENDENT, standard_normal
 
 
 class TimeChange(NamedTuple):
-    """Where a time lies on the tree, and how much variance the path has there.
+    """Position of a time on the tree, and variance of the path there.
 
     Both maps take a float, or a float64 tensor elementwise.
     """

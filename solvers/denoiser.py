@@ -1,4 +1,4 @@
-"""What a reverse process needs of a model: the posterior mean, its cost and where it is defined."""
+"""Protocol of the model of a reverse process: the posterior mean, its cost and its domain."""
 
 from __future__ import annotations
 

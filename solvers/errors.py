@@ -47,7 +47,7 @@ class StateError(SdediffError, RuntimeError):
 
 
 def require_whole(name: str, value: object, least: int, most: int) -> None:
-    """Refuse what is no whole number within limits.
+    """Check that a value is a whole number within limits.
 
     Raises:
         ValueError: a number outside; the message has the limits.

@@ -112,7 +112,7 @@ def solve(
         seeds: one integer per sample for stochastic solvers, 0 to B - 1 when absent. A sample depends on its
             seed and not on its batch, and runs with other budgets follow the same Brownian path.
         trajectory: keep x at every time of the grid.
-        errors: keep the local error estimates that the solver has anyway.
+        errors: keep the local error estimates of the solver.
         on_step: called after every step, for progress.
 
     ``torch.compile`` of a function that calls ``solve`` compiles what stands around it: compile the network instead.

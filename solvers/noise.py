@@ -96,7 +96,7 @@ def standard_normal(
 
 
 class Noise(Protocol):
-    """What a stochastic solver may ask for; every answer is N(0, I) in the shape, dtype and device of x."""
+    """Interface of noise for stochastic solvers: N(0, I) in the shape, dtype and device of x."""
 
     def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The normalised increment of the driving Brownian motion from the time t to the time s.
@@ -115,7 +115,7 @@ class Noise(Protocol):
 
 
 class NoNoise:
-    """The noise of a run that has none.
+    """Noise of a deterministic run: every request is an error.
 
     >>> NoNoise().increment(torch.zeros(1, 1), torch.ones(()), torch.zeros(()))
     Traceback (most recent call last):
@@ -129,5 +129,5 @@ class NoNoise:
     increment = independent = _refuse
 
     def rows(self, index: Tensor) -> NoNoise:
-        """Itself."""
+        """Return self."""
         return self

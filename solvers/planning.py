@@ -1,4 +1,4 @@
-"""One resolution before the loop: from a solver and a budget to the solver that runs, and the times of its run."""
+"""Resolution before the loop: from solver, NFE and grid to the concrete solver and its times."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plan(
     steps: int | None = None,
     grid: str | Tensor | Sequence[float] | None = None,
 ) -> tuple[Solver, Tensor]:
-    """The solver that runs, and the times of its run.
+    """The concrete solver and the times of a run.
 
     Args:
         problem: a ReverseProcess or an Equation.
@@ -76,7 +76,7 @@ def _steps(
     steps: int | None,
     grid: str | Tensor | Sequence[float] | None,
 ) -> int | None:
-    """The number of intervals that a budget pays for; None where the grid has its own."""
+    """The number of intervals for an NFE; None if the grid has its own."""
     if nfe is not None and steps is not None:
         raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
     for name, value in (("nfe", nfe), ("steps", steps)):
@@ -111,7 +111,7 @@ def finish(problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noi
 
 
 def moves(problem: Problem, solver: Solver, times: Tensor) -> list[Move]:
-    """What is done in each interval of a run: the solver's step, and ``finish`` in the last one to sigma = 0."""
+    """The function of each interval of a run: the solver's step, and ``finish`` in the last one to sigma = 0."""
     all_steps: list[Move] = [solver.step] * (len(times) - 1)
     if ends_at_data(problem, times) and not solver.owns_last_step:
         all_steps[-1] = finish

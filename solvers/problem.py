@@ -1,4 +1,4 @@
-r"""What is integrated: a reverse diffusion process, or any ODE or SDE.
+r"""Problems to integrate: a reverse diffusion process, or any ODE or SDE.
 
 A forward process x_t = alpha(t) x_0 + sigma(t) eps, with t = 0 at the data and t = 1 at the noise, has
 a family of reverse-time processes with the same marginals, indexed by eta >= 0 (Song et al. 2021,
@@ -92,7 +92,7 @@ class Equation:
 
     @property
     def stochastic(self) -> bool:
-        """Whether there is noise to draw."""
+        """Whether the process is stochastic."""
         return self.g is not None
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class ReverseProcess:
 
     @property
     def stochastic(self) -> bool:
-        """Whether there is noise to draw."""
+        """Whether the process is stochastic."""
         return self.eta > 0
 
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a solver is: settings, ``init`` and ``step``, and what it declares about itself.
+"""Base class of solvers: settings, ``init`` and ``step``, and declarations.
 
-A solver is a frozen dataclass. It holds settings only; whatever evolves during a run is the ``state`` that
-``init`` makes and ``step`` hands on, so one solver object serves any number of runs and threads.
+A solver is a frozen dataclass. It holds settings only; whatever evolves during a run is the ``state``, which
+``init`` makes and ``step`` passes on, so one solver object serves any number of runs and threads.
 
 A fixed-step solver is asked to move from t to s and returns x at s. An adaptive one may stop short of s
 and returns the time it reached, one per sample.
@@ -24,7 +24,7 @@ from solvers.problem import Equation, ReverseProcess
 
 
 class LocalErrorEstimate(NamedTuple):
-    """A local error estimate that a step has left behind at no cost.
+    """A local error estimate of a step, without further evaluations.
 
     Attributes:
         t: start of the step, 0-d or (B, 1, ..., 1).
@@ -58,7 +58,7 @@ class BudgetSpentError(StateError):
 class Solver(ABC):
     """Base of all solvers; a new one needs ``order``, ``source`` and ``step``.
 
-    What a solver declares about itself are plain class attributes (or properties where settings decide).
+    Declarations are plain class attributes, or properties if they depend on settings.
     """
 
     @property
@@ -69,7 +69,7 @@ class Solver(ABC):
     @property
     @abstractmethod
     def source(self) -> str:
-        """Where the method is published."""
+        """Publication of the method."""
 
     @property
     def stochastic(self) -> bool:
@@ -131,10 +131,10 @@ class Solver(ABC):
         return self.stages * (steps - 1) + 1 if finish else self.stages * steps
 
     def steps_for(self, evaluations: int, finish: bool = True) -> int:
-        """The largest number of steps that a budget of model evaluations pays for.
+        """The largest number of steps for a number of model evaluations.
 
         Raises:
-            ValueError: the budget does not pay for one step.
+            ValueError: too few evaluations for one step.
         """
         least = self.evaluations(1, finish)
         if evaluations < least:

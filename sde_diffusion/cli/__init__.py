@@ -68,4 +68,4 @@ def main(
         typer.Option("--version", help="Print versions.", callback=print_versions, is_eager=True),
     ] = False,
 ) -> None:
-    """What holds for all commands; its help is that of the app."""
+    """Options of all commands; the help text is that of the app."""

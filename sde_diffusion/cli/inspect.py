@@ -109,7 +109,7 @@ def is_data(path: Path) -> bool:
 
 
 def images_or_note(folder: Path) -> Iterator[Path]:
-    """What makes a folder data."""
+    """Whether a folder holds data."""
     return (p for p in folder.rglob("*") if p.name == NOTE or p.suffix.lower() in SUFFIXES)
 
 

@@ -36,7 +36,7 @@ class Listed(Protocol):
 
     @property
     def name(self) -> str:
-        """Its key."""
+        """The option's key."""
 
     @property
     def kind(self) -> Any:
@@ -44,11 +44,11 @@ class Listed(Protocol):
 
     @property
     def text(self) -> str:
-        """Its meaning."""
+        """The option's help text."""
 
     @property
     def usual(self) -> str:
-        """Its default, in words."""
+        """The option's default, in words."""
 
     @property
     def table(self) -> str | None:
@@ -56,7 +56,7 @@ class Listed(Protocol):
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Its spellings on the command line."""
+        """The option's spellings on the command line."""
 
 
 def listed_options(

@@ -36,7 +36,7 @@ _FLOW_STEPS = (100, 200, 400, 800, 1600)
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and why.
+    """The choice of a solver, and its reasons.
 
     Attributes:
         solver: its name.

@@ -48,7 +48,7 @@ def against(found: Comparison, row: ComparisonRow) -> str:
 
 
 def summary(found: Comparison) -> list[str]:
-    """What the table does not say."""
+    """Remarks below the table."""
     lines = [f"{found.n} samples of seed {found.seed} for every solver and budget"]
     if found.reference_error is not None:
         lines.append(

@@ -31,7 +31,7 @@ LABELS = 9
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to images, and how often.
+    """Random transformations of images, and their probabilities.
 
     Args:
         flip: horizontal flip with probability 1/2, not passed to the network.
@@ -53,7 +53,7 @@ class Augmentation:
             raise InputError(f"the probability of an augmentation is in [0, 1]; got {self.probability}")
 
     def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """What is done to each sample of a batch, (B, 10) float32: the flip, then the 9 numbers of the module.
+        """The transformation of each sample of a batch, (B, 10) float32: the flip, then the 9 numbers of the module.
 
         Args:
             batch: size of the whole batch, over all processes.

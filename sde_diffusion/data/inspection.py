@@ -1,4 +1,4 @@
-"""What is in a data set, and which noise levels suit it."""
+"""Summary of a data set, and proposed noise levels."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _counts(data: Data) -> dict[str, int] | None:
 
 
 def _duplicates(data: Data) -> int:
-    """How many samples are equal to an earlier one, byte by byte."""
+    """Number of samples that equal an earlier one, byte by byte."""
     seen: set[bytes] = set()
     count = max(1, _CHUNK // data.x[0].numel())
     for start in range(0, len(data), count):

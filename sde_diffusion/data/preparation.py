@@ -79,7 +79,7 @@ def prepare(
 
 
 def _source(name: str, split: str, image: str | None, label: str | None) -> Source | None:
-    """What opens images one by one; None for arrays."""
+    """The reader that opens images one by one; None for arrays."""
     if name.startswith(HUB):
         return hugging_face(name.removeprefix(HUB), split, image, label)
     path = Path(name).expanduser()

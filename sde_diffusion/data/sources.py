@@ -1,4 +1,4 @@
-"""Where images to prepare come from: folders, parquet files, Hugging Face data sets.
+"""Sources of images to prepare: folders, parquet files, Hugging Face data sets.
 
 A source knows how many images it has and opens them one at a time, by number, so that they can be decoded on several
 threads while no more than a few are in memory.

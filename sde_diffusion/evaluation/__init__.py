@@ -1,4 +1,4 @@
-"""How good samples are: read or drawn, measured against a reference, with intervals and a budget of the error."""
+"""Sample quality: samples read or drawn, measured against a reference, with intervals and an error budget."""
 
 from sde_diffusion.evaluation.budget import Budget, error_budget
 from sde_diffusion.evaluation.curve import Point, plot, quality

@@ -1,4 +1,4 @@
-r"""Where the distance between samples and data comes from.
+r"""Decomposition of the distance between samples and data.
 
 Five runs lead from the samples to the data, each without one more error. Their Frechet distances to the reference are
 

@@ -1,4 +1,4 @@
-"""What samples are compared with: statistics of real features, and where they came from.
+"""Reference statistics: moments of real features, and their origin.
 
     <name>.safetensors     mean, scatter and count of all features, some of the features themselves, what the
                            extractor needs; in the header the data (name, fingerprint, split, n, shape), the
@@ -214,7 +214,7 @@ class FeatureStatistics:
 
 
 def describe(extractor: Extractor) -> dict[str, str]:
-    """What must agree for two sets of features to be comparable."""
+    """Properties that must agree for two sets of features to be comparable."""
     return {"name": extractor.name, "sha256": extractor.sha256, "preprocessing": extractor.preprocessing}
 
 

@@ -208,7 +208,7 @@ def log_likelihood(
 
 
 def _note(n_probes: int) -> str:
-    """What few probes are worth."""
+    """A remark on the error with few probes."""
     if n_probes == 1:
         return "one probe has no standard error; two or more do"
     if n_probes < 8:

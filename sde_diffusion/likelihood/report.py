@@ -1,4 +1,4 @@
-"""How likely a stored model finds held-out data: nats, bits per dimension, what limits them, terms of the bound.
+"""Likelihood of held-out data under a stored model: nats, bits per dimension, their limits, terms of the bound.
 
 Images of bytes are dequantised uniformly over their levels: 17 of them if the bytes are those of 17 equally spaced
 levels, as in the bundled digits. Means are over the data, with their standard errors.

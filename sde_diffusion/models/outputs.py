@@ -1,4 +1,4 @@
-"""What networks of other libraries return, and where a plain function keeps its network.
+"""Outputs of networks of other libraries, and modules inside plain functions.
 
 Networks return a tensor, a tuple whose first entry is the tensor, or an object that holds it as ``sample`` (diffusers),
 ``logits``, ``mean`` (azula) or under the key "sample". ``tensor_of`` takes the tensor out.

@@ -76,7 +76,7 @@ class ScoreModel(nn.Module):
         self._pure_noise_at_1 = float(sde.marginal(1.0)[0]) == 0
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is called with at (x, t)."""
+        """The network's inputs at (x, t)."""
         if self.predicts == "edm":
             alpha, sigma = self.sde.marginal(t)
             c_in = 1 / torch.sqrt(sigma**2 + (self.sigma_data * alpha) ** 2)
@@ -203,7 +203,7 @@ class ScoreModel(nn.Module):
         return per_sample(slope * p + b / sigma, x) * x + per_sample(slope * q, x) * self.output(x, t, **condition)
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the network's output should be for x_t = alpha x_0 + sigma eps.
+        """The target of the network's output for x_t = alpha x_0 + sigma eps.
 
         Regression on it with the weight of the noise error times ``output_gain(t)**2`` is denoising score
         matching in every parametrization.

@@ -1,1 +1,1 @@
-"""What people look at: pictures and progress bars."""
+"""Figures and progress bars."""

@@ -29,7 +29,7 @@ from solvers.plugin import file_hash, find_solver, solver_file
 
 
 def default_count(shape: Sequence[int]) -> int:
-    """How many samples make a good picture: 64 images, 2,000 points of the plane.
+    """Default number of samples of a figure: 64 images, 2,000 points in 2-D.
 
     >>> default_count((1, 8, 8)), default_count((2,))
     (64, 2000)
@@ -38,7 +38,7 @@ def default_count(shape: Sequence[int]) -> int:
 
 
 def solver_for(solver: str | tuple[str, Solver], stored: StoredModel, nfe: int | None) -> tuple[str, Solver]:
-    """What a solver is called, and the solver: see ``draw``."""
+    """Name and solver, see ``draw``."""
     if isinstance(solver, tuple):
         return solver
     return solver, find_tuned(stored, nfe) if solver == TUNED else find_solver(solver)[1]
@@ -228,7 +228,7 @@ def redraw(
 
 
 def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:
-    """What the solver of a record is called, and the solver; a file is run only if the caller has named it."""
+    """Name and solver of a record; a file is run only if the caller has named it."""
     entry = record["solver"]
     file = solver_file(entry["name"])
     if named is None:

@@ -26,7 +26,7 @@ from solvers.grids import time_at
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """What is lost from data to code and back.
+    """The error of a round trip from data to latent codes and back.
 
     Attributes:
         code: z, like x.

@@ -1,4 +1,4 @@
-r"""Where along a run the error is made: the free local error estimates of a solver, by time.
+r"""Error profile of a run: the local error estimates of a solver, by time.
 
 Every embedded or multistep solver knows how much two of its own answers for a step differ. These estimates, averaged
 over a few samples, are gathered in bins of time, and the shortest range of bins that holds half of their sum is named.

@@ -1,4 +1,4 @@
-r"""Where a model's own probability flow ends: the yardstick for every solver on that model.
+r"""The reference solution of a model's probability-flow ODE, to which all solvers are compared.
 
 The error of a solver is the distance of each sample to the point that the flow of the same model reaches from
 the same noise. That point is computed by the velocity form at order 4 with the corrector, on equal steps of
@@ -35,7 +35,7 @@ _SOLVER = ExponentialAdams(3, form="velocity", variable="angle", corrector=True,
 def converged(
     model: ScoreModel, x1: Tensor, *, steps: int = 800, batch_size: int = 512, **condition: Tensor
 ) -> tuple[Tensor, float]:
-    """Where the probability flow takes x_1, and how well that is known.
+    """The reference solution from x_1, and its own error.
 
     Args:
         model: any ScoreModel.

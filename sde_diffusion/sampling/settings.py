@@ -9,7 +9,7 @@ from solvers import Solver
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How samples are drawn; the fields are the arguments of ``sample``, ``name`` is what to call the solver."""
+    """Settings of sampling: the fields are the arguments of ``sample``, and ``name`` is the solver's name."""
 
     solver: str | Solver = "pf-ode"
     nfe: int | None = None

@@ -1,4 +1,4 @@
-r"""What every forward process knows: derivatives, drift and diffusion, noised data, the prior, its reverse."""
+r"""Base class of forward processes: derivatives, drift and diffusion, noised data, the prior, the reverse."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class StoredModel:
 
 
 def describe(model: ScoreModel) -> ModelDescription:
-    """What is needed to build the model again, as JSON can hold it.
+    """The description of a model in JSON, from which it can be rebuilt.
 
     A network that is not in ``NETWORKS`` is described by its class alone.
 

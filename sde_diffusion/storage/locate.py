@@ -129,12 +129,12 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
 
 
 def samples_folder(stored: StoredModel) -> Path:
-    """Where samples of a model go: into its run, or ./samples where it belongs to none."""
+    """Default folder for samples of a model: in its run, or ./samples without a run."""
     if stored.path.parent.name == "checkpoints":
         return stored.path.parent.parent / "samples"
     return Path("samples")
 
 
 def name_of(stored: StoredModel) -> str:
-    """What ``find_model`` finds this model by, on any machine where it is the bundled one."""
+    """The name by which ``find_model`` finds this model; "bundled" for the bundled one."""
     return BUNDLED_NAME if stored.path == BUNDLED else str(stored.path)

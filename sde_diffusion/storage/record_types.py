@@ -1,4 +1,4 @@
-"""What the files of sdediff say: the type of each, for its writer, its reader and those who use it.
+"""Types of the files of sdediff, for their writers, readers and users.
 
 config.json        ``RunConfig``           a run
 state.json         ``CheckpointState``     a checkpoint
@@ -35,11 +35,11 @@ SolverEntry = TypedDict("SolverEntry", {"class": str, "settings": dict[str, Any]
 """A solver: the name of its class and the settings."""
 
 NamedSolverEntry = TypedDict("NamedSolverEntry", {"name": str, "class": str, "settings": dict[str, Any]})
-"""The same with what it was called."""
+"""A solver with the name by which it was requested."""
 
 
 class ModelDescription(TypedDict):
-    """What is needed to build a model again, but for its weights."""
+    """The description of a model without its weights."""
 
     sde: SdeEntry
     network: NetworkEntry
@@ -110,7 +110,7 @@ class _TrainingStateOptional(TypedDict, total=False):
 
 
 class TrainingState(_TrainingStateOptional):
-    """What a checkpoint has beyond ``CheckpointState`` for training to go on."""
+    """Entries of a checkpoint beyond ``CheckpointState``, for resuming."""
 
     step: Steps
     unlogged: Unlogged
@@ -152,7 +152,7 @@ class ArrayEntry(TypedDict):
 
 
 class MachineEntry(TypedDict):
-    """Where samples were computed."""
+    """The machine on which samples were computed."""
 
     device: str
     threads: Count

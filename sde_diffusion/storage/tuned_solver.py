@@ -25,7 +25,7 @@ NAME = "tuned"
 
 
 def tuned_folder(stored: StoredModel) -> Path:
-    """Where the tuned solvers of a model are: in its run, or ./tuned where it belongs to none."""
+    """Folder of a model's tuned solvers: in its run, or ./tuned without a run."""
     if stored.path.parent.name == "checkpoints":
         return stored.path.parent.parent / "tuned"
     return Path("tuned")
@@ -118,7 +118,7 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning found.
+    """The result of tuning.
 
     Attributes:
         table: the solver; where the default was the best, the default itself or its mixture of tables.

@@ -43,7 +43,7 @@ def _check_model(model: ScoreModel) -> None:
 
 
 def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
-    """What is done to the images of a batch; None for nothing."""
+    """The augmentation of a batch; None for none."""
     if not (config.flip or config.augment):
         return None
     if not data.is_image:

@@ -27,7 +27,7 @@ _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
 
 
 def default_predicts(sde: SDE) -> str:
-    """What a network does well to predict.
+    """Default parametrization of a network.
 
     The preconditioned "edm" where the noise grows far beyond the data, because there x_0 is a small difference of x
     and the noise; else the velocity. Not the noise: x_0 = (x - sigma eps) / alpha, so that where alpha(1) is small
@@ -121,7 +121,7 @@ def default_model(
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training needs: the arguments of ``train``."""
+    """The arguments of ``train``."""
 
     model: ScoreModel
     data: Data

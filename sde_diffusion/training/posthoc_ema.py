@@ -29,7 +29,7 @@ from solvers.errors import InputError
 
 
 def profile(step: int, width: float, last: int) -> np.ndarray:
-    """How much the weights of steps 1..last count in the power average of ``step``: float64, of sum 1.
+    """Coefficients of the weights of steps 1..last in the power average of ``step``: float64, of sum 1.
 
     >>> profile(2, 0.288, 3).round(3)
     array([0.495, 0.505, 0.   ])

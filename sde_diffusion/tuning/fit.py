@@ -103,12 +103,12 @@ class TableParameters:
 
     @property
     def weights(self) -> int:
-        """How many of the numbers are decays and weights; the times follow."""
+        """Number of parameters that are decays and weights; the times follow."""
         return sum(map(len, self.scales))
 
     @property
     def total(self) -> int:
-        """How many numbers."""
+        """Number of parameters."""
         return self.weights + len(self.base.rows) - 1
 
     def table(self, q: Tensor, fit: Fit) -> Table | None:

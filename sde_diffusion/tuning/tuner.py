@@ -189,7 +189,7 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
 
 
 def _starts(steps: int) -> int:
-    """How many pairs are fitted: each costs the cube of the steps, and with many the choice matters less."""
+    """Number of fitted pairs: a fit costs the cube of the steps, and with many steps the choice matters less."""
     return 4 if steps <= 10 else 2
 
 
@@ -249,7 +249,7 @@ class _Task:
         return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
 
     def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
-        """Its mean error; infinite where samples are."""
+        """Mean error; infinite if a sample is."""
         error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
         return error if math.isfinite(error) else math.inf
 

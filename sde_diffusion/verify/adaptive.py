@@ -68,7 +68,7 @@ def tolerance_of(solver: Solver) -> float:
 
 
 def with_tolerance(solver: Solver, value: float) -> Solver:
-    """The same solver at another tolerance."""
+    """The solver at another tolerance."""
     return dataclasses.replace(solver, **dict.fromkeys(tolerance_fields(solver), value))
 
 

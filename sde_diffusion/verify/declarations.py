@@ -1,4 +1,4 @@
-"""What solvers declare of themselves, in words: the rows of ``sdediff solvers``."""
+"""Declarations of solvers in words: the rows of ``sdediff solvers``."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def declaration(solver: Solver) -> dict[str, Any]:
 
 
 def listing() -> str:
-    """What all of ``SOLVERS`` declare, as the text of `sde_diffusion/cli/solvers.json`."""
+    """The declarations of all of ``SOLVERS``, as the text of `sde_diffusion/cli/solvers.json`."""
     return json.dumps({name: declaration(solver) for name, solver in SOLVERS.items()}, indent=2) + "\n"

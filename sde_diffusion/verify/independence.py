@@ -1,4 +1,4 @@
-"""What a result must not depend on: the rest of the batch, and other runs."""
+"""Independence of a sample from the rest of its batch and from other runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result must not depend on: precision, device, shape, and what the network predicts."""
+"""Independence of the result from precision, device, shape and parametrization."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dtype(solver: Solver) -> Check | None:
 
 
 def _allowed(solver: Solver) -> float:
-    """How far the float32 result may be from that of float64."""
+    """Allowed distance of the float32 result from the float64 result."""
     if not solver.adaptive:
         return _SINGLE
     tolerance = tolerance_of(solver)

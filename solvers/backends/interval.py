@@ -74,7 +74,7 @@ class Interval:
         self.accepted = (float(r), x)
 
     def result(self, failed: bool = False) -> tuple[Tensor, Tensor, State]:
-        """What a solver returns: how far the accepted state has got."""
+        """The accepted state and its time, as a solver returns them."""
         r, x = self.accepted
         at = self.time(r).to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
         slope = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)

@@ -96,7 +96,7 @@ class TorchDiffEq(Solver):
 
     @property
     def source(self) -> str:
-        """Where the method comes from."""
+        """The source of the method."""
         return f"torchdiffeq ({self.method})"
 
     @property
@@ -182,7 +182,7 @@ class Scipy(Solver):
 
     @property
     def source(self) -> str:
-        """Where the method comes from."""
+        """The source of the method."""
         return f"scipy.integrate ({self.method})"
 
     def init(self, problem: Problem, times: Tensor) -> None:

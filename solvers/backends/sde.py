@@ -69,7 +69,7 @@ class TorchSDE(Solver):
 
     @property
     def source(self) -> str:
-        """Where the method comes from."""
+        """The source of the method."""
         return f"torchsde ({self.method})"
 
     @property
@@ -116,7 +116,7 @@ class TorchSDE(Solver):
 
 
 class _Run(NamedTuple):
-    """What the library steps with in one run, and what reversible Heun carries from step to step."""
+    """The library's stepper in one run, with the state of reversible Heun."""
 
     equation: _SDE
     increments: _Increments

@@ -28,7 +28,7 @@ from solvers.problem import Problem, ReverseProcess, Scales, like
 
 
 class Point(NamedTuple):
-    """Where a slope is evaluated; every field has the shape of the positions asked for.
+    """A point at which a slope is evaluated; every field has the shape of the requested positions.
 
     Attributes:
         t: the times.
@@ -55,7 +55,7 @@ class Coordinates(Protocol):
         ...
 
     def points(self, tau: Tensor) -> Point:
-        """What is needed at the positions tau (any shape)."""
+        """The point at the positions tau (any shape)."""
         ...
 
     def slope(self, problem: Problem, y: Tensor, at: Point) -> Tensor:
@@ -146,7 +146,7 @@ class Angle:
         return self.at(self.time(tau))
 
     def at(self, t: Tensor) -> Point:
-        """The same at given times."""
+        """The point at given times."""
         alpha, sigma = self.path(t)[:2]
         scale = torch.hypot(alpha, sigma / self.d)
         sine = sigma / (self.d * scale)

@@ -121,7 +121,7 @@ class EmbeddedRungeKutta(Solver):
 
     @property
     def source(self) -> str:
-        """Where the pair is published."""
+        """Publication of the pair."""
         return self.pair.source
 
     @property

@@ -69,7 +69,7 @@ def add_noise(problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, xi: Tens
 
 
 class State(NamedTuple):
-    """Where each step starts, and how many are done."""
+    """Start of each step, and the number of steps done."""
 
     starts: tuple[Tensor, ...]
     done: int

@@ -49,7 +49,7 @@ class ReverseDiffusion(Solver):
     source = "Song et al. 2021, appendix E"
 
     def init(self, problem: ReverseProcess, times: Tensor) -> None:
-        """Nothing to keep."""
+        """No state."""
         if times[-1] > times[0]:
             raise InputError("reverse diffusion steps towards the data, but the grid increases; encode with pf-ode")
 

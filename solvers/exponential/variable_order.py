@@ -40,7 +40,7 @@ _Weights = tuple[float, ...]
 
 
 class Choice(NamedTuple):
-    """What a step of the larger method adds to that of the smaller, as weights of the values.
+    """Difference of a step of the larger and the smaller method, as weights of the values.
 
     Attributes:
         predictor: weights of x^(p) - x^(p-1).
@@ -103,7 +103,7 @@ class VariableOrder(Solver):
 
     @property
     def order(self) -> int:
-        """That of the larger method."""
+        """The value of the larger method."""
         return self.larger.order
 
     @property
@@ -113,7 +113,7 @@ class VariableOrder(Solver):
 
     @property
     def grid(self) -> str:
-        """That of the larger method."""
+        """The value of the larger method."""
         return self.larger.grid
 
     def init(self, problem: ReverseProcess, times: Tensor) -> Run:

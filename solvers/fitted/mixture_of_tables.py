@@ -74,7 +74,7 @@ class GatingNetwork(NamedTuple):
 
     @staticmethod
     def weights(features: Tensor, numbers: tuple[Tensor, ...]) -> Tensor:
-        """The same, with numbers that are there already."""
+        """The gating network, with existing parameters."""
         start, factor, slopes, offset = numbers
         far = torch.addcmul(start, features, factor).clamp_(-FAR, FAR)
         # Sums instead of a matrix product, whose rounding would depend on the batch.
@@ -82,7 +82,7 @@ class GatingNetwork(NamedTuple):
 
 
 class GateFeatures(NamedTuple):
-    """What the evaluations so far have shown.
+    """Features of the evaluations so far.
 
     Attributes:
         number: number of rows done.
@@ -178,7 +178,7 @@ class MixtureOfTables(FixedGridSolver):
             )
 
     def on(self, path: Path) -> MixtureOfTables:
-        """The same tables, for this path alone."""
+        """A copy for this path alone."""
         return replace(self, tables=tuple(table.on(path) for table in self.tables))
 
     @property
@@ -188,7 +188,7 @@ class MixtureOfTables(FixedGridSolver):
 
     @property
     def times(self) -> tuple[float, ...]:
-        """Of all tables."""
+        """The shared time grid."""
         return self.tables[0].times
 
     @property
@@ -197,7 +197,7 @@ class MixtureOfTables(FixedGridSolver):
         return self.times
 
     def init(self, problem: ReverseProcess, times: Tensor) -> GateFeatures:
-        """Nothing evaluated yet.
+        """The state before the first evaluation.
 
         Raises:
             ValueError: another grid than its own, or another path.
@@ -221,7 +221,7 @@ class MixtureOfTables(FixedGridSolver):
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: GateFeatures, after: GateFeatures
     ) -> LocalErrorEstimate | None:
-        """How far a step is from that of the exponential method in data form with two values."""
+        """Distance of a step to that of the exponential method with data prediction and two values."""
         i = before.number
         assert after.row is not None
         lower = Update(0.0, (1.0,), 0.0)
@@ -238,7 +238,7 @@ class MixtureOfTables(FixedGridSolver):
 
     @cached_property
     def _kept(self) -> list[int]:
-        """How many values are kept after each row: as many as later rows use, and one for an error estimate."""
+        """Number of values kept after each row: those of later rows, and one for an error estimate."""
         used = [max(len(table.rows[i].weights) for table in self.tables) for i in range(len(self.gates))]
         return [max([1, *(n - k for k, n in enumerate(used[i + 1 :], 1))]) for i in range(len(used))]
 

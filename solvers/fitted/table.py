@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 class History(NamedTuple):
-    """How many rows are done, and what the model returned, newest first."""
+    """Number of rows done, and the predictions of the model, newest first."""
 
     number: int
     values: tuple[Tensor, ...]
@@ -55,7 +55,7 @@ class FixedGridSolver(Solver):
     uses_corrector = True  # unknown for a table, so assume yes
 
     def steps_for(self, evaluations: int, finish: bool = True) -> int:
-        """Its own number of evaluations.
+        """The number of evaluations of the table.
 
         Raises:
             ValueError: another budget.
@@ -103,7 +103,7 @@ class Table(FixedGridSolver):
             raise InputError(f"the times of a table decrease from at most 1 to 0; got {self.times}")
 
     def on(self, path: Path) -> Table:
-        """The same table, for this path alone.
+        """A copy for this path alone.
 
         >>> from solvers import Scales
         >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
@@ -114,11 +114,11 @@ class Table(FixedGridSolver):
 
     @property
     def grid(self) -> tuple[float, ...]:
-        """Its own times; it has no other."""
+        """The table's own times."""
         return self.times
 
     def init(self, problem: ReverseProcess, times: Tensor) -> History:
-        """Nothing evaluated yet.
+        """The state before the first evaluation.
 
         Raises:
             ValueError: another grid than its own.

@@ -85,7 +85,7 @@ class AdaptiveInterval:
         self._keep((at.reshape(-1) != self.s.to(at)) & ~stalled)
 
     def step(self, index: int) -> Step:
-        """How far the samples are, as the step of a grid interval."""
+        """The current state as a ``Step``."""
         spent, last = self.meter.spent, self.meter.last
         return Step(index, self.reached, self.x, spent, self.status.clone(), last, self.estimate)
 

@@ -31,7 +31,7 @@ class _Point(NamedTuple):
 
 
 class Request(_Point):
-    """Where the model is wanted: x (b, ...) and t (b,), to be answered by E[x_0 | x_t = x] or a drift, like x.
+    """A requested evaluation: x (b, ...) and t (b,); the answer is E[x_0 | x_t = x] or a drift, like x.
 
     Attributes:
         rows: indices of these samples in the batch (b,); None for all. Only an adaptive solver asks for a
@@ -121,7 +121,7 @@ def _driven(
 
 
 def _answered(meter: NFEMeter, answers: _Answers, call: Callable[[], Any]) -> Generator[Request, Tensor, Any]:
-    """What a call returns when every evaluation in it has an answer."""
+    """The result of a call in which every evaluation has an answer."""
     answers.known.clear()
     spent = meter.spent
     while True:

@@ -87,7 +87,7 @@ class NFEMeter:
         return condition if self.rows is None or not condition else cut(condition, self.batch, self.rows)
 
     def counted(self, out: Tensor, x: Tensor) -> Tensor:
-        """What the model returned for x, counted and checked."""
+        """The value of the model at x, counted and checked."""
         if self.rows is None:
             self.spent = Spent(self.spent.whole + self.cost, self.spent.parts)
         else:

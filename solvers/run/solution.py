@@ -1,4 +1,4 @@
-"""What a run hands out: a ``Step`` after each of its steps, and a ``Solution`` at its end."""
+"""Results of a run: a ``Step`` after each step, and a ``Solution`` at the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from solvers.solver import LocalErrorEstimate
 
 
 class Status(IntEnum):
-    """How the run of a sample ended."""
+    """Status of a sample at the end of its run."""
 
     ok = 0
     nfe_cap = 1
@@ -23,7 +23,7 @@ class Status(IntEnum):
 
 
 class Step:
-    """What ``steps`` yields after each step.
+    """The state of a run after a step, as ``steps`` yields it.
 
     Attributes:
         index: number of the grid interval.
@@ -82,7 +82,7 @@ class Solution:
 
     @property
     def status(self) -> list[str]:
-        """How each sample ended: ok, nfe_cap, non_finite or dt_min."""
+        """Status of each sample: ok, nfe_cap, non_finite or dt_min."""
         return [Status(int(c)).name for c in self.codes.tolist()]
 
 

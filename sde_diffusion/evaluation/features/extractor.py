@@ -51,7 +51,7 @@ class Extractor(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
 
     @property
     @abstractmethod
@@ -60,7 +60,7 @@ class Extractor(ABC):
 
     @property
     def preprocessing(self) -> str:
-        """What happens to a sample before it."""
+        """Preprocessing of a sample."""
         return BYTES if self.takes_bytes else AS_THEY_ARE
 
     @property
@@ -75,7 +75,7 @@ class Extractor(ABC):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """What a reference file must hold to make the extractor again; empty where the name is enough."""
+        """Tensors that a reference file stores to rebuild the extractor; empty if the name suffices."""
         return {}
 
     @abstractmethod

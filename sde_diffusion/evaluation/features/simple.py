@@ -115,7 +115,7 @@ class CustomExtractor(Extractor):
         return hashlib.sha256(f"{self.name}/{self.version}/".encode() + weights).hexdigest()
 
     def compute(self, x: Tensor) -> Features:
-        """What the function says, flattened."""
+        """The values of the function, flattened."""
         out = self.function(x)
         if not isinstance(out, Tensor) or len(out) != len(x):
             raise InputError(

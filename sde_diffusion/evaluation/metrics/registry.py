@@ -27,7 +27,7 @@ from solvers.errors import InputError, choose
 
 @dataclass(frozen=True)
 class Sets:
-    """What is measured.
+    """The sets that a metric compares.
 
     Args:
         generated: features (n, d).
