@@ -120,7 +120,7 @@ def levy_weights_each(variance: Callable[[Any], Any], u: Tensor, depth: int) -> 
     return nodes, torch.cat([weights, ends])
 
 
-# Solvers with a time of its own for each sample choose their times as they go: the tree is deep enough that
+# Solvers with a time for each sample choose their times during the run: the tree is deep enough that
 # no two of them share a leaf.
 _FINEST = 26
 
@@ -182,10 +182,9 @@ class BrownianPath:
         return _place(self._increments[u, v], x)
 
     def _draw(self, u: float, v: float, x: Tensor) -> None:
-        """Make an increment and, as far as the memory goes, those that follow on the grid.
+        """Draw an increment and, within the memory limit, those that follow on the grid.
 
-        Many steps at a time: for small samples a call costs more than its numbers, and the numbers are summed while
-        they are in the cache.
+        Many steps at a time: for small samples the overhead of a call dominates, and sums are faster within the cache.
         """
         following = self._grid[self._grid.index(v) :] if v in self._grid else ()
         plan: dict[tuple[float, float], Mapping[int, float]] = {}

@@ -2,7 +2,7 @@
 
 A condition is whatever a network takes beside (x, t). A tensor whose first dimension is the batch has a row for each
 sample, and follows the sample when a batch is cut or reordered. Everything else (a number, a flag, a tensor of another
-length, such as positions that all samples share) is passed on as it is.
+length, such as positions that all samples share) is passed on unchanged.
 """
 
 from __future__ import annotations

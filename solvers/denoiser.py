@@ -24,4 +24,4 @@ class Denoiser(Protocol):
         """E[x_0 | x_t = x], like x (B, ...), at times t (B,)."""
 
     def check_defined_at_pure_noise(self) -> None:
-        """Raise ValueError where alpha(1) = 0 and the network's output says nothing of x_0 there."""
+        """Raise ValueError if alpha(1) = 0 and the network's output does not determine x_0 there."""

@@ -1,7 +1,7 @@
-"""Errors that users can mend: their classes, and one way to look a name up and to say what was expected.
+"""Errors for users: their classes, and the look-up of names with the choices in the message.
 
-Every error that the packages raise on purpose is an ``SdediffError`` and, besides, the builtin of its kind, so that
-``except ValueError`` catches a bad value. Any other exception is a fault of the packages, and the command line says so.
+Every error that the packages raise on purpose is an ``SdediffError`` and also the builtin of its kind, so that
+``except ValueError`` catches a bad value. The command line reports any other exception as a bug of the packages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class SdediffError(Exception):
-    """An error that a user can mend; the message says what came, what was expected and what to do."""
+    """Base of all errors for users; the message has the given value, the expected values and the remedy."""
 
 
 class InputError(SdediffError, ValueError):
@@ -68,7 +68,7 @@ def require_whole(name: str, value: object, least: int, most: int) -> None:
 
 
 def choose(name: str, table: Mapping[str, T], what: str) -> T:
-    """Return ``table[name]``, or say which names there are.
+    """Return ``table[name]``; the error for an unknown name lists the choices.
 
     Args:
         name: the name asked for.

@@ -1,7 +1,7 @@
 r"""A clock that all paths share: a smooth, bounded function of rho = sigma / alpha alone.
 
-How a path names its times says nothing about how hard its noise levels are to cross, so grids and interpolation
-polynomials are in the time at which VPSDE(0.1, 20) has a noise level,
+The parametrization of time by a path is arbitrary, so grids and interpolation polynomials use the time at which
+VPSDE(0.1, 20) has a noise level,
 
     tau(rho) = 2 L / (b_0 + sqrt(b_0^2 + 2 (b_1 - b_0) L)),     L = log(1 + rho^2),   b_0 = 0.1, b_1 = 20,
 

@@ -142,7 +142,7 @@ def noise_of(
 
 
 def check_batch(x: Tensor) -> None:
-    """Refuse what is no batch of samples.
+    """Check that x is a batch of samples.
 
     Raises:
         ValueError: another dtype than floating point, or fewer than two dimensions.

@@ -112,7 +112,7 @@ class Equation:
 
 
 class KnownTimes:
-    """A path that has its scales at the times of a grid at hand; equal to the path it wraps.
+    """A path with cached scales at the times of a grid; equal to the path it wraps.
 
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> known = KnownTimes(straight, torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64))

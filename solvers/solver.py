@@ -3,8 +3,8 @@
 A solver is a frozen dataclass. It holds settings only; whatever evolves during a run is the ``state``, which
 ``init`` makes and ``step`` passes on, so one solver object serves any number of runs and threads.
 
-A fixed-step solver is asked to move from t to s and returns x at s. An adaptive one may stop short of s
-and returns the time it reached, one per sample.
+A fixed-step solver moves from t to s and returns x at s. An adaptive one may stop short of s and returns
+the time it reached, one per sample.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Solver(ABC):
 
     @property
     def batch_independent(self) -> bool:
-        """Whether a sample is the same in every batch; only adapters of other libraries may say no."""
+        """Whether a sample is the same in every batch; False only for some adapters of other libraries."""
         return True
 
     @property
@@ -152,9 +152,9 @@ class Solver(ABC):
     def estimate(
         self, problem: Any, x: Tensor, t: Tensor, s: Tensor, before: Any, after: Any
     ) -> LocalErrorEstimate | None:
-        """The local error estimate that becomes known with a step; asked for only when a caller wants it.
+        """The local error estimate that a step gives, computed only on request.
 
-        It is made from what the step used anyway, with no model evaluation.
+        It uses the values of the step and no further model evaluation.
 
         Args:
             problem: the equation to integrate.

@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 
 def require(name: str) -> Any:
-    """The library, or an error that says how to get it."""
+    """The library, or an error with the command that installs it."""
     try:
         return import_module(name)
     except ImportError as error:

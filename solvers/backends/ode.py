@@ -128,7 +128,7 @@ class TorchDiffEq(Solver):
         except (BudgetSpentError, NonFiniteDriftError):
             return drift.result()
         except AssertionError:
-            # How the library says that its step has become too small.
+            # The library's message for a step that has become too small.
             return drift.result(failed=True)
         if not self.adaptive:
             return x, s, state

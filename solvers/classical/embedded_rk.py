@@ -1,7 +1,7 @@
-r"""Adaptive embedded Runge-Kutta, with a step size of its own for every sample.
+r"""Adaptive embedded Runge-Kutta, with a step size for each sample.
 
-The equation is dy/dtau = F(y, tau): the drift in t as it is, or the probability flow in the
-coordinates of ``solvers/classical/coordinates.py``, which need fewer steps. An attempt of size h gives two
+The equation is dy/dtau = F(y, tau): the drift in t, or the probability-flow ODE in the coordinates
+of ``solvers/classical/coordinates.py``, which need fewer steps. An attempt of size h gives two
 results of orders p and p - 1 from the same slopes; their difference e estimates the local error.
 With w = atol + rtol max(|y|, |y_new|) the error norm of a sample is err = RMS(e / w), and err <= 1
 accepts. The next step is h times
@@ -9,16 +9,16 @@ accepts. The next step is h times
     clip(0.9 err^(-0.7/p) err_previous^(0.4/p), 0.2, 5)
 
 (a PI controller: Gustafsson 1991; Hairer & Wanner 1996, IV.2), at most 1 right after a rejection.
-After a rejection it is 0.9 err^(-1/p) within [0.2, 0.9], or 0.1 where the attempt left the finite
-numbers. The first step is
+After a rejection it is 0.9 err^(-1/p) within [0.2, 0.9], or 0.1 after a non-finite attempt. The
+first step is
 
     h = min((0.01 / |F|)^(1/(p+1)), |y| / |F|),        both in units of w,
 
 the guess of Hairer, Norsett & Wanner 1993, II.4, without its extra evaluation. A step is cut to end
-exactly at the end of the interval, so no time outside it is ever seen. The last slope of an
+exactly at the end of the interval, so no time outside it is evaluated. The last slope of an
 accepted attempt is the first of the next. Samples that reach the end leave the batch. Positions,
-steps and error norms are float64 whatever x is; a tolerance below the resolution of x is raised to
-it.
+steps and error norms are float64 for every dtype of x; a tolerance below the resolution of x is
+raised to it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMS = ("velocity", "raw")
 
 
 class State(NamedTuple):
-    """Per sample, (B,): where it is, how it got there, and what the next attempt needs.
+    """State of each sample, (B,): position, last step, and input of the next attempt.
 
     Attributes:
         tau: position.
@@ -48,7 +48,7 @@ class State(NamedTuple):
         h: size of the next step.
         error: error norm of the last accepted attempt.
         rejected: whether the last attempt was.
-        stalled: whether the sample cannot go on.
+        stalled: whether the sample cannot continue.
         slope: dy/dtau at the position (B, ...); NaN where the sample stalled because values were
             not finite.
         coordinates: shared by the batch.
@@ -172,7 +172,7 @@ class EmbeddedRungeKutta(Solver):
         finite = error.isfinite() & new.flatten(1).isfinite().all(1)
         accepted = finite & (error <= 1)
         h_next = h.abs() * self._factor(error, finite, accepted, state)
-        # A step cut short by the end of the interval says nothing against the longer one before it.
+        # A step cut short by the end of the interval is no reason to shorten the next one.
         h_next = torch.where(accepted & last, torch.maximum(h_next, state.h), h_next)
         # A start that is not finite cannot get better by shorter steps.
         lost = ~state.slope.flatten(1).isfinite().all(1)
@@ -185,7 +185,7 @@ class EmbeddedRungeKutta(Solver):
             torch.where(accepted, state.tau + h, state.tau),
             torch.where(accepted, end.scale.flatten(), state.scale),
             h_next,
-            # Below 1e-4 an error says nothing of the trend; it would only throttle the next step.
+            # Below 1e-4 the error carries no trend and would only throttle the next step.
             torch.where(accepted, error.clamp_min(1e-4), state.error),
             ~accepted,
             stalled,

@@ -86,8 +86,7 @@ class ERSDE(Solver):
     def order(self) -> int:
         """Order without noise, and the weak order measured down to errors of 1e-7.
 
-        The noise leaves a term of order 2 when there are 3 values, with a factor tau^2 that is
-        small where D varies most.
+        With 3 values the noise leaves a term of order 2, whose factor tau^2 is small where D varies most.
         """
         return self.values
 
@@ -136,7 +135,7 @@ def _plan(values: int, path: Path, eta: float, times: tuple[float, ...]) -> tupl
         rho = sigma / alpha
     plan = []
     for i in range(len(times) - 1 - bool(sigma[-1] == 0)):
-        # What is left of eps: sigma_s (phi/rho at s) / (phi/rho at t), which is r in terms of x.
+        # Remaining factor of eps: sigma_s (phi/rho at s) / (phi/rho at t), which is r in terms of x.
         kept = float(sigma[i + 1] * np.exp(_log_excess(rho[i + 1], eta) - _log_excess(rho[i], eta)))
         spread = math.sqrt(max((sigma[i + 1] - kept) * (sigma[i + 1] + kept), 0.0))
         decay = kept / float(sigma[i])

@@ -13,9 +13,9 @@ The step size decides whether the corrector helps or harms:
                 of the batch mean
 
 The corrections come after the prediction, at s, or with ``correct_first`` before it, at t, as in
-the published code. Langevin steps have a bias of their own, of order delta over the variance along a
-direction. With "sigma" and "norm" it stays however many steps there are: then snr, and not the number
-of steps, determines the bias of the stationary distribution, and there is no order of convergence.
+the published code. Langevin steps have a bias of order delta over the variance along a direction. With
+"sigma" and "norm" it does not depend on the number of steps: then snr, and not the number of steps,
+determines the bias of the stationary distribution, and there is no order of convergence.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class PredictorCorrector(Solver):
     """A predictor with Langevin corrections.
 
     Args:
-        predictor: a fixed-step solver; the process must suit it.
+        predictor: a fixed-step solver that integrates the process.
         corrections: Langevin steps with each prediction; each costs one evaluation.
         snr: signal-to-noise ratio of a Langevin step.
         rule: step-size rule, "step", "sigma" or "norm"; the declared order holds for "step".

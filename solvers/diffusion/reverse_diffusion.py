@@ -13,7 +13,7 @@ and G_i from it, with noise level eta:
 a variance-preserving path V = 1 - a^2 =: beta_i and it reads (2 - sqrt(1 - beta_i)) x + beta_i
 score + sqrt(beta_i) xi; on a variance-exploding one x + (sigma_t^2 - sigma_s^2) score + ... .
 
-Where alpha(t) = 0 the linearisation 2 - a of 1/a says nothing; from there the exact transition for
+Where alpha(t) = 0 the linearisation 2 - a of 1/a is meaningless; from there the exact transition for
 the current D is taken, which is the ancestral step.
 """
 

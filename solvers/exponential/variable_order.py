@@ -1,8 +1,9 @@
-r"""An exponential Adams method whose order follows the sample.
+r"""An exponential Adams method whose order depends on the sample.
 
-One value more in the polynomial is better where the values are smooth on the scale of the steps, and worse where they
-are not: a network's are rough, and high differences of roughness are larger than low ones. Both show in what the
-method knows anyway. With x^(p) the prediction from the last p values, and for each sample
+One more interpolation node reduces the error where the values are smooth on the scale of the steps, and increases it
+where they are not: values of a network are rough, and differences of rough values grow with their order. The
+differences of the method's own predictions show both. With x^(p) the prediction from the last p values, and for each
+sample
 
     e_p = rms(x^(p) - x^(p-1)),      r = min(e_p / e_{p-1}, sqrt(e_p / e_{p-2})),
 
@@ -10,8 +11,8 @@ the differences of a smooth function fall and those of noise rise, and the step 
 
     x = (1 - g) x^(p-1) + g x^(p),      g = (1 - r) / (1 - 1/2), kept within [0, 1]:
 
-all of the larger method while differences halve, nothing of it where they do not fall. (One difference alone can be
-small by chance where it changes sign, and e_p then seems large: hence two.) The corrector of the step keeps its g. As
+g = 1 while the differences halve, and g = 0 where they do not fall. (A single difference can be small by chance where
+it changes sign, and e_p then seems large: hence two.) The corrector of the step keeps its g. As
 steps shrink r does too, and the order is that of the larger method. Codes for smooth equations choose their order by
 the same comparison (Shampine & Gordon 1975, chapter 7); here every sample has its own g, and g is continuous.
 """
@@ -65,7 +66,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class VariableOrder(Solver):
-    """Exponential Adams with p values, or p - 1, or a mixture: for each sample what its own differences say.
+    """Exponential Adams with p values, p - 1 values or a mixture, chosen by the differences of each sample.
 
     Args:
         larger: the method with p values, deterministic and with p at least 4.
@@ -164,7 +165,7 @@ def _share(*differences: Tensor) -> Tensor:
 
 @lru_cache(maxsize=128)
 def _choices(larger: ExponentialAdams, path: Path, times: tuple[float, ...]) -> tuple[Choice | None, ...]:
-    """One for each planned step; None while there are fewer than p values."""
+    """One entry for each planned step; None for steps with fewer than p values."""
     p = larger.predictor_order
     plans = [replace(larger, predictor_order=q).plan(path, 0.0, times) for q in range(p, p - 4, -1)]
     return tuple(_choice(*steps) if steps[0].order == p else None for steps in zip(*plans, strict=True))

@@ -1,20 +1,21 @@
-r"""A table whose numbers depend on the sample: it recognises the kind of data by its own evaluations.
+r"""A mixture of tables, weighted for each sample by features of its own evaluations.
 
-No table of numbers suits both images of a few sharp strokes and clouds of narrow Gaussians. Which of them a model makes
-is visible long before the last step. With z = x / alpha and rho = sigma / alpha, after the evaluation D_i = D(x_i, t_i)
+No single table is accurate for both images of a few sharp strokes and clouds of narrow Gaussians, but the evaluations
+of a sample separate them long before the last step. With z = x / alpha and rho = sigma / alpha, after the evaluation
+D_i = D(x_i, t_i)
 
     u_i = log rms((z_i - D_i) / rho_i) - log rms(eps),      eps = x_T / sqrt(alpha_T^2 + sigma_T^2),
     n_i = log rms(D_i),         d_i = log rms(D_i - D_{i-1}),
 
-say how much of the noise is still taken for noise, how large the denoised sample is, and how much it still moves. For
-a Gaussian of variances c_k the mean of exp(2 u_i) is that of rho^2 / (c_k + rho^2): u is the spectrum of the data, read
-at the noise level of the step. From these features a multinomial logistic regression gives each of K kinds a weight
-g_k (a ``GatingNetwork``; they sum to 1), and the numbers of the row are
+measure the fraction of the noise that is predicted as noise, the size of the denoised sample, and its last change. For
+a Gaussian of variances c_k the mean of exp(2 u_i) is that of rho^2 / (c_k + rho^2), a summary of the spectrum of the
+data at the noise level of the step. From these features a multinomial logistic regression (``GatingNetwork``) gives
+each of K experts a weight g_k, with sum 1, and the coefficients of the row are
 
     a_i = sum_k g_k a_i^k,       b_ij = sum_k g_k b_ij^k,
 
-with K tables of the same times. Each sample has its own weights, and needs no evaluation for them; the loop is that of
-a table otherwise. A mixture of experts (Jacobs et al. 1991) with tables for experts.
+with K tables of the same times. The weights differ between samples and take no further evaluation. This is a mixture of
+experts (Jacobs et al. 1991) whose experts are tables.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class GatingNetwork(NamedTuple):
         return self.weights(features, self.on(features.device))
 
     def on(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The numbers on a device, as few operations need them; nothing waits for the copy."""
+        """The parameters on a device, stacked for few operations; the copy is asynchronous."""
         centre, width, slopes, offset = (torch.tensor(c, dtype=torch.float64, device="cpu") for c in self)
         numbers = (-centre / width, 1 / width, slopes, offset)
         return tuple(c.to(device, non_blocking=True) for c in numbers)
@@ -105,7 +106,7 @@ class GateFeatures(NamedTuple):
             return self._replace(values=(value,), start=_log_rms(math.hypot(alpha, sigma), x))
         assert self.start is not None
         parts = [x.sub(value, alpha=float(alpha)), value]
-        if self.number > 1:  # D at pure noise says nothing of the data, and a network's is far off
+        if self.number > 1:  # D at pure noise has no information on the data, and that of a network is far off
             parts.append(value - self.values[0])
         now = _log_rms(float(sigma), *parts)
         now[:, :1] -= self.start

@@ -1,18 +1,18 @@
 r"""``pf-ode``, the default deterministic solver for a fixed number of evaluations.
 
 For few steps it is a mixture of tables (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
-a family of models at once: mixtures of Gaussians on images and in the plane, Gaussians with the spectra of images,
-and trained networks. Made by ``benchmarks/design.py``, evidence in docs/decisions.md; the numbers, in
-``pf_ode.json``, are those of
+a training set of models: mixtures of Gaussians on images and in 2-D, Gaussians with the spectra of images, and
+trained networks. ``benchmarks/design.py`` fits them, with evidence in docs/decisions.md; ``pf_ode.json`` holds the
+coefficients of
 
     z_{i+1} = a_i z_i + sum_j b_ij D_j,      z = x / alpha,   at given rho = sigma / alpha,
 
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large
-rho. After that the numbers of a row depend on the sample: on what kind of data its own evaluations have shown.
-Samples of many dimensions (``is_high_dim``) have tables of their own, in ``pf_ode_large.json``. Where there is none,
-and in what follows, they get higher noise levels.
+rho. The coefficients of later rows depend on the sample, by features of its own evaluations. Samples of many
+dimensions (``is_high_dim``) have separate tables in ``pf_ode_large.json``; without a table, and in the following,
+they get higher noise levels.
 
-For other numbers of steps, and on a grid of one's own, it is the data form of the exponential engine with the
+For other numbers of steps, and on a given grid, it is the exponential engine with data prediction and the
 corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
 four (``solvers.exponential.variable_order``), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps
 u^(3 - 10 / steps), and rho falls faster); with fewer through two values, in lambda up to 6 steps and in the clock up

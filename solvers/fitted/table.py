@@ -1,16 +1,16 @@
-r"""A solver as a table of numbers: the times of one run, and the weights of each of its steps.
+r"""A solver as a table of coefficients: the times of one run, and the weights of each of its steps.
 
 Every deterministic solver that evaluates the model once at each of N times t_0 > ... > t_{N-1} is linear in
-what the model returned, D_i = D(x_i, t_i):
+the predictions of the model, D_i = D(x_i, t_i):
 
     x_{i+1} = a_i x_i + sum_{j <= i} b_ij D_j,        x_0 = x_T,      i = 0, ..., N - 1.
 
 Singlestep methods are of this form too, with their stages as times of the table, since a stage before the last one
-can be solved for the x it started from. ``compile_table`` finds the numbers by running the solver once on unit
-vectors, with a model that returns the next unit vector at each call and keeps the x it was asked for.
+can be solved for its starting x. ``compile_table`` finds the coefficients by running the solver once on unit
+vectors, with a model that returns the next unit vector at each call and records its input.
 
-A table is the cheapest loop there is, a thing that can be written to a file, and a starting point: tuning changes its
-numbers until the samples of one model with N evaluations are as near as possible to the converged ones.
+A table has the cheapest loop, can be written to a file, and is a starting point: tuning changes its coefficients to
+minimise the distance of one model's samples with N evaluations to the reference solution.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class AdaptiveInterval:
         self.x, self.reached, self.s, self.status, self.errors = x, reached, s, status, errors
         self.rows = (status == Status.ok).nonzero()[:, 0]
         self.estimate: LocalErrorEstimate | None = None
-        # False where nobody has seen the last change.
+        # False if the last change was not yielded.
         self.reported = False
         self._state: Any = None
 

@@ -1,10 +1,10 @@
-"""A run driven from outside: ``evaluations`` says where the model is wanted, and the caller evaluates it.
+"""A run driven from outside: ``evaluations`` yields the points at which the caller evaluates the model.
 
-Other people's loops own the model: a pipeline calls its network, with its guidance and callbacks, and asks a scheduler
-what to do with the answer. A solver's step calls the model one or several times. Here a call without an answer
-interrupts the step, the question is handed to the caller, and the step is begun again with one answer more. Steps are
-pure functions of their arguments and the noise is keyed, so this repeats arithmetic and changes nothing: the samples
-are those of ``solve``, bit for bit.
+In other libraries the loop owns the model: a pipeline calls its network, with its guidance and callbacks, and passes
+the output to a scheduler. A solver's step calls the model one or several times. Here a call without an answer
+interrupts the step, its argument is passed to the caller, and the step starts again with one more answer. Steps are
+pure functions of their arguments and the noise is keyed, so this repeats arithmetic only: the samples are bit-equal
+to those of ``solve``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def evaluations(
     *,
     nfe: int | None = None,
 ) -> Generator[Request, Tensor, Tensor]:
-    """Yields each (x, t) where the model is wanted, is sent E[x_0 | x_t = x], and returns the sample.
+    """Yields each (x, t) at which to evaluate the model, is sent E[x_0 | x_t = x], and returns the sample.
 
     Args:
         problem: the equation to integrate; its model and condition are not used. Of an Equation the drift is wanted.
@@ -137,7 +137,7 @@ def _answered(meter: NFEMeter, answers: _Answers, call: Callable[[], Any]) -> Ge
 def evaluation_times(
     problem: Problem, shape: Sequence[int], times: Tensor | Sequence[float], solver: str | Solver
 ) -> list[float]:
-    """The times at which a run will want the model, in order: a dry run of ``evaluations`` with zeros.
+    """The times of the evaluations of a run, in order: a dry run of ``evaluations`` with zeros.
 
     Args:
         problem: the equation to integrate.

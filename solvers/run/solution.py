@@ -89,7 +89,7 @@ class Solution:
 def updated_status(status: Tensor, x: Tensor) -> Tensor:
     """The codes (B,) after a step to x: ``non_finite`` where x is not finite.
 
-    On the CPU the same tensor is returned where all entries are finite: their sum says so at a tenth of the cost of
+    On the CPU the same tensor is returned if all entries are finite: their sum shows this at a tenth of the cost of
     asking each. On other devices nothing waits for the answer.
     """
     if x.is_cpu and math.isfinite(x.sum().item()):
