@@ -71,3 +71,56 @@ def test_a_features_of_bytes_ask_for_black_and_white() -> None:
         FeatureStatistics.of(floats, make_extractor("digits", value_range=(0, 100)))
     stated = FeatureStatistics.of(floats, make_extractor("digits", value_range=(200, 360)))
     assert stated.make_extractor().preprocessing == "black 200, white 360; images rounded to bytes, then x / 127.5 - 1"
+
+
+# C. Data of another scale.
+
+
+def trained_on(tmp_path: Path, x: np.ndarray, *options: object, steps: int = 400, n: int = 1000) -> np.ndarray:
+    """What the command line makes of an array: the samples of a run with its defaults, but for the steps."""
+    np.save(tmp_path / "x.npy", x)
+    trained = run("train", "--data", tmp_path / "x.npy", "--steps", steps, "--out", tmp_path / "run", *options)
+    assert trained.exit_code == 0, trained.output
+    drawn = run("sample", tmp_path / "run", "--n", n, "--seed", 1, "--out", tmp_path / "out")
+    assert drawn.exit_code == 0, drawn.output
+    return np.load(tmp_path / "out" / "samples.npz")["x"].astype("f8")
+
+
+@pytest.mark.parametrize("sde", ["vp", "edm", "flow"])
+def test_c_300_plus_minus_10_is_learned_as_it_is(tmp_path: Path, sde: str) -> None:
+    x = 300 + 10 * np.random.default_rng(0).standard_normal((2000, 2))
+    made = trained_on(tmp_path, x.astype("f4"), "--sde", sde, "--width", 64, "--depth", 2)
+    assert made.mean(0) == pytest.approx([300, 300], rel=0.01)
+    assert made.std(0) == pytest.approx([10, 10], rel=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e-3, 1e12])
+def test_c_other_scales(tmp_path: Path, scale: float) -> None:
+    x = scale * np.random.default_rng(0).standard_normal((1000, 2))
+    made = trained_on(tmp_path, x, "--width", 64, "--depth", 2, steps=300)
+    assert made.std() == pytest.approx(scale, rel=0.25) and abs(made.mean()) < 0.2 * scale
+
+
+def test_c_inspect_says_what_will_be_done(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", (300 + 10 * np.random.default_rng(0).standard_normal((500, 2))).astype("f4"))
+    facts = json.loads(run("inspect", tmp_path / "x.npy", "--json").stdout)
+    assert facts["normalization"].startswith("standard, per entry: shifts 29")
+    assert facts["proposed"]["sigma_data"] == 1.0
+    assert "range: bytes / 127.5 - 1" in run("inspect", "digits").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vectors", "ct", "temperatures"])
+def test_c_the_default_recipe_in_other_units(tmp_path: Path, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    x = {
+        "vectors": lambda: (300 + 10 * rng.standard_normal((4000, 240))).astype("f4"),
+        "ct": lambda: (400 * rng.standard_normal((600, 1, 1, 1)) + 100 * rng.standard_normal((600, 1, 8, 8))).astype(
+            "i2"
+        ),
+        "temperatures": lambda: (280 + 15 * rng.standard_normal((2000, 3))).astype("f4"),
+    }[kind]()
+    x = x if kind != "ct" else (x + 1000).astype("i2")
+    made = trained_on(tmp_path, x, steps=3000 if kind != "ct" else 1000)
+    assert made.mean() == pytest.approx(x.mean(), rel=0.02)
+    assert made.std() == pytest.approx(x.std(), rel=0.1)

@@ -13,9 +13,10 @@ import typer
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
+from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.data.prepared import NOTE
 from sde_diffusion.files.writing import require_writable
-from sde_diffusion.report.pictures import save_grid, scatter
+from sde_diffusion.report.pictures import save_grid, scatter, stretched
 from sde_diffusion.storage.atomic_folder import STATE
 from sde_diffusion.storage.checkpoint import check_described, skeleton
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model
@@ -80,6 +81,7 @@ def inspect(
         "sde": stored.model["sde"],
         "predicts": stored.model["predicts"],
         "shape": stored.model["shape"],
+        "normalization": Normalization.from_entry(stored.model.get("normalization")).describe(),
         "network": network,
         "data": stored.data,
     }
@@ -122,7 +124,7 @@ def draw(data: Data, path: Path) -> None:
     """Write a picture of samples spaced evenly over a set."""
     x = data.batch(torch.linspace(0, len(data) - 1, min(len(data), SHOWN), dtype=torch.float64).long())
     if data.is_image and data.shape[0] in (1, 3):
-        save_grid(path, x)
+        save_grid(path, x if data.x.dtype == torch.uint8 else stretched(x))
     elif data.shape == (2,):
         scatter(path, data.batch(slice(0, 5000)))
     else:

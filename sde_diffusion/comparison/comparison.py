@@ -196,7 +196,8 @@ def compare(
         say("the reference solution")
         x1 = noise_for(model, model.shape, seeds_of(seed, paired))
         endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
-        endpoints = endpoints.cpu()
+        endpoints = model.units.to_data(endpoints).cpu()
+        reference_error *= model.units.largest_scale
     target = None if data is None else (_some(data.cpu()), Moments.of(data))
     rows = []
     for (name, nfe), solver in ways.items():

@@ -133,6 +133,7 @@ def choose_solver(
     for steps in _FLOW_STEPS:
         say(f"the reference solution, {steps} steps")
         endpoints, own = converged(model, x1, steps=steps, **given)
+        endpoints, own = model.units.to_data(endpoints), own * model.units.largest_scale
         if own <= tolerance / 10:
             break
     flow = model.sde.probability_flow(model, **given)
@@ -145,7 +146,7 @@ def choose_solver(
             except ValueError:  # below its least, or a table for another budget
                 continue
             say(f"{name}, {nfe} evaluations")
-            error = rms(solve(flow, x1, solver=solver, nfe=nfe).x - endpoints)
+            error = rms(model.units.to_data(solve(flow, x1, solver=solver, nfe=nfe).x) - endpoints)
             error = torch.where(error.isfinite(), error, torch.inf)
             spread = float(error.std()) if bool(error.isfinite().all()) else math.inf
             errors[nfe, name] = float(error.mean())

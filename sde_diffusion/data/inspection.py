@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sde_diffusion.data.dataset import Data
+from sde_diffusion.data.normalization import measure_normalization
 
 _SOME = 2**24  # values that moments are taken of
 _FAR = 1000  # samples that distances are taken between
@@ -17,17 +18,20 @@ _CHUNK = 2**22
 def inspect_data(data: Data) -> dict[str, Any]:
     """Counts, shape, range, spread, duplicates, and the noise levels that follow, as JSON can hold them.
 
-    ``sigma_data`` is the standard deviation of the values a network sees (Karras et al. 2022, table 1); ``sigma_max``
-    the largest distance between two samples, above which noise hides which one it was (Song & Ermon 2020, technique
-    1). Moments and distances are of evenly spaced samples of a large set, counts and duplicates of all.
+    ``normalization`` is what training does to the values by default (``measure_normalization``). In the units that the
+    network then sees, ``sigma_data`` is the root mean square of the values (Karras et al. 2022, table 1) and
+    ``sigma_max`` the largest distance between two samples, above which noise hides which one it was (Song & Ermon
+    2020, technique 1). Moments and distances are of evenly spaced samples of a large set, counts and duplicates of all.
 
     >>> from sde_diffusion.data import as_data
     >>> facts = inspect_data(as_data([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]], [1, 0, 1]))
     >>> facts["duplicates"], facts["proposed"]["sigma_max"], facts["labels"]
-    (1, 5.0, {'0': 1, '1': 2})
+    (1, 3.0, {'0': 1, '1': 2})
     """
     some = data.batch(_spaced(len(data), max(2, _SOME // data.x[0].numel()))).double()
-    few = data.batch(_spaced(len(data), _FAR)).double().flatten(1)
+    units = measure_normalization(data)
+    seen = units.to_model(some)
+    few = units.to_model(data.batch(_spaced(len(data), _FAR)).double()).flatten(1)
     std = float(some.std(correction=0))
     return {
         "name": data.name,
@@ -41,7 +45,11 @@ def inspect_data(data: Data) -> dict[str, Any]:
         "std": std,
         "duplicates": _duplicates(data),
         "fingerprint": data.fingerprint,
-        "proposed": {"sigma_data": round(std, 4), "sigma_max": round(float(torch.cdist(few, few).max()), 2)},
+        "normalization": "range: bytes / 127.5 - 1" if data.x.dtype == torch.uint8 else units.describe(),
+        "proposed": {
+            "sigma_data": round(float(seen.square().mean().sqrt()), 4),
+            "sigma_max": round(float(torch.cdist(few, few).max()), 2),
+        },
     }
 
 

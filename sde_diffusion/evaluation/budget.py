@@ -96,7 +96,7 @@ def loss_by_time(model: ScoreModel, data: Data, seed: int = 0, most: int = 1000)
     Even an exact score has a loss above 0, most where little can be known of the noise: only a difference between two
     models is an error of the score.
     """
-    x0 = data.batch(slice(0, most))
+    x0 = model.units.to_model(data.batch(slice(0, most)))
     parameter = next(model.parameters(), None)
     x0 = x0 if parameter is None else x0.to(parameter.device)
     generator = torch.Generator().manual_seed(seed)
@@ -194,7 +194,7 @@ def error_budget(
     values = [*(a - b for a, b in pairwise(distance)), distance[-1] - floor.value, floor.value]
     errors = [*between, math.hypot(last, floor.standard_error), floor.standard_error]
     terms = {name: Estimate(v, e) for name, v, e in zip(TERMS, values, errors, strict=True)}
-    flat = data.batch(slice(None)).flatten(1).double()
+    flat = model.units.to_model(data.batch(slice(None))).flatten(1).double()
     kl, w2 = prior_bounds(model.sde, float(flat.square().sum(1).mean()), flat.shape[1])
     loss = loss_by_time(model, data if held_out is None else held_out, drawing.seed)
     return Budget(Estimate(distance[0], first), terms, kl, w2, loss, (t_min, fine_end))

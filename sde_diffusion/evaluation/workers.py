@@ -53,7 +53,8 @@ def _make(
     seeds = seeds_of(drawing.seed, size, start)
     x1 = noise_for(model, model.shape, seeds)
     if x0 is not None:
-        x1 = model.sde.perturb(torch.from_numpy(x0).to(x1), 1.0, x1 / model.sde.prior_std())
+        z0 = model.units.to_model(torch.from_numpy(x0).to(x1))
+        x1 = model.sde.perturb(z0, 1.0, x1 / model.sde.prior_std())
     out = solve(
         model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta),
         x1,
@@ -64,7 +65,7 @@ def _make(
         seeds=seeds,
     )
     check_status(out, start)
-    found = extractor(out.x.float())
+    found = extractor(model.units.to_data(out.x).float())
     p = found.probabilities
     return _Part(found.features.cpu().numpy(), None if p is None else p.cpu().numpy(), out.nfe.numpy())
 

@@ -44,7 +44,9 @@ class ClassifierGuided(ScoreModel):
     ) -> None:
         if not torch.isfinite(torch.tensor(scale, device="cpu")):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
-        super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost)
+        super().__init__(
+            model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost, model.normalization
+        )
         self.model = model
         self.log_prob = log_prob
         # Where alpha falls to 0 the gradient does too, and their ratio has a limit: it is taken a little before.

@@ -130,7 +130,9 @@ class Guided(ScoreModel):
             raise InputError(f"the guide was made for {guide.sde}, not for {model.sde}; both need one process")
         choose(on, {"data": 0, "output": 1}, "space of combine")
         cost = model.cost + (model.cost if guide is None else guide.cost)
-        super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data, cost)
+        super().__init__(
+            model.network, model.sde, model.predicts, model.shape, model.sigma_data, cost, model.normalization
+        )
         self.model = model
         self.scale = 1.0 if scale is None else scale
         self.null = dict(null or {})

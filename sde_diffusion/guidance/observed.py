@@ -41,8 +41,11 @@ class Observed(ScoreModel):
             1 / alpha near t = 1, and without a range the gradient methods diverge on them. Nothing is clamped when
             None, as exact models need.
 
+    y, noise and clip are in the units of the data.
+
     Raises:
-        ValueError: a noise that is negative or not finite, a y that A does not give, an empty range.
+        ValueError: a noise that is negative or not finite, a y that A does not give, an empty range, a prior that was
+            trained with other scales for other entries.
         TypeError: an operator that is none.
     """
 
@@ -70,7 +73,10 @@ class Observed(ScoreModel):
                     f"y has shape {tuple(y.shape)}, but this operator observes {tuple(expected)} of a sample "
                     f"{model.shape}: expected (1, *{tuple(expected)}), or one observation for each sample"
                 )
-        super().__init__(None, model.sde, "data", model.shape, model.sigma_data, model.cost)
+        y, noise, clip = _in_units_of(model, operator, y, noise, clip)
+        super().__init__(
+            None, model.sde, "data", model.shape, model.sigma_data, model.cost, normalization=model.normalization
+        )
         self.network = self._posterior_mean  # it predicts the data; the modules are those of the prior
         self.model, self.operator, self.noise_std, self.clip = model, operator, float(noise), clip
         # Where alpha falls to 0 the gradient does too, and V has a limit: it is taken a little before.
@@ -151,3 +157,26 @@ def residual_rms(operator: Any, x: Tensor, y: Tensor) -> Tensor:
     reached = operator(torch.ones_like(x[:1])) != 0
     error = (y.to(x) - operator(x)) * reached
     return (inner(error, error).reshape(-1) / reached.sum()).sqrt()
+
+
+def _in_units_of(
+    model: ScoreModel, operator: Any, y: Tensor, noise: float, clip: tuple[float, float] | None
+) -> tuple[Tensor, float, tuple[float, float] | None]:
+    """Y = A (shift + scale z_0) + n as an observation of z_0, and what goes with it."""
+    units = model.units
+    if units.is_identity or model.shape is None:
+        return y, noise, clip
+    scale = units.scale.flatten()
+    several = bool((scale != scale[0]).any()) or (clip is not None and bool((units.shift != units.shift.min()).any()))
+    if several:
+        raise InputError(
+            "the entries of this model's data have scales of their own, which an observation cannot follow; train the "
+            "prior with normalize='none' (--normalize none) on data of one unit scale"
+        )
+    factor = float(scale[0])
+    with torch.no_grad():
+        offset = operator(units.shift.to(y).expand(1, *model.shape).contiguous())
+    if clip is not None:
+        shift = float(units.shift.min())
+        clip = ((clip[0] - shift) / factor, (clip[1] - shift) / factor)
+    return (y - offset) / factor, noise / factor, clip

@@ -184,7 +184,7 @@ def twisted_particles(
         before = after
     weights = _normalised(log_weights)
     sizes.append(float(1 / weights.square().sum()))
-    return Particles(plain, weights.cpu(), sizes, (len(times) - 1) * model.cost)
+    return Particles(model.units.to_data(plain), weights.cpu(), sizes, (len(times) - 1) * model.cost)
 
 
 def _normalised(log_weights: Tensor) -> Tensor:

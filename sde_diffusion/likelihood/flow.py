@@ -20,7 +20,9 @@ the solvers are those of ``SOLVERS``: each sample takes its own steps.
 
 What the number means: the flow starts at x_{t_min} = alpha(t_min) x, and nats are of x. So it is the log-density at x
 of the model's data blurred by Gaussian noise of standard deviation rho = sigma(t_min) / alpha(t_min).
-p_1 = N(0, prior_std^2 I) is the density that sampling starts from.
+p_1 = N(0, prior_std^2 I) is the density that sampling starts from. Where the model has a normalization
+(``sde_diffusion.data.normalization``) all of this holds for z = (x - shift) / scale, and log p(x) = log p(z) - sum
+log scale.
 """
 
 from __future__ import annotations
@@ -63,7 +65,8 @@ class LogLikelihood:
         dim: number of values in a sample.
         trace: "exact", or the probes: "hutchinson, 4 rademacher probes".
         t_min: first time of the flow.
-        rho_min: standard deviation of the noise that blurs the data there, in units of x.
+        rho_min: standard deviation of the noise that blurs the data there, in units of x; the geometric mean over the
+            entries of x where these have scales of their own.
         truncation: nats at the other t_min asked for minus nats, (B,); None when none was.
         note: limits of the result in a sentence, or empty.
         degrees_of_freedom: those of every sample's standard error, probes - 1; None for the exact trace.
@@ -165,15 +168,17 @@ def log_likelihood(
     method = _method(solver, tolerance, _dtype(model))
     graph = x.requires_grad if gradients is None else gradients
     with torch.set_grad_enabled(graph):
-        flow = _Flow(model, x, t_min, probes, graph, condition)
+        z = model.units.to_model(x)
+        flow = _Flow(model, z, t_min, probes, graph, condition)
         grid = _grid(method, steps, nfe, model.cost)
-        run = solve(flow.equation, flow.start(x), solver=method, nfe=nfe, grid=grid)
+        run = solve(flow.equation, flow.start(z), solver=method, nfe=nfe, grid=grid)
         code, integrals = flow.end(run.x)
         if prior is not None:
             log_prior = prior(code)
         else:
             log_prior = _own_prior(model, code) if known else _standard_prior(model, code)
-        estimates = log_prior[:, None] + integrals + flow.log_jacobian
+        log_det = model.units.log_det(tuple(x.shape[1:]))
+        estimates = log_prior[:, None] + integrals + (flow.log_jacobian - log_det)
         estimates = torch.where((run.codes == 0)[:, None], estimates, torch.nan)
     if bool(run.codes.any()):
         ended = ", ".join(sorted(set(run.status) - {"ok"}))
@@ -189,7 +194,7 @@ def log_likelihood(
         dim=dim,
         trace=trace if probes is None else f"hutchinson, {n_probes} {probe}",
         t_min=t_min,
-        rho_min=math.exp(-float(model.sde.half_log_snr(t_min))),
+        rho_min=math.exp(-float(model.sde.half_log_snr(t_min)) + log_det / dim),
         note="" if probes is None else _note(n_probes),
         degrees_of_freedom=None if probes is None else n_probes - 1,
     )

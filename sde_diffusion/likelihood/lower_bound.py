@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sde_diffusion.data.normalization import IDENTITY, Normalization
 from sde_diffusion.likelihood.dequantization import level_range
 from sde_diffusion.likelihood.flow import check_data
 from sde_diffusion.models.score_model import ScoreModel
@@ -115,8 +116,17 @@ def step_term(
     return x0[0].numel() / 2 * (ratio - 1 - ratio.log()) + weight * square
 
 
-def decoder_term(sde: SDE, x0: Tensor, denoised: Tensor, t: float | Tensor, bins: int | None = None) -> Tensor:
+def decoder_term(
+    sde: SDE,
+    x0: Tensor,
+    denoised: Tensor,
+    t: float | Tensor,
+    bins: int | None = None,
+    units: Normalization = IDENTITY,
+) -> Tensor:
     """-log of the density of x_0, or of the probability of its level, under N(D(x_t, t), sigma(t)^2 I); (B,).
+
+    With scales of their own the entries of x_0 have the deviation sigma(t) scale.
 
     Args:
         sde: the path.
@@ -124,9 +134,12 @@ def decoder_term(sde: SDE, x0: Tensor, denoised: Tensor, t: float | Tensor, bins
         denoised: D(x_t, t), like x0.
         t: the first time of the grid.
         bins: number of levels of discrete data; None for a density.
+        units: of x_0 and D, against those of the process.
     """
     sigma = sde.marginal(t)[1].to(x0.device)
-    z = ((x0.double() - denoised.double()) / sigma).flatten(1)
+    if not units.is_identity:
+        sigma = sigma * units.scale.to(x0.device).expand(x0.shape[1:]).flatten()
+    z = (x0.double() - denoised.double()).flatten(1) / sigma
     if bins is None:
         return (z.square() / 2 + torch.log(sigma) + math.log(2 * math.pi) / 2).sum(1)
     half = level_range(bins) / bins / 2 / sigma
@@ -176,18 +189,19 @@ def elbo(
     (True, torch.Size([9, 1]))
     """
     _check(model, x, steps, draws)
-    sde, seeds = model.sde, seeds_of(seed, len(x), first)
+    sde, units, seeds = model.sde, model.units, seeds_of(seed, len(x), first)
+    z = units.to_model(x)
     times = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     terms = torch.zeros(draws, steps, len(x), dtype=torch.float64, device=x.device)
     for k in range(draws):
         for i in range(steps):
             t = times[i]
-            denoised = _denoised(model, x, t.expand(len(x)), seeds, k * steps + i, condition)
+            denoised = _denoised(model, z, t.expand(len(x)), seeds, k * steps + i, condition)
             if i == 0:
-                terms[k, i] = decoder_term(sde, x, denoised, t, bins)
+                terms[k, i] = decoder_term(sde, x, units.to_data(denoised), t, bins, units)
             else:
-                terms[k, i] = step_term(sde, x, denoised, t, times[i - 1], variance)
-    return _bound(prior_term(sde, x), terms, times[1:], steps * draws, x)
+                terms[k, i] = step_term(sde, z, denoised, t, times[i - 1], variance)
+    return _bound(prior_term(sde, z), terms, times[1:], steps * draws, x)
 
 
 @torch.no_grad()
@@ -216,24 +230,25 @@ def continuous_elbo(
     _check(model, x, steps + 1, draws)
     if not 0 < t_min < 1:
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
-    sde, seeds = model.sde, seeds_of(seed, len(x), first)
+    sde, units, seeds = model.sde, model.units, seeds_of(seed, len(x), first)
+    z = units.to_model(x)
     alpha, sigma = sde.marginal(torch.tensor([t_min, 1.0], dtype=torch.float64))
     first, last = torch.log1p((alpha / sigma) ** 2).tolist()
     width = (first - last) / steps
     terms = torch.zeros(draws, steps + 1, len(x), dtype=torch.float64, device=x.device)
     start = torch.tensor(t_min, dtype=torch.float64)
     for k in range(draws):
-        denoised = _denoised(model, x, start.expand(len(x)), seeds, k * (steps + 1), condition)
-        terms[k, 0] = decoder_term(sde, x, denoised, start, bins)
+        denoised = _denoised(model, z, start.expand(len(x)), seeds, k * (steps + 1), condition)
+        terms[k, 0] = decoder_term(sde, x, units.to_data(denoised), start, bins, units)
         place = torch.special.ndtr(standard_normal(seeds, (steps,), _TIMES, k).double())
         for i in range(steps):
             u = first - (i + place[:, i]) * width
             t = sde.time(torch.log(torch.expm1(u)) / 2).clamp(t_min, 1)
-            denoised = _denoised(model, x, t, seeds, k * (steps + 1) + i + 1, condition)
-            square = (denoised - x).flatten(1).double().square().sum(1)
+            denoised = _denoised(model, z, t, seeds, k * (steps + 1) + i + 1, condition)
+            square = (denoised - z).flatten(1).double().square().sum(1)
             terms[k, i + 1] = width / 2 * torch.exp(u).to(x.device) * square
     middle = first - (torch.arange(steps, dtype=torch.float64) + 0.5) * width
-    return _bound(prior_term(sde, x), terms, sde.time(torch.log(torch.expm1(middle)) / 2), (steps + 1) * draws, x)
+    return _bound(prior_term(sde, z), terms, sde.time(torch.log(torch.expm1(middle)) / 2), (steps + 1) * draws, z)
 
 
 def _denoised(

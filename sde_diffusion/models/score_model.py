@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.data.normalization import IDENTITY, Normalization
 from sde_diffusion.models.outputs import modules_in, tensor_of
 from sde_diffusion.sde import SDE
 from sde_diffusion.sde.base import per_sample
@@ -40,6 +41,11 @@ class ScoreModel(nn.Module):
         shape: shape of one sample, so that sampling needs no other argument.
         sigma_data: standard deviation of the data, for "edm".
         cost: network passes in one evaluation (2 for a guided pair).
+        normalization: units of the data against those of x_0 here, see below; None where they are not decided yet:
+            ``train`` then measures them.
+
+    The methods of a model and its reverse processes are in the units of the network, in which the data have about unit
+    scale. ``sample``, ``log_likelihood``, ``encode`` and all else that takes or gives data convert by ``units``.
 
     Raises:
         ValueError: unknown parametrization, or the output's shape differs from the input's.
@@ -58,6 +64,7 @@ class ScoreModel(nn.Module):
         shape: tuple[int, ...] | None = None,
         sigma_data: float = 1.0,
         cost: int = 1,
+        normalization: Normalization | None = None,
     ) -> None:
         super().__init__()
         self.predicts = choose(predicts, {p: p for p in PREDICTS}, "parametrization")
@@ -73,7 +80,15 @@ class ScoreModel(nn.Module):
         self.shape = None if shape is None else tuple(shape)
         self.sigma_data = sigma_data
         self.cost = cost
+        self.normalization = normalization
+        if normalization is not None and self.shape is not None:
+            normalization.check_shape(self.shape)
         self._pure_noise_at_1 = float(sde.marginal(1.0)[0]) == 0
+
+    @property
+    def units(self) -> Normalization:
+        """The map between data and what the network sees; the identity where none is decided."""
+        return IDENTITY if self.normalization is None else self.normalization
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's inputs at (x, t)."""

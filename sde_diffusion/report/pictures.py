@@ -60,6 +60,22 @@ def image_grid(x: Tensor, *, columns: int | None = None, scale: int | None = Non
     return Image.fromarray((canvas[..., 0] if channels == 1 else canvas).numpy())
 
 
+def stretched(x: Tensor) -> Tensor:
+    """Return images of values in any units with their 1st percentile black, -1, and their 99th white, 1.
+
+    Args:
+        x: (B, ...); values that reach from about -1 to about 1 already are left as they are.
+
+    >>> stretched(torch.tensor([200.0, 300.0, 400.0])).tolist(), stretched(torch.tensor([-1.0, 0.3, 1.0])).tolist()
+    ([-1.0, 0.0, 1.0], [-1.0, 0.30000001192092896, 1.0])
+    """
+    values = x.detach().double().flatten().sort().values
+    low, high = float(values[len(values) // 100]), float(values[-1 - len(values) // 100])
+    if (-1.2 < low < -0.5 and 0.5 < high < 1.2) or not low < high:
+        return x
+    return (2 * (x.double() - low) / (high - low) - 1).to(x.dtype)
+
+
 def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = None, scale: int | None = None) -> None:
     """Write `image_grid(x)` to a PNG file.
 

@@ -33,7 +33,7 @@ def ancestral(
     seeds: Iterable[int] | Tensor | None = None,
     **condition: Any,
 ) -> Tensor:
-    """Walk the reverse chain from x_T to x_0.
+    """Walk the reverse chain from x_T to x_0, in units of the data.
 
     Args:
         model: on a DDPM process.
@@ -65,7 +65,7 @@ def ancestral(
         x0 = model.denoised_from(output, x, at)
         mean = q.from_data * x0 + q.from_x * x
         if float(s) == 0:
-            return mean
+            return model.units.to_data(mean)
         if first is None:
             std = torch.sqrt(q.small if variance == "small" else q.large)
         elif extra is None:

@@ -176,7 +176,7 @@ def _run(
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
         raise InputError("data and codes are finite floating point tensors")
-    x = x.to(next((p.dtype for p in model.parameters()), x.dtype))
+    x = (model.units.to_model(x) if forward else x).to(next((p.dtype for p in model.parameters()), x.dtype))
     method = find(solver)
     if method.stochastic:
         raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
@@ -204,7 +204,7 @@ def _run(
             f"the flow of {len(lost)} of {len(x)} samples ended early, the first is sample {lost[0]} "
             f"({run.status[lost[0]]}); check the network there, or use a larger tolerance"
         )
-    return (run.x / scale if forward else run.x / alpha), run.nfe
+    return (run.x / scale if forward else model.units.to_data(run.x / alpha)), run.nfe
 
 
 def _angles(model: ScoreModel, t_min: float, steps: int) -> Tensor:

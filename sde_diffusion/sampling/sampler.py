@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ def sample_batches(
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Solution]:
-    """Generate n samples in batches; ``sample`` with the solver's own account of each batch.
+    """Generate n samples in batches; ``sample`` with the solver's own account of each batch, x in units of the data.
 
     The arguments are those of ``sample``; on_step is called after every step of every batch.
     """
@@ -138,7 +139,7 @@ def sample_batches(
         seeds = seeds_of(seed, size, start)
         x1 = noise_for(model, shape, seeds)
         part = cut(bound, n, torch.arange(start, start + size, device="cpu"), x1.device)
-        yield solve(
+        out = solve(
             model.sde.reverse(model, eta, **part),
             x1,
             solver=solver,
@@ -148,6 +149,7 @@ def sample_batches(
             seeds=seeds,
             on_step=on_step,
         )
+        yield replace(out, x=model.units.to_data(out.x))
 
 
 @torch.no_grad()
@@ -184,7 +186,7 @@ def sample(
         conditions: the same as keywords, such as ``label=...``.
 
     Returns:
-        (n, *shape), in the scale of the training data.
+        (n, *shape), in the units of the training data.
 
     Raises:
         ValueError: arguments that do not fit, see the message.

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.files.reading import parse_json, require_regular
 from sde_diffusion.files.writing import require_writable
 from sde_diffusion.models.score_model import ScoreModel
@@ -94,6 +95,7 @@ def describe(model: ScoreModel) -> ModelDescription:
         "predicts": model.predicts,
         "sigma_data": model.sigma_data,
         "shape": None if model.shape is None else list(model.shape),
+        "normalization": None if model.units.is_identity else model.units.entry(),
     }
 
 
@@ -117,6 +119,7 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
         predicts=description["predicts"],
         shape=None if shape is None else tuple(shape),
         sigma_data=description["sigma_data"],
+        normalization=Normalization.from_entry(description.get("normalization")),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypedDict
 
+from sde_diffusion.data.normalization import NormalizationEntry
 from sde_diffusion.storage.typed_json import Between
 
 MOST_SAMPLES = 10_000_000  # of one set
@@ -38,8 +39,12 @@ NamedSolverEntry = TypedDict("NamedSolverEntry", {"name": str, "class": str, "se
 """A solver with the name by which it was requested."""
 
 
-class ModelDescription(TypedDict):
-    """The description of a model without its weights."""
+class _ModelDescriptionOptional(TypedDict, total=False):
+    normalization: NormalizationEntry | None
+
+
+class ModelDescription(_ModelDescriptionOptional):
+    """The description of a model without its weights; without a normalization the data are as they are."""
 
     sde: SdeEntry
     network: NetworkEntry

@@ -25,7 +25,7 @@ from torch import Tensor
 from sde_diffusion.data import load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import new_folder, write_file
-from sde_diffusion.report.pictures import save_grid, scatter
+from sde_diffusion.report.pictures import save_grid, scatter, stretched
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import DataEntry, SampleRecord
 from sde_diffusion.storage.typed_json import checked
@@ -115,7 +115,9 @@ def picture(path: Path, samples: Samples) -> bool:
     """Draw images or points of the plane; False for samples of another shape."""
     shape = tuple(samples.x.shape[1:])
     if len(shape) == 3 and shape[0] in (1, 3):
-        save_grid(path, samples.x)
+        # In units of their own there is no black and white.
+        own = samples.record["model"].get("normalization") is not None
+        save_grid(path, stretched(samples.x) if own else samples.x)
     elif shape == (2,):
         scatter(path, samples.x, _reference(samples.record["data"]))
     else:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.data import Data, as_data
 from sde_diffusion.data.augment import LABELS, Augmentation
+from sde_diffusion.data.normalization import AUTO, measure_normalization
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.training.config import TrainConfig
 from solvers.errors import InputError, InputTypeError
@@ -29,6 +30,16 @@ def checked_data(model: ScoreModel, data: Data | Tensor | ArrayLike) -> Data:
     if model.shape != data.shape:
         raise InputError(f"the model is for samples of shape {model.shape}; those of {data.name} are {data.shape}")
     return data
+
+
+def decide_units(model: ScoreModel, data: Data, config: TrainConfig) -> None:
+    """Give a model that has none yet the units that the options ask for, measured on the data.
+
+    Not an "edm" model with a ``sigma_data`` of its own, unless they are asked for: it is that of the data as they are.
+    """
+    given = config.normalize == AUTO and model.predicts == "edm" and model.sigma_data != 1
+    if model.normalization is None and not given:
+        model.normalization = measure_normalization(data, config.normalize)
 
 
 def _check_model(model: ScoreModel) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from sde_diffusion.data.normalization import AUTO, METHODS
 from sde_diffusion.training.ema import LARGEST_WIDTH
 from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
@@ -100,6 +101,11 @@ class TrainConfig:
     snapshot_every: int = setting(500, "Updates from one snapshot of the power averages to the next.")
     labels: bool = setting(False, "Train class-conditionally.")
     drop_label: float = setting(0.1, "Probability of hiding a label, for guidance.")
+    normalize: str = setting(
+        AUTO,
+        "Units that the network sees: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
+        "else), range ([-1, 1]), none (as they are), or auto: range for images of bytes, standard for numbers.",
+    )
     flip: bool = setting(False, "Random horizontal flips of images.")
     augment: float = setting(
         0.0,
@@ -120,6 +126,7 @@ class TrainConfig:
         choose(self.schedule, SCHEDULES, "schedule")
         choose(self.weight, LOSS_WEIGHTS, "weight")
         choose(self.time_sampling, TIME_SAMPLERS, "time sampling")
+        choose(self.normalize, dict.fromkeys((AUTO, *METHODS)), "normalize")
         choose(self.device, dict.fromkeys(("auto", "cpu", "cuda")), "device")
         choose(self.precision, dict.fromkeys(PRECISIONS), "precision")
         choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")

@@ -12,6 +12,7 @@ import torch
 
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.augment import LABELS
+from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import default_settings
 from sde_diffusion.sde import SDE, make_sde
@@ -40,18 +41,23 @@ def default_predicts(sde: SDE) -> str:
     return "edm" if float(sde.marginal(1.0)[1]) > 2 else "velocity"
 
 
-def default_options(predicts: str) -> dict[str, str]:
+def default_options(predicts: str, sde: SDE | None = None) -> dict[str, str]:
     """The weight and the times that go with what a network predicts, as options of ``train``.
 
-    The plain error of its output for velocity, which keeps the start of sampling at alpha = 0 in the loss; those of
-    Karras et al. 2022 for "edm".
+    Those of Karras et al. 2022 for "edm". For velocity the plain error of the output, which keeps the start of sampling
+    in the loss; it is the loss of "edm" where the data have unit scale, and the same times suit it: uniform ones spend
+    half of the samples where there is little but noise (benchmarks/outliers.py). They are kept where alpha(1) = 0,
+    because log-normal times never come near that end.
 
-    >>> default_options("edm")
-    {'weight': 'edm', 'time_sampling': 'log-normal'}
+    >>> default_options("edm"), default_options("velocity", make_sde("flow"))
+    ({'weight': 'edm', 'time_sampling': 'log-normal'}, {'weight': 'velocity', 'time_sampling': 'stratified'})
     """
     if predicts == "edm":
         return {"weight": "edm", "time_sampling": "log-normal"}
-    return {"weight": "velocity" if predicts == "velocity" else "simple", "time_sampling": "stratified"}
+    if predicts == "velocity":
+        to_the_end = sde is not None and float(sde.marginal(1.0)[0]) == 0
+        return {"weight": "velocity", "time_sampling": "stratified" if to_the_end else "log-normal"}
+    return {"weight": "simple", "time_sampling": "stratified"}
 
 
 def default_model(
@@ -64,6 +70,7 @@ def default_model(
     network_settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     like: ModelDescription | None = None,
+    normalize: str = AUTO,
 ) -> ScoreModel:
     """An untrained model that suits the data.
 
@@ -76,7 +83,8 @@ def default_model(
         network_settings: settings of the network that differ from ``default_network``.
         seed: seed of the weights.
         like: the description of a model (``checkpoint.describe``), whose choices take the place of
-            the defaults.
+            the defaults, its normalization included.
+        normalize: units that the network sees, as in ``TrainConfig``; measured here.
 
     Raises:
         ValueError: an unknown name or setting, or one out of range.
@@ -100,9 +108,11 @@ def default_model(
         embedding = "sinusoidal" if predicts == "edm" else "log"
         known, usual = default_settings(data.shape, network)
         entry: NetworkEntry = {"name": known, "class": "", "settings": {**usual, "embedding": embedding}}
-        sigma_data = _spread(data) if predicts == "edm" else 1.0
+        units = measure_normalization(data, normalize)
+        sigma_data = _root_mean_square(data, units) if predicts == "edm" else 1.0
     else:
         entry, sigma_data = like["network"], like["sigma_data"]
+        units = Normalization.from_entry(like.get("normalization"))
         if network not in (None, entry["name"]):
             raise InputError(f"the network is {entry['name']}; it cannot become {network}")
     settings = _changed(entry["settings"] or {}, network_settings, f"the network {entry['name']}")
@@ -115,6 +125,7 @@ def default_model(
                 "predicts": predicts,
                 "sigma_data": sigma_data,
                 "shape": list(data.shape),
+                "normalization": None if units.is_identity else units.entry(),
             }
         )
 
@@ -177,9 +188,10 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
         network_settings=network,
         seed=config.seed,
         like=like,
+        normalize=config.normalize,
     )
     if not resume:
-        suited = default_options(model.predicts)
+        suited = default_options(model.predicts, model.sde)
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
     folder = Path(out) if out else new_run(name or "digits", options.get("sde") or "vp")
     return Setup(model, data, config, folder)
@@ -197,8 +209,8 @@ def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what:
     return {**settings, **(given or {})}
 
 
-def _spread(data: Data) -> float:
-    """Standard deviation of the data, or of equally spaced samples of a large set."""
+def _root_mean_square(data: Data, units: Normalization) -> float:
+    """Of what the network sees, about 0: E|x_0|^2 / d is what "edm" scales by. Large sets by equally spaced samples."""
     count = min(len(data), max(1, 2**23 // data.x[0].numel()))
     index = torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long()
-    return round(float(data.batch(index).double().std(correction=0)), 4) or 1.0
+    return round(float(units.to_model(data.batch(index).double()).square().mean().sqrt()), 4) or 1.0

@@ -21,7 +21,7 @@ from sde_diffusion.data.augment import LABELS
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import check_weights
-from sde_diffusion.training.checks import adamw_moments, augmentation_for, checked_data, no_label_for
+from sde_diffusion.training.checks import adamw_moments, augmentation_for, checked_data, decide_units, no_label_for
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.ema import EMA, power_decay
@@ -108,6 +108,7 @@ class Trainer:
         engine: Distributed | None = None,
     ) -> None:
         data = checked_data(model, data)
+        decide_units(model, data, config)
         engine = engine or Distributed(config.device, config.precision)
         self.model = model.to(engine.device)
         self.data = data
@@ -163,7 +164,7 @@ class Trainer:
     def _first(self) -> tuple[Any, ...]:
         """The arguments of the objective for one sample."""
         index = torch.zeros(1, dtype=torch.int64)
-        x0 = self.data.batch(index).to(self.device)
+        x0 = self.model.units.to_model(self.data.batch(index).to(self.device))
         t = self.model.sde.to_step(torch.full((1,), 0.5, dtype=torch.float64)).to(self.device)
         augment_labels = torch.full((1, LABELS), torch.nan, device=x0.device)
         condition = self._condition(index, torch.zeros(1, dtype=torch.bool), augment_labels)
@@ -227,6 +228,7 @@ class Trainer:
             x0, augment_labels = self._to_device(self.data.batch(index[rows])), None
             if augment is not None and altered is not None:
                 x0, augment_labels = augment.apply(x0, altered[rows])
+            x0 = self.model.units.to_model(x0)
             condition = self._condition(index[rows], None if dropped is None else dropped[rows], augment_labels)
             self.waited += time.perf_counter() - start
             eps = self.draws.noise(k, x0, first)

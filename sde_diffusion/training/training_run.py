@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from sde_diffusion.data import Data
+from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
@@ -95,6 +96,7 @@ def train(
         stored = run_config(out) if resume and out is not None else None
         if stored:
             config = config or TrainConfig.from_dict(stored["train"])
+            model.normalization = Normalization.from_entry(stored["model"].get("normalization"))
         config = (config or TrainConfig()).with_options(options)
         path = None if out is None else Path(out)
         if config.tracker != "none" and path is None:

@@ -18,7 +18,7 @@ def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> 
     assert model.sde == make_sde(name)
     model.sde.reverse(model)  # refuses noise where alpha(1) = 0
     assert model.predicts == ("edm" if name in ("ve", "edm") else "velocity")
-    assert (model.sigma_data != 1.0) == (model.predicts == "edm")  # measured where it is used
+    assert model.sigma_data == 1.0 and not model.units.is_identity  # of standardised data
     TrainConfig().with_options(default_options(model.predicts))
 
 
@@ -35,10 +35,13 @@ def test_the_time_embedding_is_logarithmic_unless_the_input_is_log_rho() -> None
     assert given.network.settings["embedding"] == "fourier"
 
 
-def test_sigma_data_is_the_spread_of_the_data() -> None:
-    x = POINTS.x.double()
-    assert default_model(POINTS, predicts="edm").sigma_data == round(float(x.std(correction=0)), 4)
-    assert default_model(POINTS).sigma_data == 1.0
+def test_sigma_data_is_the_root_mean_square_of_what_the_network_sees() -> None:
+    x = POINTS.x.double() + 300
+    far = as_data(x.float())
+    rms = round(float(x.square().mean().sqrt()), 4)
+    assert default_model(far, predicts="edm", normalize="none").sigma_data == rms > 299
+    assert default_model(far, predicts="edm", normalize="range").sigma_data == 1.0  # all at the ends of the range
+    assert default_model(far, predicts="edm").sigma_data == default_model(far).sigma_data == 1.0
 
 
 def test_the_seed_fixes_the_weights_and_leaves_torch_alone() -> None:
