@@ -58,7 +58,7 @@ def dequantise(levels: Tensor, bins: int = 256, *, seeds: Iterable[int] | Tensor
     Args:
         levels: whole numbers 0 to bins - 1, (B, ...).
         bins: number of levels.
-        seeds: one integer per sample, 0 to B - 1 when absent.
+        seeds: one integer per sample, 0 to B - 1 by default.
 
     Raises:
         ValueError: values that are no such levels.

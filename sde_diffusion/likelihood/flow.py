@@ -149,7 +149,7 @@ def log_likelihood(
         condition: per-sample tensors passed to the network.
 
     Raises:
-        ValueError: arguments that do not fit, see the message.
+        ValueError: arguments out of range or in conflict, see the message.
         TypeError: x is not a floating point tensor.
 
     >>> from sde_diffusion import Flow, Gaussian

@@ -82,7 +82,7 @@ def measure(
     The arguments are those of ``log_likelihood``, at t_min and at 10 t_min; trace None is exact up to the limit.
 
     Raises:
-        ValueError: arguments that do not fit, see the message.
+        ValueError: arguments out of range or in conflict, see the message.
     """
     for name, value, least, most in (
         ("batch_size", batch_size, 1, 2**53),

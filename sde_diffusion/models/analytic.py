@@ -62,7 +62,7 @@ class GaussianMixture(ScoreModel):
     Args:
         means: (K, ...): one mean per component, in the shape of a sample.
         std: standard deviation of every component, > 0 (0 is ``EmpiricalData``).
-        weights: (K,) positive; equal when absent. They are normalised.
+        weights: (K,) positive; equal by default. They are normalised.
         sde: the forward process.
 
     Raises:

@@ -24,7 +24,7 @@ class DiscreteModel(ScoreModel):
         sde: the process it was trained on.
         predicts: the parametrization of the network's output.
         shape: shape of one sample.
-        rounded: ask at the nearest step; False passes a fraction, in the dtype of x.
+        rounded: call the network at the nearest step; False passes a fraction, in the dtype of x.
 
     >>> import torch
     >>> seen = []

@@ -1,4 +1,4 @@
-"""Exact models compute in float32 or better, whatever surrounds them.
+"""Exact models compute in float32 or better, under any autocast or default device.
 
 Under ``torch.autocast`` a matrix product is rounded to bfloat16, with errors of 1e-3 to 1e-2 in what should be the
 truth; samples in half precision would do the same to the densities.
@@ -17,7 +17,7 @@ M = TypeVar("M")
 
 
 def as_tensor(values: Any) -> Tensor:
-    """A tensor as it is, and anything else as torch makes a tensor of it; the default device moves nothing.
+    """A tensor unchanged, and anything else as a tensor on the CPU, for every default device.
 
     >>> as_tensor([1.0, 2.0])
     tensor([1., 2.])

@@ -1,10 +1,10 @@
-r"""A network and what it predicts, as a score model.
+r"""A network and its parametrization, as a score model.
 
 With x_t = alpha x_0 + sigma eps known, each of these determines the others:
 
     noise     eps
     data      x_0
-    velocity  v = a x_0 + b eps        (a, b) of the path; alpha eps - sigma x_0 unless it says otherwise
+    velocity  v = a x_0 + b eps        (a, b) of the path; alpha eps - sigma x_0 by default
     score     s = -eps / sigma
     edm       x_0 = c_skip z + c_out F(c_in z, c_noise),  z = x / alpha,  rho = sigma / alpha,  d = sigma_data,
               c_skip = d^2 / (rho^2 + d^2),  c_out = rho d / sqrt(rho^2 + d^2),  c_in = 1 / sqrt(rho^2 + d^2),
@@ -100,7 +100,7 @@ class ScoreModel(nn.Module):
         return x, t.to(x.dtype)
 
     def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
-        """The network's output at (x, t), and what it says of the variance if it has twice the channels of x.
+        """The network's output at (x, t), and its variance channels if it has twice the channels of x.
 
         One evaluation.
         """
@@ -153,14 +153,14 @@ class ScoreModel(nn.Module):
         return 1 / alpha, -sigma / alpha if self.predicts == "noise" else sigma**2 / alpha
 
     def check_defined_at_pure_noise(self) -> None:
-        """Refuse a process with alpha(1) = 0 for a network whose output says nothing of x_0 there.
+        """Refuse a process with alpha(1) = 0 for a network whose output does not determine x_0 there.
 
         Raises:
             ValueError: alpha(1) = 0 and the network predicts neither the velocity nor the data.
         """
         if self.predicts not in ("data", "velocity") and float(self.sde.marginal(1.0)[0]) == 0:
             raise InputError(
-                f"{type(self.sde).__name__} has alpha(1) = 0: pure noise tells nothing of x_0, so a network that "
+                f"{type(self.sde).__name__} has alpha(1) = 0: pure noise has no information on x_0, so a network that "
                 f"predicts '{self.predicts}' cannot start there; use predicts='velocity' or 'data'"
             )
 

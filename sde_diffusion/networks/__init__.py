@@ -1,4 +1,4 @@
-"""Networks: (x, t, label, context) -> like x. They know nothing of diffusion.
+"""Networks: (x, t, label, context) -> like x. They are independent of diffusion processes.
 
 Every network keeps its constructor arguments in `settings`, so that name and settings rebuild it:
 
@@ -22,7 +22,7 @@ from solvers.errors import InputError, choose
 NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
 """Networks by the name that a checkpoint stores."""
 
-# Limits of settings: a typing error, or a file from elsewhere, must not ask for terabytes.
+# Limits of settings: a typing error, or a file from elsewhere, must not allocate terabytes.
 LARGEST = {
     "width": 65_536,
     "depth": 1_000,
@@ -116,7 +116,7 @@ def _sized(shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
 
 
 def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | MLP:
-    """Return a new network of a size that suits samples of this shape.
+    """Return a new network of a default size for samples of this shape.
 
     Images (C, H, W) get a U-Net with the levels of its row in `SIZES`, as far as H and W can be
     halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and

@@ -68,7 +68,7 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """Residual self-attention between all positions, (B, C, ...) -> (B, C, ...).
 
-    It knows nothing of where a position is: permuting the positions permutes the result.
+    It is equivariant to permutations of the positions.
     """
 
     def __init__(self, channels: int, heads: int, axes: int = 2) -> None:
@@ -228,7 +228,7 @@ def check_sizes(
     blocks: int,
     attention: Sequence[int],
 ) -> list[int]:
-    """Return the height of each level, or say which of a U-Net's sizes do not fit.
+    """Return the height of each level; the error names the sizes that do not fit.
 
     >>> check_sizes((1, 8, 8), 32, (1, 2), 2, (4,))
     [8, 4]

@@ -38,9 +38,9 @@ def ancestral(
     Args:
         model: on a DDPM process.
         x: x_T, (B, ...), standard normal: ``model.sde.prior``.
-        steps: a subset of so many evenly spaced steps; all T when None.
+        steps: number of evenly spaced steps; all T if None.
         variance: "small", "large" or "learned".
-        seeds: one integer per sample, 0 to B - 1 when absent.
+        seeds: one integer per sample, 0 to B - 1 by default.
         condition: passed on to the network.
 
     Raises:

@@ -10,10 +10,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def device_for(name: str) -> torch.device:
-    """The device of a name in ``DEVICES``; auto is cuda where there is one.
+    """The device of a name in ``DEVICES``; auto is cuda if it is available.
 
     Raises:
-        ValueError: an unknown name, or cuda where there is none.
+        ValueError: an unknown name, or cuda without a CUDA device.
     """
     choose(name, dict.fromkeys(DEVICES), "device")
     cuda = torch.cuda.is_available()

@@ -2,7 +2,7 @@ r"""Editing: part of the way to noise and back (Meng et al. 2022, SDEdit), and t
 
 ``edit`` noises x to the time t = strength, x_t = alpha x + sigma eps, and runs the reverse process from there. Both
 have the marginals of the process, so draws from the model's own law stay draws from it at every strength, and the
-strength says how much of the given x is kept.
+strength sets how much of the given x is kept.
 
 ``transport`` encodes x with one condition and decodes with another along the probability flow (Su et al. 2023, dual
 diffusion implicit bridges): between two Gaussians it is the affine map that takes one to the other.
@@ -71,7 +71,7 @@ def edit(
         Like x.
 
     Raises:
-        ValueError: arguments that do not fit, see the message.
+        ValueError: arguments out of range or in conflict, see the message.
         FloatingPointError: samples that are not finite.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE

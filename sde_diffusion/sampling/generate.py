@@ -82,7 +82,7 @@ def draw(
 
     Raises:
         ValueError, FloatingPointError: as ``sde_diffusion.sampling.sampler``.
-        CheckpointError: the weights are not of the network they are said to be.
+        CheckpointError: the weights do not fit the described network.
     """
     file = solver_file(solver if isinstance(solver, str) else solver[0])
     name, instance = solver_for(solver, stored, nfe)
@@ -97,7 +97,7 @@ def draw(
     batches = math.ceil(n / batch_size) if n >= 1 and batch_size >= 1 else 0
 
     def on_step(step: Step) -> None:
-        if progress is not None:  # time runs from 1 to 0: what is behind is the share done
+        if progress is not None:  # time runs from 1 to 0, so 1 - t is the share done
             progress(min((len(parts) + 1 - float(step.t.mean())) / batches, 1.0))
 
     for part in sample_batches(
@@ -193,7 +193,7 @@ def redraw(
         progress: as in ``draw``.
 
     Returns:
-        Samples; ``same`` tells whether they are those of the record to the last bit.
+        Samples; ``same`` tells whether they are bit-equal to those of the record.
 
     Raises:
         ValueError: another checkpoint (the message has both hashes), or a solver that this version
@@ -239,13 +239,13 @@ def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:
                 raise
         raise InputError(
             f"the solver of the record is {entry['class']} of the file {file}, and a record never runs a file by "
-            f"itself; if you know what is in it, name it: --solver {entry['name']}"
+            f"itself; if you trust it, name it: --solver {entry['name']}"
         )
     own = solver_file(named)
     if file is None or own is None:
         where = entry["name"] if file is None else f"{file}, and you name {named}"
         raise InputError(
-            "with a record, --solver names the file of a solver of one's own and nothing else; the solver of the "
+            "with a record, --solver names the file of your own solver and nothing else; the solver of the "
             f"record is {where}"
         )
     if record.get("solver_file_sha256") not in (None, found := file_hash(own)):

@@ -63,7 +63,7 @@ def encode(
         condition: per-sample tensors passed to the network.
 
     Raises:
-        ValueError: arguments that do not fit, see the message.
+        ValueError: arguments out of range or in conflict, see the message.
         FloatingPointError: values that are not finite.
 
     >>> from sde_diffusion import Flow, Gaussian

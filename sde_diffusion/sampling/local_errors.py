@@ -1,7 +1,7 @@
 r"""Error profile of a run: the local error estimates of a solver, by time.
 
-Every embedded or multistep solver knows how much two of its own answers for a step differ. These estimates, averaged
-over a few samples, are gathered in bins of time, and the shortest range of bins that holds half of their sum is named.
+Every embedded or multistep solver has two results for a step, whose difference estimates its error. The estimates are
+averaged over a few samples and binned by time; the shortest range of bins with half of their sum is reported.
 A solver that controls its error spreads it evenly by design.
 """
 
@@ -107,7 +107,7 @@ def error_profile(
     known = error.isfinite()
     edges = sorted({float(c) for c in torch.cat([t[known], s[known]])}, reverse=True)
     if len(edges) > _BINS + 1:
-        # A solver with steps of its own for every sample: bins with about equal numbers of attempts.
+        # A solver with different steps for each sample: bins with about equal numbers of attempts.
         q = torch.linspace(0, 1, _BINS + 1, dtype=torch.float64, device="cpu")
         edges = sorted(set(torch.tensor(edges, dtype=torch.float64, device="cpu").quantile(q).tolist()), reverse=True)
     middle = (t[known] + s[known]) / 2

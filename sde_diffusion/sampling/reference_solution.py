@@ -26,7 +26,7 @@ from solvers import solve
 from solvers.errors import InputError, NonFiniteError
 from solvers.exponential.adams import ExponentialAdams
 
-# The range of rho. What is left below the end is a jump with an error of rho^2.
+# The range of rho. The jump below its end has an error of rho^2.
 _START, _END = 4096.0, 1e-5
 _SOLVER = ExponentialAdams(3, form="velocity", variable="angle", corrector=True, sigma_data=0.5)
 

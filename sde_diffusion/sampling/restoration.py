@@ -1,7 +1,7 @@
 r"""Restoration: samples of x_0 given a linear observation y = A x_0 + noise, with their mean, spread and residual.
 
 The samples are draws from the approximate posterior of a method of ``guidance``; their mean is its best guess in mean
-square, their standard deviation says where it does not know, and the residual y - A x of a sample has about the noise's
+square, their standard deviation shows its uncertainty, and the residual y - A x of a sample has about the noise's
 own size if the method follows the observation.
 """
 

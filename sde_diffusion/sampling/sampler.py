@@ -1,7 +1,7 @@
 """Sampling: from a model, a solver's name and a budget to samples, batch by batch.
 
-Sample k of a run starts from the noise of its own seed, ``seed * 2^32 + k``; batch size, device and the number
-of samples asked for do not change it.
+Sample k of a run starts from the noise of its seed, ``seed * 2^32 + k``; batch size, device and the number
+of samples do not change it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
 
 
 def usual_nfe(solver: Solver, nfe: int | None, steps: int | None, grid: Grid) -> int | None:
-    """The budget that was given; 20 where nothing else says how many steps there are.
+    """The given NFE; 20 if neither steps nor times are given.
 
     >>> from solvers import SOLVERS
     >>> usual_nfe(SOLVERS["ddim"], None, None, "karras"), usual_nfe(SOLVERS["rk45"], None, None, None)
@@ -182,14 +182,14 @@ def sample(
         batch_size: samples integrated together.
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
         condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
-            too; anything else is passed on as it is.
+            too; anything else is passed on unchanged.
         conditions: the same as keywords, such as ``label=...``.
 
     Returns:
         (n, *shape), in the units of the training data.
 
     Raises:
-        ValueError: arguments that do not fit, see the message.
+        ValueError: arguments out of range or in conflict, see the message.
         TypeError: a keyword that is no argument and no condition of the network.
         FloatingPointError: samples that are not finite; the message names them and the time.
 

@@ -60,7 +60,7 @@ def sde_name(sde: SDE) -> str:
     """The name of an SDE in ``SDES``.
 
     Raises:
-        ValueError: a class of one's own, which a checkpoint cannot name.
+        ValueError: a class outside ``SDES``, which a checkpoint cannot name.
 
     >>> sde_name(VESDE())
     've'

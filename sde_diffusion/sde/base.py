@@ -18,7 +18,7 @@ from solvers.problem import Equation, ReverseProcess, Scales
 
 
 def as_float64(value: float | Tensor) -> Tensor:
-    """A number as a float64 tensor on the CPU, whatever torch's default device; a tensor stays where it is.
+    """A number as a float64 tensor on the CPU, for every default device; a tensor keeps its device.
 
     >>> as_float64(2)
     tensor(2., dtype=torch.float64)
@@ -79,12 +79,12 @@ class _Diffusion:
         return per_sample(self.sde.g(t), x)
 
 
-# eq=False: an undecorated subclass with attributes of its own is equal to itself alone, as caches need.
+# eq=False: an undecorated subclass with attributes is equal only to itself, as caches need.
 @dataclass(frozen=True, eq=False)
 class SDE(ABC):
     """A forward process given by its Gaussian path.
 
-    A schedule of one's own is a frozen dataclass with the two methods ``alpha`` and ``sigma``, written in
+    A process of your own is a frozen dataclass with the two methods ``alpha`` and ``sigma``, written in
     torch operations; derivatives come from automatic differentiation and the inverse of lambda from
     bisection unless overridden.
 
@@ -164,7 +164,7 @@ class SDE(ABC):
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         """The t in [0, 1] at which lambda(t) has a value: bisection to float64 resolution.
 
-        Values beyond the range of lambda give the nearer end.
+        Values outside the range of lambda give the closer end.
 
         >>> from sde_diffusion.sde import VPSDE
         >>> float(VPSDE().time(VPSDE().half_log_snr(0.3)))
@@ -222,7 +222,7 @@ class SDE(ABC):
 
         Args:
             shape: (B, ...).
-            seeds: one integer per sample; ``range(B)`` when absent. x_1 of a seed does not depend on the batch.
+            seeds: one integer per sample; ``range(B)`` by default. x_1 of a seed does not depend on the batch.
             dtype: dtype of the result; the noise itself is always drawn in float32.
             device: device of the result.
 

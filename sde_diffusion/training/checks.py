@@ -62,21 +62,21 @@ def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Aug
     context = getattr(network, "settings", {}).get("context")
     if config.augment and context != LABELS:
         raise InputError(
-            f"augment tells the network what was done to an image by a context of {LABELS} numbers; build it with "
-            f"context={LABELS} (it has {context})"
+            f"augment passes the augmentation of an image to the network as a context of {LABELS} numbers; build the "
+            f"network with context={LABELS} (it has {context})"
         )
     return Augmentation(config.flip, config.augment)
 
 
 def no_label_for(network: nn.Module, data: Data) -> int:
-    """The label that stands for none: one more than those of the network, or of the data where it does not say."""
+    """The label of "no class": the number of classes of the network, or of the data if that is unknown."""
     if data.labels is None or data.classes is None:
-        raise InputError(f"labels were asked for and {data.name} has none; leave them out (labels=False)")
+        raise InputError(f"labels=True, but {data.name} has no labels; leave them out (labels=False)")
     settings = getattr(network, "settings", {})
     classes = settings.get("classes", None if "classes" in settings else data.classes)
     if classes is None:
         raise InputError(
-            f"labels were asked for and the network was built without classes; build it with classes={data.classes}"
+            f"labels=True, but the network was built without classes; build it with classes={data.classes}"
         )
     if classes < data.classes:
         raise InputError(

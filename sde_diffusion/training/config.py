@@ -42,12 +42,12 @@ RENAMED = {"times": "time_sampling"}
 
 
 def setting(default: Any, text: str, *, usual: str | None = None, options: tuple[str, ...] = ()) -> Any:
-    """A field with what the command line, the docstring and docs/training.md say of it.
+    """A field with its help text for the command line, the docstring and docs/training.md.
 
     Args:
         default: its value unless given.
         text: its meaning, a sentence.
-        usual: the default in words, where the value does not say it.
+        usual: the default in words, if the value does not show it.
         options: its spellings on the command line; ``--the-name`` by default.
     """
     return field(default=default, metadata={"help": text, "usual": usual, "options": options})
@@ -143,7 +143,7 @@ class TrainConfig:
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
-        # JSON and TOML know lists only.
+        # JSON and TOML have lists only.
         if isinstance(self.ema, (list, tuple)):
             object.__setattr__(self, "ema", self.ema[0] if len(self.ema) == 1 else tuple(self.ema))
         for decay in self.decays:

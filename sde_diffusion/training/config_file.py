@@ -72,7 +72,7 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_options(options: Mapping[str, Any]) -> bytes:
-    """Options as a TOML file that ``read_options`` reads; what is None is left out.
+    """Options as a TOML file that ``read_options`` reads; entries of None are left out.
 
     >>> print(write_options({"steps": 3, "labels": True, "process": {"beta_min": 1e-1}}).decode(), end="")
     steps = 3

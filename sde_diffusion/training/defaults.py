@@ -23,7 +23,7 @@ from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
 from solvers.errors import InputError, InputTypeError
 
-# What a setting may be, by what it is otherwise; None says nothing. Whole numbers are truth values to Python.
+# Allowed types of a setting, by the type of its default. In Python a bool is an int.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
 
 
@@ -72,7 +72,7 @@ def default_model(
     like: ModelDescription | None = None,
     normalize: str = AUTO,
 ) -> ScoreModel:
-    """An untrained model that suits the data.
+    """An untrained model with defaults for the data.
 
     Args:
         data: the training data.
@@ -151,11 +151,11 @@ def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
-    """Load the data and build the untrained model, both as the options say.
+    """Load the data and build the untrained model of the options.
 
     Args:
         options: as ``config_file.read_options`` returns them.
-        resume: take what the options leave open from the run in options["out"], or from the latest.
+        resume: take missing options from the run in options["out"], or from the latest.
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
@@ -164,7 +164,7 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
     """
     out, name = options.get("out"), options.get("data")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
-        raise InputError("several processes train together: say where the run is with --out")
+        raise InputError("several processes train together: give the folder of the run by --out")
     config = TrainConfig()
     like: ModelDescription | None = None
     if resume:

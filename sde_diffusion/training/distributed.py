@@ -4,7 +4,7 @@ Hugging Face accelerate finds the processes that a launcher started (``accelerat
 its device, averages gradients over them and writes to trackers; a lone process without tracker does not need it.
 
 Precision is torch's own autocast around the network alone (``Precise``), instead of accelerate's around the whole
-forward pass: what is computed before and after the network, coefficients, targets and losses, stays float32 and
+forward pass: computations before and after the network, coefficients, targets and losses, stay float32 and
 float64. float16 scales the loss so that small gradients do not vanish, and skips an update whose gradient overflowed.
 """
 
@@ -68,7 +68,7 @@ class Distributed:
         scaler: scaler of the loss; it does something in float16 only.
 
     Raises:
-        ValueError: a device that is not there; a launcher that asks for another precision.
+        ValueError: a device that is not available; a launcher with another precision.
         ImportError: a tracker that is not installed.
     """
 
@@ -78,7 +78,7 @@ class Distributed:
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if launched not in ("no", precision):
             raise InputError(
-                f"the launcher asks for precision {launched} and the options for {precision}; say it to sdediff: "
+                f"the launcher sets precision {launched} and the options {precision}; set it by sdediff: "
                 f"precision='{launched}' (--precision {launched})"
             )
         if tracker != "none" and importlib.util.find_spec(tracker) is None:
@@ -102,7 +102,7 @@ class Distributed:
         return self.rank == 0
 
     def precise(self, network: nn.Module) -> nn.Module:
-        """The network in the precision asked for."""
+        """The network in the requested precision."""
         return network if self.dtype == torch.float32 else Precise(network, self.dtype)
 
     def shared(self, module: nn.Module, unused: bool) -> nn.Module:
@@ -174,7 +174,7 @@ class Distributed:
                 tracker.finish()
 
     def track(self, values: dict[str, float], step: int) -> None:
-        """Hand the figures of a step to the tracker, if there is one."""
+        """Pass the metrics of an update to the tracker, if any."""
         if self.accelerator is not None:
             self.accelerator.log(values, step=step)
 

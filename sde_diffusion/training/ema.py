@@ -8,7 +8,7 @@ Two families of decays:
                   decay of 0.999 it would still make up 1/e of the average after 1,000 steps.
     power         decay_k = (1 - 1/k)^(gamma + 1) (Karras et al. 2024, Analyzing and improving the training dynamics
                   of diffusion models, section 3.1). The weights of step j then count as
-                  (j^(gamma+1) - (j-1)^(gamma+1)) / k^(gamma+1): the average keeps its shape as training goes on, has
+                  (j^(gamma+1) - (j-1)^(gamma+1)) / k^(gamma+1): the average keeps its shape during training, has
                   forgotten the start after one step, and its width is a fixed share of the training time, which
                   ``gamma_of`` turns into gamma.
 

@@ -51,7 +51,7 @@ def deferred() -> Iterator[list[int]]:
 class StopVote:
     """Whether to stop before the next step: all processes stop at the same one.
 
-    They ask each other about once a second, after a number of steps that they agreed on too.
+    They synchronise about once a second, after a common number of updates.
 
     Args:
         agree: the largest of each value over all processes; None for a single process.
@@ -87,7 +87,7 @@ class StopVote:
 
 
 def finish(caught: list[int]) -> None:
-    """Do what the first collected signal asked for.
+    """Act on the first collected signal.
 
     Raises:
         KeyboardInterrupt: on SIGINT.

@@ -6,7 +6,7 @@ minimises
     L = E_t E_{x_0, eps}  w(t) / d  ||s_theta(x_t, t) + eps / sigma||^2
       = E_t E_{x_0, eps}  w(t) / (sigma^2 d)  ||eps - eps_theta(x_t, t)||^2,    t ~ U[t_min, 1),
 
-has s_theta = grad log p_t, whatever the positive weight w (Vincent 2011, eq. 11; Song et al. 2021,
+has s_theta = grad log p_t for every positive weight w (Vincent 2011, eq. 11; Song et al. 2021,
 eq. 7). d is the number of values in a sample. L does not go to 0: its minimum is
 E w / (sigma^2 d) tr Cov[eps | x_t].
 

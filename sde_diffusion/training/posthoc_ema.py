@@ -8,7 +8,7 @@ Averages are linear in the weights: where some combination sum_i c_i p_i of save
 profile p, the same combination of the saved tensors comes close to that average. The c_i are the least-squares
 solution of sum_i c_i p_i = p (Karras et al. 2024, section 3.2). Unlike there the profiles are those of the
 discrete updates instead of their continuous limit, and the c_i sum to 1: what all weights have in common then
-stays as it is, where a sum of 0.996 would shrink the whole network by 0.4 %.
+stays unchanged, while a sum of 0.996 would shrink the whole network by 0.4 %.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def reconstruct(
         run: a folder of training with ``ema_widths``.
         width: standard deviation of the average as a share of the training time, such as 0.07.
         step: as if training had ended there; the last snapshot by default.
-        network: needed where the run has a network of one's own.
+        network: needed if the run has a network outside ``NETWORKS``.
 
     Returns:
         The model in evaluation mode, and the relative error of the profile: below 0.1 it is close to the average
-        asked for; averages narrower than the saved ones cannot be made.
+        requested; averages narrower than the saved ones cannot be made.
 
     Raises:
         ValueError: a width or step that no average can have.

@@ -38,7 +38,7 @@ def stratified(n: int, t_min: float = 1e-5, generator: torch.Generator | None = 
     Args:
         n: number of samples.
         t_min: the smallest time, > 0 because sigma(0) = 0.
-        generator: CPU generator; torch's own when absent.
+        generator: CPU generator; torch's own by default.
 
     Returns:
         (n,) float64 on the CPU.
@@ -53,7 +53,7 @@ def stratified(n: int, t_min: float = 1e-5, generator: torch.Generator | None = 
 
 
 class TimeSampler(ABC):
-    """A way to draw times. What it learns while training is in a state that a checkpoint can hold."""
+    """A sampler of training times. Its state, if it adapts during training, is stored in checkpoints."""
 
     def sample(
         self,
@@ -68,7 +68,7 @@ class TimeSampler(ABC):
         Args:
             n: number of samples: the size of the whole batch.
             t_min: the smallest time.
-            generator: CPU generator; torch's own when absent.
+            generator: CPU generator; torch's own by default.
             sde: the process.
             state: from ``start`` and ``update``.
 
@@ -132,7 +132,7 @@ class LogNormal(TimeSampler):
     """log rho ~ N(mean, std^2), cut off at t_min and 1, rho = sigma / alpha (Karras et al. 2022, table 1).
 
     Args:
-        mean: mean of log rho; -1.2 suits data with a standard deviation of 0.5.
+        mean: mean of log rho; -1.2 is for data with a standard deviation of 0.5.
         std: standard deviation of log rho.
         corrected: count every sample 1 / ((1 - t_min) q), so that the average stays the uniform one.
 

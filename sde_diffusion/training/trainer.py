@@ -271,7 +271,7 @@ class Trainer:
         return condition
 
     def _seed_network(self, step: int, first: int) -> None:
-        # torch.manual_seed asks every kind of device: 0.14 ms, noticeable beside a small network.
+        # torch.manual_seed seeds every kind of device: 0.14 ms, noticeable beside a small network.
         seed = self.draws.network_seed(step, first)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -351,7 +351,7 @@ class Trainer:
         return groups
 
     def state(self) -> dict[str, Any]:
-        """The numbers of a checkpoint. Call ``read`` first."""
+        """The state of a checkpoint. Call ``read`` first."""
         unlogged: dict[str, Any] = {"loss": self.losses, "grad_norm": self.norms}
         if not self.engine.scaler.is_enabled():
             return {"step": self.step, "unlogged": unlogged}

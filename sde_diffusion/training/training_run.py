@@ -60,7 +60,7 @@ def train(
 ) -> ScoreModel:
     """Train a model by weighted denoising score matching.
 
-    Started by ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
+    Under ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
 
     Args:
         model: the model to train; its network ends with the last weights, in place.
@@ -72,15 +72,15 @@ def train(
         resume: continue the run in ``out`` from its newest whole checkpoint. On the CPU, with the
             same number of threads, the result is bit-equal to that of an uninterrupted run.
         force: resume although options or data differ from those of the run; the difference is a warning then.
-        progress: show a bar in a terminal, a line now and then elsewhere.
+        progress: show a bar in a terminal, otherwise a line every 15 s.
         options: single options by name, such as ``steps=2000``.
 
     Returns:
         A copy of the model with the averaged weights, in evaluation mode.
 
     Raises:
-        FileExistsError: ``out`` exists and ``resume`` was not asked for.
-        FileNotFoundError: there is no run to resume.
+        FileExistsError: ``out`` exists and ``resume`` is False.
+        FileNotFoundError: no run to resume exists.
         ValueError: options, model and data do not fit each other, or not the run that is resumed.
         FloatingPointError: the loss stopped being finite; the last checkpoint is intact, and step, times and
             samples are in non-finite.json of the run.
@@ -153,7 +153,7 @@ class _Shared:
         self._stack.callback(run.close)
 
     def once(self, action: Callable[[Run], object]) -> None:
-        """Do something to the run, if there is one."""
+        """Call a function of the run, if it exists."""
         if self.path is not None:
             self.engine.once(lambda: action(self._run) if self._run else None)
 
@@ -228,7 +228,7 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
             insist = "" if part == "model" else ", or insist with force=True (--force)"
             raise InputError(
                 f"{path} cannot be resumed with another {part} ({'; '.join(differ)}); resume "
-                f"it with what it was started with, or start a new run{insist}"
+                f"it with its original options, or start a new run{insist}"
             )
         if differ:
             changed.append(f"another {part} ({'; '.join(differ)})")

@@ -240,7 +240,7 @@ def test_labels_make_a_conditional_network() -> None:
     assert config("run")["model"]["network"]["settings"]["classes"] == 10
     trained("--resume", "--out", "run", "--steps", "3")
     np.save("points.npy", np.zeros((9, 2), np.float32))
-    assert "labels were asked for and points.npy has none" in refused("--labels", "--data", "points.npy", *TINY)
+    assert "labels=True, but points.npy has no labels" in refused("--labels", "--data", "points.npy", *TINY)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning() -> None:
 
 def test_several_processes_need_the_folder_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "say where the run is with --out" in refused("--data", "moons", *TINY)
+    assert "give the folder of the run by --out" in refused("--data", "moons", *TINY)
 
 
 def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

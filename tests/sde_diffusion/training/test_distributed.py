@@ -20,7 +20,7 @@ def test_a_missing_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match="the tracker wandb is not installed: pip install wandb"):
         Distributed("cpu", "fp32", "wandb")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match=r"asks for precision bf16 and the options for fp32; .*--precision bf16"):
+    with pytest.raises(ValueError, match=r"sets precision bf16 and the options fp32; .*--precision bf16"):
         Distributed("cpu", "fp32")
     assert Distributed("cpu", "bf16").dtype == torch.bfloat16
 

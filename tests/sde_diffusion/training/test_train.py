@@ -322,7 +322,7 @@ def test_resuming_clears_what_a_killed_process_left(tmp_path: Path) -> None:
         ({"ema_widths": 0.1}, TypeError, "ema_widths must be a list of numbers; got 0.1"),
         ({"ema_widths": [0.3]}, ValueError, r"ema_widths must be in \(0, 0.288\]; got 0.3"),
         ({"labels": "yes"}, TypeError, "labels must be true or false; got 'yes'"),
-        ({"labels": True}, ValueError, "labels were asked for and array has none"),
+        ({"labels": True}, ValueError, "labels=True, but array has no labels"),
         ({"drop_label": 1.5}, ValueError, r"drop_label must be in \[0, 1\]; got 1.5"),
         ({"time_sampling": "unifrom"}, ValueError, "did you mean 'uniform'"),
         ({"precision": "half"}, ValueError, "unknown precision 'half'"),
