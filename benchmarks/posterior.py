@@ -25,6 +25,7 @@ from sde_diffusion.guidance import METHODS, Mask, Matrix, Operator, twisted_part
 from sde_diffusion.models.full_covariance import FullCovarianceMixture
 
 RESULTS = Path(__file__).parent / "results"
+COLLAPSED = 1e3  # a ratio of standard deviations from which a coordinate has no spread
 SOLVERS = {"dpm++2m-sde": 100, "sde": 100, "euler-maruyama": 400, "pf-ode": 20, "unipc": 50}
 
 
@@ -119,10 +120,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             "| method | solver | NFE | weight error | mean error / std | std ratio |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
-        lines += [
-            f"| {r['method']} | {r['solver']} | {r['nfe']} | {r['weight']:.3f} | {r['mean']:.3f} | {r['std']:.3f} |"
-            for r in mine
-        ]
+        for r in mine:
+            spread = f"{r['std']:.3f}" if r["std"] < COLLAPSED else "no spread"
+            lines.append(
+                f"| {r['method']} | {r['solver']} | {r['nfe']} | {r['weight']:.3f} | {r['mean']:.3f} | {spread} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
