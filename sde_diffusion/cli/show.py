@@ -1,0 +1,76 @@
+"""`sdediff show`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from itertools import chain, count
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sde_diffusion.cli.options import DeviceOption, RunArgument
+
+EXAMPLES = """
+\b
+Examples:
+sdediff show schedule                        alpha^2, g^2 and SNR of four processes
+sdediff show forward runs/digits-vp          data on its way to noise
+sdediff show reverse runs/digits-vp          noise on its way to data, and E[x_0 | x_t]
+sdediff show score runs/moons-vp             the score field in the plane
+sdediff show trajectories runs/moons-vp --solver ddim --nfe 40 --out paths.svg
+"""
+
+
+class Figure(str, Enum):
+    """What is drawn."""
+
+    schedule = "schedule"
+    forward = "forward"
+    reverse = "reverse"
+    score = "score"
+    trajectories = "trajectories"
+
+
+def show(
+    figure: Annotated[Figure, typer.Argument(help="What is drawn.")],
+    run: RunArgument = None,
+    sde: Annotated[
+        str, typer.Option("--sde", help="Processes of the schedule, by commas: vp, cosine, subvp, ve, edm, flow, ddpm.")
+    ] = "vp,cosine,flow,edm",
+    solver: Annotated[str, typer.Option("--solver", help="Of reverse and trajectories.")] = "pf-ode",
+    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations of reverse and trajectories.")] = 20,
+    n: Annotated[int, typer.Option("--n", help="Points or paths that are drawn.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File; .png, .svg or .pdf by its name.", show_default="FIGURE.png"),
+    ] = None,
+) -> None:
+    """Draw the process or the model: schedules, the way to noise and back, the score field, trajectories."""
+    from sde_diffusion.cli.show_figures import drawn, schedule
+    from sde_diffusion.files.writing import temporary
+    from sde_diffusion.report.process_figures import check_format, save_figure
+    from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.storage.locate import find_model
+    from solvers.errors import ExistsError, InputError
+
+    names = (Path(figure.value + end + ".png") for end in chain([""], (f"-{k}" for k in count(2))))
+    path = out or next(name for name in names if not name.exists())
+    check_format(path)
+    if path.exists():
+        raise ExistsError(f"{path} exists already; choose another file with --out")
+    if n < 1:
+        raise InputError(f"--n is the number of points or paths, at least 1; got {n}")
+    if figure is Figure.schedule:
+        made = schedule(sde)
+    else:
+        made = drawn(figure.value, find_model(run), str(device_for(device or "auto")), solver, nfe, n, seed)
+    partial = temporary(path).with_suffix(path.suffix)
+    try:
+        save_figure(made, partial)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    typer.echo(f"picture {path}")

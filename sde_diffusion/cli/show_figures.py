@@ -1,0 +1,72 @@
+"""The figures of `sdediff show`, from a stored model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.data import load_data
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.process_figures import schedule_figure, score_figure, strip_figure, trajectory_figure
+from sde_diffusion.sampling.sampler import noise_for, seeds_of
+from sde_diffusion.sde import make_sde
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from solvers import find, solve
+from solvers.errors import InputError
+from solvers.noise import FORWARD, standard_normal
+
+TIMES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+SCORE_TIMES = (0.05, 0.2, 0.5, 0.9)
+
+
+def schedule(names: str) -> Any:
+    """The schedules of processes, by names with commas between them."""
+    return schedule_figure({name.strip(): make_sde(name.strip()) for name in names.split(",")})
+
+
+def drawn(kind: str, stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> Any:
+    """The figure of a stored model: forward, reverse, score or trajectories."""
+    model = load(stored, device=device).eval()
+    if model.shape is None:
+        raise InputError(f"{stored.path} does not say the shape of a sample")
+    if kind == "forward":
+        x0 = _data(stored, model, n)
+        eps = standard_normal(seeds_of(seed, len(x0)), x0.shape[1:], FORWARD)
+        return strip_figure({r"$x_t$": torch.stack([model.sde.perturb(x0, t, eps) for t in TIMES])}, TIMES)
+    if kind == "score":
+        return score_figure(model.score, model.sde, _data(stored, model, 2000), SCORE_TIMES)
+    return _reverse(kind, model, solver, nfe, n, seed)
+
+
+def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
+    name = stored.data.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"{stored.path} does not say which data it was trained on; this figure needs some")
+    data = load_data(name)
+    if data.shape != model.shape:
+        raise InputError(f"the data {name} has samples of shape {data.shape}, the model {model.shape}")
+    return data.batch(slice(None, n)).float()
+
+
+@torch.no_grad()
+def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> Any:
+    method = find(solver)
+    if method.adaptive:
+        raise InputError(f"{solver} chooses its own steps, sample by sample; draw a fixed-step solver, such as ddim")
+    assert model.shape is not None
+    seeds = seeds_of(seed, n)
+    process = model.sde.reverse(model, float(method.stochastic))
+    run = solve(process, noise_for(model, model.shape, seeds), solver=method, nfe=nfe, seeds=seeds, trajectory=True)
+    assert run.trajectory is not None
+    if kind == "trajectories":
+        return trajectory_figure(run.trajectory, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
+    shown = min(len(run.times), 9)
+    kept = torch.linspace(0, len(run.times) - 1, shown).round().long()
+    states, times = run.trajectory[kept], run.times[kept].tolist()
+    denoised = [
+        model.denoise(x, torch.full((n,), t, dtype=torch.float64, device=x.device)) if t > 0 else x
+        for x, t in zip(states, times, strict=True)
+    ]
+    return strip_figure({r"$x_t$": states, r"$E[x_0\,|\,x_t]$": torch.stack(denoised)}, times)

@@ -1,0 +1,52 @@
+"""`sdediff show` as a user types it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sde_diffusion.cli import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("figure", ["schedule", "forward", "reverse", "trajectories"])
+def test_each_figure_of_the_bundled_model_is_written(figure: str) -> None:
+    result = runner.invoke(app, ["show", figure, "bundled", "--nfe", "5", "--n", "3"])
+    assert result.exit_code == 0, result.output
+    assert result.output.split() == ["picture", f"{figure}.png"]
+    assert Path(f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in Path().iterdir()] == [f"{figure}.png"]
+
+
+def test_files_are_not_overwritten_and_formats_follow_the_name() -> None:
+    for _ in range(2):
+        assert runner.invoke(app, ["show", "schedule"]).exit_code == 0
+    assert Path("schedule-2.png").is_file()
+    assert runner.invoke(app, ["show", "schedule", "--sde", "vp,ddpm", "--out", "a.svg"]).exit_code == 0
+    result = runner.invoke(app, ["show", "schedule", "--out", "a.svg"])
+    assert result.exit_code == 2 and "exists already" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "bundled"], "data in the plane"),
+        (["schedule", "--sde", "vpp"], "did you mean"),
+        (["schedule", "--out", "a.gif"], "written as .png, .svg, .pdf"),
+        (["trajectories", "bundled", "--solver", "rk45"], "chooses its own steps"),
+        (["reverse", "bundled", "--n", "0"], "at least 1"),
+    ],
+)
+def test_bad_input_is_refused_and_nothing_is_written(arguments: list[str], message: str) -> None:
+    result = runner.invoke(app, ["show", *arguments])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert list(Path().iterdir()) == []
