@@ -49,10 +49,10 @@ def show(
     ] = None,
 ) -> None:
     """Draw the process or the model: schedules, the way to noise and back, the score field, trajectories."""
-    from sde_diffusion.cli.show_figures import drawn, schedule
     from sde_diffusion.files.writing import temporary
     from sde_diffusion.report.process_figures import check_format, save_figure
     from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.sampling.model_figures import drawn, schedule
     from sde_diffusion.storage.locate import find_model
     from solvers.errors import ExistsError, InputError
 
