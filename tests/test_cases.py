@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sde_diffusion import evaluate
@@ -124,3 +125,49 @@ def test_c_the_default_recipe_in_other_units(tmp_path: Path, kind: str) -> None:
     made = trained_on(tmp_path, x, steps=3000 if kind != "ct" else 1000)
     assert made.mean() == pytest.approx(x.mean(), rel=0.02)
     assert made.std() == pytest.approx(x.std(), rel=0.1)
+
+
+# J. Classes with gaps, and classes with names.
+
+
+def test_j_labels_with_gaps(tmp_path: Path) -> None:
+    r = np.random.default_rng(0)
+    np.savez(tmp_path / "gap.npz", x=r.standard_normal((64, 2)), labels=np.where(np.arange(64) % 2, 5, 900))
+    small = ["--steps", 2, "--batch-size", 4, "--width", 8, "--depth", 1]
+    trained = run("train", "--data", tmp_path / "gap.npz", "--labels", *small, "--out", tmp_path / "gap")
+    assert trained.exit_code == 0 and "2 classes" in trained.output
+    refused = run("sample", tmp_path / "gap", "--label", 7, "--n", 2, "--nfe", 4)
+    assert refused.exit_code == 2 and "has the class '7'; its classes: 5, 900" in refused.output
+    drawn = run("sample", tmp_path / "gap", "--label", "all", "--n", 8, "--nfe", 4, "--out", tmp_path / "all")
+    assert drawn.exit_code == 0, drawn.output
+    assert np.load(tmp_path / "all" / "samples.npz")["labels"].tolist() == [5, 900] * 4
+    one = run("sample", tmp_path / "gap", "--label", 900, "--n", 3, "--nfe", 4, "--out", tmp_path / "one")
+    assert one.exit_code == 0 and np.load(tmp_path / "one" / "samples.npz")["labels"].tolist() == [900] * 3
+    assert json.loads((tmp_path / "one" / "samples.json").read_text())["labels"] == [1]
+    assert "5: 32, 900: 32" in run("inspect", tmp_path / "gap.npz").output
+
+
+def test_j_names_of_classes_reach_the_command_line(tmp_path: Path) -> None:
+    for k, name in enumerate(("dog", "cat")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for j in range(4):
+            Image.fromarray(np.full((8, 8), 40 + 100 * k + j, np.uint8)).save(tmp_path / "pets" / name / f"{j}.png")
+    assert run("prepare", tmp_path / "pets", "--out", tmp_path / "ready").exit_code == 0
+    small = ["--steps", 1, "--batch-size", 4, "--channels", 8, "--labels", "--out", tmp_path / "run"]
+    assert run("train", "--data", tmp_path / "ready", *small).exit_code == 0
+    drawn = run("sample", tmp_path / "run", "--label", "dog,cat", "--n", 4, "--nfe", 3, "--out", tmp_path / "out")
+    assert drawn.exit_code == 0, drawn.output
+    assert np.load(tmp_path / "out" / "samples.npz")["labels"].tolist() == [1, 0, 1, 0]
+    refused = run("sample", tmp_path / "run", "--label", "bird", "--n", 2, "--nfe", 3)
+    assert refused.exit_code == 2 and "has the class 'bird'; its classes: cat, dog" in refused.output
+    assert "cat: 4, dog: 4" in run("inspect", tmp_path / "ready").output
+    assert "cat, dog" in run("inspect", tmp_path / "run").output
+
+
+# E. Floats with their channels last.
+
+
+def test_e_channels_last_floats_are_images_of_three_channels(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((8, 16, 16, 3))
+    np.save(tmp_path / "x.npy", x)
+    assert json.loads(run("inspect", tmp_path / "x.npy", "--json").stdout)["shape"] == [3, 16, 16]

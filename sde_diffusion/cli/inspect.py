@@ -143,6 +143,8 @@ def words(value: Any) -> str:
         return ", ".join(f"{k}: {v:,}" for k, v in value.items())
     if isinstance(value, dict):
         rest = value.get("settings") or {k: v for k, v in value.items() if k != "name"}
-        inner = ", ".join(f"{k} {v}" for k, v in rest.items())
+        inner = ", ".join(f"{k} {words(v) if isinstance(v, list) else v}" for k, v in rest.items())
         return f"{value['name'] or 'your own'}{f' ({inner})' if inner else ''}"
+    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+        return ", ".join(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sde_diffusion.cli.errors import say
-from sde_diffusion.data.images import CHANNELS
+from sde_diffusion.data.dataset import LAYOUTS
+from sde_diffusion.data.images import BACKGROUND, CHANNELS
 from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
 from solvers.errors import InputError
@@ -51,6 +52,13 @@ def prepare(
         str | None,
         typer.Option("--mode", help=f"Convert to {', '.join(CHANNELS)}.", show_default="as they are: grey stays grey"),
     ] = None,
+    background: Annotated[
+        str, typer.Option("--background", help="Colour behind transparent pixels where the mode has no transparency.")
+    ] = BACKGROUND,
+    layout: Annotated[
+        str | None,
+        typer.Option("--layout", help=f"Of an array of images: {', '.join(LAYOUTS)}.", show_default="by its shape"),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")
     ] = False,
@@ -78,6 +86,8 @@ def prepare(
             target,
             size=size_of(size),
             mode=mode,
+            background=background,
+            layout=layout,
             skip_bad=skip_bad,
             split=split,
             image_column=image_column,

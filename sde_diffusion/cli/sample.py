@@ -16,6 +16,7 @@ from rich.table import Table
 
 from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
 from sde_diffusion.comparison.for_tolerance import Choice, choose_solver
+from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
@@ -103,7 +104,7 @@ def sample(
         str | None,
         typer.Option(
             "--label",
-            help="For a model trained with --labels: the class of the samples; several, such as 3,5, or all, in turn.",
+            help="For a model trained with --labels: the class, by name or number; several, as 3,5, or all, in turn.",
             show_default="no class",
         ),
     ] = None,
@@ -233,11 +234,13 @@ def listed(names: Iterable[str]) -> str:
 
 
 def labels_of(text: str, stored: StoredModel) -> list[int]:
-    """The classes that --label names; all of them are those of the model's network."""
-    if text != "all":
-        return whole_numbers(text, "--label")
+    """The classes that --label names, by name or number; all of them are those of the model's network."""
     classes = (stored.model["network"]["settings"] or {}).get("classes")
-    return list(range(classes or 0))
+    if text == "all":
+        return list(range(classes or 0))
+    if classes is None:  # refused where the samples are drawn
+        return whole_numbers(text, "--label")
+    return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in text.split(",")]
 
 
 def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> Choice:

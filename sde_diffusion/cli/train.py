@@ -11,6 +11,7 @@ import typer
 
 from sde_diffusion.cli.options import DATA_DIR, listed_options, option
 from sde_diffusion.data import NAMES
+from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.sampling import generate
 from sde_diffusion.sde import SDES
@@ -50,6 +51,9 @@ def train(
         ),
     ] = None,
     data_dir: Annotated[Path | None, option("--data-dir", DATA_DIR, False, DATA)] = None,
+    layout: Annotated[
+        str | None, option("--layout", f"Of an array of images: {', '.join(LAYOUTS)}.", "by its shape", DATA)
+    ] = None,
     out: Annotated[
         Path | None,
         option("--out", "Folder of the run; with --resume, the run to go on with.", "runs/DATA-SDE", DATA),
@@ -82,7 +86,7 @@ def train(
     folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
     checkpoint and stops; --resume goes on, and resumed training is bit-identical.
     """
-    named = {"data": data, "data_dir": data_dir, "out": out, "sde": sde, "predicts": predicts}
+    named = {"data": data, "data_dir": data_dir, "layout": layout, "out": out, "sde": sde, "predicts": predicts}
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
     made = set_up(merged(read_options(config_file) if config_file else {}, typed), resume=resume)
     model, config, folder = made.model, made.config, made.out

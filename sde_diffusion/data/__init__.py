@@ -39,6 +39,7 @@ def load_data(
     *,
     labels: bool = True,
     split: str = "train",
+    layout: str | None = None,
 ) -> Data:
     """Return a data set.
 
@@ -47,6 +48,7 @@ def load_data(
             suffix, a slash, or exists is a path; `./digits` is the folder, `digits` the set.
         data_dir: folder with the files of mnist and cifar10.
         labels: False leaves the labels out.
+        layout: of an array of images, "channels-first" or "channels-last"; by its shape when None.
         split: "train", or "test" for samples that training has never seen.
 
     Raises:
@@ -61,11 +63,11 @@ def load_data(
     'digits: 297 images of shape (1, 8, 8), 10 classes; values -1 to 1, mean -0.3937, std 0.7495'
     """
     choose(split, dict.fromkeys(SPLITS), "split")
-    data = find(os.fspath(name), data_dir, split)
-    return data if labels else replace(data, labels=None)
+    data = find(os.fspath(name), data_dir, split, layout)
+    return data if labels else replace(data, labels=None, class_names=None)
 
 
-def find(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> Data:
+def find(name: str, data_dir: str | os.PathLike[str] | None, split: str, layout: str | None = None) -> Data:
     """Return the data set of this name or at this path, with its labels."""
     if name == "digits":
         return load_digits(split)
@@ -80,4 +82,4 @@ def find(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> Data
         choose(name, dict.fromkeys(NAMES), "data set (or path)")
     if split != "train":
         raise InputError(f"{path} has no {split} split; load the held-out samples from a path of their own")
-    return load_path(path)
+    return load_path(path, layout)

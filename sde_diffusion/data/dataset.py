@@ -15,16 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from solvers.errors import InputError, InputTypeError
+from sde_diffusion.data.labels import without_gaps
+from sde_diffusion.data.torch_datasets import read_items
+from solvers.errors import InputError, InputTypeError, choose
 
 KINDS = ("image", "vector", "signal")
 CHUNK = 2**24  # values read at once
+LAYOUTS = ("channels-first", "channels-last")
+CHANNELS = (1, 3, 4, 2)  # of an image, where its shape is to tell which axis has them, the most usual first
 SEEN = 2**23  # values that `describe` looks at: all of a small set, the beginning of a large one
 
 
@@ -38,6 +44,7 @@ class Data:
         labels: (N,) int64 from 0 up, or None.
         kind: "image" (N, C, H, W), "vector" (N, D) or "signal" (anything else).
         file: the .npy file that x is mapped from, where it is not in memory. It is trusted to be finite.
+        class_names: what the classes are called, or the numbers that they had where these have gaps.
 
     Raises:
         TypeError: x or labels of another dtype.
@@ -54,6 +61,7 @@ class Data:
     labels: Tensor | None
     kind: str
     file: Path | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Validate dtype, rank and finiteness."""
@@ -143,68 +151,132 @@ class Data:
         )
 
 
-def as_data(x: ArrayLike | Tensor, labels: ArrayLike | Tensor | None = None, name: str = "array") -> Data:
-    """Return an array as a data set, reading its meaning from its type and shape.
+def as_data(
+    x: ArrayLike | Tensor | Dataset[Any] | DataLoader[Any],
+    labels: ArrayLike | Tensor | None = None,
+    name: str | None = None,
+    *,
+    layout: str | None = None,
+) -> Data:
+    """Return an array, or what a torch data set or loader holds, as a data set.
+
+    Type and shape say what an array means, the same for bytes and for floats:
 
     =====================  ==============================================  =======================
     type and shape         is read as                                      a batch holds
     =====================  ==============================================  =======================
     uint8 (N, H, W)        gray images, kept as (N, 1, H, W)               bytes / 127.5 - 1
-    uint8 (N, C, H, W)     images, when C is 1, 3, 4 or 2 ...              bytes / 127.5 - 1
-    uint8 (N, H, W, C)     ... the first of these on axis 1 or else 3      bytes / 127.5 - 1
+    any (N, C, H, W)       images, where C is 1, 3, 4 or 2 ...             bytes / 127.5 - 1,
+    any (N, H, W, C)       ... the first of these on axis 1 or else 3,     or the values, as
+                           or as ``layout`` says                           float32
+    floats (N, C, H, W)    images of C channels, where neither axis        the values, as float32
+                           has 1 to 4
+    uint8, rank 5 and up   signals                                         bytes / 127.5 - 1
     numbers (N, D)         vectors                                         the values, as float32
-    numbers (N, C, H, W)   images already scaled to about [-1, 1]          the values, as float32
     numbers, other ranks   signals                                         the values, as float32
     =====================  ==============================================  =======================
 
-    Numbers are of any real type; uint8 of rank 2 are numbers too, and so is uint8 beyond rank 4.
+    Numbers are of any real type; uint8 of rank 2 are numbers too. Labels with gaps become 0 to K - 1, and the numbers
+    that they were are kept as ``class_names``. A torch data set is read once, item by item, each a sample or
+    (sample, label).
+
+    Args:
+        x: the samples.
+        labels: one whole number for each.
+        name: what messages call the data; "array", or the class of a torch data set by default.
+        layout: "channels-first" or "channels-last", of images of rank 4; by the shape when None.
 
     Raises:
         TypeError: values or labels that are not real numbers (objects, strings, complex).
-        ValueError: a rank below 2, no samples, bytes of rank 4 without a channel axis, values that
-            are not finite in float32, labels that do not fit.
+        ValueError: a rank below 2, no samples, bytes of rank 4 without a channel axis, masked entries, values that
+            are not finite in float32 or lose their differences there, labels that do not fit.
 
-    >>> as_data(np.zeros((5, 32, 48, 3), np.uint8)).shape
-    (3, 32, 48)
+    >>> as_data(np.zeros((5, 32, 48, 3), np.uint8)).shape, as_data(np.zeros((5, 32, 48, 3))).shape
+    ((3, 32, 48), (3, 32, 48))
     >>> as_data(np.zeros((5, 2)), labels=[0, 1, 2, 0, 1]).classes
     3
     """
+    if isinstance(x, (Dataset, DataLoader)):
+        items = read_items(x)
+        if labels is not None and items.labels is not None:
+            raise InputError(f"{items.name} has labels of its own; leave labels= out")
+        labels = items.labels if labels is None else labels
+        return as_data(items.x, labels, name or items.name, layout=layout)
+    name = name or "array"
     values = real(x, f"{name}: the data")
     if values.ndim < 2:
         raise InputError(
             f"{name}: an array of shape {values.shape}; expected (N, ...) of rank 2 or more, "
             "samples along the first axis"
         )
+    of_bytes = values.dtype == np.uint8
     kind = {2: "vector", 4: "image"}.get(values.ndim, "signal")
-    if values.dtype == np.uint8 and values.ndim in (3, 4):
-        kind, values = "image", channels_first(values, name)
-    else:
-        with np.errstate(over="ignore"):  # too large for float32 is reported as not finite
-            values = values.astype(np.float32)
-    return Data(name, torch.tensor(values), None if labels is None else as_labels(labels, name), kind)
+    if layout is not None and values.ndim != 4:
+        raise InputError(f"{name}: a layout is of images of rank 4; this array has shape {values.shape}")
+    if of_bytes and values.ndim == 3:
+        kind, values = "image", values[:, None]
+    elif values.ndim == 4:
+        values = channels_first(values, name, layout)
+    if not (of_bytes and kind == "image"):
+        values = in_float32(values, name)
+        values = values / np.float32(127.5) - 1 if of_bytes and values.ndim > 4 else values
+    found, names = (None, None) if labels is None else as_labels(labels, name)
+    return Data(name, torch.tensor(values), found, kind, class_names=names)
 
 
-def channels_first(images: np.ndarray, name: str) -> np.ndarray:
-    """Return bytes (N, H, W), (N, C, H, W) or (N, H, W, C) as (N, C, H, W)."""
-    if images.ndim == 3:
-        return images[:, None]
-    for channels in (1, 3, 4, 2):
+def channels_first(images: np.ndarray, name: str, layout: str | None = None) -> np.ndarray:
+    """Return images (N, C, H, W) or (N, H, W, C) as (N, C, H, W).
+
+    Without a layout the first of ``CHANNELS`` on axis 1 or else on axis 3 says where the channels are; floats with
+    neither have theirs first, and so have floats of at most 4 entries along axis 2: (16, 4, 4) are 16 maps.
+    """
+    if layout is not None:
+        layout = choose(layout, {known: known for known in LAYOUTS}, "layout")
+    for channels in () if layout else CHANNELS:
         if images.shape[1] == channels:
-            return images
-        if images.shape[3] == channels:
-            return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    raise InputError(
-        f"{name}: bytes of shape {images.shape} are no images: neither axis 1 nor axis 3 has 1 to "
-        "4 channels; give (N, H, W), (N, C, H, W) or (N, H, W, C), or floats for anything else"
-    )
+            layout = LAYOUTS[0]
+            break
+        if images.shape[3] == channels and (images.dtype == np.uint8 or images.shape[2] > max(CHANNELS)):
+            layout = LAYOUTS[1]
+            break
+    if layout is None and images.dtype == np.uint8:
+        raise InputError(
+            f"{name}: bytes of shape {images.shape} are no images: neither axis 1 nor axis 3 has 1 to "
+            "4 channels; give (N, H, W), (N, C, H, W) or (N, H, W, C), say which with layout= (--layout), or give "
+            "floats for anything else"
+        )
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if layout == LAYOUTS[1] else images
 
 
-def as_labels(labels: ArrayLike | Tensor, name: str) -> Tensor:
-    """Return whole numbers as int64 labels."""
+def in_float32(values: np.ndarray, name: str) -> np.ndarray:
+    """Return numbers as float32, or say that their differences would be lost: 1e9 +- 1 is a constant there.
+
+    Raises:
+        ValueError: rounding changes an entry by more than 1 % of its deviation.
+    """
+    with np.errstate(over="ignore"):  # too large for float32 is reported as not finite
+        rounded = values.astype(np.float32)
+    if values.size == 0 or values.dtype.itemsize <= 2 or values.dtype == np.float32 or not np.isfinite(rounded).all():
+        return rounded
+    axes = 0 if values.ndim == 2 else (0, *range(2, values.ndim))
+    error = np.abs(rounded - values.astype(np.float64)).max(axes)
+    spread = values.std(axes, dtype=np.float64)
+    if ((error > 0.01 * spread) & (spread > 1e-12 * np.abs(values).max(axes))).any():
+        worst = int(np.argmax(error / np.maximum(spread, 1e-300)))
+        raise InputError(
+            f"{name}: rounding to float32 changes entry {worst} by up to {error.flat[worst]:.3g}, too much for its "
+            f"deviation of {np.asarray(spread).flat[worst]:.3g}; subtract an offset first"
+        )
+    return rounded
+
+
+def as_labels(labels: ArrayLike | Tensor, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Return whole numbers as int64 labels without gaps, and what they were where they had some."""
     values = real(labels, f"{name}: the labels")
     if not np.issubdtype(values.dtype, np.integer):
         raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up")
-    return torch.tensor(values.astype(np.int64))
+    index, names = without_gaps(values.astype(np.int64))
+    return torch.tensor(index), names
 
 
 def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
@@ -212,6 +284,8 @@ def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x  # numpy has no bfloat16
+    if isinstance(x, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(x).sum())):
+        raise InputError(f"{what}: {hidden} of {x.size} values are masked; fill them in, or drop those samples")
     try:
         array = np.asarray(x)
     except ValueError as error:  # nested lists of unequal lengths

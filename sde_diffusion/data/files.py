@@ -14,8 +14,12 @@ from sde_diffusion.files.reading import load_arrays
 from solvers.errors import InputError, NotFoundError
 
 
-def load_path(path: Path) -> Data:
+def load_path(path: Path, layout: str | None = None) -> Data:
     """Return the data in an .npy or .npz file, a folder of images, or what ``sdediff prepare`` wrote.
+
+    Args:
+        path: where it is.
+        layout: of an array of images, as in ``as_data``.
 
     Raises:
         FileNotFoundError: there is nothing at the path.
@@ -32,10 +36,10 @@ def load_path(path: Path) -> Data:
             f"{path} is no data file: expected .npy, .npz or a folder of images; parquet files are prepared first: "
             "sdediff prepare"
         )
-    return load_array(path)
+    return load_array(path, layout)
 
 
-def load_array(path: Path) -> Data:
+def load_array(path: Path, layout: str | None = None) -> Data:
     """Return an .npy array, or the arrays `x` and `labels` of an .npz file.
 
     An .npz whose samples are not called `x` may hold one array of any name beside `labels`. What
@@ -50,7 +54,7 @@ def load_array(path: Path) -> Data:
     if "x" not in arrays and len(arrays) != 1:
         raise InputError(f"{path} holds the arrays {sorted(arrays)}; call the samples 'x' (and classes 'labels')")
     x = arrays["x"] if "x" in arrays else arrays.popitem()[1]
-    return as_data(x, labels, name=str(path))
+    return as_data(x, labels, name=str(path), layout=layout)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -62,7 +66,8 @@ def load_folder(root: Path) -> Data:
     """Return all images below a folder, in the order of their paths.
 
     If every image lies in a subfolder, the subfolders directly below `root`, sorted, are the
-    classes. Files that are not named like images and hidden ones are passed over.
+    classes; the labels of a dataset.json in `root` (StyleGAN, EDM) come first. Files that are not named like
+    images and hidden ones are passed over. Images of 16 bits are kept as floats from 0 to 65535.
 
     Raises:
         ValueError: no images, one that cannot be read, or one whose size or mode differs from the
@@ -70,18 +75,24 @@ def load_folder(root: Path) -> Data:
     """
     paths = image_paths(root)
     first = read_image(paths[0])
-    x = np.empty((len(paths), *first.shape), np.uint8)
+    x = np.empty((len(paths), *first.shape), first.dtype)
     for k, path in enumerate(paths):
         image = first if k == 0 else read_image(path)
-        if image.shape != first.shape:
+        if image.shape != first.shape or image.dtype != first.dtype:
             raise InputError(
                 f"{path} is {describe(image)}, but {paths[0]} is {describe(first)}; all images of a "
                 "folder must have one size and mode; sdediff prepare makes them so"
             )
         x[k] = image
-    classes = folder_classes(root, paths)
-    labels = None if classes is None else torch.tensor(classes[1], dtype=torch.int64)
-    return Data(str(root), torch.tensor(x).permute(0, 3, 1, 2).contiguous(), labels, "image")
+    names, labels = folder_classes(root, paths) or (None, None)
+    values = torch.tensor(x if x.dtype == np.uint8 else x.astype(np.float32))
+    return Data(
+        str(root),
+        values.permute(0, 3, 1, 2).contiguous(),
+        None if labels is None else torch.tensor(labels, dtype=torch.int64),
+        "image",
+        class_names=None if names is None else tuple(names),
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sde_diffusion.data.dataset import Data
+from sde_diffusion.data.labels import described
 from sde_diffusion.data.normalization import measure_normalization
 
 _SOME = 2**24  # values that moments are taken of
@@ -60,7 +61,8 @@ def _spaced(n: int, most: int) -> torch.Tensor:
 def _counts(data: Data) -> dict[str, int] | None:
     if data.labels is None:
         return None
-    return {str(k): count for k, count in enumerate(data.labels.bincount().tolist()) if count}
+    counts = {str(k): count for k, count in enumerate(data.labels.bincount().tolist()) if count}
+    return described(counts, data.class_names)
 
 
 def _duplicates(data: Data) -> int:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageColor
 
 from sde_diffusion.data.dataset import Data
 from sde_diffusion.data.files import load_path
-from sde_diffusion.data.images import CHANNELS, decode, describe
+from sde_diffusion.data.images import BACKGROUND, CHANNELS, decode, describe
 from sde_diffusion.data.prepared import write_prepared
 from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
 from solvers.errors import ExistsError, InputError, NotFoundError, choose
@@ -34,6 +35,8 @@ def prepare(
     label_column: str | None = None,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    background: str = BACKGROUND,
+    layout: str | None = None,
 ) -> Data:
     """Write a set as one array of bytes (numbers stay float32) and return it, mapped.
 
@@ -49,6 +52,8 @@ def prepare(
         label_column: likewise.
         threads: number of decoding threads; one per core by default.
         progress: called with how many images are done, and of how many.
+        background: the colour behind transparent pixels where the mode has no transparency, a name or #rrggbb.
+        layout: of an array of images, as in ``as_data``.
 
     Raises:
         FileExistsError: there is something in ``out``.
@@ -64,17 +69,26 @@ def prepare(
         raise InputError(f"a size is at least 1 x 1 and at most {LARGEST:,} x {LARGEST:,}; got {size[1]} x {size[0]}")
     if mode is not None:
         choose(mode, CHANNELS, "mode of images")
+    try:
+        ImageColor.getrgb(background)
+    except ValueError:
+        raise InputError(f"a background is a colour such as white, black or #808080; got '{background}'") from None
     found = _source(str(source), split, image_column, label_column)
     if found is None:
-        return _arrays(Path(source).expanduser(), target, size, mode)
+        return _arrays(Path(source).expanduser(), target, size, mode, layout)
+    if layout is not None:
+        raise InputError(f"a layout is that of an array; {source} holds image files")
     skipped: list[str] = []
     about: dict[str, Any] = {
         "source": found.name,
         "resized_to": None if size is None else list(size),
+        "background": background,
         "class_names": found.classes,
         "skipped": skipped,
     }
-    samples = _decoded(found, size, mode, skipped if skip_bad else None, threads or os.cpu_count() or 1, progress)
+    samples = _decoded(
+        found, size, mode, background, skipped if skip_bad else None, threads or os.cpu_count() or 1, progress
+    )
     return write_prepared(target, samples, "image", about)
 
 
@@ -90,19 +104,21 @@ def _source(name: str, split: str, image: str | None, label: str | None) -> Sour
     return folder(path) if path.is_dir() else None
 
 
-def _arrays(path: Path, target: Path, size: tuple[int, int] | None, mode: str | None) -> Data:
-    data = load_path(path)
+def _arrays(path: Path, target: Path, size: tuple[int, int] | None, mode: str | None, layout: str | None) -> Data:
+    data = load_path(path, layout)
     if size is not None or mode is not None:
         raise InputError(f"{path} is an array: --size and --mode are for image files")
     labels = [None] * len(data) if data.labels is None else data.labels.tolist()
     samples = zip((x.numpy() for x in data.x), labels, strict=True)
-    return write_prepared(target, samples, data.kind, {"source": str(path), "skipped": []})
+    names = None if data.class_names is None else list(data.class_names)
+    return write_prepared(target, samples, data.kind, {"source": str(path), "class_names": names, "skipped": []})
 
 
 def _decoded(
     source: Source,
     size: tuple[int, int] | None,
     mode: str | None,
+    background: str,
     skipped: list[str] | None,
     threads: int,
     progress: Callable[[int, int], None] | None,
@@ -115,7 +131,7 @@ def _decoded(
             return opened
         content, name, label = opened
         try:
-            return decode(content, name, mode=mode, size=size), name, label
+            return decode(content, name, mode=mode, size=size, background=background), name, label
         except ValueError as error:
             return error
 
@@ -142,9 +158,10 @@ def _decoded(
                 image, name, label = result
                 if first is None:
                     first = name, image
-                elif image.shape != first[1].shape:
+                elif image.shape != first[1].shape or image.dtype != first[1].dtype:
                     raise InputError(
                         f"{name} is {describe(image)}, but {first[0]} is {describe(first[1])}; make all alike with "
                         "--size HEIGHTxWIDTH and --mode L or RGB"
                     )
-                yield image.transpose(2, 0, 1), label
+                image = image.transpose(2, 0, 1)
+                yield image if image.dtype == np.uint8 else image.astype(np.float32), label

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 
 from sde_diffusion.data.dataset import Data
+from sde_diffusion.data.labels import check_names, without_gaps
 from sde_diffusion.files.writing import new_folder
 from solvers.errors import InputError
 
@@ -49,8 +51,10 @@ def write_prepared(
     with new_folder(folder) as new:
         partial = new.temporary
         labels = _write_array(partial / "x.npy", samples)
+        values = None
         if None not in labels:
-            np.save(partial / "labels.npy", np.asarray(labels, np.int64))
+            index, values = without_gaps(labels)
+            np.save(partial / "labels.npy", index)
         data = _map(partial, str(folder), kind)
         note = {
             "format": FORMAT,
@@ -61,6 +65,7 @@ def write_prepared(
             "classes": data.classes,
             "fingerprint": data.fingerprint,
             **about,
+            "class_names": _names_of(about.get("class_names"), values),
         }
         _write(partial / NOTE, (json.dumps(note, indent=2, allow_nan=False) + "\n").encode())
     return load_prepared(folder)
@@ -75,6 +80,8 @@ def load_prepared(folder: Path) -> Data:
     note = read_note(folder)
     try:
         data = _map(folder, str(folder), note["data"])
+        names = check_names(note.get("class_names"), data.classes, str(folder / NOTE))
+        data = replace(data, class_names=None if data.labels is None or names is None else names[: data.classes])
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{folder} is not whole: {error}; prepare it again") from None
     if (len(data), list(data.shape), data.classes) != (note["samples"], note["shape"], note["classes"]):
@@ -85,6 +92,13 @@ def load_prepared(folder: Path) -> Data:
     # Known from when it was written: reading all of it at every start would take longer than many a training.
     data.__dict__["fingerprint"] = note["fingerprint"]
     return data
+
+
+def _names_of(names: Any, values: tuple[str, ...] | None) -> list[str] | None:
+    """The names of the classes that are left when gaps are closed; the numbers they had, where they have no names."""
+    if values is None or names is None:
+        return names if values is None else list(values)
+    return [names[int(value)] for value in values]
 
 
 def read_note(folder: Path) -> dict[str, Any]:

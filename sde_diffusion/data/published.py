@@ -15,18 +15,27 @@ from __future__ import annotations
 
 import gzip
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sde_diffusion.data.dataset import Data, as_data
+from sde_diffusion.data.dataset import Data, as_data, real
 from sde_diffusion.data.files import read_arrays
 from sde_diffusion.files.reading import require_regular
 from solvers.errors import InputError, NotFoundError
 
 HELD_OUT = 297
+
+
+def _labelled(x: np.ndarray, labels: np.ndarray, name: str) -> Data:
+    """A set whose classes are known: the numbers stay, whichever of them a part of the set has."""
+    classes = real(labels, f"{name}: the labels").astype(np.int64)
+    return replace(as_data(x, name=name), labels=torch.tensor(classes))
+
+
 _MOST = 2**30  # bytes that a file of MNIST unpacks to
 
 
@@ -47,7 +56,7 @@ def load_digits(split: str) -> Data:
     held[listed[((np.arange(HELD_OUT) + 0.5) * len(labels) / HELD_OUT).astype(int)]] = True
     chosen = held if split == "test" else ~held
     x = np.round(levels[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
-    return as_data(x, labels[chosen], "digits")
+    return _labelled(x, labels[chosen], "digits")
 
 
 def load_mnist(folder: Path, split: str) -> Data:
@@ -62,7 +71,7 @@ def load_mnist(folder: Path, split: str) -> Data:
         names = f"{split}_images", f"{split}_labels"
         if missing := [name for name in names if name not in arrays]:
             raise InputError(f"{folder / 'mnist.npz'} has no array {' or '.join(missing)}")
-        return as_data(arrays[names[0]], arrays[names[1]], "mnist")
+        return _labelled(arrays[names[0]], arrays[names[1]], "mnist")
     prefix = "train" if split == "train" else "t10k"
     pair = []
     for stem in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"):
@@ -70,7 +79,7 @@ def load_mnist(folder: Path, split: str) -> Data:
         if not found:
             raise NotFoundError(f"no MNIST in {folder}: expected mnist.npz, or {stem} or {stem}.gz")
         pair.append(read_idx(found[0]))
-    return as_data(pair[0], pair[1], "mnist")
+    return _labelled(pair[0], pair[1], "mnist")
 
 
 def read_idx(path: Path) -> np.ndarray:

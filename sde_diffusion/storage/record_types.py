@@ -59,6 +59,7 @@ class DataEntry(TypedDict, total=False):
     name: str
     fingerprint: str
     samples: Count
+    class_names: list[str]
 
 
 class CheckpointEntry(TypedDict):

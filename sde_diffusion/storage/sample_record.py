@@ -1,7 +1,7 @@
 """A set of samples with its record: everything that is needed to make the same samples again.
 
     <folder>/samples.png       a grid of images, or points of the plane over the training data
-    <folder>/samples.npz       x float32 (n, ...) and seeds int64 (n,)
+    <folder>/samples.npz       x float32 (n, ...), seeds int64 (n,), and labels (n,) where classes were asked for
     <folder>/samples.json         checkpoint and its SHA-256, solver with all its settings, times of
                                the grid, eta, evaluations, seeds, batch size, device, versions
 
@@ -23,6 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from sde_diffusion.data import load_data
+from sde_diffusion.data.labels import class_values
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.pictures import save_grid, scatter, stretched
@@ -106,7 +107,11 @@ def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
     """
     with new_folder(Path(folder), taken="next") as new:
         drawn = picture(new.temporary / "samples.png", samples)
-        np.savez(new.temporary / "samples.npz", x=samples.x.numpy(), seeds=samples.seeds.numpy())
+        arrays = {"x": samples.x.numpy(), "seeds": samples.seeds.numpy()}
+        if (asked := samples.record.get("labels")) is not None:
+            values = class_values(asked, samples.record["data"].get("class_names"))
+            arrays["labels"] = np.resize(np.asarray(values, np.int64), len(samples.x))  # in turn
+        np.savez(new.temporary / "samples.npz", **arrays)  # type: ignore[arg-type]
         write_file(new.temporary / RECORD, to_json(samples.record))
     return new.path / ("samples.png" if drawn else "samples.npz")
 

@@ -173,7 +173,7 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
         name = name or recorded_data(before["data"].get("name", ""), "--data")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     config = config.with_options(given)
-    data = load_data(name or "digits", options.get("data_dir"))
+    data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"))
     network = dict(options.get("network", {}))
     if config.labels and not resume:
         network = {"classes": data.classes, **network}

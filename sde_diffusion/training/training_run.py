@@ -260,7 +260,10 @@ def _identity(about: RunConfig) -> dict[str, Any]:
 
 
 def _about(data: Data) -> DataEntry:
-    return {"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)}
+    about: DataEntry = {"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)}
+    if data.class_names is not None:
+        about["class_names"] = list(data.class_names)
+    return about
 
 
 def _versions() -> dict[str, str]:
