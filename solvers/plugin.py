@@ -32,7 +32,7 @@ def find_solver(spec: str) -> tuple[str, Solver]:
     if path is None:
         return spec, find(spec)
     name = spec.rpartition(":")[2]
-    found = _contents(path)
+    found = run_file(path)
     able = {
         key: value
         for key, value in found.items()
@@ -74,7 +74,7 @@ def solver_file(spec: str) -> Path | None:
 
 
 def file_hash(path: Path) -> str:
-    """The SHA-256 of a file of solvers, hex.
+    """The SHA-256 of a file, hex.
 
     Raises:
         FileNotFoundError: no such file.
@@ -88,8 +88,13 @@ def _source(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _contents(path: Path) -> dict[str, object]:
-    """The global names of a file, after running it."""
+def run_file(path: Path) -> dict[str, object]:
+    """The global names of a Python file, after running it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not run; the message has its error.
+    """
     source = _source(path)
     # Dataclasses look their module up in sys.modules while they are made. Compiled here: the import system would leave
     # a __pycache__ beside the file.

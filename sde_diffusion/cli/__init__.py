@@ -17,6 +17,7 @@ sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
 sdediff evaluate                           how good its samples are, with standard errors
 sdediff likelihood                         how likely it finds held-out data, in nats and bits
 sdediff tune --nfe 8                       fit a solver to one model at 8 evaluations
+sdediff doctor --model mine.py:model       check a network of your own
 sdediff solvers                            the table of solvers
 sdediff verify                             measure every solver against what it declares
 
@@ -34,6 +35,7 @@ SUMMARIES = {
     "prepare": "Decode and resize a data set once, into one array that training maps from disk.",
     "compare": "Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.",
     "tune": "Fit a solver to one model and one number of evaluations.",
+    "doctor": "Look for the usual mistakes of a model: parametrization, time, schedule, data range, mode, dtype.",
     "solvers": "List every solver: order, evaluations for N steps, least budget, default grid and source.",
     "verify": "Measure order, evaluations, batch independence and more on exact targets.",
 }

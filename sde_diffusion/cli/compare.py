@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sde_diffusion.cli.errors import say
-from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
 from sde_diffusion.comparison.report import as_dict, save, summary, table
@@ -20,7 +20,7 @@ from sde_diffusion.data import load_data
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import find_model, name_of, recorded_data, samples_folder, unused
+from sde_diffusion.storage.locate import name_of, recorded_data, samples_folder, unused
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -43,6 +43,7 @@ sdediff compare runs/mnist-vp --data-dir data --out mine
 
 def compare(
     run: RunArgument = None,
+    model: ModelOption = None,
     solvers: Annotated[
         str,
         typer.Option("--solvers", help="Names, tuned, or path/to/file.py:Name of your own, separated by commas."),
@@ -88,7 +89,7 @@ def compare(
     budgets = whole_numbers(nfe, "--nfe")
     if out is not None:
         require_new(out)  # now, not after the work
-    stored = find_model(run)
+    stored = model_at(run, model)
     chosen: dict[str, Solver | dict[int, Solver]] = {}
     for spec in dict.fromkeys(solvers.split(",")):
         if spec == TUNED:

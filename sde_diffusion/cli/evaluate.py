@@ -9,7 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
-from sde_diffusion.cli.options import DeviceOption, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, model_at, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
@@ -58,6 +58,7 @@ def evaluate(
             show_default="the latest in runs/, else the bundled model",
         ),
     ] = None,
+    model: ModelOption = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -145,7 +146,7 @@ def evaluate(
     require_whole("--n", n, 1, MOST_SAMPLES)
     require_whole("--draws", draws, 2, MOST_DRAWS)
     device = device_for(device or "auto").type
-    stored = model_of(source)
+    stored = model_of(source) if model is None else model_at(source, model)
     limits = range_of(value_range)
     ways = [
         SamplingSettings(
@@ -194,11 +195,11 @@ def evaluate(
         )
         typer.echo(f"figures {saved}")
         return
-    model = load(stored, device=device)
-    what.check_shape(model.shape or ())
-    usual = 1 if device != "cpu" else min(default_processes(), -(-n // batch_size))
+    network = load(stored, device=device)
+    what.check_shape(network.shape or ())
+    usual = 1 if device != "cpu" or stored.given is not None else min(default_processes(), -(-n // batch_size))
     count = usual if processes is None else processes
-    with Workers(model, extractor, count) as workers:
+    with Workers(network, extractor, count) as workers:
         with bar() as progress:
             points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
         Console().print(reports.table(reports.columns(points), n))

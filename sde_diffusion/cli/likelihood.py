@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.files.writing import new_folder, require_new, write_file
@@ -19,7 +19,7 @@ from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
 from sde_diffusion.likelihood.report import headline, measure, plot_terms, table_of_terms
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
-from sde_diffusion.storage.locate import find_model, recorded_data
+from sde_diffusion.storage.locate import recorded_data
 from solvers.errors import InputError
 
 EXAMPLES = """
@@ -34,6 +34,7 @@ sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM, term by ter
 
 def likelihood(
     run: RunArgument = None,
+    model: ModelOption = None,
     n: Annotated[int, typer.Option("--n", help="Number of data samples.")] = 64,
     data: Annotated[
         str | None,
@@ -90,7 +91,7 @@ def likelihood(
     """
     if out is not None:
         require_new(out)  # now, not after the work
-    stored = find_model(run)
+    stored = model_at(run, model)
     name = data or stored.data.get("name")
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")

@@ -6,9 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
+
+if TYPE_CHECKING:
+    from sde_diffusion.storage.checkpoint import StoredModel
 
 
 def option(name: str, text: str, default: str | bool = False, panel: str | None = None) -> Any:
@@ -24,6 +27,14 @@ RunArgument = Annotated[
         metavar="RUN",
         help="A run folder, one of its checkpoints, an exported .safetensors file, or the word bundled.",
         show_default="the latest in runs/, else the bundled model",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    option(
+        "--model",
+        "A model of your own instead of RUN: package.module:function or path/to/file.py:function, which returns a "
+        "ScoreModel and is run; or diffusers:FOLDER.",
     ),
 ]
 DeviceOption = Annotated[str | None, option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto")]
@@ -123,3 +134,21 @@ def whole_numbers(text: str, name: str) -> list[int]:
         from solvers.errors import InputError  # here, because all of solvers and torch come with it
 
         raise InputError(f"{name} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
+
+
+def model_at(run: Path | str | None, model: str | None) -> StoredModel:
+    """The model of RUN, or of --model.
+
+    Raises:
+        ValueError: both.
+    """
+    from sde_diffusion.storage.locate import find_model
+    from solvers.errors import InputError
+
+    if model is None:
+        return find_model(run)
+    if run is not None:
+        raise InputError(f"give RUN or --model, not both; got {run} and --model {model}")
+    from sde_diffusion.interop.given_model import given_model
+
+    return given_model(model)

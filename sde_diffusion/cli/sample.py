@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.comparison.for_tolerance import Choice, choose_solver
 from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
@@ -24,7 +24,7 @@ from sde_diffusion.sampling.local_errors import Profile, error_profile
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import find_model, recorded_model, samples_folder, unused
+from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
 from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError
 from solvers.plugin import find_solver
@@ -38,6 +38,7 @@ sdediff sample --solver ddpm --nfe 200 --seed 7
 sdediff sample --solver rk45               chooses its own steps
 sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
+sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
@@ -48,6 +49,7 @@ CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
 
 def sample(
     run: RunArgument = None,
+    model: ModelOption = None,
     n: Annotated[
         int | None,
         typer.Option("--n", help="Number of samples.", show_default="64; 2000 points of the plane"),
@@ -116,6 +118,9 @@ def sample(
             show_default="1",
         ),
     ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Take a --grid of times that does not lead from 1 to 0.")
+    ] = False,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -159,6 +164,8 @@ def sample(
         "seed": seed, "batch_size": batch_size, "label": label, "guidance": guidance,
     }  # fmt: skip
     options = {name: value for name, value in drawing.items() if value is not None}
+    if partial:
+        options["partial"] = True
     if out is not None:
         require_new(out)  # now, not after the work
     chosen = None
@@ -179,11 +186,11 @@ def sample(
         if options:
             raise InputError(f"the record says how its samples are made; leave out {listed(options)}")
         old = sample_record.read_record(record)
-        stored = find_model(run or recorded_model(old["checkpoint"]["path"], record))
+        stored = model_at(run or (recorded_model(old["checkpoint"]["path"], record) if model is None else None), model)
         with bar() as progress:
             drawn = generate.redraw(old, stored, solver=named, device=device, progress=progress)
     else:
-        stored = find_model(run)
+        stored = model_at(run, model)
         if label is not None:
             options["labels"] = labels_of(options.pop("label"), stored)
         if tolerance is not None:

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sde_diffusion.cli.options import DeviceOption, RunArgument, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.checkpoint import load
-from sde_diffusion.storage.locate import find_model, name_of
+from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
 from sde_diffusion.tuning.tuner import DEFAULT, Report, tuned_each
 
@@ -28,6 +28,7 @@ sdediff sample --solver tuned --nfe 8      and use it
 
 def tune(
     run: RunArgument = None,
+    given: ModelOption = None,
     nfe: Annotated[
         str, typer.Option("--nfe", help="Network evaluations of the tuned solver; several by commas.")
     ] = "8",
@@ -49,7 +50,7 @@ def tune(
     on held-out noise samples is kept, so it is never worse than the default on them; --solver tuned uses it.
     """
     start = time.perf_counter()
-    stored = find_model(run)
+    stored = model_at(run, given)
     model = load(stored, device=str(device_for(device or "auto")))
 
     budgets = whole_numbers(nfe, "--nfe")

@@ -58,6 +58,7 @@ def draw(
     batch_size: int = 256,
     labels: Sequence[int] | None = None,
     guidance: float = 1.0,
+    partial: bool = False,
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -77,6 +78,7 @@ def draw(
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
         guidance: w of classifier-free guidance towards the labels, see ``guidance.Guided``. Where it is not 1, every
             call of the network counts two evaluations.
+        partial: whether times that do not lead from 1 to 0 are taken, see ``sample``.
         device: a name in ``DEVICES``.
         progress: called with the share of the work that is done, after every step.
 
@@ -110,6 +112,7 @@ def draw(
         seed=seed,
         batch_size=batch_size,
         eta=eta,
+        partial=partial,
         on_step=on_step,
         condition=condition,
     ):
@@ -154,6 +157,8 @@ def draw(
     }
     if file is not None:
         record["solver_file_sha256"] = file_hash(file)
+    if stored.source_sha256 is not None:
+        record["model_file_sha256"] = stored.source_sha256
     return Samples(x, seeds_of(seed, n), record)
 
 
@@ -206,6 +211,12 @@ def redraw(
             f"{stored.path} has {stored.sha256}; give the model of the record: "
             "sdediff sample MODEL --record FILE"
         )
+    if record.get("model_file_sha256") not in (None, stored.source_sha256):
+        raise InputError(
+            f"{stored.path} is not the code that made the samples of the record: its SHA-256 is "
+            f"{stored.source_sha256}, "
+            f"that of the record is {record['model_file_sha256']}"
+        )
     name, instance = _solver(record, solver)
     new = draw(
         stored,
@@ -218,6 +229,7 @@ def redraw(
         batch_size=record["batch_size"],
         labels=record.get("labels"),
         guidance=record.get("guidance", 1.0),
+        partial=(record["grid"]["times"][0], record["grid"]["times"][-1]) != (1.0, 0.0),
         device=device or record["machine"]["device"],
         progress=progress,
     )

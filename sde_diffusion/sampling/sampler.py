@@ -53,7 +53,7 @@ def usual_nfe(solver: Solver, nfe: int | None, steps: int | None, grid: Grid) ->
     return 20 if nfe is None and steps is None and named and not solver.adaptive else nfe
 
 
-def whole_way(grid: Grid) -> Grid:
+def whole_way(grid: Grid, partial: bool = False) -> Grid:
     """A grid for samples, which start from noise and end as data.
 
     Raises:
@@ -64,13 +64,14 @@ def whole_way(grid: Grid) -> Grid:
     ...
     solvers.errors.InputError: samples start from noise at t = 1 and end as data at t = 0; this grid goes ...
     """
-    if grid is not None and not isinstance(grid, str) and len(grid) > 0:
+    if not partial and grid is not None and not isinstance(grid, str) and len(grid) > 0:
         first, last = float(grid[0]), float(grid[-1])
         inside = min(first, last) >= 0 and max(first, last) <= 1  # times outside [0, 1] raise in make_grid
         if inside and (first, last) != (1.0, 0.0):
             raise InputError(
                 f"samples start from noise at t = 1 and end as data at t = 0; this grid goes from {first:g} to "
-                f"{last:g}. For a part of the way, or the way back, see solvers.solve and sde_diffusion.encode"
+                f"{last:g}. For a part of the way, or the way back, use --partial (partial=True), solvers.solve or "
+                f"sde_diffusion.encode"
             )
     return grid
 
@@ -99,6 +100,19 @@ def noise_for(model: ScoreModel, shape: Sequence[int], seeds: Tensor) -> Tensor:
     return model.sde.prior((len(seeds), *shape), seeds=seeds, device=parameter.device, dtype=dtype)
 
 
+def start_scale(model: ScoreModel, grid: Grid) -> float:
+    """The size of the marginal at the first of given times over that at t = 1; 1 for a grid by name.
+
+    >>> from sde_diffusion import EDM
+    >>> round(start_scale(ScoreModel(None, EDM(80.0), "data"), [0.1, 0.0]), 4)  # sqrt(1 + 8^2) / sqrt(1 + 80^2)
+    0.1008
+    """
+    if grid is None or isinstance(grid, str) or float(grid[0]) in (1.0, 0.0):
+        return 1.0
+    alpha, sigma = model.sde.marginal(float(grid[0]))
+    return math.hypot(float(alpha), float(sigma)) / model.sde.prior_std()
+
+
 def sample_batches(
     model: ScoreModel,
     n: int,
@@ -111,6 +125,7 @@ def sample_batches(
     shape: Iterable[int] | None = None,
     batch_size: int = 256,
     eta: float | None = None,
+    partial: bool = False,
     on_step: Callable[[Step], None] | None = None,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
@@ -131,13 +146,13 @@ def sample_batches(
                 f"condition '{name}' has {len(value) if value.ndim else 'no'} entries for {n} samples; give one each"
             )
     solver = find(solver)
-    nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid)
+    nfe, grid = usual_nfe(solver, nfe, steps, grid), whole_way(grid, partial)
     eta = float(solver.stochastic) if eta is None else eta
     bound = model.bind(condition)
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         seeds = seeds_of(seed, size, start)
-        x1 = noise_for(model, shape, seeds)
+        x1 = noise_for(model, shape, seeds) * start_scale(model, grid)
         part = cut(bound, n, torch.arange(start, start + size, device="cpu"), x1.device)
         out = solve(
             model.sde.reverse(model, eta, **part),
@@ -165,6 +180,7 @@ def sample(
     shape: Iterable[int] | None = None,
     batch_size: int = 256,
     eta: float | None = None,
+    partial: bool = False,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Tensor:
@@ -181,6 +197,8 @@ def sample(
         shape: shape of one sample; the model's own by default.
         batch_size: samples integrated together.
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
+        partial: whether times that do not lead from 1 to 0 are taken, as Stable Diffusion's are: from the first of
+            them, with noise of the marginal's size there for data of unit variance, to the last.
         condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
             too; anything else is passed on unchanged.
         conditions: the same as keywords, such as ``label=...``.
@@ -212,6 +230,7 @@ def sample(
         shape=shape,
         batch_size=batch_size,
         eta=eta,
+        partial=partial,
         on_step=None,
         condition=given,
     ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ class StoredModel:
         data: name and fingerprint of the data it was trained on; empty if unknown.
         step: number of updates of its training; None if unknown.
         sha256: hash of ``weights``.
+        given: makes the model, where the user named it on the command line instead of a place on disk.
+        source_sha256: hash of the Python file that it comes from then.
     """
 
     path: Path
@@ -67,6 +69,8 @@ class StoredModel:
     data: DataEntry
     step: int | None
     sha256: str
+    given: Callable[[], ScoreModel] | None = None
+    source_sha256: str | None = None
 
 
 def describe(model: ScoreModel) -> ModelDescription:
@@ -240,6 +244,8 @@ def load(
     (1, 8, 8)
     """
     stored = path if isinstance(path, StoredModel) else find(path)
+    if stored.given is not None:
+        return stored.given().to(device).eval()
     file = stored.weights
     if stored.path == file:
         choose(weights, {"ema": file}, "weights of an exported file")

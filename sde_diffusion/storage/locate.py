@@ -80,6 +80,11 @@ def recorded_model(path: str, record: Path) -> str:
     found = Path(path).resolve()
     if path == BUNDLED_NAME or any(found.is_relative_to(root) for root in (RUNS.resolve(), *runs)):
         return path
+    if path.startswith("diffusers:") or ".py:" in path:
+        raise InputError(
+            f"the samples of the record come from --model {path}, and a record runs nothing by itself; name it again: "
+            f"sdediff sample --model {path} --record {record}"
+        )
     raise InputError(
         f"the record names the model {path}, which is neither bundled, nor in {RUNS}/, nor in the run of the record; "
         "give the model yourself: sdediff sample MODEL --record FILE"

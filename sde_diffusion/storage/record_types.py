@@ -169,6 +169,7 @@ class _SampleRecordOptional(TypedDict, total=False):
     guidance: float
     choice: dict[str, Any]
     solver_file_sha256: str
+    model_file_sha256: str
 
 
 class SampleRecord(_SampleRecordOptional):

@@ -55,7 +55,7 @@ def at(call: Any, time: Callable[[Tensor], Tensor] = lambda t: t) -> Callable[[T
 
 @cache
 def bundled() -> tuple[ScoreModel, Tensor]:
-    return load(BUNDLED), load_data("digits", split="test").batch(torch.arange(64))
+    return load(BUNDLED), load_data("digits", split="test").batch(torch.arange(24))
 
 
 VP, COSINE = VPSDE(), CosineVPSDE()

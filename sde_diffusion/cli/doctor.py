@@ -1,0 +1,93 @@
+"""`sdediff doctor`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Annotated
+
+import torch
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from sde_diffusion.cli.options import DataDirOption, DeviceOption, JsonOption, ModelOption, RunArgument, model_at
+from sde_diffusion.data import load_data
+from sde_diffusion.interop.doctor import Diagnosis, examine
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import recorded_data
+from solvers.errors import InputError
+
+EXAMPLES = """
+\b
+Examples:
+sdediff doctor                             the latest run, or bundled, on its data
+sdediff doctor --model mine.py:model --data cats.npy
+sdediff doctor --model diffusers:my-pipeline --data cifar10
+"""
+
+
+def doctor(
+    run: RunArgument = None,
+    model: ModelOption = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Held data: a data set or a path, as for train.", show_default="that of the run"),
+    ] = None,
+    data_dir: DataDirOption = None,
+    n: Annotated[int, typer.Option("--n", help="Number of samples of the data.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for the usual mistakes of a model: parametrization, time, schedule, data range, mode, dtype.
+
+    The network denoises held data with fresh noise at several levels. Exit code 1 where something was found.
+    """
+    stored = model_at(run, model)
+    name = data or (recorded_data(stored.data["name"], "--data") if stored.data.get("name") else None)
+    if name is None:
+        raise InputError(f"{stored.path} does not say what it was trained on; name held data: --data digits")
+    found = load_data(name, data_dir, labels=False)
+    if tuple(found.shape) != tuple(stored.model["shape"] or found.shape):
+        raise InputError(f"samples of {name} have shape {tuple(found.shape)}, the model's {stored.model['shape']}")
+    held = found.batch(torch.linspace(0, len(found) - 1, min(len(found), n), dtype=torch.float64).long())
+    network = load(stored, device=str(device_for(device or "auto")))
+    result = examine(network, held, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(_plain(result), indent=2))
+    else:
+        typer.echo(f"model {stored.path}, {len(held)} samples of {name}")
+        _show(result)
+    if not result.healthy:
+        raise typer.Exit(1)
+
+
+def _show(result: Diagnosis) -> None:
+    """Print what was measured and found."""
+    table = Table("sigma / alpha", "error / linear", box=SIMPLE_HEAD, pad_edge=False)
+    for rho, ratio in zip(result.rho, result.ratio, strict=True):
+        table.add_row(f"{rho:.3g}", f"{ratio:.3g}")
+    Console().print(table)
+    if result.healthy:
+        typer.echo("no fault found: at every level it denoises as a network that is read as it was trained")
+    for finding in result.findings:
+        typer.echo(f"{finding.fault}: {finding.measured}")
+        typer.echo(f"  likely cure: {finding.cure}")
+
+
+def _plain(result: Diagnosis) -> dict[str, object]:
+    """The diagnosis as JSON can hold it; what is not finite is null."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return {
+        "healthy": result.healthy,
+        "findings": [asdict(finding) for finding in result.findings],
+        "levels": [{"rho": r, "ratio": finite(q)} for r, q in zip(result.rho, result.ratio, strict=True)],
+        "readings": {name: finite(score) for name, score in result.readings.items()},
+    }
