@@ -149,6 +149,6 @@ def model_at(run: Path | str | None, model: str | None) -> StoredModel:
         return find_model(run)
     if run is not None:
         raise InputError(f"give RUN or --model, not both; got {run} and --model {model}")
-    from sde_diffusion.interop.given_model import given_model
+    from sde_diffusion.interop.model_spec import given_model
 
     return given_model(model)

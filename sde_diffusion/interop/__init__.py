@@ -5,6 +5,7 @@ Nothing here is imported by default, and no other library is imported before it 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from sde_diffusion.interop.azula_denoiser import from_azula
@@ -14,7 +15,9 @@ from sde_diffusion.interop.k_diffusion_sampler import sampler
 from solvers.errors import MissingPackageError
 
 __all__ = [
+    "HubModel",
     "Scheduler",
+    "export_diffusers",
     "from_azula",
     "from_denoiser",
     "from_diffusers",
@@ -25,11 +28,19 @@ __all__ = [
 ]
 
 
+# These need another library when they are used, and not before.
+_LATER = {
+    "Scheduler": ("diffusers_scheduler", "diffusers"),
+    "export_diffusers": ("diffusers_export", "diffusers"),
+    "HubModel": ("hub", "huggingface_hub"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name != "Scheduler":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, library = _LATER[name]
     try:
-        from sde_diffusion.interop.diffusers_scheduler import Scheduler
+        return getattr(import_module(f"{__name__}.{module}"), name)
     except ImportError as error:
-        raise MissingPackageError(f"Scheduler needs diffusers: pip install 'sdediff[diffusers]' ({error})") from None
-    return Scheduler
+        raise MissingPackageError(f"{name} needs {library}: pip install 'sdediff[diffusers]' ({error})") from None

@@ -17,6 +17,7 @@ from solvers.errors import InputError, InputTypeError, MissingPackageError, NotF
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
+EXPORTED = "ExportedNetwork"  # of export_diffusers
 _PARTS = ("unet", "transformer", "prior")
 
 
@@ -119,6 +120,10 @@ def _load(folder: Path) -> nn.Module:
     except (ValueError, AttributeError) as error:
         raise InputError(f"{folder / CONFIG} is not the config of a network: {error}") from None
     kind = getattr(diffusers, str(name), None)
+    if name == EXPORTED:
+        from sde_diffusion.interop.diffusers_export import ExportedNetwork
+
+        kind = ExportedNetwork
     if not (isinstance(kind, type) and issubclass(kind, diffusers.ModelMixin)):
         raise InputError(f"{folder / CONFIG} names the class {name!r}, which is no network of diffusers")
     try:

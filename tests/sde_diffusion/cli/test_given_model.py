@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from sde_diffusion.cli import app
-from sde_diffusion.interop.given_model import given_model
+from sde_diffusion.interop.model_spec import given_model
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
 MINE = """
