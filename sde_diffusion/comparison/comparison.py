@@ -124,7 +124,7 @@ class Comparison:
         out: dict[tuple[str, int], Verdict] = {}
         for rows, values in zip(families, errors, strict=True):
             best, d, s = studentised(values)
-            # A best without a rival has the interval 0, whatever c is.
+            # A best solver without a rival has the interval 0 for every c.
             half = [c * error if error > 0 else 0.0 for error in s.tolist()]
             ends = [(gap - reach, gap + reach) for gap, reach in zip(d.tolist(), half, strict=True)]
             name = rows[int(best)].solver
@@ -160,7 +160,7 @@ def compare(
         data: (m, ...) to measure the distance of the samples to; without it there is none.
         batch_size: samples integrated together.
         reference_steps: steps of the reference solution.
-        on_row: called with what is computed next.
+        on_row: called with a description of the next computation.
         unknown: refused, with the nearest argument.
 
     Raises:

@@ -6,8 +6,8 @@ of an image. A pilot of n initial noise samples, which no sample of the run uses
 
     m + 1.645 s / sqrt(n) + e,          s the standard deviation, e the error of the flow itself,
 
-one-sided 95 % for errors of ordinary spread. Where the flow forks, a rare sample lands far away whatever the
-budget; forks rarer than about 1 in n are not seen by a pilot, and are not in the bound. Budgets are tried from the
+one-sided 95 % for errors of moderate spread. Between two modes a rare sample ends far away at every
+NFE; events rarer than about 1 in n are not seen by a pilot, and not in the bound. NFE are tried from the
 smallest up; the first at which a bound meets the tolerance is taken, and of several solvers there the
 one with the smallest.
 """
@@ -100,7 +100,7 @@ def choose_solver(
         solvers: to choose from, by name; ``CANDIDATES`` by default.
         n: samples of the pilot.
         seed: seed of the run whose solver is chosen; the pilot uses other seeds.
-        on_try: called with what is computed next.
+        on_try: called with a description of the next computation.
         condition: per-sample tensors (n, ...) that are passed to the network.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A comparison of solvers for people and programs: a table, a picture, and JSON."""
+"""Report of a comparison of solvers: a table, a figure, and JSON."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def summary(found: Comparison) -> list[str]:
         if smallest < ENOUGH * found.reference_error:
             lines.append(
                 f"that is more than 1/{ENOUGH} of the smallest error, {smallest:.2g}: take more --reference-steps, or "
-                "more samples where single ones are at a fork of the flow"
+                "more samples if some of them end in another mode"
             )
     if any(row.sliced is not None for row in found.rows):
         lines.append(
@@ -116,7 +116,7 @@ def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
         The folder, or the next free name if another process took its own meanwhile.
 
     Raises:
-        FileExistsError: there is something in the folder.
+        FileExistsError: the folder is not empty.
         OSError: it could not be written; nothing is left behind.
     """
     with new_folder(folder, taken="next") as new:
@@ -126,7 +126,7 @@ def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
 
 
 def plot(found: Comparison, path: Path) -> None:
-    """Paired error, and distance to the data where there is one, against evaluations; log-log."""
+    """Paired error, and distance to the data if known, against evaluations; log-log."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
     from matplotlib.figure import Figure
 

@@ -10,11 +10,11 @@ the largest of K - 1 ratios d_k / s_k is far above 1.96. So c is the 95 % quanti
 
     max over k of d*_k / s*_k,        b* chosen anew in every draw,
 
-over draws in which the centred errors e_ik - m_k of every noise are dealt to the solvers in random order (a
+over draws that assign the centred errors e_ik - m_k of every sample to the solvers in random order (a
 studentised permutation test of the largest t; Romano & Wolf 2005; Chung & Romano 2013). Solvers of one law are
 exchangeable on every sample, so the level is right from few samples up, whatever the law, and however much harder one
 sample is than another for all. A bootstrap with replacement calls some of 12 equal log-normal solvers on 64 samples
-different in 0 % of comparisons. What no method mends is a mean that depends on events rarer than one noise in n: of
+different in 0 % of comparisons. No method can correct a mean that depends on events rarer than one sample in n: of
 two solvers with equal means, one log-normal and one normal, 64 samples call one better in 9 % of comparisons, and 16
 samples in 15 %.
 

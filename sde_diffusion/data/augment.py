@@ -10,7 +10,7 @@ gives samples of the original data (Karras et al. 2022, appendix F.2):
     anisotropy            z cos 2b and z sin 2b,  direction b grows by 2^(0.2 z), the one across shrinks, b uniform
     shift                 z_x and z_y,  by z / 8 of the width and height
 
-z are standard normal; each line but mirroring is there with probability p. The numbers are drawn for a whole batch
+z are standard normal; each line except flips applies with probability p. The numbers are drawn for a whole batch
 from one generator, so that a process that holds a part of it takes its rows. Images are sampled bilinearly and
 continued by reflection. Mirroring alone (``flip``) is exact.
 """

@@ -1,7 +1,7 @@
 """A data set in memory: samples, labels, and the one rule by which they become a network's input.
 
 Images are kept as bytes, 0..255, and become x / 127.5 - 1 in [-1, 1] when a batch is taken.
-Everything else is kept as float32 and is taken as it is. `sde_diffusion.data.pixels.to_uint8` is the way
+Everything else is kept as float32 and not scaled. `sde_diffusion.data.pixels.to_uint8` is the way
 back.
 
 A set that was prepared (`sde_diffusion.data.prepared`) stays in its file. Every batch maps the file anew: pages of a
@@ -114,7 +114,7 @@ class Data:
         return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
 
     def rows(self, index: Tensor | Sequence[int] | slice) -> Tensor:
-        """Return the samples at these positions as they are kept, uint8 or float32."""
+        """Return the stored samples at these positions, uint8 or float32."""
         if self.file is None:
             return self.x[index]
         mapped = np.load(self.file, mmap_mode="r")
@@ -137,7 +137,7 @@ class Data:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """Return one line for people: counts, shape, range and spread of what a network will see.
+        """Return a readable line: counts, shape, range and spread of the network's input.
 
         >>> as_data([[1.0, 2.0], [3.0, 4.0]], name="four").describe()
         'four: 2 vectors of shape (2,), no labels; values 1 to 4, mean 2.5, std 1.118'
@@ -280,7 +280,7 @@ def as_labels(labels: ArrayLike | Tensor, name: str) -> tuple[Tensor, tuple[str,
 
 
 def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
-    """Return x as an array of real numbers, or say what it is instead."""
+    """Return x as an array of real numbers; the error names another type."""
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x  # numpy has no bfloat16

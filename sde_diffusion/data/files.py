@@ -22,7 +22,7 @@ def load_path(path: Path, layout: str | None = None) -> Data:
         layout: of an array of images, as in ``as_data``.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
+        FileNotFoundError: nothing exists at the path.
         ValueError: it is a file of another kind, or cannot be read.
     """
     if (path / NOTE).is_file():

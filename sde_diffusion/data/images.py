@@ -26,7 +26,7 @@ def image_paths(root: Path) -> list[Path]:
     """All images below a folder, sorted; hidden ones are passed over.
 
     Raises:
-        ValueError: there are none.
+        ValueError: no images exist.
     """
     paths = sorted(
         path
@@ -130,7 +130,7 @@ def _sixteen_bits(image: Image.Image, mode: str | None, size: tuple[int, int] | 
 
 
 def describe(image: np.ndarray[Any, Any]) -> str:
-    """Say the size and mode of an image (H, W, C).
+    """Return the size and mode of an image (H, W, C) in words.
 
     >>> describe(np.zeros((4, 6, 3)))
     '6 x 4 RGB'

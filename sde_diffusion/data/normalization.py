@@ -125,7 +125,7 @@ class Normalization:
             ) from None
 
     def describe(self) -> str:
-        """Return one line for people.
+        """Return a readable line.
 
         >>> Normalization("standard", torch.tensor([[[20.0]]]), torch.tensor([[[5.0]]])).describe()
         'standard: (x - 20) / 5'
@@ -178,7 +178,7 @@ IDENTITY = Normalization("none", torch.tensor(0.0), torch.tensor(1.0))
 
 
 def measure_normalization(data: Data, method: str = AUTO) -> Normalization:
-    """Return the normalization that suits data.
+    """Return the default normalization of data.
 
     An entry that never changes gets the smallest scale of the others, and 1 if there is none.
 

@@ -20,7 +20,7 @@ from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parque
 from solvers.errors import ExistsError, InputError, NotFoundError, choose
 
 LARGEST = 16_384  # pixels of a side
-_AHEAD = 64  # images decoded before they are asked for
+_AHEAD = 64  # images decoded ahead
 
 
 def prepare(
@@ -56,8 +56,8 @@ def prepare(
         layout: of an array of images, as in ``as_data``.
 
     Raises:
-        FileExistsError: there is something in ``out``.
-        FileNotFoundError: there is nothing at ``source``.
+        FileExistsError: ``out`` is not empty.
+        FileNotFoundError: nothing exists at ``source``.
         ValueError: an image that cannot be read, or differs in size or mode from the first; the message names it.
         ImportError: a library that reads the source is not installed.
         OSError: it could not be written; nothing is left behind.

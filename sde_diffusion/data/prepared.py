@@ -44,7 +44,7 @@ def write_prepared(
         about: further entries of prepared.json; read after the last sample.
 
     Raises:
-        FileExistsError: there is something in the folder.
+        FileExistsError: the folder is not empty.
         ValueError: no samples.
         OSError: it could not be written; nothing is left behind.
     """
@@ -86,7 +86,7 @@ def load_prepared(folder: Path) -> Data:
         raise InputError(f"{folder} is not whole: {error}; prepare it again") from None
     if (len(data), list(data.shape), data.classes) != (note["samples"], note["shape"], note["classes"]):
         raise InputError(
-            f"{folder} is not whole: {NOTE} tells of {note['samples']} samples of shape {note['shape']}, the arrays "
+            f"{folder} is not whole: {NOTE} lists {note['samples']} samples of shape {note['shape']}, the arrays "
             f"have {len(data)} of {list(data.shape)}; prepare it again"
         )
     # Known from when it was written: reading all of it at every start would take longer than many a training.

@@ -64,7 +64,7 @@ def load_mnist(folder: Path, split: str) -> Data:
 
     Raises:
         FileNotFoundError: the folder has neither mnist.npz nor the IDX files.
-        ValueError: a file is torn or not what its name says.
+        ValueError: a file is incomplete or of another kind.
     """
     if (folder / "mnist.npz").exists():
         arrays = read_arrays(folder / "mnist.npz")
@@ -103,7 +103,7 @@ def load_cifar10(folder: Path, split: str) -> Data:
 
     Raises:
         FileNotFoundError: a batch is missing both as packed .npz and in the binary version.
-        ValueError: a file is torn or not what its name says.
+        ValueError: a file is incomplete or of another kind.
     """
     names = (
         [(f"cifar10_train_{k}.npz", f"data_batch_{k}.bin") for k in range(1, 6)]

@@ -1,6 +1,6 @@
 """Sources of images to prepare: folders, parquet files, Hugging Face data sets.
 
-A source knows how many images it has and opens them one at a time, by number, so that they can be decoded on several
+A source has a number of images and opens them one at a time, by index, so that they can be decoded on several
 threads while no more than a few are in memory.
 """
 
@@ -73,7 +73,7 @@ def parquet(path: Path, image: str | None = None, label: str | None = None) -> S
         if column is None:
             raise InputError(f"{path} has the columns {', '.join(names)}; say which holds the images: --image-column")
         labels = _column(label, LABEL_COLUMNS, names, str(path), "--label-column")
-        # Places of the rows, not the rows: a group of rows is read when one of its images is asked for.
+        # Positions of the rows, not the rows: a group of rows is read when one of its images is requested.
         places = [(f, g, r) for f, reader in enumerate(readers) for g, r in _groups(reader)]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"cannot read {path} as parquet: {error}") from None

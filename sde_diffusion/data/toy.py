@@ -1,8 +1,8 @@
-"""Sets of points in the plane, drawn from known laws: small enough to see what a sampler does.
+"""2-D data sets from known distributions, small enough to inspect samples by eye.
 
 Each law is drawn 20,000 times with a fixed seed (the test split with another), then shifted and
 divided, both axes alike, so that the training split has mean 0 and root mean square 1 per
-coordinate: about unit scale, with the proportions of the picture kept.
+coordinate: about unit scale, with the aspect ratio kept.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ def error_budget(
         n: number of samples.
         reference: the reference.
         data: the samples that the reference is of.
-        held_out: samples to take the denoising loss of; those of ``data`` when absent.
+        held_out: samples for the denoising loss; those of ``data`` by default.
         fine: steps of the fine runs.
         draws: half-samples for the standard errors.
         progress: called with the share of the work that is done.

@@ -1,4 +1,4 @@
-"""Quality against network evaluations: the same figures for several solvers and budgets, and their picture."""
+"""Quality against network evaluations: the same metrics for several solvers and NFE, and their plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that somebody else made: a folder of images, or an .npy or .npz file."""
+"""Samples from files: a folder of images, or an .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _BEYOND, _FEW = 0.25, 0.01  # of the range, of the values: a sampler may oversho
 def read_samples(
     path: str | os.PathLike[str], value_range: tuple[float, float] | None = None, *, own_units: bool = False
 ) -> Tensor:
-    """Samples (n, ...) float32; images in [-1, 1] unless they have units of their own.
+    """Samples (n, ...) float32; images in [-1, 1], or unscaled.
 
     Args:
         path: a folder of images, a folder that `sdediff sample` wrote, or an .npy or .npz file; bytes are images.
         value_range: what black and white are in images of floats. Samples with a record beside them are in the units
             of the data of their model.
-        own_units: take floats as they are: the reference is of floats.
+        own_units: do not scale floats, because the reference is of floats.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
+        FileNotFoundError: nothing exists at the path.
         ValueError: it cannot be read, or its images are floats in no stated range or far outside of it.
 
     Warns:

@@ -4,7 +4,7 @@
                            extractor needs; in the header the data (name, fingerprint, split, n, shape), the
                            extractor (name, hash, preprocessing) and a hash of the tensors
 
-Statistics of one extractor say nothing of features of another, and the same holds for other preprocessing and other
+Statistics of one extractor are not comparable with features of another, of other preprocessing or of other
 image sizes: all of it is compared before the first figure is made.
 """
 
@@ -108,7 +108,7 @@ class FeatureStatistics:
 
     @property
     def of_floats(self) -> bool:
-        """Whether the real samples are floats in units of their own, not images of bytes."""
+        """Whether the real samples are unscaled floats, not images of bytes."""
         return self.data.get("values") == "floats"
 
     def check(self, extractor: Extractor) -> None:
@@ -141,7 +141,7 @@ class FeatureStatistics:
         """The extractor of these features.
 
         Raises:
-            ValueError: it is a function of one's own, or is another one today.
+            ValueError: a custom function, or an extractor that has changed.
         """
         limits = self.data.get("range")
         extractor = make_extractor(
@@ -158,10 +158,10 @@ class FeatureStatistics:
 
         Args:
             path: the file.
-            force: whether a file that is there is replaced.
+            force: whether an existing file is replaced.
 
         Raises:
-            FileExistsError: there is one.
+            FileExistsError: the file exists.
             ValueError: another ending.
             OSError: it could not be written; nothing is left behind.
         """
@@ -185,7 +185,7 @@ class FeatureStatistics:
             data: the data that it should be of, to be sure.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
             CheckpointError: it is torn, damaged, foreign, or of another version.
             ValueError: it is of other data.
         """

@@ -52,7 +52,7 @@ def show(estimate: Estimate) -> str:
 
 
 def table(runs: Sequence[tuple[str, Mapping[str, Estimate]]], n: int) -> Table:
-    """A line for each figure and a column for each run, (what it is called, its figures)."""
+    """A line for each metric and a column for each run, (its name, its metrics)."""
     out = Table("figure", "best", title=f"{n:,} samples, with standard errors", box=SIMPLE_HEAD, pad_edge=False)
     for what, _ in runs:
         out.add_column(what, justify="right")

@@ -40,7 +40,7 @@ def evaluate(
         samples: (n, ...) in the units of the reference, images of bytes in [-1, 1]; or features that were taken
             already, by the extractor of the reference.
         reference: the real samples to compare with.
-        extractor: the features; those of the reference when absent.
+        extractor: the features; those of the reference by default.
         metrics: names in ``metrics.METRICS``; "all" for all that the features allow.
         draws: half-samples for the standard errors.
         seed: seed of the half-samples, and of lines and halves within metrics.

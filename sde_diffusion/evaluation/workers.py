@@ -164,7 +164,7 @@ class Workers:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums have one order on one thread, so a number does not depend on how many there are."""
+    """Limits torch to one thread, so that sums have one order for any number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

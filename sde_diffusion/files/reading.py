@@ -1,6 +1,6 @@
 """Checks before a file that may come from others is opened: its kind, its size, the shapes that its header claims.
 
-A FIFO makes a reader wait for ever, a device may never end, and a header of a hundred bytes can ask for terabytes. All
+A FIFO blocks a reader, a device may never end, and a header of a hundred bytes can request terabytes. All
 three are found before a byte of the content is read or allocated.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from solvers.errors import InputError
 
 LARGEST_JSON = 2**28  # bytes
-UNPACKED, RATIO = 2**28, 250  # an archive may unpack to so many bytes, or to so many times its own
+UNPACKED, RATIO = 2**28, 250  # largest unpacked size of an archive, in bytes and relative to its own size
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe (FIFO)"),
@@ -83,7 +83,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file by name, or an .npy array as {"x": array}; nothing is unpickled.
 
     Raises:
-        OSError: there is no file.
+        OSError: the file does not exist.
         ValueError: it is torn, holds Python objects, claims more values than the file has bytes for, or is an archive
             that unpacks to a great many times its own size.
     """
@@ -131,7 +131,7 @@ def _zlib_error() -> type[Exception]:
 
 
 def _check_header(file: Any, size: int, name: str) -> None:
-    """Compare the shape in the header of an array with the bytes that there are."""
+    """Compare the shape in the header of an array with the size of the file."""
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)

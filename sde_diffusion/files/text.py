@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-# Besides control characters (Cc): what turns the direction of text round or hides it, surrogates, private ones.
+# Control characters (Cc), and characters that reverse or hide text, surrogates, private ones.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whoever else writes at the same moment.
+"""Files and folders that appear whole or not at all, also with concurrent writers.
 
 What is written first has a temporary name that nobody can foresee, `.NAME.<16 hex digits>.partial`. It is created with
 O_EXCL and O_NOFOLLOW, so that a link that waits under this name is an error and is never written through. A rename

@@ -84,9 +84,9 @@ class Guided(ScoreModel):
 
     Args:
         model: a conditional model that was trained with dropped conditions; with ``guide`` any model.
-        scale: w; leave it out where ``combine`` has one of its own.
+        scale: w; leave it out if ``combine`` has a scale.
         null: what means no condition, by the name of the condition; a tensor has one entry, or one for each sample
-            (negative prompts). Conditions that it does not name stay as they are in both halves. Without it every
+            (negative prompts). Conditions that it does not name are the same in both halves. Without it every
             condition is replaced by ``null_of`` the network.
         interval: (low, high): guidance acts where low < rho <= high, rho = sigma / alpha, and elsewhere the conditional
             prediction stands; everywhere when None.
@@ -215,7 +215,7 @@ class Guided(ScoreModel):
 
 
 def _doubled(value: Any, null: Any, batch: int) -> Any:
-    """A condition for the two halves of the call: as it is, and with the null in its place where there is one."""
+    """A condition for the two halves of the call: unchanged, and replaced by its null, if any."""
     if isinstance(value, dict):
         nulls = null if isinstance(null, Mapping) else {}
         return {name: _doubled(entry, nulls.get(name), batch) for name, entry in value.items()}

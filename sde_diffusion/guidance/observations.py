@@ -61,7 +61,7 @@ def conjugate_gradients(
 class Operator(ABC):
     """A linear operator on samples: (B, *shape) -> (B, *observed)."""
 
-    iterations = 50  # of conjugate gradients, where there is no closed form
+    iterations = 50  # of conjugate gradients, without a closed form
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ class FourierMask(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Custom(Operator):
-    """An operator of one's own, from two functions.
+    """Your own operator, from two functions.
 
     Args:
         forward: (B, *shape) -> (B, *observed), linear.

@@ -22,7 +22,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.noise import as_seeds, standard_normal
 
-# A stream of its own: dequantisation noise is independent of the probes of the same seed.
+# A separate stream: dequantisation noise is independent of the probes of the same seed.
 _DEQUANTISATION = 12
 
 
@@ -84,7 +84,7 @@ def bits_per_dim(nats: Any, bins: int = 256, scale: float | None = None, *, dim:
         nats: a ``LogLikelihood`` or a bound, of dequantised data; or its nats (B,), with dim.
         bins: levels of one value.
         scale: width of all levels together in units of x; ``level_range(bins)`` if levels run from -1 to 1.
-        dim: number of values in a sample, if nats does not say.
+        dim: number of values in a sample, if nats does not contain it.
 
     Raises:
         ValueError: bins below 2, a scale that is not positive, or dim missing.

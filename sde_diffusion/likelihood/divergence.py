@@ -22,7 +22,7 @@ from torch import Tensor
 from solvers.errors import choose
 from solvers.noise import as_seeds, standard_normal
 
-# A stream of its own: probes are independent of prior, path and dequantisation noise of the same seed.
+# A separate stream: probes are independent of prior, path and dequantisation noise of the same seed.
 _PROBE = 11
 
 PROBES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -58,7 +58,7 @@ def value_and_traces(
     """F(x), and the trace of its Jacobian or one estimate of it for each probe.
 
     Args:
-        function: F, acting on every sample of a batch by itself.
+        function: F, acting on each sample of a batch separately.
         x: (B, ...), d values in each sample.
         probes: (B, P, d), or None for the exact trace by d products.
         graph: whether the results can be differentiated further.

@@ -13,12 +13,12 @@ and N_1 / N_0 is the Jacobian of the change of variable between the ends. The fl
 
     tau = -log(cot(theta) + 1/50),
 
-logarithmic in the noise level at the data and uniform where there is little but noise: constant pixels, over which the
+logarithmic in the noise level near the data and uniform near pure noise: constant pixels, over which the
 divergence grows like 1 / theta, and networks that predict the noise, whose error in D grows like 1 / cos(theta), are
 smooth in it, and tau(1) is finite where alpha(1) = 0. The state is y together with the integral of every probe, and
 the solvers are those of ``SOLVERS``: each sample takes its own steps.
 
-What the number means: the flow starts at x_{t_min} = alpha(t_min) x, and nats are of x. So it is the log-density at x
+Definition: the flow starts at x_{t_min} = alpha(t_min) x, and nats are of x. So it is the log-density at x
 of the model's data blurred by Gaussian noise of standard deviation rho = sigma(t_min) / alpha(t_min).
 p_1 = N(0, prior_std^2 I) is the density that sampling starts from. Where the model has a normalization
 (``sde_diffusion.data.normalization``) all of this holds for z = (x - shift) / scale, and log p(x) = log p(z) - sum
@@ -57,7 +57,7 @@ class LogLikelihood:
     Attributes:
         nats: log p(x) of every sample, (B,) float64; NaN where the run did not reach t = 1.
         standard_error: of the trace estimate, (B,): over the probes; 0 for the exact trace, NaN with one probe. See
-            ``interval`` for what it is worth.
+            ``interval`` for its confidence interval.
         nfe: forward passes of the network, int64 (B,).
         divergences: vector-Jacobian products, int64 (B,): d or n_probes for every forward pass.
         status: status of each sample, see ``solvers.Solution``.
@@ -67,7 +67,7 @@ class LogLikelihood:
         t_min: first time of the flow.
         rho_min: standard deviation of the noise that blurs the data there, in units of x; the geometric mean over the
             entries of x where these have scales of their own.
-        truncation: nats at the other t_min asked for minus nats, (B,); None when none was.
+        truncation: nats at ``other_t_min`` minus nats, (B,), or None.
         note: limits of the result in a sentence, or empty.
         degrees_of_freedom: those of every sample's standard error, probes - 1; None for the exact trace.
     """
@@ -136,15 +136,15 @@ def log_likelihood(
         trace: "exact" by d vector-Jacobian products, for d up to 1024, or "hutchinson".
         probe: "rademacher" or "gaussian", for hutchinson.
         n_probes: probes of a sample, fixed along its path; two or more give a standard error.
-        seeds: one integer per sample for its probes, 0 to B - 1 when absent.
+        seeds: one integer per sample for its probes, 0 to B - 1 by default.
         tolerance: relative and absolute, per step, of x and of nats per dimension, for adaptive solvers given by name.
         solver: a name in ``SOLVERS`` or a Solver; it must take an Equation.
         steps: steps of a fixed-step solver, equal in tau.
         nfe: budget of forward passes, instead of steps; a cap for adaptive solvers.
-        t_min: first time of the flow, in (0, 1); 1e-5 for a network, 1e-7 for a model that knows its densities.
-        other_t_min: a second value, to see what the truncation does; the run is made twice.
+        t_min: first time of the flow, in (0, 1); 1e-5 for a network, 1e-7 for a model with exact densities.
+        other_t_min: a second value, to measure the effect of the truncation; the run is made twice.
         prior: x_1 (B, ...) -> log-density (B,). By default that of ``sde.prior``, from which sampling starts; for a
-            model that knows its densities (one with ``log_prob``, like ``GaussianMixture``) its own at t = 1.
+            model with exact densities (``log_prob``, like ``GaussianMixture``) its own at t = 1.
         gradients: whether the result can be differentiated, by x and by parameters; by default if x requires it.
         condition: per-sample tensors passed to the network.
 

@@ -45,7 +45,7 @@ from solvers.noise import standard_normal
 
 VARIANCES = ("large", "small")
 
-# Streams of their own, for the noise of every draw and for the times.
+# Separate streams for the noise of every draw and for the times.
 _NOISE, _TIMES = 13, 14
 
 

@@ -77,7 +77,7 @@ def measure(
     device: str | torch.device = "cpu",
     progress: Callable[[float], None] | None = None,
 ) -> tuple[dict[str, Any], Bound | None]:
-    """The figures as JSON can hold them, and the bound if elbo_steps asks for it.
+    """The results as JSON, with the bound if elbo_steps is given.
 
     The arguments are those of ``log_likelihood``, at t_min and at 10 t_min; trace None is exact up to the limit.
 
@@ -157,7 +157,7 @@ def _summary(parts: list[LogLikelihood], bins: int | None, probe: str) -> dict[s
 
 
 def _known(truncation: Tensor | None) -> Tensor:
-    assert truncation is not None  # two times were asked for
+    assert truncation is not None  # two times were requested
     return truncation
 
 
@@ -212,7 +212,7 @@ def plot_terms(path: str | os.PathLike[str] | Path, bound: Bound) -> None:
 
 
 def headline(report: Mapping[str, Any]) -> list[str]:
-    """The figures as lines for people."""
+    """The results as readable lines."""
 
     def shown(value: Mapping[str, Any]) -> str:
         error = value["standard_error"]

@@ -79,7 +79,7 @@ def refuse_unknown(
     """Refuse keywords that are neither arguments of a function nor conditions; ``names`` None stands for any.
 
     Raises:
-        TypeError: there is one; the message suggests the nearest.
+        TypeError: an unknown argument; the message suggests the closest.
 
     >>> def compare(model, solvers): ...
     >>> refuse_unknown(compare, ["sovlers"])

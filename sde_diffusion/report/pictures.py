@@ -1,7 +1,7 @@
 """Pictures: grids of images and clouds of points.
 
 Samples live in about [-1, 1]; files hold bytes. `to_uint8` is the only place where one becomes the
-other, so that a picture, a saved array and a metric never disagree about a pixel.
+other, so that a figure, a saved array and a metric agree on every pixel.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def stretched(x: Tensor) -> Tensor:
     """Return images of values in any units with their 1st percentile black, -1, and their 99th white, 1.
 
     Args:
-        x: (B, ...); values that reach from about -1 to about 1 already are left as they are.
+        x: (B, ...); values that reach from about -1 to about 1 already are not scaled.
 
     >>> stretched(torch.tensor([200.0, 300.0, 400.0])).tolist(), stretched(torch.tensor([-1.0, 0.3, 1.0])).tolist()
     ([-1.0, 0.0, 1.0], [-1.0, 0.30000001192092896, 1.0])
@@ -89,7 +89,7 @@ def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = 
 
 
 def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | None = None) -> None:
-    """Write points of the plane to a PNG file, over reference points in grey.
+    """Write 2-D points to a PNG file, over reference points in grey.
 
     Args:
         path: the file to write.
@@ -113,7 +113,7 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
             raise InputError(f"expected finite points (B, 2); got shape {tuple(cloud.shape)}")
         x, y = cloud.detach().double().cpu().numpy().T
         axes.scatter(x, y, s=3, color=colour, linewidths=0)
-        if cloud is reference:  # a few samples far away must not squeeze the picture
+        if cloud is reference:  # a few samples far away must not set the axes
             axes.set_xlim(axes.get_xlim())
             axes.set_ylim(axes.get_ylim())
     save_figure(path, figure, dpi=100)
@@ -123,7 +123,7 @@ def save_figure(path: str | os.PathLike[str], figure: Figure, dpi: int) -> None:
     """Write a figure to a PNG file, whole or not at all.
 
     Raises:
-        OSError: the file cannot be written; one that was there is as it was.
+        OSError: the file cannot be written; an existing one is unchanged.
     """
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)

@@ -1,4 +1,4 @@
-"""The picture of a restoration: observation, samples, their mean, and where they differ."""
+"""The figure of a restoration: observation, samples, their mean and standard deviation."""
 
 from __future__ import annotations
 

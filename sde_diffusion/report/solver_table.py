@@ -13,7 +13,7 @@ _CAPTION = "order: weak (strong) for SDEs; N: steps, the last one to sigma = 0; 
 
 
 def table_of_solvers(declarations: Mapping[str, Mapping[str, Any]], width: int = 80) -> Table:
-    """One line for each solver: no fact is ever cut; the sources are left out, or wrapped, where there is no room.
+    """One line for each solver. Columns are never cut; on narrow terminals sources are wrapped or left out.
 
     Args:
         declarations: of each solver by its name, as ``verify.declarations.declaration`` returns them.

@@ -160,10 +160,10 @@ def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return `state.json` of a folder after checking that every file is what was written.
+    """Return `state.json` of a folder after checking that every file is unchanged.
 
     Raises:
-        CheckpointError: the folder is torn, foreign, or of another version; the message says which
+        CheckpointError: the folder is incomplete, foreign, or of another version; the message says which
             file.
     """
     if not (folder / STATE).is_file():

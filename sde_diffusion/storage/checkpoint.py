@@ -1,9 +1,9 @@
-"""A trained model on disk that says what it is.
+"""A trained model on disk with its own description.
 
 Three things can be loaded: a run (`runs/<name>`, its newest whole checkpoint), one checkpoint
 (`runs/<name>/checkpoints/step-000240`), and a single exported `.safetensors` file, whose header
 carries the description. The description names process, network and parametrization with their
-settings, so that loading needs no other argument; only a network of one's own has to be passed
+settings, so that loading needs no other argument; only a custom network has to be passed
 again.
 """
 
@@ -112,7 +112,7 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
 
     Raises:
         CheckpointError: the description is incomplete or names something unknown.
-        ValueError: a network of one's own was trained and none is passed.
+        ValueError: the model has a custom network and none is passed.
     """
     where = "the description of the model"
     checked(description, ModelDescription, where)
@@ -177,7 +177,7 @@ def find(path: str | os.PathLike[str]) -> StoredModel:
     """Find the model in a run, a checkpoint or an exported file, and check that it is whole; "bundled" is one too.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
+        FileNotFoundError: nothing exists at the path.
         CheckpointError: an incomplete or foreign file, or one of another version.
     """
     path = Path(path)
@@ -227,7 +227,7 @@ def load(
 
     Args:
         path: a run, a checkpoint, an exported file, "bundled", or what ``find`` found.
-        network: an untrained network of the same kind, where it is one of your own.
+        network: an untrained network of the same kind, for a custom network.
         weights: "ema", the average, "model", the last weights, or another average of the run by the name of its
             file, such as "ema-0.9999" or "power-0.1" (checkpoints only).
         device: device of the result.
@@ -236,9 +236,9 @@ def load(
         The model in evaluation mode.
 
     Raises:
-        FileNotFoundError: there is nothing at the path.
+        FileNotFoundError: nothing exists at the path.
         CheckpointError: an incomplete or foreign file, or one of another version or network.
-        ValueError: a network of one's own was trained and none is passed; unknown weights.
+        ValueError: the model has a custom network and none is passed; unknown weights.
 
     >>> load("bundled").shape
     (1, 8, 8)
@@ -253,7 +253,7 @@ def load(
         kept = {p.stem: p for p in stored.path.glob("*.safetensors")}
         file = choose(weights, {n: p for n, p in kept.items() if n.startswith(("model", "ema", "power"))}, "weights")
     if network is None and stored.model["network"]["name"] is not None:
-        check_described(stored.model, file)  # before memory is taken for what a file says
+        check_described(stored.model, file)  # before memory is allocated by a description
     model = rebuild(stored.model, network)
     tensors = unpack(file)
     try:
@@ -303,10 +303,10 @@ def export(
         data: name and fingerprint of its data, as in ``StoredModel.data``.
         step: number of updates of its training.
         provenance: origin of the model; written beside it as .json together with its hash.
-        force: whether files that are there are replaced.
+        force: whether existing files are replaced.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: a file of this name exists.
         ValueError: another ending, or a process that a file cannot name.
     """
     path = Path(path)

@@ -23,10 +23,10 @@ def write_evaluation(folder: Path, record: EvaluationRecord, draw: Callable[[Pat
     Args:
         folder: its name, or the next free one if another process takes it meanwhile.
         record: the record.
-        draw: writes a picture to the path ``curve.png`` in the folder.
+        draw: writes a plot to the path ``curve.png`` in the folder.
 
     Raises:
-        FileExistsError: there is something in the folder.
+        FileExistsError: the folder is not empty.
         OSError: it could not be written; nothing is left behind.
     """
     with new_folder(folder, taken="next") as new:

@@ -60,7 +60,7 @@ def run_to_resume(path: str | os.PathLike[str] | None = None) -> tuple[Path, Run
 
 
 def recorded_model(path: str, record: Path) -> str:
-    """The model that a record names, if it may choose it: no file chooses what is read elsewhere.
+    """The model of a record, if allowed: a file does not choose other files.
 
     Args:
         path: path in the record.
@@ -120,7 +120,7 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
     """The model at a path or the one called "bundled"; without a path the latest run's, if any.
 
     Raises:
-        FileNotFoundError: there is nothing at the path, or no path, no run and no bundled model.
+        FileNotFoundError: nothing exists at the path; or no path, no run and no bundled model.
         CheckpointError: an incomplete or foreign file, or one of another version.
     """
     if path is not None and (str(path) != BUNDLED_NAME or Path(path).exists()):

@@ -44,7 +44,7 @@ class _ModelDescriptionOptional(TypedDict, total=False):
 
 
 class ModelDescription(_ModelDescriptionOptional):
-    """The description of a model without its weights; without a normalization the data are as they are."""
+    """The description of a model without its weights; without a normalization the data are not scaled."""
 
     sde: SdeEntry
     network: NetworkEntry
@@ -142,7 +142,7 @@ class GridEntry(TypedDict):
 
 
 class NfeEntry(TypedDict):
-    """Network evaluations of a sample: the budget, and what was used."""
+    """Network evaluations of a sample: the limit, and the used number."""
 
     asked: Steps | None
     least: Steps

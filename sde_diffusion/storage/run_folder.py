@@ -1,4 +1,4 @@
-"""The folder of a training run: what is in it, and what survives a crash.
+"""The folder of a training run: its content, and its state after a crash.
 
     runs/<name>/
         config.json                training options, the model, name and fingerprint of the data
@@ -91,7 +91,7 @@ def newest_checkpoint(run: Path) -> Path:
     """The newest whole checkpoint of a run; torn ones are passed over with a warning.
 
     Raises:
-        CheckpointError: there is none; the message says what is wrong with the newest.
+        CheckpointError: no checkpoint exists; the message says what is wrong with the newest.
     """
     reasons = []
     for folder in checkpoints(run):
@@ -124,7 +124,7 @@ def run_config(out: str | os.PathLike[str]) -> RunConfig:
     """The content of config.json of a run.
 
     Raises:
-        FileNotFoundError: there is no run at ``out``.
+        FileNotFoundError: no run exists at ``out``.
         CheckpointError: its config.json is torn, foreign, or of another version.
     """
     path = Path(out)
@@ -160,7 +160,7 @@ class Run:
         """Make a new run with its checkpoint of step 0, and with other files by name.
 
         Raises:
-            FileExistsError: there is something at ``out`` already.
+            FileExistsError: ``out`` exists already.
             OSError: it could not be written; nothing is left behind.
         """
         path = Path(out)
@@ -170,7 +170,7 @@ class Run:
         try:
             with new_folder(path) as new:
                 (new.temporary / "samples").mkdir()
-                # Open and locked before the run has its name, so that nobody can resume it in between.
+                # Open and locked before the run has its name, so that no process can resume it in between.
                 metrics = _open_metrics(new.temporary)
                 write_file(new.temporary / "config.json", to_json(config))
                 for name, content in (files or {}).items():
@@ -193,7 +193,7 @@ class Run:
         """Open an existing run.
 
         Raises:
-            FileNotFoundError: there is no run at ``out``.
+            FileNotFoundError: no run exists at ``out``.
             CheckpointError: its config.json is torn, foreign, or of another version.
             RuntimeError: another process is training in it.
         """
@@ -276,7 +276,7 @@ class Run:
         """Write the power averages of a step.
 
         Raises:
-            OSError: it could not be written (disk full); what was there is untouched.
+            OSError: it could not be written (disk full); existing files are unchanged.
         """
         folder = self.path / "snapshots" / f"step-{step:06d}"
         try:

@@ -1,6 +1,6 @@
 """A set of samples with its record: everything that is needed to make the same samples again.
 
-    <folder>/samples.png       a grid of images, or points of the plane over the training data
+    <folder>/samples.png       a grid of images, or 2-D points over the training data
     <folder>/samples.npz       x float32 (n, ...), seeds int64 (n,), and labels (n,) where classes were asked for
     <folder>/samples.json         checkpoint and its SHA-256, solver with all its settings, times of
                                the grid, eta, evaluations, seeds, batch size, device, versions
@@ -82,7 +82,7 @@ def read_record(path: str | os.PathLike[str]) -> SampleRecord:
     """Read a record.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         CheckpointError: it is torn, no record, or of another version.
     """
     path = Path(path)
@@ -95,14 +95,14 @@ def read_record(path: str | os.PathLike[str]) -> SampleRecord:
 
 
 def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
-    """Write picture, arrays and record into a new folder, all or nothing.
+    """Write figure, arrays and record into a new folder, all or nothing.
 
     Returns:
-        The picture; the arrays where samples of this shape have none. Its folder is ``folder``, or the next free name
+        The figure, or the arrays if samples of this shape have none. Its folder is ``folder``, or the next free name
         if another process took that one while this one was writing.
 
     Raises:
-        FileExistsError: there is something in the folder.
+        FileExistsError: the folder is not empty.
         OSError: it could not be written; nothing is left behind.
     """
     with new_folder(Path(folder), taken="next") as new:
@@ -117,10 +117,10 @@ def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
 
 
 def picture(path: Path, samples: Samples) -> bool:
-    """Draw images or points of the plane; False for samples of another shape."""
+    """Draw images or 2-D points; False for samples of another shape."""
     shape = tuple(samples.x.shape[1:])
     if len(shape) == 3 and shape[0] in (1, 3):
-        # In units of their own there is no black and white.
+        # Unscaled values have no black and white.
         own = samples.record["model"].get("normalization") is not None
         save_grid(path, stretched(samples.x) if own else samples.x)
     elif shape == (2,):

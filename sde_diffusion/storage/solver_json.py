@@ -23,7 +23,7 @@ from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
 
-# Solvers without a name of their own.
+# Solvers without a name.
 _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
 _INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(ExponentialAdams(4)))
 

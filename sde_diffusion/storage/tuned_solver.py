@@ -99,11 +99,11 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
 
 
 def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
-    """The tuned solver of a model for a budget; without a budget the only one there is.
+    """The tuned solver of a model for an NFE; without an NFE the only one.
 
     Raises:
         FileNotFoundError: no such file or folder exists for this model, or this budget.
-        ValueError: several budgets and none asked for.
+        ValueError: several tuned solvers and no given NFE.
     """
     if nfe is None:
         names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))

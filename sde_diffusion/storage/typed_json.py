@@ -1,4 +1,4 @@
-"""The type of what a JSON file says: a reader checks each entry against it before anything is done with the content.
+"""Types of JSON files: a reader checks each entry against its type before using the content.
 
 Types are TypedDicts and what JSON can hold: None, bool, int, float, str, list[...], dict[str, ...], Literal, unions of
 these, Any, and any of them with a condition, Annotated[int, Between(0, 10)]. Entries that the type does not name are
@@ -150,7 +150,7 @@ def _check(value: object, kind: Any, name: str, where: str) -> None:
 
 
 def _shallow(value: object, kind: Any) -> bool:
-    """Whether a value is of a type, but for what it holds."""
+    """Whether a value is of a type, without its entries."""
     if kind is Any:
         return True
     if get_origin(kind) is Literal:

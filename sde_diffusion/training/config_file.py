@@ -43,7 +43,7 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
         The options by name: "process" and "network" are tables; those of ``TrainConfig`` are checked.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: it is not TOML, or has an unknown key; a value out of range.
         TypeError: a value of the wrong type.
     """

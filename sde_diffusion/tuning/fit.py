@@ -79,7 +79,7 @@ def moved_times(fit: Fit, times: Tensor, q: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class TableParameters:
-    """The numbers q of a table: relative changes of decays and weights, and changes of log rho.
+    """The parameters q of a table: relative changes of decays and weights, and changes of log rho.
 
     Attributes:
         base: the table that q = 0 stands for.
@@ -153,7 +153,7 @@ def mean_table(table: MixtureOfTables, fit: Fit) -> Table:
 
 
 def _run_gated(table: MixtureOfTables, fit: Fit) -> tuple[Tensor, list[Tensor]]:
-    """The endpoints, and the numbers of every row for each noise."""
+    """The endpoints, and the coefficients of every row for each sample."""
     every = torch.arange(len(fit.x1))
     process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
     times = torch.tensor(table.times, dtype=torch.float64)
@@ -226,12 +226,12 @@ def descend(
 
     Args:
         q: starting point.
-        value: endpoints of every problem at a q; None where there are none.
+        value: endpoints of every problem at a q, or None.
         derivatives: endpoints of every problem and their derivatives.
         fits: the problems.
         bases: error of each that counts as one.
-        iterations: at most so many steps.
-        accepted: called with every q that improved; returns whether to go on.
+        iterations: largest number of steps.
+        accepted: called with every q that improved; returns whether to continue.
     """
     damping = 1e-2
     for _ in range(iterations):
@@ -267,7 +267,7 @@ def descend(
 def differences(
     endpoints: Callable[[Tensor], list[Tensor] | None],
 ) -> Derivatives:
-    """Differences of whole runs, for few numbers: forward, or backward where there are no endpoints forward."""
+    """Differences of whole runs, for few parameters: forward, or backward without forward endpoints."""
 
     def derivatives(q: Tensor) -> list[tuple[Tensor, Tensor]]:
         base = endpoints(q)

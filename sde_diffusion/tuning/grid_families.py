@@ -43,7 +43,7 @@ def _families(d: float) -> dict[str, tuple[Map, Map]]:
 
 
 def spaced(sde: SDE, kind: str, n: int, low: float) -> Tensor:
-    """N times from 1 to rho = low, evenly spaced in what the kind names, and 0.
+    """N times from 1 to rho = low, evenly spaced in the variable of the kind, and 0.
 
     Args:
         sde: whose rho.

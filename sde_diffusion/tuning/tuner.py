@@ -8,7 +8,7 @@ reference solution of the model's probability flow, from the same initial noise:
     2  their times, by least squares, with the weights that belong to the times;
     3  all coefficients of each of their tables, by least squares, and of the best of them to the end.
 
-The default solver, whose coefficients depend on the sample, takes part as it is and as the table of its mean
+The default solver, whose coefficients depend on the sample, takes part itself and as the table of its mean
 coefficients. The candidate with the lowest error on held-out noise samples is returned: it is never worse than the
 default on them. The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
 """
@@ -118,7 +118,7 @@ def tuned_each(
         noises: number of initial noise samples that times and weights are fitted on.
         held_out: number of other noise samples, which decide.
         batch_size: samples in one call of the network.
-        report: called with the share of the work that is done, and what is being done.
+        report: called with the completed share of the work and a description.
         condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name.
         conditions: the same as keywords.
 

@@ -67,7 +67,7 @@ CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
 
 
 def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
-    """Check a solver against what it declares.
+    """Check a solver against its declarations.
 
     Args:
         solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, or a Solver.
@@ -102,7 +102,7 @@ def verify_all(
     Args:
         solvers: as in ``verify``; every name in ``SOLVERS`` by default.
         checks: names in ``CHECKS``; all by default.
-        jobs: processes; as many as there are cores by default. 1 stays in this one.
+        jobs: number of processes, by default that of the cores; 1 stays in this one.
         on_report: called with each report as it comes, for progress.
 
     Returns:
@@ -138,7 +138,7 @@ def run_check(name: str, solver: Solver) -> Check | None:
     """
     try:
         return CHECKS[name](solver)
-    except Exception as error:  # of any kind: the report says it, and the other checks go on
+    except Exception as error:  # of any kind: the report names it, and the other checks continue
         return Check(name, False, "a result", f"{type(error).__name__}: {error}")
 
 

@@ -5,9 +5,9 @@ draw to an affine combination x_N = b + a x_1 + sum_j c_j xi_j. A batch whose ro
 each (x_1 = 1, or one xi_j = 1, all else 0) reads off b, a and every c_j in one run.
 
 The driving Brownian motion is one xi for each piece between neighbouring times that any of the
-runs asked for, so increments over overlapping intervals, and those of coarse and fine grids, are
-correlated as they are on one path. Noise independent of the path is one xi for each time and
-index it was asked at.
+requested runs, so increments over overlapping intervals, and those of coarse and fine grids, are
+correlated as on one path. Noise independent of the path is one xi for each time and
+index of the request.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def affine_maps(solver: Solver, problem: Equation | ReverseProcess, grids: Seque
 
 @dataclass
 class _Recorder:
-    """Answers zeros and notes what was asked."""
+    """Returns zeros and records the requests."""
 
     spans: list[tuple[float, float]] = field(default_factory=list)
     others: dict[tuple[float, int], int] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class _Units:
         i, j = self.place[float(t)], self.place[float(s)]
         inside = slice(min(i, j), max(i, j))
         weights = (self.pieces[inside] / self.pieces[inside].sum()).sqrt()
-        # W(s) - W(t) on the clock: asked against its direction, it is minus the same pieces.
+        # W(s) - W(t) on the clock: against its direction, it is minus the same pieces.
         return self._answer(x, inside, weights if self.at[j] >= self.at[i] else -weights)
 
     def independent(self, x: Tensor, t: Tensor, k: int = 0) -> Tensor:

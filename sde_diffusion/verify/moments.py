@@ -75,7 +75,7 @@ def _monte_carlo(solver: Solver, problem: ReverseProcess) -> Check:
     mean, variance = exact_moments(1.0)
     normal = VP.prior((_SAMPLES, 1), seeds=range(_SAMPLES), dtype=DTYPE) / VP.prior_std()
     x = mean + math.sqrt(variance) * normal
-    # Its bias is proportional to the tolerance: a quarter of it shows whether there is another.
+    # Its bias is proportional to the tolerance: a quarter of it shows any other bias.
     solver = with_tolerance(solver, tolerance_of(solver) / 4)
     times = torch.tensor([1.0, T_END], dtype=DTYPE) if solver.adaptive else even_grid(STEPS[-1])
     out = solve(problem, x, solver=solver, grid=times, seeds=range(_SAMPLES)).x.flatten()

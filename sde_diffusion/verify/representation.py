@@ -22,7 +22,7 @@ def dtype(solver: Solver) -> Check | None:
     """float32 and float64 are kept from start to end, and times arrive in float64.
 
     The float32 result must be that of float64 to 1e-3 (of an adaptive solver, to its tolerance),
-    on the CPU and on a CUDA device if there is one.
+    on the CPU and on a CUDA device if available.
     """
     wrong: list[str] = []
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -52,7 +52,7 @@ def _allowed(solver: Solver) -> float:
     if not solver.adaptive:
         return _SINGLE
     tolerance = tolerance_of(solver)
-    # Rounding decides which steps are accepted: the results differ by what the tolerance leaves, in
+    # Rounding decides which steps are accepted: the results differ by the order of the tolerance, in
     # a stochastic run the distance on one path and not the error of the moments.
     return 3 * tolerance**0.5 if solver.stochastic else max(_SINGLE, 10 * tolerance)
 
@@ -98,7 +98,7 @@ def parametrization(solver: Solver) -> Check | None:
 
 
 def images(solver: Solver) -> Check | None:
-    """A batch of images (B, 1, 2, 1) gives what the same numbers give as vectors (B, 2)."""
+    """A batch of images (B, 1, 2, 1) gives the same result as vectors (B, 2)."""
     exact, x = process(mixture(), solver), start(8)
 
     def model(x: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One check of a solver: what was expected, what was measured, and whether they agree."""
+"""The result of one check of a solver: expected and measured values, and whether they agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Check:
 
     Attributes:
         name: name of the check, a key of ``CHECKS``.
-        passed: whether what was measured is what was expected.
+        passed: whether the measured value agrees with the expected one.
         expected: in words.
         measured: in words, with the figure that decided.
         figures: every number behind it, for ``--json``.

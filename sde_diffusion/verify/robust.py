@@ -86,13 +86,13 @@ def _cases(solver: Solver, sde: SDE) -> Iterator[tuple[str, int, Tensor]]:
 def _run(solver: Solver, sde: SDE, times: Tensor, nfe: int | None = None) -> tuple[list[str], int]:
     """(what went wrong, evaluations) of one run."""
     problem = process(mixture(sde, 0.1), solver)
-    # Each sample of an adaptive solver asks its path at times of its own: few are enough.
+    # Each sample of an adaptive solver queries its path at other times, so few samples suffice.
     batch = 2 if solver.adaptive else _BATCH
     noise = None if solver.adaptive else shared_path(sde, batch, tuple(times.tolist()))
     try:
         for step in steps(problem, start(batch, sde), times, solver, noise, nfe=nfe):
             out = step
-    except Exception as error:  # a user's solver may raise anything; the report says where
+    except Exception as error:  # a user's solver may raise anything; the report names the place
         return [f"{type(error).__name__}: {error}"], 0
     return [] if bool(out.x.isfinite().all()) else ["not finite"], int(out.nfe.max())
 

@@ -38,7 +38,7 @@ def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: i
     Args:
         steps: numbers of steps, increasing.
         errors: one for each, >= 0.
-        floor: errors below it say nothing.
+        floor: errors below it are ignored.
         points: number of the finest grids above the floor that are used.
 
     Returns:

@@ -1,7 +1,7 @@
 r"""Exact targets, their exact flows, and the grids that orders are fitted on.
 
-    gaussian   N(mu, C) in the plane: the flow is known in closed form
-    mixture    three Gaussians in the plane: DOP853 at a tolerance of 1e-13; its error is stated as
+    gaussian   N(mu, C) in 2-D: the flow is known in closed form
+    mixture    three Gaussians in 2-D: DOP853 at a tolerance of 1e-13; its error is stated as
                the difference from a run at 1e-11
 
 Smooth grids are equal steps of v in sqrt(t) = 1 - (1 - sqrt(t_end)) (1 - cos(pi v / 2)): every
@@ -34,13 +34,13 @@ DTYPE = torch.float64
 
 @lru_cache
 def gaussian(sde: SDE = VP) -> Gaussian:
-    """Correlated Gaussian data in the plane."""
+    """Correlated Gaussian data in 2-D."""
     return Gaussian(torch.tensor([0.5, -0.3]), torch.tensor([[0.6, 0.3], [0.3, 0.4]]), sde=sde)
 
 
 @lru_cache
 def mixture(sde: SDE = VP, std: float = 0.5) -> GaussianMixture:
-    """Three Gaussians in the plane; wide ones by default, so that orders show early."""
+    """Three Gaussians in 2-D, wide by default, so that orders show early."""
     means = torch.tensor([[-0.8, -0.32], [0.72, -0.48], [0.16, 0.8]], dtype=DTYPE)
     return GaussianMixture(means, std, torch.tensor([0.5, 0.3, 0.2]), sde=sde)
 
@@ -52,7 +52,7 @@ def process(model: Any, solver: Solver) -> ReverseProcess:
 
 @lru_cache
 def start(batch: int, sde: SDE = VP, dtype: torch.dtype = DTYPE) -> Tensor:
-    """Starting points in the plane, (batch, 2), each from its own seed."""
+    """Initial noise in 2-D, (batch, 2), with a seed for each sample."""
     return sde.prior((batch, 2), seeds=range(batch), dtype=dtype)
 
 

@@ -11,7 +11,7 @@ inception  2048 values of Inception-v3; extra `inception`              images
 dinov2     384 values and more of DINOv2; extra `dinov2`               images
 =========  ==========================================================  ===========================
 
-The last four round images to bytes; the others take values as they are.
+The last four round images to bytes; the others take unscaled values.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def make_extractor(
     """An extractor by its name.
 
     Args:
-        features: a name in ``NAMES``, an Extractor, or a function of one's own.
+        features: a name in ``NAMES``, an Extractor, or your own function.
         fit: gives the samples whose principal axes "pca" takes.
         tensors: of an extractor that was stored with a reference, instead of ``fit``.
         weights: path of the weights of inception or dinov2.

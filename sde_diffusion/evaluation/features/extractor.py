@@ -1,12 +1,12 @@
-"""A feature extractor: what turns samples into the vectors that metrics compare.
+"""A feature extractor: it maps samples to the vectors that metrics compare.
 
-Values stay as they are: a metric of temperatures is a metric of temperatures. Networks that were trained on images of
-bytes are the exception (``takes_bytes``): for them samples are rounded to bytes and taken back to [-1, 1], because a
-metric must not tell generated images from real ones by their rounding. Which values are black and white is then part
-of the features (``InRange``; -1 and 1 for images that were bytes), and values far outside are never clamped unseen.
+Values are not scaled, so that a metric of temperatures has the units of temperatures. Networks that were trained on
+images of bytes are the exception (``takes_bytes``): for them samples are rounded to bytes and scaled to [-1, 1] again,
+because a metric must not separate generated images from real ones by their rounding. The value range is then part of
+the features (``InRange``; -1 and 1 for images of bytes), and values far outside are never clamped silently.
 
-The name, the preprocessing and a hash of everything that fixes the features travel with reference statistics, so that
-figures of two extractors are never compared.
+Reference statistics store the name, the preprocessing and a hash of everything that determines the features, so that
+metrics of two extractors are never compared.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class InRange(Extractor):
 
     @property
     def preprocessing(self) -> str:
-        """The range, then what the inner features do."""
+        """The range, then the preprocessing of the inner features."""
         return f"black {self.low:g}, white {self.high:g}; {self.inner.preprocessing}"
 
     @property

@@ -44,7 +44,7 @@ class Inception(Extractor):
     """The 2048 pooled values of Inception-v3 and its class probabilities; grey images become RGB.
 
     Args:
-        weights: the file; torch-fidelity's cache when absent.
+        weights: the file; torch-fidelity's cache by default.
 
     Raises:
         FileNotFoundError, ValueError: as ``find_weights``.

@@ -4,7 +4,7 @@ Each value is shifted and scaled to mean 0 and standard deviation 1 on the train
 units of the spread of real images.
 
 Two come with the package, for the 8 x 8 digits and for MNIST; `python -m benchmarks.classifiers` trains them. Beside
-each .safetensors file a .json file says how it was trained and how often it is right on the test split.
+each .safetensors file a .json file records its training and its accuracy on the test split.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Classifier(Extractor):
 
     @property
     def name(self) -> str:
-        """The data it knows."""
+        """The data that it was trained on."""
         return self._name
 
     @property

@@ -1,4 +1,4 @@
-"""Features that need no network: the values themselves, their principal components, a function of one's own."""
+"""Features without a network: the values themselves, their principal components, or your own function."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class PCA(Extractor):
 
 @dataclass(frozen=True, eq=False)
 class CustomExtractor(Extractor):
-    """A function or module of one's own as features.
+    """Your own function or module as features.
 
     Args:
-        function: samples (B, ...) as they are to (B, ...).
-        label: name in tables; the function's own name when absent.
+        function: maps unscaled samples (B, ...) to (B, ...).
+        label: name in tables; the function's name by default.
         version: enters the hash, as do the weights of a module; raise it when a function without weights changes.
 
     >>> CustomExtractor(lambda x: x.mean((1, 2, 3))[:, None], "brightness")(torch.ones(2, 1, 4, 4)).features

@@ -2,7 +2,7 @@ r"""The Frechet distance between Gaussian fits (Dowson & Landau 1982; Heusel et 
 
     d^2 = |m_1 - m_2|^2 + tr C_1 + tr C_2 - 2 tr (F' C_2 F)^1/2,      F F' = C_1.
 
-Any factor F will do, because F' C_2 F has the eigenvalues of C_1 C_2, and it is symmetric: a Cholesky factor, or the
+Any factor F is valid, because F' C_2 F has the eigenvalues of C_1 C_2, and it is symmetric: a Cholesky factor, or the
 eigenvectors times the roots of the eigenvalues where C_1 is singular. One symmetric eigendecomposition in float64 then
 gives the trace, real also for singular covariances. In 2048 dimensions it takes 2 s on one core, and 7 s with the
 symmetric root as the factor.

@@ -2,7 +2,7 @@ r"""The inception score: confident per sample, diverse over classes (Salimans et
 
     IS = exp E_x KL(p(y|x) || p(y)),        p(y) = E_x p(y|x),
 
-from 1 (every sample looks alike to the classifier) to the number of classes. It knows nothing of the data.
+from 1 (every sample looks alike to the classifier) to the number of classes. It does not use the data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from solvers.errors import InputError
 
 
 def inception_score(probabilities: Tensor) -> float:
-    """The inception score of a classifier's probabilities; "inception" whatever the classifier.
+    """The inception score of a classifier's probabilities; "inception" for every classifier.
 
     Args:
         probabilities: p(y|x) of the generated samples, (n, classes); rows sum to 1.

@@ -3,7 +3,7 @@ r"""The maximum mean discrepancy of a kernel, and the kernel distance KID.
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),
 
 estimated without bias by leaving out the pairs of a sample with itself (Gretton et al. 2012, eq. 3). With the kernel
-(x.y / d + 1)^3 it is KID (Binkowski et al. 2018, eq. 4): unlike the Frechet distance it has no bias, whatever n.
+(x.y / d + 1)^3 it is KID (Binkowski et al. 2018, eq. 4): unlike the Frechet distance it has no bias for any n.
 
 The standard error is the jackknife over both sets. Leaving out sample i changes the means by its row sums of k alone,
 so it costs nothing beside the n^2 kernel values. At equal laws, where the estimator degenerates, the jackknife is too
@@ -51,7 +51,7 @@ def median_width(x: Tensor, y: Tensor, most: int = 1000) -> float:
     """The median distance of samples of both sets, the usual width of a Gaussian kernel (Gretton et al. 2012, 8)."""
     pooled = torch.cat([x[:most], y[:most]])
     distances = torch.nn.functional.pdist(pooled)
-    # Where most samples are equal the median says nothing of the others; where all are, any width does.
+    # If most samples are equal the median is uninformative on the others; if all are equal, any width is valid.
     return float(distances.median()) or float(distances.mean()) or 1.0
 
 
@@ -82,7 +82,7 @@ def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Estimate:
     Args:
         a: samples or features (n, ...).
         b: likewise (m, ...).
-        kernel: kernel of all pairs of (n, d) and (m, d); Gaussian with ``median_width`` when absent.
+        kernel: kernel of all pairs of (n, d) and (m, d); Gaussian with ``median_width`` by default.
 
     Raises:
         ValueError: other dimensions, fewer than 3 samples, or values that are not finite.

@@ -7,7 +7,7 @@ The ball of a sample reaches to its k-th nearest neighbour in its own set. With 
     density   = balls of x around y_j, mean / k,      coverage = share of balls of x with some y
                                                           (Naeem et al. 2020, eq. 6 and 9).
 
-Precision and density tell of quality, recall and coverage of variety. For equal laws and many samples density is 1, and
+Precision and density measure quality, recall and coverage diversity. For equal laws and many samples density is 1, and
 coverage 1 - (1/2)^k or so for n = m; precision and recall stay below 1. They grow with n: compare only equal n.
 """
 

@@ -1,6 +1,6 @@
 """The table of metrics by name, and one call that gives figures with their intervals.
 
-Intervals cover the chance in the generated samples; the reference is taken as it is, except by kid and mmd, whose
+Intervals cover the randomness of the generated samples; the reference is taken as exact, except by kid and mmd, whose
 jackknife covers both sets.
 """
 
@@ -54,7 +54,7 @@ class Metric:
         measure: Sets -> the figures, in the order of ``figures``.
         figures: name of each figure.
         best: the best value of each.
-        enough: (d) -> how many samples it takes for the figure to say something.
+        enough: (d) -> number of samples from which the metric is meaningful.
     """
 
     measure: Callable[[Sets], list[Estimate]]
@@ -120,7 +120,7 @@ def measure(sets: Sets, metrics: Iterable[str]) -> dict[str, Estimate]:
         Figures by name, each with its standard error and interval.
 
     Warns:
-        UserWarning: too few samples for a metric to say much.
+        UserWarning: too few samples for a meaningful metric.
 
     Raises:
         ValueError: an unknown name, or features that a metric cannot take.
@@ -138,7 +138,7 @@ def measure(sets: Sets, metrics: Iterable[str]) -> dict[str, Estimate]:
         n = min(n, sets.moments.n if sets.moments and name == "frechet" else len(sets.reference))
         if n < (enough := metric.enough(d)):
             warnings.warn(
-                f"{name}: {n} samples in {d} dimensions are few, {enough} or more say something; "
+                f"{name}: {n} samples in {d} dimensions are few, take {enough} or more; "
                 "compare only figures of equal n",
                 stacklevel=2,
             )

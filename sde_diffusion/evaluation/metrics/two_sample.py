@@ -1,7 +1,7 @@
-r"""The classifier two-sample test (Lopez-Paz & Oquab 2017): can a classifier tell generated from real?
+r"""The classifier two-sample test (Lopez-Paz & Oquab 2017): accuracy of a classifier of generated against real samples.
 
-A classifier learns on one half of both sets to tell them apart and is asked on the other half. If the laws are equal,
-its accuracy is near 1/2 with a variance of at most 1 / (4 n_test) (their theorem 1), whatever the classifier; an
+A classifier is trained on one half of both sets and tested on the other half. If the laws are equal,
+its accuracy is near 1/2 with a variance of at most 1 / (4 n_test) (their theorem 1) for every classifier; an
 accuracy above is proof of a difference, and 1/2 is no proof of none.
 """
 
@@ -20,13 +20,13 @@ from sde_diffusion.evaluation.metrics.mmd import pair
 
 
 def two_sample_accuracy(a: Tensor, b: Tensor, *, classifier: Any = None, seed: int = 0) -> Estimate:
-    """The accuracy with which a classifier tells held-out samples of two sets apart.
+    """The accuracy of a classifier on held-out samples of two sets.
 
     Args:
         a: features (n, ...).
         b: features (m, ...); the larger set is cut to the size of the smaller.
         classifier: any scikit-learn classifier, not fitted; a perceptron with 32 hidden units on
-            standardised features when absent.
+            standardised features by default.
         seed: seed of the halves and of the perceptron.
 
     Returns:
@@ -60,7 +60,7 @@ def two_sample_accuracy(a: Tensor, b: Tensor, *, classifier: Any = None, seed: i
 
 
 def p_value(accuracy: float, asked: int) -> float:
-    """The chance of this accuracy or more on ``asked`` held-out samples if the laws are equal (normal approximation).
+    """The probability of at least this accuracy on ``asked`` held-out samples for equal laws (normal approximation).
 
     >>> round(p_value(0.55, 400), 4)  # two standard deviations
     0.0228

@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_whole_is_refused() -> None:
     with pytest.raises(ValueError, match=r"out is not whole: .*prepare it again"):
         load_data("./out")
     np.save("out/x.npy", np.zeros((3, 3, 4, 6), np.uint8))
-    with pytest.raises(ValueError, match=r"tells of 4 samples .* the arrays have 3"):
+    with pytest.raises(ValueError, match=r"lists 4 samples .* the arrays have 3"):
         load_data("./out")
     Path("out/prepared.json").write_text('{"torn')
     with pytest.raises(ValueError, match=r"prepared\.json is torn"):

@@ -217,7 +217,7 @@ def test_measure_gives_every_figure_and_warns_of_few_samples() -> None:
     assert found["kid"] == kid(x, y)
     assert found["coverage"].value == neighbours(x, y).coverage
     assert all(f.standard_error > 0 for f in found.values())
-    with pytest.warns(UserWarning, match="kid: 50 samples in 2 dimensions are few, 100 or more"):
+    with pytest.warns(UserWarning, match="kid: 50 samples in 2 dimensions are few, take 100 or more"):
         measure(Sets(x[:50], y), ["kid"])
     with pytest.raises(ValueError, match="unknown metric 'fid'; did you mean 'kid'"):
         measure(Sets(x, y), ["fid"])
