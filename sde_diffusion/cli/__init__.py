@@ -28,7 +28,7 @@ SUMMARIES = {
     "train": "Train a score model by denoising score matching.",
     "sample": "Draw samples from a trained model.",
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
-    "show": "Draw the process or the model: schedules, the way to noise and back, the score field, trajectories.",
+    "show": "Draw a process or a model: schedules, samples on their way, the score field, trajectories, a film.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
     "likelihood": "Measure the log-likelihood of data under a trained model.",

@@ -17,6 +17,7 @@ Examples:
 sdediff show schedule                        alpha^2, g^2 and SNR of four processes
 sdediff show forward runs/digits-vp          data on its way to noise
 sdediff show reverse runs/digits-vp          noise on its way to data, and E[x_0 | x_t]
+sdediff show film runs/digits-vp --nfe 40    the same as a film, GIF or WebP
 sdediff show score runs/moons-vp             the score field in the plane
 sdediff show trajectories runs/moons-vp --solver ddim --nfe 40 --out paths.svg
 """
@@ -30,6 +31,7 @@ class Figure(str, Enum):
     reverse = "reverse"
     score = "score"
     trajectories = "trajectories"
+    film = "film"
 
 
 def show(
@@ -45,31 +47,38 @@ def show(
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File; .png, .svg or .pdf by its name.", show_default="FIGURE.png"),
+        typer.Option(
+            "--out", help="File; .png, .svg or .pdf by its name, a film .gif or .webp.", show_default="FIGURE.png"
+        ),
     ] = None,
 ) -> None:
-    """Draw the process or the model: schedules, the way to noise and back, the score field, trajectories."""
+    """Draw a process or a model: schedules, samples on their way, the score field, trajectories, a film."""
     from sde_diffusion.files.writing import temporary
+    from sde_diffusion.report.film import check_film, save_film
     from sde_diffusion.report.process_figures import check_format, save_figure
     from sde_diffusion.sampling.devices import device_for
-    from sde_diffusion.sampling.model_figures import drawn, schedule
+    from sde_diffusion.sampling.model_figures import drawn, film, schedule
     from sde_diffusion.storage.locate import find_model
     from solvers.errors import ExistsError, InputError
 
-    names = (Path(figure.value + end + ".png") for end in chain([""], (f"-{k}" for k in count(2))))
+    is_film = figure is Figure.film
+    suffix = ".gif" if is_film else ".png"
+    names = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))
     path = out or next(name for name in names if not name.exists())
-    check_format(path)
+    (check_film if is_film else check_format)(path)
     if path.exists():
         raise ExistsError(f"{path} exists already; choose another file with --out")
     if n < 1:
         raise InputError(f"--n is the number of points or paths, at least 1; got {n}")
-    if figure is Figure.schedule:
-        made = schedule(sde)
-    else:
-        made = drawn(figure.value, find_model(run), str(device_for(device or "auto")), solver, nfe, n, seed)
+    settings = (str(device_for(device or "auto")), solver, nfe, n, seed)
     partial = temporary(path).with_suffix(path.suffix)
     try:
-        save_figure(made, partial)
+        if figure is Figure.schedule:
+            save_figure(schedule(sde), partial)
+        elif is_film:
+            save_film(film(find_model(run), *settings), partial)
+        else:
+            save_figure(drawn(figure.value, find_model(run), *settings), partial)
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sde_diffusion.data import load_data
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.film import film_frames
 from sde_diffusion.report.process_figures import schedule_figure, score_figure, strip_figure, trajectory_figure
 from sde_diffusion.sampling.sampler import noise_for, seeds_of
 from sde_diffusion.sde import make_sde
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from solvers import find, solve
+from solvers import Solution, find, solve
 from solvers.errors import InputError
 from solvers.noise import FORWARD, standard_normal
 
@@ -28,9 +31,7 @@ def schedule(names: str) -> Any:
 
 def drawn(kind: str, stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> Any:
     """The figure of a stored model: forward, reverse, score or trajectories."""
-    model = load(stored, device=device).eval()
-    if model.shape is None:
-        raise InputError(f"{stored.path} does not say the shape of a sample")
+    model = _loaded(stored, device)
     if kind == "forward":
         x0 = _data(stored, model, n)
         eps = standard_normal(seeds_of(seed, len(x0)), x0.shape[1:], FORWARD)
@@ -38,6 +39,13 @@ def drawn(kind: str, stored: StoredModel, device: str, solver: str, nfe: int, n:
     if kind == "score":
         return score_figure(model.score, model.sde, _data(stored, model, 2000), SCORE_TIMES)
     return _reverse(kind, model, solver, nfe, n, seed)
+
+
+def _loaded(stored: StoredModel, device: str) -> ScoreModel:
+    model = load(stored, device=device).eval()
+    if model.shape is None:
+        raise InputError(f"{stored.path} does not say the shape of a sample")
+    return model
 
 
 def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
@@ -51,7 +59,8 @@ def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
 
 
 @torch.no_grad()
-def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> Any:
+def _run(model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> tuple[Solution, Callable[[Tensor], Tensor]]:
+    """A run with its trajectory, and E[x_0 | x_t] of the states at some of its indices."""
     method = find(solver)
     if method.adaptive:
         raise InputError(f"{solver} chooses its own steps, sample by sample; draw a fixed-step solver, such as ddim")
@@ -59,14 +68,32 @@ def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: 
     seeds = seeds_of(seed, n)
     process = model.sde.reverse(model, float(method.stochastic))
     run = solve(process, noise_for(model, model.shape, seeds), solver=method, nfe=nfe, seeds=seeds, trajectory=True)
+
+    @torch.no_grad()
+    def denoised(index: Tensor) -> Tensor:
+        assert run.trajectory is not None
+        found = []
+        for x, t in zip(run.trajectory[index], run.times[index].tolist(), strict=True):
+            at = torch.full((n,), t, dtype=torch.float64, device=x.device)
+            found.append(model.denoise(x, at) if t > 0 else x)
+        return torch.stack(found)
+
+    return run, denoised
+
+
+def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> Any:
+    run, denoised = _run(model, solver, nfe, n, seed)
     assert run.trajectory is not None
     if kind == "trajectories":
         return trajectory_figure(run.trajectory, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
-    shown = min(len(run.times), 9)
-    kept = torch.linspace(0, len(run.times) - 1, shown).round().long()
-    states, times = run.trajectory[kept], run.times[kept].tolist()
-    denoised = [
-        model.denoise(x, torch.full((n,), t, dtype=torch.float64, device=x.device)) if t > 0 else x
-        for x, t in zip(states, times, strict=True)
-    ]
-    return strip_figure({r"$x_t$": states, r"$E[x_0\,|\,x_t]$": torch.stack(denoised)}, times)
+    kept = torch.linspace(0, len(run.times) - 1, min(len(run.times), 9)).round().long()
+    states = {r"$x_t$": run.trajectory[kept], r"$E[x_0\,|\,x_t]$": denoised(kept)}
+    return strip_figure(states, run.times[kept].tolist())
+
+
+def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> list[Image.Image]:
+    """The frames of the reverse process of a stored model, one for each step."""
+    model = _loaded(stored, device)
+    run, denoised = _run(model, solver, nfe, n, seed)
+    assert run.trajectory is not None
+    return film_frames(run.trajectory, denoised(torch.arange(len(run.times))), run.times.tolist())
