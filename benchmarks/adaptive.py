@@ -39,6 +39,7 @@ from sde_diffusion.storage.locate import BUNDLED
 from solvers import PAIRS, ReverseProcess, Solver, solve
 from solvers.backends import Scipy, State, TorchDiffEq
 from solvers.classical.embedded_rk import EmbeddedRungeKutta
+from solvers.solver import sample_rms
 
 matplotlib.use("Agg")
 
@@ -85,7 +86,7 @@ def sweep(process: ReverseProcess, x1: Tensor, finest: float) -> list[dict[str, 
             if name.startswith("rk23") and tolerance < 3e-5:
                 continue
             out = solve(process, x1, solver=solver)
-            error = (out.x - exact).flatten(1).square().mean(1).sqrt()
+            error = sample_rms(out.x - exact)
             records.append(
                 {
                     "solver": name,

@@ -34,7 +34,7 @@ from sde_diffusion.data import Data, load_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.pictures import save_grid
 from sde_diffusion.sampling.ancestral_chain import ancestral
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.training.defaults import default_model
 from sde_diffusion.training.losses import denoising_loss
 from sde_diffusion.training.time_sampling import stratified
@@ -170,7 +170,7 @@ def noise_error(model: ScoreModel, data: Data) -> float:
 
 class _MeanOnly(ScoreModel):
     def __init__(self, model: ScoreModel) -> None:
-        super().__init__(model.network, model.sde, model.predicts, model.shape, model.sigma_data)
+        super().__init__(model.network, model.sde, model.parametrization, model.shape, model.sigma_data)
 
     def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, None]:
         return super().outputs(x, t, **condition)[0], None

@@ -1,7 +1,9 @@
 """Solver overhead: time of a solve over the time of its network calls alone, alternated step by step.
 
     python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
+    python -m benchmarks.overhead --empty [--nfe 20] [--rounds 200] [--json FILE]
 
+--empty measures steps on a network that costs nothing, beside k-diffusion and diffusers (benchmarks/empty_overhead.py).
 --solvers measures some and keeps the other rows of the JSON file.
 
 After every step of the solver the bundled digits network is called bare, on the same batch, as often as the step called
@@ -22,6 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import empty_overhead
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, Step, solve
@@ -78,20 +81,24 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run")
+    parser.add_argument("--empty", action="store_true")
     parser.add_argument("--solvers", help="all with fixed steps by default")
     parser.add_argument("--nfe", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, help="15; 200 with --empty")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.empty:
+        empty_overhead.report(arguments.nfe, arguments.rounds or 200, arguments.json)
+        return
     model = load(arguments.run or BUNDLED).to(arguments.device)
     able = [name for name, solver in SOLVERS.items() if not solver.adaptive]
     names = arguments.solvers.split(",") if arguments.solvers else able
     rows = {}
     with torch.no_grad():
         for name in names:
-            rows[name] = ratio(model, name, arguments.nfe, arguments.batch, arguments.rounds)
+            rows[name] = ratio(model, name, arguments.nfe, arguments.batch, arguments.rounds or 15)
     table = Table("solver", "NFE", "time / network time", "quartiles", "network call, ms")
     for name, row in rows.items():
         spread = f"{row['quartile_low']:.3f} to {row['quartile_high']:.3f}"

@@ -26,6 +26,7 @@ from sde_diffusion import ScoreModel, frechet_distance, load
 from sde_diffusion.data import load_data
 from sde_diffusion.sampling.reference_solution import rms
 from sde_diffusion.sampling.sampler import sample_batches
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, Solver
 from solvers.exponential.adams import ExponentialAdams
@@ -36,7 +37,7 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 def run(model: ScoreModel, n: int, solver: str | Solver, nfe: int) -> tuple[Tensor, int]:
     """Samples (n, ...) and the most evaluations that any of them took."""
-    parts = list(sample_batches(model, n, solver=solver, nfe=nfe, batch_size=250))
+    parts = list(sample_batches(model, n, SamplingSettings(solver, nfe, batch_size=250)))
     return torch.cat([p.x for p in parts]), max(int(p.nfe.max()) for p in parts)
 
 

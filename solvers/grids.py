@@ -47,12 +47,25 @@ def time_at(path: Path, half_log_snr: Tensor) -> Tensor:
     >>> float(time_at(straight, torch.tensor(0.0, dtype=torch.float64)))
     0.5
     """
-    low, high = torch.zeros_like(half_log_snr), torch.ones_like(half_log_snr)
+
+    def lam(t: Tensor) -> Tensor:
+        alpha, sigma = path(t)[:2]
+        return torch.log(alpha) - torch.log(sigma)
+
+    return time_where(lam, half_log_snr)
+
+
+def time_where(decreasing: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
+    """The t in [0, 1] at which a decreasing function has a value; beyond its range the nearer end.
+
+    >>> float(time_where(lambda t: 1 - t, torch.tensor(0.25, dtype=torch.float64)))
+    0.75
+    """
+    low, high = torch.zeros_like(value), torch.ones_like(value)
     for _ in range(64):
         middle = (low + high) / 2
-        alpha, sigma = path(middle)[:2]
-        noisy = torch.log(alpha) - torch.log(sigma) < half_log_snr
-        low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
+        beyond = decreasing(middle) < value
+        low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)
     return (low + high) / 2
 
 

@@ -45,9 +45,18 @@ def sum_of(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def sample_rms(x: Tensor) -> Tensor:
+    """Root mean square over the entries of each sample, float64 (B,).
+
+    >>> sample_rms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]).double()).tolist()
+    [3.5355339059327378, 0.0]
+    """
+    return x.flatten(1).square().mean(1).sqrt().to(torch.float64)
+
+
 def rms_of_sum(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     """RMS over the entries of each sample of sum_j weights[j] values[j], float64 (B,)."""
-    return sum_of(weights, values).flatten(1).square().mean(1).sqrt().to(torch.float64)
+    return sample_rms(sum_of(weights, values))
 
 
 class BudgetSpentError(StateError):

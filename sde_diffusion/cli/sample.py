@@ -21,6 +21,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.local_errors import Profile, error_profile
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -44,6 +45,7 @@ sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
 """
 # What --tolerance does not go with.
+HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
 CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
 
 
@@ -196,8 +198,10 @@ def sample(
         if tolerance is not None:
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
+        settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
+        towards = {k: v for k, v in options.items() if k in ("labels", "guidance")}
         with bar() as progress:
-            drawn = generate.draw(stored, device=device or "auto", progress=progress, **options)
+            drawn = generate.draw(stored, n, settings, device=device or "auto", progress=progress, **towards)
         if chosen is not None:
             drawn.record["choice"] = chosen.to_dict()
     made = drawn.record
@@ -226,9 +230,7 @@ def sample(
     else:
         typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
-        keep = {k: options[k] for k in ("solver", "nfe", "steps", "grid", "eta", "seed") if k in options}
-        keep["solver"] = generate.solver_for(keep.get("solver", "pf-ode"), stored, keep.get("nfe"))[1]
-        show_profile(error_profile(load(stored), **keep))
+        show_profile(error_profile(load(stored), generate.settings_for(stored, settings)))
 
 
 def listed(names: Iterable[str]) -> str:

@@ -24,7 +24,8 @@ from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserste
 from sde_diffusion.models.conditions import refuse_unknown
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
-from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches, seeds_of
+from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from solvers import Solver
 from solvers.errors import InputError, NonFiniteError, require_whole
 from solvers.planning import MOST
@@ -203,7 +204,7 @@ def compare(
     for (name, nfe), solver in ways.items():
         say(f"{name}, {nfe} evaluations")
         begin = time.perf_counter()
-        made = sample_batches(model, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size)
+        made = sample_batches(model, n, SamplingSettings(solver, nfe, seed=seed, batch_size=batch_size))
         rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
         raise InputError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")

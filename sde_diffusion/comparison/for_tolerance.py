@@ -24,7 +24,8 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
-from sde_diffusion.sampling.sampler import noise_for, seeds_of
+from sde_diffusion.sampling.sampler import noise_for
+from sde_diffusion.sampling.settings import seeds_of
 from solvers import SOLVERS, Solver, solve
 from solvers.errors import InputError
 
@@ -127,7 +128,7 @@ def choose_solver(
             raise InputError(f"a tolerance chooses the budget of a deterministic fixed-step solver; {name} {kind}")
     say = on_try or (lambda what: None)
     model.eval()
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = model.device
     x1 = noise_for(model, model.shape, seeds_of(seed, n, _FIRST_NOISE))
     given: dict[str, Any] = {name: value.to(device) for name, value in condition.items()}
     for steps in _FLOW_STEPS:

@@ -35,12 +35,10 @@ from sde_diffusion.evaluation.metrics import Estimate, Moments, frechet_distance
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.workers import Workers
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.sampler import noise_for, usual_nfe
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import SDE
-from solvers import make_grid, solve
+from solvers import make_grid
 from solvers.errors import InputError
-from solvers.plugin import find_solver
 
 TERMS = ("discretisation", "truncation", "prior mismatch", "score error", "Monte-Carlo floor")
 _FLOORS = 10
@@ -96,9 +94,7 @@ def loss_by_time(model: ScoreModel, data: Data, seed: int = 0, most: int = 1000)
     Even an exact score has a loss above 0, most where little can be known of the noise: only a difference between two
     models is an error of the score.
     """
-    x0 = model.units.to_model(data.batch(slice(0, most)))
-    parameter = next(model.parameters(), None)
-    x0 = x0 if parameter is None else x0.to(parameter.device)
+    x0 = model.units.to_model(data.batch(slice(0, most))).to(model.device)
     generator = torch.Generator().manual_seed(seed)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     found = []
@@ -119,16 +115,12 @@ def last_time(model: ScoreModel, drawing: SamplingSettings) -> float:
     Raises:
         ValueError: an adaptive solver, whose end is its own.
     """
-    solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
-    if solver.adaptive:
-        raise InputError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample")
-    x1 = noise_for(model, model.shape, torch.zeros(1, dtype=torch.int64))
-    nfe = usual_nfe(solver, drawing.nfe, drawing.steps, drawing.grid)
-    process = model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta)
-    with torch.no_grad():
-        times = solve(process, x1, solver=solver, nfe=nfe, steps=drawing.steps, grid=drawing.grid).times
+    run = drawing.resolve(model, model.shape)
+    if run.solver.adaptive:
+        raise InputError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
+    times = run.times
     if len(times) < 3:
         raise InputError("one evaluation goes from noise to data at once and has no time to truncate at; use more")
     return float(times[-2])
@@ -167,7 +159,7 @@ def error_budget(
         raise InputError(f"the data '{data.name}' is not what the reference '{reference.data['name']}' was made of")
     model = workers.model
     t_min = last_time(model, drawing)
-    solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
+    solver = drawing.chosen()
     smooth = "pf-ode" if solver.stochastic or not isinstance(solver.grid, str) else drawing.solver
     process = model.sde.probability_flow(model)
     generator = torch.Generator().manual_seed(drawing.seed)

@@ -38,8 +38,7 @@ class Point:
     @property
     def solver(self) -> str:
         """The solver's name."""
-        s = self.drawing.solver
-        return self.drawing.name or (s if isinstance(s, str) else type(s).__name__)
+        return self.drawing.called
 
     def as_dict(self) -> dict[str, Any]:
         """The point as JSON can hold it."""

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from sde_diffusion.evaluation.features import Extractor
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.sampler import check_status, noise_for, seeds_of, usual_nfe, whole_way
-from sde_diffusion.sampling.settings import SamplingSettings
+from sde_diffusion.sampling.sampler import check_status, noise_for
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from solvers import solve
 from solvers.errors import InputError, require_whole
-from solvers.plugin import find_solver
 
 
 class Drawn(NamedTuple):
@@ -49,21 +48,13 @@ def _make(
     """Samples start to start + size - 1 of a run; from noised x0 instead of the prior where it is given."""
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample")
-    solver = find_solver(drawing.solver)[1] if isinstance(drawing.solver, str) else drawing.solver
+    run = drawing.resolve(model, model.shape)
     seeds = seeds_of(drawing.seed, size, start)
     x1 = noise_for(model, model.shape, seeds)
     if x0 is not None:
         z0 = model.units.to_model(torch.from_numpy(x0).to(x1))
         x1 = model.sde.perturb(z0, 1.0, x1 / model.sde.prior_std())
-    out = solve(
-        model.sde.reverse(model, float(solver.stochastic) if drawing.eta is None else drawing.eta),
-        x1,
-        solver=solver,
-        nfe=usual_nfe(solver, drawing.nfe, drawing.steps, drawing.grid),
-        steps=drawing.steps,
-        grid=whole_way(drawing.grid),
-        seeds=seeds,
-    )
+    out = solve(run.process(model), x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds)
     check_status(out, start)
     found = extractor(model.units.to_data(out.x).float())
     p = found.probabilities
@@ -97,9 +88,8 @@ class Workers:
     """
 
     def __init__(self, model: ScoreModel, extractor: Extractor, processes: int = 1) -> None:
-        parameter = next(model.parameters(), None)
         require_whole("processes", processes, 1, 1024)
-        if processes < 1 or (processes > 1 and parameter is not None and parameter.device.type != "cpu"):
+        if processes > 1 and model.device.type != "cpu":
             raise InputError(f"expected 1 process or more, and 1 for a model on a GPU; got {processes}")
         self.model, self.extractor, self.processes = model, extractor, processes
         self._pool: ProcessPoolExecutor | None = None
@@ -133,8 +123,8 @@ class Workers:
         Raises:
             ValueError, FloatingPointError: as ``sample``.
         """
-        if n < 1 or drawing.batch_size < 1:
-            raise InputError(f"n and batch_size must be at least 1; got n={n}, batch_size={drawing.batch_size}")
+        if n < 1:
+            raise InputError(f"n must be at least 1; got n={n}")
         size = drawing.batch_size
         starts = list(range(0, n, size))
         sizes = [min(size, n - start) for start in starts]

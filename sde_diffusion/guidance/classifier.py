@@ -45,7 +45,13 @@ class ClassifierGuided(ScoreModel):
         if not torch.isfinite(torch.tensor(scale, device="cpu")):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
         super().__init__(
-            model.network, model.sde, model.predicts, model.shape, model.sigma_data, model.cost, model.normalization
+            model.network,
+            model.sde,
+            model.parametrization,
+            model.shape,
+            model.sigma_data,
+            model.cost,
+            model.normalization,
         )
         self.model = model
         self.log_prob = log_prob

@@ -131,7 +131,7 @@ class Guided(ScoreModel):
         choose(on, {"data": 0, "output": 1}, "space of combine")
         cost = model.cost + (model.cost if guide is None else guide.cost)
         super().__init__(
-            model.network, model.sde, model.predicts, model.shape, model.sigma_data, cost, model.normalization
+            model.network, model.sde, model.parametrization, model.shape, model.sigma_data, cost, model.normalization
         )
         self.model = model
         self.scale = 1.0 if scale is None else scale

@@ -325,8 +325,8 @@ def check_data(model: ScoreModel, x: Tensor) -> None:
 
 
 def _dtype(model: ScoreModel) -> torch.dtype:
-    """The type of the network's parameters; float64 if it has none."""
-    return next((p.dtype for p in model.parameters() if p.dtype.is_floating_point), torch.float64)
+    """The dtype of a run's state; float64 for a model without parameters."""
+    return model.state_dtype if model.dtype else torch.float64
 
 
 def _method(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> Solver:

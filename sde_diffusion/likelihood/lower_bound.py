@@ -38,7 +38,7 @@ from sde_diffusion.data.normalization import IDENTITY, Normalization
 from sde_diffusion.likelihood.dequantization import level_range
 from sde_diffusion.likelihood.flow import check_data
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError, choose
 from solvers.noise import standard_normal

@@ -22,7 +22,7 @@ from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likeli
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.pictures import save_figure
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from solvers.errors import InputError, require_whole
@@ -162,7 +162,7 @@ def _known(truncation: Tensor | None) -> Tensor:
 
 
 def _dtype(model: ScoreModel) -> torch.dtype:
-    return next((p.dtype for p in model.parameters()), torch.float64)
+    return model.state_dtype if model.dtype else torch.float64
 
 
 def _joined(bounds: list[Bound]) -> Bound | None:

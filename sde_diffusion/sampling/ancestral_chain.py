@@ -7,8 +7,8 @@ Dhariwal 2021, section 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import pairwise
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import DDPM
 from sde_diffusion.sde.base import per_sample
 from sde_diffusion.sde.step_posterior import first_variance, learned_log_variance, posterior
+from solvers import ReverseProcess, Solver, Step
+from solvers import steps as steps_of
 from solvers.errors import InputError, choose
-from solvers.noise import INDEPENDENT, as_seeds, standard_normal
+from solvers.noise import INDEPENDENT, Noise, as_seeds, standard_normal
 
 VARIANCES = ("small", "large", "learned")
 
@@ -31,6 +33,7 @@ def ancestral(
     steps: int | None = None,
     variance: str = "small",
     seeds: Iterable[int] | Tensor | None = None,
+    on_step: Callable[[Step], None] | None = None,
     **condition: Any,
 ) -> Tensor:
     """Walk the reverse chain from x_T to x_0, in units of the data.
@@ -41,6 +44,7 @@ def ancestral(
         steps: number of evenly spaced steps; all T if None.
         variance: "small", "large" or "learned".
         seeds: one integer per sample, 0 to B - 1 by default.
+        on_step: called after every step, with the network evaluations so far (``Step.nfe``).
         condition: passed on to the network.
 
     Raises:
@@ -57,21 +61,71 @@ def ancestral(
     choose(variance, dict.fromkeys(VARIANCES), "variance")
     keys = as_seeds(range(len(x)) if seeds is None else seeds, len(x))
     times = sde.grid(sde.steps if steps is None else steps)
-    first = first_variance(sde) if variance == "learned" else None
-    for k, (t, s) in enumerate(pairwise(times)):
-        at = torch.full((len(x),), float(t), dtype=torch.float64, device=x.device)
-        output, extra = model.outputs(x, at, **condition)
-        q = posterior(sde, t, s)
-        x0 = model.denoised_from(output, x, at)
+    watched = _WithVariance(model)
+    process = replace(model.sde.reverse(model, 1.0, **condition), model=watched)
+    for step in steps_of(process, x, times, _Chain(sde, variance, watched), _StepNoise(keys)):
+        if on_step is not None:
+            on_step(step)
+    return model.units.to_data(step.x)
+
+
+class _WithVariance:
+    """The denoiser of a model, which keeps what the network said of the variance."""
+
+    def __init__(self, model: ScoreModel) -> None:
+        self.model = model
+        self.extra: Tensor | None = None
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        output, self.extra = self.model.outputs(x, t, **condition)
+        return self.model.denoised_from(output, x, t)
+
+
+@dataclass(frozen=True)
+class _StepNoise:
+    """Noise by the number of the step."""
+
+    seeds: Tensor
+
+    def increment(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Not used by the chain."""
+        raise NotImplementedError
+
+    def independent(self, x: Tensor, t: Tensor, k: int = 0) -> Tensor:
+        """The noise of step k."""
+        return standard_normal(self.seeds, x.shape[1:], INDEPENDENT, k).to(x)
+
+    def rows(self, index: Tensor) -> _StepNoise:
+        """The noise of some samples."""
+        return _StepNoise(self.seeds[index])
+
+
+@dataclass(frozen=True)
+class _Chain(Solver):
+    """The steps of the chain; the state is their number."""
+
+    sde: DDPM
+    variance: str
+    watched: _WithVariance
+
+    order = 1
+    stochastic = True
+    needs = (ReverseProcess,)
+    source = "Ho et al. 2020, algorithm 2"
+
+    def step(
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: int | None, noise: Noise
+    ) -> tuple[Tensor, Tensor, int]:
+        """A draw from the posterior of the step, given the denoised x."""
+        k = state or 0
+        x0 = problem.denoise(x, t)
+        q = posterior(self.sde, t, s)
         mean = q.from_data * x0 + q.from_x * x
-        if float(s) == 0:
-            return model.units.to_data(mean)
-        if first is None:
-            std = torch.sqrt(q.small if variance == "small" else q.large)
-        elif extra is None:
+        xi = noise.independent(x, t, k)
+        if self.variance != "learned":
+            std = torch.sqrt(q.small if self.variance == "small" else q.large)
+            return mean + per_sample(std, x) * xi, s, k + 1
+        if self.watched.extra is None:
             raise InputError("the network has no second half of channels, so it learned no variance; use 'small'")
-        else:
-            std = torch.exp(learned_log_variance(q, first, extra) / 2)
-        noise = standard_normal(keys, x.shape[1:], INDEPENDENT, k).to(x)
-        x = mean + per_sample(std, x) * noise if std.ndim == 0 else mean + std * noise
-    return x
+        log_variance = learned_log_variance(q, first_variance(self.sde), self.watched.extra)
+        return mean + torch.exp(log_variance / 2) * xi, s, k + 1

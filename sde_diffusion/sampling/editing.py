@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.inversion import decode, encode
-from sde_diffusion.sampling.sampler import check_status, seeds_of
+from sde_diffusion.sampling.sampler import check_status
+from sde_diffusion.sampling.settings import seeds_of
 from solvers import Solver, find, make_grid, solve
 from solvers.errors import InputError
 from solvers.noise import FORWARD, standard_normal

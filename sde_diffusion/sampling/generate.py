@@ -12,7 +12,8 @@ from torch import Tensor
 from sde_diffusion.guidance.classifier_free import Guided
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.sampling.sampler import check_status, sample_batches, seeds_of
+from sde_diffusion.sampling.sampler import check_status, sample_batches
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.storage import solver_json
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -24,7 +25,6 @@ from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import Solution, Solver, Step
 from solvers.errors import InputError
-from solvers.planning import plan
 from solvers.plugin import file_hash, find_solver, solver_file
 
 
@@ -37,28 +37,23 @@ def default_count(shape: Sequence[int]) -> int:
     return 2000 if tuple(shape) == (2,) else 64
 
 
-def solver_for(solver: str | tuple[str, Solver], stored: StoredModel, nfe: int | None) -> tuple[str, Solver]:
-    """Name and solver, see ``draw``."""
-    if isinstance(solver, tuple):
-        return solver
-    return solver, find_tuned(stored, nfe) if solver == TUNED else find_solver(solver)[1]
+def settings_for(stored: StoredModel, settings: SamplingSettings) -> SamplingSettings:
+    """The settings with the solver that a name stands for: "tuned" is what ``sdediff tune`` has made for the model."""
+    if isinstance(settings.solver, Solver):
+        return settings
+    tuned = settings.solver == TUNED
+    solver = find_tuned(stored, settings.nfe) if tuned else find_solver(settings.solver)[1]
+    return settings.with_solver(solver, settings.called)
 
 
 @torch.no_grad()
 def draw(
     stored: StoredModel,
     n: int | None = None,
+    settings: SamplingSettings | None = None,
     *,
-    solver: str | tuple[str, Solver] = "pf-ode",
-    nfe: int | None = None,
-    steps: int | None = None,
-    grid: str | Tensor | Sequence[float] | None = None,
-    seed: int = 0,
-    eta: float | None = None,
-    batch_size: int = 256,
     labels: Sequence[int] | None = None,
     guidance: float = 1.0,
-    partial: bool = False,
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -67,18 +62,10 @@ def draw(
     Args:
         stored: from ``checkpoint.find``.
         n: number of samples; ``default_count`` of the model's shape by default.
-        solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, "tuned" for what ``sdediff tune`` has made for this
-            model and budget, or (what to call it, a Solver).
-        nfe: network evaluations per sample; 20 unless steps or the times are given.
-        steps: grid intervals, instead of nfe.
-        grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
-        seed: seed of the set.
-        eta: noise level; 1 for stochastic solvers and 0 for the others by default.
-        batch_size: samples integrated together.
+        settings: the settings of the run; the solver may also be "tuned".
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
         guidance: w of classifier-free guidance towards the labels, see ``guidance.Guided``. Where it is not 1, every
             call of the network counts two evaluations.
-        partial: whether times that do not lead from 1 to 0 are taken, see ``sample``.
         device: a name in ``DEVICES``.
         progress: called with the share of the work that is done, after every step.
 
@@ -86,42 +73,31 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sampling.sampler``.
         CheckpointError: the weights do not fit the described network.
     """
-    file = solver_file(solver if isinstance(solver, str) else solver[0])
-    name, instance = solver_for(solver, stored, nfe)
+    asked = settings or SamplingSettings()
+    file = solver_file(asked.called)
+    settings = settings_for(stored, asked)
     place = device_for(device)
     model = load(stored, device=str(place))
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
+    shape = model.shape
     n = default_count(model.shape) if n is None else n
     model, condition = _conditional(model, labels, guidance, n)
-    eta = float(instance.stochastic) if eta is None else eta
+    run = settings.resolve(model, shape)
     parts: list[Solution] = []
-    batches = math.ceil(n / batch_size) if n >= 1 and batch_size >= 1 else 0
+    size = settings.batch_size
 
     def on_step(step: Step) -> None:
         if progress is not None:  # time runs from 1 to 0, so 1 - t is the share done
-            progress(min((len(parts) + 1 - float(step.t.mean())) / batches, 1.0))
+            progress(min((len(parts) + 1 - float(step.t.mean())) / math.ceil(n / size), 1.0))
 
-    for part in sample_batches(
-        model,
-        n,
-        solver=instance,
-        nfe=nfe,
-        steps=steps,
-        grid=grid,
-        seed=seed,
-        batch_size=batch_size,
-        eta=eta,
-        partial=partial,
-        on_step=on_step,
-        condition=condition,
-    ):
-        check_status(part, start=len(parts) * batch_size)
+    for part in sample_batches(model, n, settings, on_step=on_step, condition=condition):
+        check_status(part, start=len(parts) * size)
         parts.append(part)
     x = torch.cat([part.x for part in parts]).float().cpu()
     used = torch.cat([part.nfe for part in parts])
-    spacing = instance.grid if grid is None else grid
-    ran, times = plan(model.sde.reverse(model, eta, **condition), x.shape[1:], instance, grid=parts[0].times)
+    assert isinstance(settings.solver, Solver)
+    spacing = settings.solver.grid if settings.grid is None else settings.grid
     record: SampleRecord = {
         "format": FORMAT,
         "kind": KIND,
@@ -134,23 +110,23 @@ def draw(
         "data": stored.data,
         "n": n,
         "shape": list(x.shape[1:]),
-        "seed": seed,
+        "seed": settings.seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None if labels is None else list(labels),
         "guidance": guidance,
-        "solver": {"name": name, **solver_json.describe(ran)},
+        "solver": {"name": settings.called, **solver_json.describe(run.solver)},
         "grid": {
             "name": spacing if isinstance(spacing, str) else None,
-            "times": times.tolist(),
+            "times": run.times.tolist(),
         },
-        "eta": eta,
+        "eta": run.eta,
         "nfe": {
-            "asked": nfe,
+            "asked": settings.nfe,
             "least": int(used.min()),
             "most": int(used.max()),
             "mean": float(used.double().mean()),
         },
-        "batch_size": batch_size,
+        "batch_size": size,
         "x": {"dtype": "float32", "sha256": hashlib.sha256(x.numpy().tobytes()).hexdigest()},
         "machine": {"device": place.type, "threads": torch.get_num_threads()},
         "versions": versions(),
@@ -159,7 +135,7 @@ def draw(
         record["solver_file_sha256"] = file_hash(file)
     if stored.source_sha256 is not None:
         record["model_file_sha256"] = stored.source_sha256
-    return Samples(x, seeds_of(seed, n), record)
+    return Samples(x, seeds_of(settings.seed, n), record)
 
 
 def _conditional(
@@ -221,15 +197,18 @@ def redraw(
     new = draw(
         stored,
         record["n"],
-        solver=(name, instance),
-        nfe=record["nfe"]["asked"] if instance.adaptive else None,
-        grid=record["grid"]["times"],
-        seed=record["seed"],
-        eta=record["eta"],
-        batch_size=record["batch_size"],
+        SamplingSettings(
+            instance,
+            record["nfe"]["asked"] if instance.adaptive else None,
+            grid=record["grid"]["times"],
+            eta=record["eta"],
+            seed=record["seed"],
+            batch_size=record["batch_size"],
+            name=name,
+            partial=(record["grid"]["times"][0], record["grid"]["times"][-1]) != (1.0, 0.0),
+        ),
         labels=record.get("labels"),
         guidance=record.get("guidance", 1.0),
-        partial=(record["grid"]["times"][0], record["grid"]["times"][-1]) != (1.0, 0.0),
         device=device or record["machine"]["device"],
         progress=progress,
     )

@@ -22,6 +22,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver, find, solve
 from solvers.errors import InputError, NonFiniteError
 from solvers.grids import time_at
+from solvers.solver import sample_rms
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,7 @@ def round_trip(
     given = conditions_for(round_trip, model, condition)
     code, there = _run(model, x, True, solver, tolerance, steps, t_min, given)
     again, back = _run(model, code, False, solver, tolerance, steps, t_min, given)
-    error = (again - x).flatten(1).double().square().mean(1).sqrt()
-    return RoundTrip(code, again, error, there + back)
+    return RoundTrip(code, again, sample_rms((again - x).double()), there + back)
 
 
 def interpolate(a: Tensor, b: Tensor, weight: float | Sequence[float] | Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def _run(
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
         raise InputError("data and codes are finite floating point tensors")
-    x = (model.units.to_model(x) if forward else x).to(next((p.dtype for p in model.parameters()), x.dtype))
+    x = (model.units.to_model(x) if forward else x).to(model.state_dtype if model.dtype else x.dtype)
     method = find(solver)
     if method.stochastic:
         raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.sampler import noise_for, seeds_of, usual_nfe, whole_way
-from solvers import Solver, find, solve
+from sde_diffusion.sampling.sampler import noise_for
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
+from solvers import solve
 from solvers.errors import InputError
 
 _BINS = 20
@@ -51,56 +51,34 @@ def shortest_half(error: Sequence[float]) -> tuple[int, int]:
     return i, j
 
 
-def error_profile(
-    model: ScoreModel,
-    *,
-    solver: str | Solver = "pf-ode",
-    nfe: int | None = None,
-    steps: int | None = None,
-    grid: str | Tensor | Sequence[float] | None = None,
-    eta: float | None = None,
-    seed: int = 0,
-    n: int = 16,
-) -> Profile:
+def error_profile(model: ScoreModel, settings: SamplingSettings | None = None, *, n: int = 16) -> Profile:
     """The error profile of a solver on a model, from n samples.
 
     Args:
         model: any ScoreModel with a shape.
-        solver: a name or a Solver that estimates its error.
-        nfe: budget; 20 for fixed-step solvers unless steps or times are given.
-        steps: grid intervals, instead of nfe.
-        grid: as in ``sample``.
-        eta: as in ``sample``.
-        seed: seed of the run.
-        n: number of samples are averaged.
+        settings: the settings of the run, with a solver that estimates its error.
+        n: number of samples that are averaged.
 
     Raises:
         ValueError: the solver has no error estimate, or the model no shape.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
     >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.1, sde=VPSDE())
-    >>> profile = error_profile(model, solver="dpm++2m", nfe=12)
+    >>> profile = error_profile(model, SamplingSettings("dpm++2m", nfe=12))
     >>> profile.half[0] > profile.half[1] > 0
     True
     """
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample")
-    solver = find(solver)
-    seeds = seeds_of(seed, n)
+    settings = settings or SamplingSettings()
+    how = settings.resolve(model, model.shape)
+    seeds = seeds_of(settings.seed, n)
+    x1 = noise_for(model, model.shape, seeds)
     with torch.no_grad():
-        run = solve(
-            model.sde.reverse(model, float(solver.stochastic) if eta is None else eta),
-            noise_for(model, model.shape, seeds),
-            solver=solver,
-            nfe=usual_nfe(solver, nfe, steps, grid),
-            steps=steps,
-            grid=whole_way(grid),
-            seeds=seeds,
-            errors=True,
-        )
+        run = solve(how.process(model), x1, solver=how.solver, nfe=how.nfe, grid=how.times, seeds=seeds, errors=True)
     if run.errors is None or not bool(run.errors.error.isfinite().any()):
         raise InputError(
-            f"{type(solver).__name__} has no error estimate in this run; embedded and multistep solvers have one "
+            f"{settings.called} has no error estimate in this run; embedded and multistep solvers have one "
             "(pf-ode, unipc, dpm++2m, dpm++3m, rk23, rk45, ...), with at least 4 steps"
         )
     t, s, error = (c.double().cpu() for c in run.errors)

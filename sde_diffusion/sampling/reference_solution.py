@@ -25,6 +25,7 @@ from sde_diffusion.sde import SDE
 from solvers import solve
 from solvers.errors import InputError, NonFiniteError
 from solvers.exponential.adams import ExponentialAdams
+from solvers.solver import sample_rms
 
 # The range of rho. The jump below its end has an error of rho^2.
 _START, _END = 4096.0, 1e-5
@@ -99,7 +100,7 @@ def rms(x: Tensor) -> Tensor:
     >>> rms(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [3.5355339059327378, 0.0]
     """
-    return x.double().flatten(1).square().mean(1).sqrt()
+    return sample_rms(x.double())
 
 
 def rho_of(sde: SDE, t: float) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from solvers.denoiser import Denoiser
 from solvers.errors import InputError
+from solvers.grids import time_where
 from solvers.noise import PRIOR, as_seeds, standard_normal
 from solvers.problem import Equation, ReverseProcess, Scales
 
@@ -170,13 +171,7 @@ class SDE(ABC):
         >>> float(VPSDE().time(VPSDE().half_log_snr(0.3)))
         0.3...
         """
-        target = as_float64(half_log_snr)
-        low, high = torch.zeros_like(target), torch.ones_like(target)
-        for _ in range(64):
-            middle = (low + high) / 2
-            noisy = self.half_log_snr(middle) < target
-            low, high = torch.where(noisy, low, middle), torch.where(noisy, middle, high)
-        return (low + high) / 2
+        return time_where(self.half_log_snr, as_float64(half_log_snr))
 
     def to_step(self, t: Tensor) -> Tensor:
         """The times that training on t stands for: t itself, or the next one of a discrete-time process."""

@@ -34,6 +34,7 @@ from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
 from solvers.noise import NoNoise
 from solvers.problem import ReverseProcess
+from solvers.solver import sample_rms
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, t, rows) -> D; rows are the indices of the samples in x, for their conditions."""
@@ -62,7 +63,7 @@ class Fit:
 
     def errors(self, x: Tensor) -> Tensor:
         """RMS of each sample, (B,) float64."""
-        return (x.double() - self.x0.double()).flatten(1).square().mean(1).sqrt()
+        return sample_rms(x.double() - self.x0.double())
 
     def rho(self, times: Tensor) -> Tensor:
         """Sigma / alpha."""

@@ -28,7 +28,7 @@ from torch import Tensor
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.tuned_solver import Tuned
 from sde_diffusion.tuning.fit import (
     Denoise,

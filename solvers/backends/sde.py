@@ -148,7 +148,12 @@ class _SDE:
         for at, time, slope in self.seen:
             if at is y and time == r:
                 return slope
-        slope = self.drift(r, y.reshape(self.shape)).flatten(1)
+        problem, t, x = self.drift.problem, self.drift.time(r), y.reshape(self.shape)
+        if isinstance(problem, ReverseProcess):
+            slope = problem.drift_from(problem.denoise(x, t), x, t)
+        else:
+            slope = problem.drift(x, t)
+        slope = (self.drift.sign * slope).flatten(1)
         self.seen.append((y, r, slope))
         return slope
 

@@ -44,7 +44,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.noise import Noise
 from solvers.problem import Equation, Problem, like
-from solvers.solver import Solver
+from solvers.solver import Solver, sample_rms
 
 
 class State(NamedTuple):
@@ -120,7 +120,7 @@ class AdaptiveSDE(Solver):
         new = low + gap
 
         weight = self.atol + self.rtol * torch.maximum(x.abs(), new.abs())
-        error = (gap / weight).flatten(1).square().mean(1).sqrt().to(torch.float64)
+        error = sample_rms(gap / weight)
         # NaN compares false: a step that left the finite numbers is rejected and tried shorter.
         accepted = error <= 1
         factor = (0.9 * error.nan_to_num(nan=1e10).clamp(1e-10, 1e10) ** -0.9).clamp(0.2, 5)

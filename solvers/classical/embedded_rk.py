@@ -34,7 +34,7 @@ from solvers.classical.coordinates import Angle, Coordinates, Time
 from solvers.errors import InputError, choose
 from solvers.noise import Noise
 from solvers.problem import Problem, ReverseProcess, like
-from solvers.solver import LocalErrorEstimate, Solver
+from solvers.solver import LocalErrorEstimate, Solver, sample_rms
 
 FORMS = ("velocity", "raw")
 
@@ -200,7 +200,7 @@ class EmbeddedRungeKutta(Solver):
     ) -> LocalErrorEstimate:
         """RMS over the sample of the embedded difference; NaN where the attempt was rejected."""
         assert after.gap is not None
-        size = after.gap.flatten(1).square().mean(1).sqrt().to(torch.float64) * after.scale
+        size = sample_rms(after.gap) * after.scale
         return LocalErrorEstimate(t, s, size.masked_fill(after.rejected, torch.nan))
 
     def _start(self, problem: Problem, x: Tensor, t: Tensor, s: Tensor) -> State:
@@ -248,7 +248,7 @@ def _steady(h: Tensor) -> Tensor:
 
 def _norm(y: Tensor, weight: Tensor) -> Tensor:
     # Detached: the sizes of the steps are no part of a gradient through the solution.
-    return (y / weight).detach().flatten(1).square().mean(1).sqrt().to(torch.float64)
+    return sample_rms((y / weight).detach())
 
 
 def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -35,7 +35,7 @@ from solvers.exponential.adams import ExponentialAdams, Update
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
-from solvers.solver import LocalErrorEstimate
+from solvers.solver import LocalErrorEstimate, sample_rms
 
 # Features are compared with what they were where the gate was fitted, at most this many standard deviations away.
 FAR = 4.0
@@ -234,8 +234,7 @@ class MixtureOfTables(FixedGridSolver):
         row = F.pad(after.row, (0, max(0, 1 + len(lower.weights) - after.row.shape[1])))
         for k, weight in enumerate((lower.decay, *lower.weights)):
             row[:, k] -= weight
-        apart = weighted_sum(row, x, (after.values[0], *before.values))
-        return LocalErrorEstimate(t, s, apart.flatten(1).square().mean(1).sqrt().to(torch.float64))
+        return LocalErrorEstimate(t, s, sample_rms(weighted_sum(row, x, (after.values[0], *before.values))))
 
     @cached_property
     def _kept(self) -> list[int]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import sample_batches
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import EDM, VPSDE, CosineVPSDE
 from solvers import SOLVERS, Equation, ReverseProcess, solve
 
@@ -52,5 +53,5 @@ def test_models_do_not_read_it_either(predicts: str) -> None:
 
     for sde in (VPSDE(), CosineVPSDE()) if predicts in ("data", "velocity") else (VPSDE(), EDM()):
         model = ScoreModel(Network().to("meta"), sde, predicts, shape=(2, 4))
-        [out] = sample_batches(model, 3, nfe=8)
+        [out] = sample_batches(model, 3, SamplingSettings(nfe=8))
         assert out.x.device.type == "meta"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.sde import VPSDE, Flow
-from solvers import SOLVERS, Equation, ReverseProcess, Solver, make_grid, solve, steps
+from solvers import SOLVERS, Equation, ReverseProcess, Solver, Step, make_grid, solve, steps
 from solvers.noise import Noise
 from solvers.problem import Problem, like
 
@@ -271,3 +271,20 @@ def test_the_drift_and_diffusion_are_those_of_the_reverse_process(eta: float) ->
     for time in (t, t.expand(3, 1)):
         assert torch.allclose(reverse.drift(x, time), expected, rtol=1e-12)
         assert torch.allclose((reverse.diffusion(x, time) ** 2).expand(3, 1), (eta**2 * g2).expand(3, 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "pf-ode", "rk45"])
+def test_on_step_receives_what_the_model_returned_last(name: str) -> None:
+    returned: list[Tensor] = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        returned.append(x / 3 + t.reshape(-1, 1).to(x))
+        return returned[-1]
+
+    def check(step: Step) -> None:
+        assert step.denoised is returned[-1]
+
+    solve(
+        ReverseProcess(model, VPSDE()), torch.ones(2, 3), solver=name, nfe=None if name == "rk45" else 8, on_step=check
+    )
+    assert returned

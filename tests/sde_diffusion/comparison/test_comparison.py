@@ -16,7 +16,7 @@ from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow, 
 from sde_diffusion.comparison.report import against, as_dict, save, summary, table
 from sde_diffusion.comparison.simultaneous import critical_value, interval
 from sde_diffusion.evaluation.metrics import sliced_wasserstein
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from solvers import SOLVERS, Solver
 
 MODEL = Gaussian(torch.tensor([1.0, 0.0]), torch.tensor([[0.5, 0.2], [0.2, 0.1]]), sde=VPSDE())

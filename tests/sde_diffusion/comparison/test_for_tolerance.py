@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, sample
 from sde_diffusion.comparison.for_tolerance import LADDER, choose_solver
 from sde_diffusion.sampling.reference_solution import converged, rms
-from sde_diffusion.sampling.sampler import seeds_of
+from sde_diffusion.sampling.settings import seeds_of
 from solvers import SOLVERS
 
 MEANS = torch.from_numpy(load_digits().images[:64] / 8 - 1).float().reshape(-1, 64)

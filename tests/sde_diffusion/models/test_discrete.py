@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.guidance import Guided
 from sde_diffusion.models.discrete import DiscreteModel
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
@@ -281,3 +282,13 @@ def test_few_steps_keep_the_variance_of_gaussian_data_only_with_the_learned_one(
 def test_bad_input_is_refused(make: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_the_chain_counts_its_evaluations(scale: float | None) -> None:
+    plain = ScoreModel(lambda x, t, label=None: 0 * x, DDPM(), "noise")
+    model = plain if scale is None else Guided(plain, scale, null={"label": 0})
+    condition = {} if scale is None else {"label": torch.tensor([1, 2])}
+    seen: list[list[int]] = []
+    ancestral(model, torch.ones(2, 3), steps=7, on_step=lambda step: seen.append(step.nfe.tolist()), **condition)
+    assert seen == [[model.cost * k] * 2 for k in range(1, 8)]

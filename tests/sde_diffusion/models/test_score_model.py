@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sde_diffusion.models.analytic import GaussianMixture
+from sde_diffusion.models.parametrization import EDMPrediction, Parametrization, VelocityPrediction
 from sde_diffusion.models.score_model import PREDICTS, ScoreModel
+from sde_diffusion.networks import build
+from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
+from sde_diffusion.training.losses import denoising_loss
 from solvers import SOLVERS, solve
 
 PATHS = [VPSDE(), SubVPSDE(), VESDE(), EDM(), Flow(), CosineVPSDE()]
@@ -134,3 +141,55 @@ def test_a_time_that_the_batch_shares_gives_the_bits_of_times_of_its_own(predict
             together = model.denoise(x[:3], t[:3])
             assert together.dtype == dtype
             assert torch.equal(together, model.denoise(x, t)[:3])
+
+
+@dataclass(frozen=True)
+class Doubled(Parametrization):
+    """A head of one's own: the output is 2 x_0."""
+
+    name = "doubled"
+    defined_at_pure_noise = True
+
+    def affine(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, _ = sde.marginal(t)
+        return torch.zeros_like(alpha), torch.full_like(alpha, 0.5)
+
+    def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        return 2 * x0
+
+
+def test_a_parametrization_of_ones_own_is_one_class() -> None:
+    exact = GaussianMixture(MEANS, 0.3, sde=Flow())
+    own = ScoreModel(lambda x, t: 2 * exact.denoise(x, t), Flow(), Doubled(), shape=(2,))
+    assert own.predicts == "doubled"
+    torch.testing.assert_close(sample(own, 8, nfe=12), sample(exact, 8, nfe=12, shape=(2,)))
+    x, t = torch.ones(3, 2).double(), torch.tensor([0.2, 0.5, 0.8]).double()
+    for quantity in ("denoise", "noise", "score", "velocity"):
+        torch.testing.assert_close(getattr(own, quantity)(x, t), getattr(exact, quantity)(x, t))
+    x0, eps = torch.randn(2, 500, 2, generator=torch.Generator().manual_seed(0)).double()
+    times = torch.linspace(0.01, 0.99, 500, dtype=torch.float64)
+    torch.testing.assert_close(denoising_loss(own, x0, times, eps), denoising_loss(exact, x0, times, eps))
+    assert ScoreModel(None, Flow(), VelocityPrediction()).predicts == "velocity"
+    assert ScoreModel(None, Flow(), EDMPrediction(0.5)).sigma_data == 0.5
+
+
+def test_a_subclass_with_outputs_of_its_own_is_denoised_through_them() -> None:
+    class Halved(ScoreModel):
+        def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
+            return super().outputs(x, t, **condition)[0] / 2, None
+
+    model = Halved(lambda x, t: x, VPSDE(), "data")
+    x, t = torch.ones(2, 3), torch.tensor([0.5, 0.5])
+    assert torch.equal(model.denoise(x, t), x / 2) and torch.equal(model(x, t), x / 2)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_input_and_output_of_a_network_of_16_bits_are_cast(kind: torch.dtype) -> None:
+    network = build("mlp", shape=(2,), width=8, depth=1).to(kind)
+    model = ScoreModel(network, VPSDE(), "data")
+    x, t = torch.ones(3, 2), torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
+    with torch.no_grad():
+        found = model.denoise(x, t)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, network(x.to(kind), t.float()).float())
+    assert model.dtype == kind and model.state_dtype == torch.float32

@@ -9,6 +9,7 @@ from torch import Tensor
 from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.local_errors import error_profile, shortest_half
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import VPSDE
 
 MODEL = GaussianMixture(torch.tensor([[-1.0, 0.4], [1.0, 0.0]]), 0.3, sde=VPSDE())
@@ -16,7 +17,7 @@ MODEL = GaussianMixture(torch.tensor([[-1.0, 0.4], [1.0, 0.0]]), 0.3, sde=VPSDE(
 
 def test_estimates_fall_with_their_order() -> None:
     """The gap between answers of order 2 and 3 is h^3 in a step, h^2 in the sum over steps."""
-    coarse, fine = (sum(error_profile(MODEL, solver="unipc", nfe=n).error) for n in (40, 160))
+    coarse, fine = (sum(error_profile(MODEL, SamplingSettings(solver="unipc", nfe=n)).error) for n in (40, 160))
     assert 4**1.5 < coarse / fine < 4**3
 
 
@@ -28,13 +29,13 @@ def test_a_kink_in_time_is_found() -> None:
 
     model = ScoreModel(kinked, VPSDE(), "data", shape=(2,))
     for solver in ("pf-ode", "dpm++2m", "unipc"):
-        high, low = error_profile(model, solver=solver, nfe=50).half
+        high, low = error_profile(model, SamplingSettings(solver=solver, nfe=50)).half
         assert high > 0.25 and low < 0.32 and high - low < 0.25, (solver, high, low)
 
 
 def test_bins_cover_the_run_in_order() -> None:
     for solver in ("unipc", "rk23"):
-        profile = error_profile(MODEL, solver=solver)
+        profile = error_profile(MODEL, SamplingSettings(solver=solver))
         assert profile.t[1:] == profile.s[:-1]
         assert profile.t == sorted(profile.t, reverse=True)
         assert min(profile.error) >= 0
@@ -46,7 +47,7 @@ def test_shortest_half_prefers_short_then_large() -> None:
 
 
 def test_solvers_without_an_estimate_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"DDIM has no error estimate.*pf-ode"):
-        error_profile(MODEL, solver="ddim")
+    with pytest.raises(ValueError, match=r"ddim has no error estimate.*pf-ode"):
+        error_profile(MODEL, SamplingSettings(solver="ddim"))
     with pytest.raises(ValueError, match="shape"):
         error_profile(ScoreModel(lambda x, t: x, VPSDE()))

@@ -17,6 +17,7 @@ from sde_diffusion.networks import MLP, UNet
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.sampler import sample
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.checkpoint import StoredModel, export, find, load
@@ -58,7 +59,7 @@ def through_file(samples: sample_record.Samples) -> dict[str, Any]:
 )
 def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
     stored = model()
-    first = generate.draw(stored, 5, **options)
+    first = generate.draw(stored, 5, SamplingSettings(**options))
     record = through_file(first)
     again = generate.redraw(record, stored)
     assert torch.equal(again.x, first.x) and torch.equal(again.seeds, first.seeds)
@@ -72,7 +73,7 @@ def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("nfe", [8, 20])
 def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None:
     stored = model(shape=(500,))
-    first = generate.draw(stored, 3, nfe=nfe)
+    first = generate.draw(stored, 3, SamplingSettings(nfe=nfe))
     record = through_file(first)
     assert record["grid"]["name"] == "fitted"
     assert (record["solver"]["class"] == "MixtureOfTables") == (nfe == 8)
@@ -82,7 +83,7 @@ def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_labels_go_round_and_guidance_counts_twice(guidance: float) -> None:
     stored = model(classes=3)
-    drawn = generate.draw(stored, 5, nfe=8, labels=[2, 0], guidance=guidance, batch_size=2)
+    drawn = generate.draw(stored, 5, SamplingSettings(nfe=8, batch_size=2), labels=[2, 0], guidance=guidance)
     net = load(stored)
     label = torch.tensor([2, 0, 2, 0, 2])
     guided = net if guidance == 1 else Guided(net, guidance)
@@ -96,17 +97,17 @@ def test_labels_go_round_and_guidance_counts_twice(guidance: float) -> None:
 
 def test_labels_that_a_model_cannot_take_are_refused() -> None:
     with pytest.raises(ValueError, match="needs labels to guide to"):
-        generate.draw(model(classes=3), 2, nfe=4, guidance=2.0)
+        generate.draw(model(classes=3), 2, SamplingSettings(nfe=4), guidance=2.0)
     with pytest.raises(ValueError, match=r"run from 0 to 2; got \[3\]"):
-        generate.draw(model(classes=3), 2, nfe=4, labels=[3])
+        generate.draw(model(classes=3), 2, SamplingSettings(nfe=4), labels=[3])
     with pytest.raises(ValueError, match="trained without labels"):
-        generate.draw(model(), 2, nfe=4, labels=[0])
+        generate.draw(model(), 2, SamplingSettings(nfe=4), labels=[0])
 
 
 def test_the_cap_of_an_adaptive_solver_is_on_the_record() -> None:
     stored = model()
     with pytest.warns(UserWarning, match="ended early"):
-        first = generate.draw(stored, 3, solver="rk45", nfe=15)
+        first = generate.draw(stored, 3, SamplingSettings(solver="rk45", nfe=15))
     record = through_file(first)
     assert record["nfe"]["asked"] == 15 >= record["nfe"]["most"]
     with pytest.warns(UserWarning, match="ended early"):
@@ -115,16 +116,16 @@ def test_the_cap_of_an_adaptive_solver_is_on_the_record() -> None:
 
 def test_a_card_outlives_a_change_of_the_default_solver(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = model()
-    record = through_file(first := generate.draw(stored, 3, nfe=6))
+    record = through_file(first := generate.draw(stored, 3, SamplingSettings(nfe=6)))
     monkeypatch.setitem(SOLVERS, "pf-ode", Euler())
     assert torch.equal(generate.redraw(record, stored).x, first.x)
-    assert not torch.equal(generate.draw(stored, 3, nfe=6).x, first.x)
+    assert not torch.equal(generate.draw(stored, 3, SamplingSettings(nfe=6)).x, first.x)
 
 
 def test_a_card_says_all_that_the_solvers_need() -> None:
     """The samples by the solver library alone, from what the JSON says."""
     stored = model()
-    record = through_file(first := generate.draw(stored, 4, solver="dpm++2m", nfe=6, seed=2))
+    record = through_file(first := generate.draw(stored, 4, SamplingSettings(solver="dpm++2m", nfe=6, seed=2)))
     seeds = record["seed"] * 2**32 + torch.arange(record["n"])
     net = load(stored)
     out = solve(
@@ -149,7 +150,7 @@ def test_a_solver_of_ones_own_can_be_made_again() -> None:
         "    slower: float = 2.0\n"
     )
     stored = model()
-    first = generate.draw(stored, 2, solver="own.py:Mine", nfe=5)
+    first = generate.draw(stored, 2, SamplingSettings(solver="own.py:Mine", nfe=5))
     record = through_file(first)
     digest = hashlib.sha256(Path("own.py").read_bytes()).hexdigest()
     assert record["solver"] == {"name": "own.py:Mine", "class": "Mine", "settings": {"slower": 2.0}}
@@ -159,13 +160,13 @@ def test_a_solver_of_ones_own_can_be_made_again() -> None:
 
 def test_another_checkpoint_is_refused_with_both_hashes() -> None:
     stored, other = model(0), model(1)
-    record = generate.draw(stored, 2, nfe=3).record
+    record = generate.draw(stored, 2, SamplingSettings(nfe=3)).record
     with pytest.raises(ValueError, match=f"{stored.sha256}.*{other.sha256}"):
         generate.redraw(record, other)
 
 
 def test_samples_are_written_once_and_completely() -> None:
-    samples = generate.draw(model(), 6, nfe=3)
+    samples = generate.draw(model(), 6, SamplingSettings(nfe=3))
     shown = sample_record.save(samples, "new/set")
     assert shown == Path("new/set/samples.png") and shown.is_file()
     with np.load("new/set/samples.npz") as file:
@@ -178,7 +179,7 @@ def test_samples_are_written_once_and_completely() -> None:
 
 
 def test_a_full_disk_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = generate.draw(model(), 2, nfe=3)
+    samples = generate.draw(model(), 2, SamplingSettings(nfe=3))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -190,7 +191,7 @@ def test_a_full_disk_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_images_are_shown_as_their_pixels() -> None:
-    samples = generate.draw(model(shape=(1, 4, 4)), 1, nfe=2)
+    samples = generate.draw(model(shape=(1, 4, 4)), 1, SamplingSettings(nfe=2))
     with Image.open(sample_record.save(samples, "one")) as image:
         picture = np.asarray(image)
     # 4 x 4 pixels, each 16 wide, within a margin of 2
@@ -198,14 +199,14 @@ def test_images_are_shown_as_their_pixels() -> None:
 
 
 def test_samples_without_a_picture_are_kept_as_arrays() -> None:
-    samples = generate.draw(model(shape=(3,)), 2, nfe=2)
+    samples = generate.draw(model(shape=(3,)), 2, SamplingSettings(nfe=2))
     assert sample_record.save(samples, "vectors") == Path("vectors/samples.npz")
     assert sorted(p.name for p in Path("vectors").iterdir()) == ["samples.json", "samples.npz"]
 
 
 def test_progress_runs_from_nothing_to_all() -> None:
     shares: list[float] = []
-    generate.draw(model(), 5, nfe=4, batch_size=2, progress=shares.append)
+    generate.draw(model(), 5, SamplingSettings(nfe=4, batch_size=2), progress=shares.append)
     assert shares == sorted(shares) and 0 < shares[0] < 1 / 3 and shares[-1] == 1.0
     assert len(shares) == 3 * 4
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sde_diffusion.sampling import generate
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.evaluation_record import KIND, read_evaluation, write_evaluation
 from sde_diffusion.storage.locate import BUNDLED, find_model
@@ -31,7 +32,7 @@ EVALUATION: EvaluationRecord = {
 
 @pytest.fixture(scope="module")
 def record() -> SampleRecord:
-    return generate.draw(find_model(BUNDLED), 2, nfe=2).record
+    return generate.draw(find_model(BUNDLED), 2, SamplingSettings(nfe=2)).record
 
 
 def paths(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
