@@ -36,7 +36,6 @@ weight ("dpm++3m", which also takes bh2), and is of order 2 for it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -47,19 +46,11 @@ from torch import Tensor
 
 from solvers.errors import InputError, choose
 from solvers.exact_step import ancestral_step
-from solvers.exponential.quadrature import POINTS, Array, lagrange
-from solvers.exponential.quadrature import WEIGHTS as QUADRATURE
+from solvers.exponential.forms import FORMS, VARIABLES, WEIGHTS, U, W, form_of, variable_of
+from solvers.exponential.quadrature import lagrange
 from solvers.noise import Noise
-from solvers.noise_clock import regular_clock
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, Solver, rms_of_sum
-
-FORMS = ("data", "noise", "velocity")
-VARIABLES = ("lambda", "rho", "angle", "time")
-WEIGHTS = ("exact", "bh1", "bh2", "dpm++3m")
-
-# The end of the step is added with weight 0, so that the kernel's value there is at hand.
-_U, _W = np.append(POINTS, 1.0), np.append(QUADRATURE, 0.0)
 
 
 class Update(NamedTuple):
@@ -166,9 +157,9 @@ class ExponentialAdams(Solver):
     needs = (ReverseProcess,)
 
     def __post_init__(self) -> None:
-        choose(self.form, {f: f for f in FORMS}, "form")
-        choose(self.variable, {v: v for v in VARIABLES}, "polynomial variable")
-        choose(self.weights, {w: w for w in WEIGHTS}, "kind of weights")
+        choose(self.form, FORMS, "form")
+        choose(self.variable, VARIABLES, "polynomial variable")
+        choose(self.weights, WEIGHTS, "kind of weights")
         if self.weights != "exact" and (self.variable != "lambda" or self.form == "velocity"):
             raise InputError(f"weights='{self.weights}' belong to polynomials in lambda of the data or noise form")
         if not 1 <= self.predictor_order <= 6:
@@ -258,25 +249,27 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
     last = len(times) - 1 - bool(sigma[-1] == 0)
 
     inverse = alpha / np.where(sigma > 0, sigma, np.nan)
-    regular = solver.form != "noise" and eta == 0
+    form = form_of(solver.form, solver.sigma_data)
+    regular = form.regular and eta == 0
     h = np.diff(lam[: last + 1])
     # alpha / sigma at the quadrature points of all steps; those from pure noise have equal steps of it.
     pure = ~np.isfinite(h)
     begin, width = np.where(pure, 0.0, lam[:last]), np.where(pure, 0.0, h)
-    at = np.where(pure[:, None], inverse[1 : last + 1, None] * _U, np.exp(begin[:, None] + width[:, None] * _U))
+    at = np.where(pure[:, None], inverse[1 : last + 1, None] * U, np.exp(begin[:, None] + width[:, None] * U))
 
     def update(i: int, nodes: list[int]) -> Update:
         """From time i to i + 1, interpolating at the nodes."""
-        basis = lagrange(*_variable(solver, inverse[nodes], at[i]))
+        psi = variable_of(solver.variable, inverse[nodes])
+        basis = lagrange(psi(inverse[nodes], solver.sigma_data), psi(at[i], solver.sigma_data))
         tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
         ends = slice(i, i + 2)
         if pure[i]:
-            decay, kernel, noise = _from_pure_noise(solver, alpha[ends], sigma[ends], at[i])
+            decay, kernel, noise = form.from_pure_noise(alpha[ends], sigma[ends], at[i])
         else:
-            decay, kernel, noise = _kernel(solver, tau, alpha[ends], sigma[ends], h[i], 1 / at[i])
-        weights = (basis * kernel) @ _W
-        if solver.weights != "exact" and np.isfinite(lam[nodes]).all():
-            weights = _published(solver.weights, weights, kernel, (lam[nodes] - lam[i]) / h[i])
+            decay, kernel, noise = form.integral(tau, alpha[ends], sigma[ends], h[i], 1 / at[i])
+        weights = (basis * kernel) @ W
+        if np.isfinite(lam[nodes]).all():
+            weights = WEIGHTS[solver.weights](weights, kernel, (lam[nodes] - lam[i]) / h[i])
         return Update(float(decay), tuple(weights.tolist()), float(noise))
 
     steps = []
@@ -294,78 +287,6 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
         predictor = update(i, known[:p])
         correct = solver.corrector and i + 1 < last
         corrector = update(i, [i + 1, *known[:p]]) if correct else None
-        value = _value(solver, float(alpha[i]), float(sigma[i]))
+        value = form.value(float(alpha[i]), float(sigma[i]))
         steps.append(PlannedStep(times[i], times[i + 1], p, value, predictor, corrector))
     return tuple(steps)
-
-
-def _variable(solver: ExponentialAdams, nodes: Array, at: Array) -> tuple[Array, Array]:
-    """The polynomial variable, from alpha / sigma at the nodes and the quadrature points."""
-    if solver.variable == "time":
-        both = (regular_clock(torch.from_numpy(c)).numpy() for c in (nodes, at))
-    elif solver.variable == "angle" or (nodes == 0).any():
-        both = (np.arctan2(1.0, solver.sigma_data * c) for c in (nodes, at))
-    elif solver.variable == "lambda":
-        both = (np.log(c) for c in (nodes, at))
-    else:
-        both = (1 / c for c in (nodes, at))
-    first, second = both
-    return first, second
-
-
-def _from_pure_noise(
-    solver: ExponentialAdams, alpha: Array, sigma: Array, inverse: Array
-) -> tuple[float, Array, float]:
-    """(decay, kernel at the quadrature points, noise) of a step that starts where alpha = 0."""
-    d = solver.sigma_data
-    if solver.form == "data":
-        return sigma[1] / sigma[0], np.full_like(inverse, alpha[1]), 0.0
-    n = math.hypot(sigma[1], d * alpha[1])
-    # theta = atan(1 / (d v)) falls from pi / 2: d theta = -d dv / (1 + (d v)^2).
-    return n / sigma[0], n * d / (1 + (d * inverse) ** 2) * (alpha[1] / sigma[1]), 0.0
-
-
-def _value(solver: ExponentialAdams, alpha: float, sigma: float) -> tuple[float, float]:
-    """(a, b) of m = a x_0 + b x."""
-    if solver.form == "data":
-        return 1.0, 0.0
-    if solver.form == "noise":
-        return -alpha / sigma, 1 / sigma
-    n, d = math.hypot(sigma, solver.sigma_data * alpha), solver.sigma_data
-    return n / (sigma * d), -d * alpha / (n * sigma)
-
-
-def _published(kind: str, exact: Array, kernel: Array, r: Array) -> Array:
-    """The weights of a published formula; r are the nodes in units of the step, 0 where it starts."""
-    if len(r) == 2:
-        total = kernel @ _W
-        half = (kernel[-1] if kind == "bh1" else total) / 2
-        slope = half / (r[0] + r[1])
-        return np.where(r == 0, total - slope, slope)
-    if len(r) == 3 and kind == "dpm++3m":
-        second = [1 / np.prod([a - b for b in r if b != a]) for a in r]
-        return exact - (kernel * _U**2) @ _W / 2 * np.array(second)
-    return exact
-
-
-def _kernel(
-    solver: ExponentialAdams, tau: float, alpha: Array, sigma: Array, h: float, rho: Array
-) -> tuple[float, Array, float]:
-    """(decay, kernel at the quadrature points, noise) of a step in the solver's form."""
-    big = (1 + tau**2) * h
-    if solver.form == "data":
-        decay = sigma[1] / sigma[0] * math.exp(-(tau**2) * h)
-        noise = sigma[1] * math.sqrt(max(-math.expm1(-2 * tau**2 * h), 0.0))
-        return decay, alpha[1] * big * np.exp(-big * (1 - _U)), noise
-    if solver.form == "noise":
-        rho_t, rho_s = sigma / alpha
-        noise = tau * alpha[1] * math.sqrt(max((rho_t - rho_s) * (rho_t + rho_s), 0.0))
-        return alpha[1] / alpha[0], -(1 + tau**2) * alpha[1] * h * rho, noise
-    d = solver.sigma_data
-    n = np.hypot(sigma, d * alpha)
-    cos_s = d * alpha[1] / n[1]
-    q_t = d * alpha[0] / n[0] / cos_s
-    q = d / np.hypot(rho, d) / cos_s
-    kernel = (1 + tau**2) * n[1] * h * rho * d / (rho**2 + d**2) * q ** (tau**2)
-    noise = n[1] * math.sqrt(max(-math.expm1(2 * tau**2 * math.log(q_t)), 0.0))
-    return n[1] / n[0] * q_t ** (tau**2), kernel, noise

@@ -127,13 +127,13 @@ def test_a_table_says_itself_how_many_evaluations_it_takes() -> None:
 
 @torch.no_grad()
 def test_a_network_in_bfloat16_gains_from_a_float32_state() -> None:
-    """RMS to the float32 run of the bundled network: 0.008, and 0.024 with a state in bfloat16."""
+    """RMS to the float32 run of the bundled network: 0.004, and 0.020 with a state in bfloat16."""
     exact = load(BUNDLED)
     half = copy.deepcopy(exact).to(torch.bfloat16)
-    wanted, found = (sample(model, 16, nfe=20) for model in (exact, half))
+    wanted, found = (sample(model, 16, nfe=50) for model in (exact, half))
     x1 = half.sde.prior((16, *exact.shape), seeds=seeds_of(0, 16), dtype=torch.bfloat16)
-    rough = solve(half.sde.probability_flow(half), x1, nfe=20).x
+    rough = solve(half.sde.probability_flow(half), x1, nfe=50).x
     error, rough_error = (float(rms(x.float() - wanted).square().mean().sqrt()) for x in (found, rough))
     assert found.dtype == torch.float32 and rough.dtype == torch.bfloat16
-    assert error < 0.012
+    assert error < 0.008
     assert error < rough_error / 2

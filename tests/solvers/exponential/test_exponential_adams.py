@@ -14,7 +14,8 @@ from sde_diffusion.models.analytic import Gaussian, GaussianMixture
 from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from solvers import SOLVERS, ReverseProcess, make_grid, solve
 from solvers.brownian_path import BrownianPath, depth_for
-from solvers.exponential.adams import FORMS, VARIABLES, ExponentialAdams
+from solvers.exponential.adams import ExponentialAdams
+from solvers.exponential.forms import FORMS, VARIABLES
 from solvers.noise import as_seeds
 from solvers.noise_clock import regular_clock
 
