@@ -39,7 +39,8 @@ from torch import Tensor
 from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
-from solvers import Equation, Solver, find, solve
+from sde_diffusion.sampling.inversion import flow_solver
+from solvers import Equation, Solver, solve
 from solvers.classical.coordinates import Angle
 from solvers.errors import InputError, InputTypeError, choose
 from solvers.noise import as_seeds
@@ -165,7 +166,7 @@ def log_likelihood(
     seeds = as_seeds(range(len(x)) if seeds is None else seeds, len(x))
     dim = x[0].numel()
     probes = None if trace == "exact" else draw_probes(probe, seeds, n_probes, dim).to(x.device)
-    method = _method(solver, tolerance, _dtype(model))
+    method = flow_solver(solver, tolerance, _dtype(model))
     graph = x.requires_grad if gradients is None else gradients
     with torch.set_grad_enabled(graph):
         z = model.units.to_model(x)
@@ -327,17 +328,6 @@ def check_data(model: ScoreModel, x: Tensor) -> None:
 def _dtype(model: ScoreModel) -> torch.dtype:
     """The dtype of a run's state; float64 for a model without parameters."""
     return model.state_dtype if model.dtype else torch.float64
-
-
-def _method(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> Solver:
-    """The solver; one that is named and adaptive gets the tolerance, as far as the network's rounding allows."""
-    method = find(solver)
-    if method.stochastic:
-        raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
-    if isinstance(solver, str) and method.adaptive:
-        finest = max(tolerance, 10 * torch.finfo(dtype).eps)
-        return replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
-    return method
 
 
 def _grid(method: Solver, steps: int | None, nfe: int | None, cost: int) -> list[float]:

@@ -161,6 +161,24 @@ def interpolate(a: Tensor, b: Tensor, weight: float | Sequence[float] | Tensor) 
     return out[0] if weights.ndim == 0 else out
 
 
+def flow_solver(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> Solver:
+    """The solver of a flow; one that is named and adaptive gets the tolerance, as far as the dtype's rounding allows.
+
+    Raises:
+        ValueError: a solver that draws noise.
+
+    >>> flow_solver("rk45", 1e-9, torch.float32).rtol > 1e-7
+    True
+    """
+    method = find(solver)
+    if method.stochastic:
+        raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
+    if isinstance(solver, str) and method.adaptive:
+        finest = max(tolerance, 10 * torch.finfo(dtype).eps)
+        return replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
+    return method
+
+
 @torch.no_grad()
 def _run(
     model: ScoreModel,
@@ -177,12 +195,7 @@ def _run(
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
         raise InputError("data and codes are finite floating point tensors")
     x = (model.units.to_model(x) if forward else x).to(model.state_dtype if model.dtype else x.dtype)
-    method = find(solver)
-    if method.stochastic:
-        raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
-    if isinstance(solver, str) and method.adaptive:
-        finest = max(tolerance, 10 * torch.finfo(x.dtype).eps)
-        method = replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
+    method = flow_solver(solver, tolerance, x.dtype)
     if (steps is None) != method.adaptive:
         raise InputError(
             f"{type(method).__name__} "

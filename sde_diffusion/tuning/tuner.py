@@ -48,8 +48,10 @@ from solvers import Solver
 from solvers.errors import InputError, require_whole
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import ProbabilityFlow, engine_grid, fitted_table, fixed_order_engine, is_high_dim
+from solvers.fitted.pf_ode import ProbabilityFlow, fixed_order_engine, is_high_dim
 from solvers.fitted.table import Table
+from solvers.planning import plan
+from solvers.problem import ReverseProcess
 
 DEFAULT = "pf-ode"
 _FEW, _MANY = 16, 1_000_000
@@ -162,15 +164,13 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
     steps = nfe // task.model.cost
     found = _Found(task)
     shape = fit.x1.shape[1:]
-    large = is_high_dim(shape)
-    default = fitted_table(sde, steps, large)
-    if default is None:
-        times = engine_grid(sde, steps, large)
-        found.offer("default", ProbabilityFlow(large), times)
-        one = compile_table(fixed_order_engine(steps), sde, steps, times)
-    else:
+    default, times = plan(ReverseProcess(fit.denoise, sde), shape, "pf-ode", steps=steps)
+    if isinstance(default, MixtureOfTables):
         found.offer("default", default)
         one = mean_table(default, fit)
+    else:
+        found.offer("default", ProbabilityFlow(is_high_dim(shape)), times)
+        one = compile_table(fixed_order_engine(steps), sde, steps, times)
     plain = [found.tried("default, one table", one)]
     tell(0.0, "families of solvers and grids")
     starts = search(sde, steps, partial(task.error, few), partial(task.error, fit), _starts(steps))
