@@ -38,7 +38,7 @@ def times_from(process: ReverseProcess, start: float, steps: int, grid: str = "q
         below = make_grid(grid, process, whole)
         below = below[below < start * (1 - 1e-9)]
         if len(below) >= steps:
-            return torch.cat([torch.tensor([start], dtype=torch.float64), below[-steps:]])
+            return torch.cat([torch.tensor([start], dtype=torch.float64, device="cpu"), below[-steps:]])
         whole += 1
 
 
