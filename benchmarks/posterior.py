@@ -5,7 +5,7 @@ r"""The bias of the methods for linear observations, on mixtures whose posterior
 Three mixtures of Gaussians are observed through one coordinate or a blurred sum, with noise. For each method and solver
 the table has the largest error of a mode's weight, the error of the posterior mean in units of the posterior's standard
 deviation, and the ratio of the standard deviations, with the standard error of the weight for exact samples: entries
-within about 3 of it cannot be told from exact. Twisted particles stand at the end, with their number.
+within about 3 of it is not distinguishable from exact. Twisted particles stand at the end, with their number.
 """
 
 from __future__ import annotations

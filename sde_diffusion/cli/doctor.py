@@ -80,7 +80,7 @@ def _show(result: Diagnosis) -> None:
 
 
 def _plain(result: Diagnosis) -> dict[str, object]:
-    """The diagnosis as JSON can hold it; what is not finite is null."""
+    """The diagnosis as JSON; non-finite values are null."""
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None

@@ -175,7 +175,7 @@ class _Examination:
         self.top = self.label(torch.ones(1, dtype=torch.float64), self.x0[:1])
 
     def label(self, t: Tensor, x: Tensor) -> Tensor:
-        """What the network would be told at t."""
+        """The time input of the network at t."""
         return self.model.arguments(x, t.to(x.device))[1]
 
     def output(self, x: Tensor, t: float, reading: Reading) -> Tensor:

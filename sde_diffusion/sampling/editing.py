@@ -1,8 +1,8 @@
 r"""Editing: part of the way to noise and back (Meng et al. 2022, SDEdit), and transport between conditions.
 
-``edit`` noises x to the time t = strength, x_t = alpha x + sigma eps, and runs the reverse process from there. Both
-have the marginals of the process, so draws from the model's own law stay draws from it at every strength, and the
-strength sets how much of the given x is kept.
+``edit`` adds noise to x up to the time t = strength, x_t = alpha x + sigma eps, and runs the reverse process from
+there. Both have the marginals of the process, so draws from the model's distribution keep this distribution at every
+strength, and the strength sets how much of the given x is kept.
 
 ``transport`` encodes x with one condition and decodes with another along the probability flow (Su et al. 2023, dual
 diffusion implicit bridges): between two Gaussians it is the affine map that takes one to the other.

@@ -286,7 +286,7 @@ def test_a_loop_of_ones_own_makes_the_updates_of_train() -> None:
     assert list(training) == []
 
 
-def test_a_loop_of_ones_own_ends_at_what_is_not_finite() -> None:
+def test_a_custom_loop_ends_at_non_finite_values() -> None:
     config = TrainConfig(steps=200, batch_size=8, device="cpu", learning_rate=1e30, warmup=0, log_every=5)
     training = Trainer(ScoreModel(mlp(), VPSDE()), DATA, config)
     with pytest.raises(TrainingDivergedError, match="is not finite"):
