@@ -13,10 +13,10 @@ from torch import Tensor
 
 from solvers.noise import Noise
 from solvers.planning import check_batch, finish, moves, noise_of, plan, reserved
-from solvers.problem import Problem
+from solvers.problem import Problem, ReverseProcess
 from solvers.run.adaptive_interval import AdaptiveInterval, per_sample
-from solvers.run.meter import metered
-from solvers.run.solution import Solution, Step, failed_at, stacked, updated_status
+from solvers.run.meter import Sizes, metered
+from solvers.run.solution import Solution, Status, Step, failed_at, stacked, updated_status
 from solvers.solver import Solver
 
 
@@ -61,6 +61,9 @@ def _run(
     """The loop: every step of a solver that needs no resolution."""
     run = metered(problem, times, len(x))
     meter = run.meter
+    # Towards the data, from noise: the way back, and a start that is data, have no noise to compare a state with.
+    if isinstance(problem, ReverseProcess) and not solver.adaptive and times[-1] < times[0] and len(times) > 2:
+        meter.sizes = Sizes()
     state = solver.init(run, times)
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
     grid = times.unbind()
@@ -84,6 +87,11 @@ def _run(
         if errors and move is not finish:
             estimate = solver.estimate(run, start, grid[index], s, before, state)
         status = updated_status(status, x)
+        if meter.sizes is not None and index == len(grid) - 2:
+            assert isinstance(problem, ReverseProcess)
+            lost = meter.sizes.diverged(problem.path, x[0].numel(), solver.stochastic)
+            if lost is not None and not (x.is_cpu and not bool(lost.any())):
+                status = torch.where(lost & (status == Status.ok), Status.diverged, status)
         yield Step(index, s, x, meter.spent, status, meter.last, estimate)
 
 

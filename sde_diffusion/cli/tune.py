@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
-from sde_diffusion.tuning.tuner import DEFAULT, Report, tuned_each
+from sde_diffusion.tuning.effort import bar
+from sde_diffusion.tuning.tuner import DEFAULT, tuned_each
 
 EXAMPLES = """
 \b
 Examples:
 sdediff tune                               the latest run, or bundled, at 8 NFE
 sdediff tune runs/digits-vp --nfe 5,8,10
+sdediff tune --minutes 1                   as good as it gets in a minute
 sdediff sample --solver tuned --nfe 8      and use it
 """
 
@@ -37,6 +37,15 @@ def tune(
     held_out: Annotated[
         int, typer.Option("--held-out", help="Other noise samples, on which the candidates are compared.")
     ] = 128,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            "--minutes",
+            help="How long it may take, for all budgets together; the numbers of noise samples then follow from how "
+            "fast the network is.",
+            show_default="as long as --noises and --held-out take",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one call of the network.")] = 512,
     device: DeviceOption = None,
     out: Annotated[
@@ -57,29 +66,29 @@ def tune(
 
     folder = out or tuned_folder(stored)
 
-    def work(report: Report | None) -> list[Tuned]:
-        done = []
+    found: list[Tuned] = []
+
+    with bar() as progress:
         # Each is stored as soon as it is made: an interruption costs the one at work.
         for made in tuned_each(
-            model, budgets, seed=seed, noises=noises, held_out=held_out, batch_size=batch_size, report=report
+            model,
+            budgets,
+            seed=seed,
+            noises=noises,
+            held_out=held_out,
+            batch_size=batch_size,
+            minutes=minutes,
+            progress=progress or False,
+            on_effort=lambda made: typer.echo(f"tuning takes {made}", err=True),
         ):
-            save_tuned(folder / file_name(made.nfe), made, stored, seed=seed, noises=noises, held_out=held_out)
-            done.append(made)
-        return done
-
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("tuning", total=1.0)
-            found = work(lambda share, text: progress.update(task, completed=share, description=text))
-    else:
-        found = work(None)
+            path = folder / file_name(made.nfe)
+            save_tuned(path, made, stored, seed=seed, noises=made.noises, held_out=made.held_out)
+            found.append(made)
     typer.echo(f"model {stored.path}")
     for made in found:
         typer.echo(
-            f"{made.nfe} evaluations, error on {held_out} held-out noise samples: {DEFAULT} {made.default_error:.4g}, "
-            f"tuned {made.error:.4g}, {made.error / made.default_error:.2f} times that"
+            f"{made.nfe} evaluations, error on the {made.held_out} noise samples that chose it: {DEFAULT} "
+            f"{made.default_error:.4g}, tuned {made.error:.4g}, {made.gain:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         typer.echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")

@@ -245,8 +245,12 @@ def _row(
     lost = int((~x.isfinite().flatten(1).all(1)).sum())
     if lost:
         return ComparisonRow(name, nfe, used, None, None, None, seconds, f"not finite: {lost} of {len(x)} samples")
-    early = sum(status != "ok" for part in parts for status in part.status)
+    ends = [status for part in parts for status in part.status]
+    diverged = ends.count("diverged")
+    early = len(ends) - ends.count("ok") - diverged
     note = f"{early} of {len(x)} samples ended early" if early else ""
+    if diverged:
+        note = "; ".join(filter(None, [f"{diverged} of {len(x)} samples diverged", note]))
     errors = None if endpoints is None else rms(x[: len(endpoints)] - endpoints)
     frechet = sliced = None
     if target is not None:

@@ -193,7 +193,15 @@ def check_status(part: Solution, start: int = 0) -> None:
             f"{len(lost)} of {len(status)} samples are not finite; the first is sample {start + lost[0]}, lost "
             f"before t = {float(part.failed_at[lost[0]]):.4g}. Check the network there, or use more evaluations"
         )
-    early = [name for name in status if name != "ok"]
+    diverged = status.count("diverged")
+    if diverged:
+        warnings.warn(
+            f"{diverged} of {len(status)} samples diverged: on the way their state was larger than its noise level and "
+            "the model's answers explain, so they are not samples of the model. Use more evaluations, another grid, or "
+            "pf-ode",
+            stacklevel=2,
+        )
+    early = [name for name in status if name not in ("ok", "diverged")]
     if early:
         warnings.warn(
             f"{len(early)} of {len(status)} samples ended early ({', '.join(sorted(set(early)))}); raise nfe or the "

@@ -127,6 +127,8 @@ class Tuned:
         default_error: the same of the default solver.
         stages: the same of the best of each stage, by name.
         teacher_error: error of the converged endpoints themselves.
+        noises: initial noise samples that it was fitted on.
+        held_out: others, which chose it, so that its error on them is a little too small.
     """
 
     table: Solver
@@ -135,3 +137,19 @@ class Tuned:
     default_error: float
     stages: dict[str, float]
     teacher_error: float
+    noises: int = 0
+    held_out: int = 0
+
+    @property
+    def gain(self) -> float:
+        """Its error over that of the default."""
+        return gain(self.error, self.default_error)
+
+
+def gain(error: float, default_error: float) -> float:
+    """One error over another; 1 where both are 0.
+
+    >>> gain(0.5, 1.0), gain(0.0, 0.0)
+    (0.5, 1.0)
+    """
+    return 1.0 if default_error == 0 else error / default_error

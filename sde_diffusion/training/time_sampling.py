@@ -135,6 +135,8 @@ class LogNormal(TimeSampler):
         mean: mean of log rho; -1.2 is for data with a standard deviation of 0.5.
         std: standard deviation of log rho.
         corrected: count every sample 1 / ((1 - t_min) q), so that the average stays the uniform one.
+        floor: where corrected, the share of uniform times that is mixed in, so that no factor exceeds 1 / floor; the
+            factors of the rare times at the ends would have next to no finite variance without it.
 
     >>> from sde_diffusion.sde import EDM
     >>> t, _ = LogNormal().sample(1001, 1e-5, None, EDM())
@@ -145,21 +147,25 @@ class LogNormal(TimeSampler):
     mean: float = -1.2
     std: float = 1.2
     corrected: bool = False
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         _check_std(self.std)
+        _check_floor(self.floor)
 
     def draw(
         self, n: int, t_min: float, generator: torch.Generator | None, sde: SDE, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The inverse of lambda at the quantiles of a normal distribution."""
         ends = -sde.half_log_snr(torch.tensor([t_min, 1.0], dtype=torch.float64))
-        log_rho, q = _normal(stratified(n, 0.0, generator), self.mean, self.std, ends)
-        t = sde.time(-log_rho).clamp(t_min, 1)
+        uniform, u = _mixed(stratified(n, 0.0, generator), t_min, self.floor if self.corrected else 0.0)
+        t = sde.time(-_normal(u, self.mean, self.std, ends)).clamp(t_min, 1)
         if not self.corrected:
             return t, torch.ones_like(t)
+        t = torch.where(uniform.isnan(), t, uniform)
         alpha, sigma, dalpha, dsigma = sde(t)
-        return t, 1 / ((1 - t_min) * q * (dsigma / sigma - dalpha / alpha))
+        q = _density(torch.log(sigma / alpha), self.mean, self.std, ends) * (dsigma / sigma - dalpha / alpha)
+        return t, _bounded(q, t_min, self.floor)
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,8 @@ class LogitNormal(TimeSampler):
         mean: mean of the logit; positive values favour noise.
         std: standard deviation of the logit.
         corrected: count every sample 1 / ((1 - t_min) q), so that the average stays the uniform one.
+        floor: where corrected, the share of uniform times that is mixed in, so that no factor exceeds 1 / floor; the
+            factors of the rare times at the ends would have next to no finite variance without it.
 
     >>> from sde_diffusion.sde import Flow
     >>> round(float(LogitNormal().sample(1001, 1e-5, None, Flow())[0].median()), 2)
@@ -179,18 +187,23 @@ class LogitNormal(TimeSampler):
     mean: float = 0.0
     std: float = 1.0
     corrected: bool = False
+    floor: float = 0.1
 
     def __post_init__(self) -> None:
         _check_std(self.std)
+        _check_floor(self.floor)
 
     def draw(
         self, n: int, t_min: float, generator: torch.Generator | None, sde: SDE, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The logistic function of the quantiles of a normal distribution."""
         ends = torch.logit(torch.tensor([t_min, 1.0], dtype=torch.float64))
-        logit, q = _normal(stratified(n, 0.0, generator), self.mean, self.std, ends)
-        t = torch.sigmoid(logit).clamp(t_min, 1)
-        return t, t * (1 - t) / ((1 - t_min) * q) if self.corrected else torch.ones_like(t)
+        uniform, u = _mixed(stratified(n, 0.0, generator), t_min, self.floor if self.corrected else 0.0)
+        t = torch.sigmoid(_normal(u, self.mean, self.std, ends)).clamp(t_min, 1)
+        if not self.corrected:
+            return t, torch.ones_like(t)
+        t = torch.where(uniform.isnan(), t, uniform)
+        return t, _bounded(_density(torch.logit(t), self.mean, self.std, ends) / (t * (1 - t)), t_min, self.floor)
 
 
 @dataclass(frozen=True)
@@ -297,8 +310,30 @@ class LossSecondMoment(TimeSampler):
         return {"losses": losses, "count": state["count"] + seen}
 
 
-def _normal(u: Tensor, mean: float, std: float, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantiles u of N(mean, std^2) cut off at two ends, and the density there."""
+def _mixed(u: Tensor, t_min: float, floor: float) -> tuple[Tensor, Tensor]:
+    """Of quantiles u the share ``floor`` as uniform times, NaN for the others, and the others as quantiles again."""
+    times = t_min + (1 - t_min) * u / floor if floor > 0 else torch.full_like(u, torch.nan)
+    return torch.where(u < floor, times, torch.nan), ((u - floor) / (1 - floor)).clamp_min(0)
+
+
+def _bounded(q: Tensor, t_min: float, floor: float) -> Tensor:
+    """1 / ((1 - t_min) density) of the mixture of q with uniform times; q is NaN where it is 0 times infinity."""
+    return 1 / (floor + (1 - floor) * (1 - t_min) * torch.nan_to_num(q, nan=0.0))
+
+
+def _normal(u: Tensor, mean: float, std: float, ends: Tensor) -> Tensor:
+    """Quantiles u of N(mean, std^2) cut off at two ends."""
+    low = torch.special.ndtr((ends[0] - mean) / std)
+    return mean + std * torch.special.ndtri(low + u * _mass(mean, std, ends))
+
+
+def _density(value: Tensor, mean: float, std: float, ends: Tensor) -> Tensor:
+    """The density of N(mean, std^2) cut off at two ends."""
+    z = (value - mean) / std
+    return torch.exp(-(z**2) / 2) / ((2 * torch.pi) ** 0.5 * std * _mass(mean, std, ends))
+
+
+def _mass(mean: float, std: float, ends: Tensor) -> Tensor:
     low, high = torch.special.ndtr((ends - mean) / std)
     mass = high - low
     if not float(mass) > 0:
@@ -306,13 +341,17 @@ def _normal(u: Tensor, mean: float, std: float, ends: Tensor) -> tuple[Tensor, T
             f"a normal distribution of mean {mean} and standard deviation {std} leaves no times between "
             f"{float(ends[0]):.4g} and {float(ends[1]):.4g}"
         )
-    z = torch.special.ndtri(low + u * mass)
-    return mean + std * z, torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5 / (std * mass)
+    return mass
 
 
 def _check_std(std: float) -> None:
     if not 0 < std < float("inf"):
         raise InputError(f"std is a standard deviation and must be positive; got {std}")
+
+
+def _check_floor(floor: float) -> None:
+    if not 0 < floor < 1:
+        raise InputError(f"floor is the share of uniform times, between 0 and 1; got {floor}")
 
 
 TIME_SAMPLERS: dict[str, TimeSampler] = {

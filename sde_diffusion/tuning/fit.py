@@ -222,6 +222,7 @@ def descend(
     bases: Sequence[float],
     iterations: int,
     accepted: Callable[[Tensor], bool],
+    going: Callable[[], bool] = lambda: True,
 ) -> None:
     """Levenberg-Marquardt from q on ``objective``.
 
@@ -233,9 +234,12 @@ def descend(
         bases: error of each that counts as one.
         iterations: largest number of steps.
         accepted: called with every q that improved; returns whether to continue.
+        going: returns whether there is time for another iteration.
     """
     damping = 1e-2
     for _ in range(iterations):
+        if not going():
+            return
         a = torch.zeros(len(q), len(q), dtype=torch.float64)
         g = torch.zeros(len(q), dtype=torch.float64)
         found = derivatives(q)

@@ -49,7 +49,12 @@ class Start(NamedTuple):
 
 
 def search(
-    sde: SDE, steps: int, few: Callable[[Solver, Tensor], float], all_: Callable[[Solver, Tensor], float], keep: int = 2
+    sde: SDE,
+    steps: int,
+    few: Callable[[Solver, Tensor], float],
+    all_: Callable[[Solver, Tensor], float],
+    keep: int = 2,
+    going: Callable[[], bool] = lambda: True,
 ) -> list[Start]:
     """The best pairs of solver and grid.
 
@@ -59,6 +64,7 @@ def search(
         few: error of a solver on a grid, on few samples.
         all_: the same on all samples.
         keep: number of pairs.
+        going: asked before every trial but the first of a round whether there is time for it.
     """
     low = rho_min(steps)
     grids = [spaced(sde, kind, steps, min(low * factor, 1.0)) for kind, factor in product(GRIDS, FACTORS)]
@@ -66,10 +72,18 @@ def search(
         grids = grids[:1]
 
     def best(pairs: Iterable[tuple[Solver, Tensor]], error: Callable[[Solver, Tensor], float], n: int) -> list[Start]:
-        tried = [Start(solver, times, error(solver, times)) for solver, times in pairs]
+        tried: list[Start] = []
+        for solver, times in pairs:
+            if tried and not going():
+                break
+            tried.append(Start(solver, times, error(solver, times)))
         return sorted(tried, key=lambda start: start.error)[:n]
 
-    by_grid = [best(((solver, times) for solver in _FIRST), few, 1)[0] for times in grids]
+    by_grid: list[Start] = []
+    for times in grids:
+        if by_grid and not going():
+            break
+        by_grid += best(((solver, times) for solver in _FIRST), few, 1)
     chosen = [start.times for start in sorted(by_grid, key=lambda start: start.error)[:4]]
     pairs = best(product(_ALL, chosen), few, 8)
     return best(((start.solver, start.times) for start in pairs), all_, keep)

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -27,11 +26,19 @@ from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.sampling.settings import seeds_of
-from sde_diffusion.storage.tuned_solver import Tuned
+from sde_diffusion.storage.tuned_solver import Tuned, gain
+from sde_diffusion.tuning.effort import (
+    Clock,
+    Effort,
+    Progress,
+    Reporter,
+    bar,
+    effort_for,
+    iteration,
+    seconds_per_evaluation,
+)
 from sde_diffusion.tuning.fit import (
-    Denoise,
     Derivatives,
     Fit,
     TableParameters,
@@ -44,6 +51,7 @@ from sde_diffusion.tuning.fit import (
     with_source,
 )
 from sde_diffusion.tuning.grid_search import Start, search
+from sde_diffusion.tuning.task import FIRST_NOISE, Task, check_condition, place
 from solvers import Solver
 from solvers.errors import InputError, require_whole
 from solvers.fitted.compile import compile_table
@@ -56,15 +64,17 @@ from solvers.problem import ReverseProcess
 DEFAULT = "pf-ode"
 _FEW, _MANY = 16, 1_000_000
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
-# Seeds of tuning lie beyond those of any sampling run, which stay below 2^31.
-_FIRST_NOISE = 2**31
-
-
-Report = Callable[[float, str], None]
 
 
 def tune(
-    model: ScoreModel, nfe: int = 8, *, shape: Iterable[int] | None = None, seed: int = 0, **options: Any
+    model: ScoreModel,
+    nfe: int = 8,
+    *,
+    shape: Iterable[int] | None = None,
+    seed: int = 0,
+    minutes: float | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    **options: Any,
 ) -> Solver:
     """Find the solver for one model and one number of evaluations.
 
@@ -73,13 +83,15 @@ def tune(
         nfe: network evaluations for each sample; a guided model takes two for each call.
         shape: shape of one sample; the model's own by default.
         seed: seed of the initial noise.
+        minutes: time that it may take; the longer, the better the solver. Without it, as long as it takes.
+        progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
         options: of ``tuned_each``, such as ``noises``, or the condition of the model.
 
     Raises:
         TypeError: a keyword that is no option and no condition of the network.
 
     Returns:
-        A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``.
+        A solver for ``solve(..., solver=tuned, nfe=nfe)`` and ``sample``; ``save_solver`` writes it to a file.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
     >>> model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), std=0.2, sde=VPSDE())
@@ -87,7 +99,7 @@ def tune(
     >>> solver.evaluations(2)
     2
     """
-    return tuned_for(model, (nfe,), shape=shape, seed=seed, **options)[nfe].table
+    return tuned_for(model, (nfe,), shape=shape, seed=seed, minutes=minutes, progress=progress, **options)[nfe].table
 
 
 def tuned_for(model: ScoreModel, budgets: Sequence[int], **options: Any) -> dict[int, Tuned]:
@@ -105,7 +117,9 @@ def tuned_each(
     noises: int = 128,
     held_out: int = 128,
     batch_size: int = 512,
-    report: Report | None = None,
+    minutes: float | None = None,
+    progress: bool | Callable[[Progress], None] = False,
+    on_effort: Callable[[Effort], None] | None = None,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Tuned]:
@@ -120,8 +134,12 @@ def tuned_each(
         noises: number of initial noise samples that times and weights are fitted on.
         held_out: number of other noise samples, which decide.
         batch_size: samples in one call of the network.
-        report: called with the completed share of the work and a description.
-        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name.
+        minutes: time for all budgets together. The numbers of samples then follow from how fast the network is, and the
+            result from how busy the machine is.
+        progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
+        on_effort: called before the work with what it will be and take.
+        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name; with minutes
+            any number of rows from 8 up, half of them for the fits.
         conditions: the same as keywords.
 
     Raises:
@@ -135,34 +153,76 @@ def tuned_each(
         if nfe < model.cost:
             raise InputError(f"nfe is a number of network evaluations, at least {model.cost} for this model; got {nfe}")
     require_whole("batch_size", batch_size, 1, 2**53)
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise InputError(f"minutes is how long tuning may take, a positive number; got {minutes}")
     for name, count in (("noises", noises), ("held_out", held_out)):
         require_whole(name, count, 0, _MANY)
     if noises < _FEW or held_out < 2:
         raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
-    for name, value in given.items():
-        if len(value) != noises + held_out:
-            raise InputError(
-                f"condition '{name}' has {len(value)} entries for {noises + held_out} noise samples; give one each"
+    check_condition(given, None if minutes is not None else noises + held_out)
+    if isinstance(progress, bool):
+        with bar(progress) as shown:
+            yield from _each(
+                model, budgets, shape, seed, noises, held_out, batch_size, minutes, shown, on_effort, given
             )
-    tell = report or (lambda share, text: None)
+    else:
+        yield from _each(model, budgets, shape, seed, noises, held_out, batch_size, minutes, progress, on_effort, given)
+
+
+def _each(
+    model: ScoreModel,
+    budgets: Sequence[int],
+    shape: tuple[int, ...],
+    seed: int,
+    noises: int,
+    held_out: int,
+    batch_size: int,
+    minutes: float | None,
+    callback: Callable[[Progress], None] | None,
+    on_effort: Callable[[Effort], None] | None,
+    condition: dict[str, Tensor],
+) -> Iterator[Tuned]:
     model.eval()
-    tell(0.0, "reference solutions")
-    task = _Task.prepare(model, shape, seed, noises, held_out, batch_size, given)
+    clock = Clock(None if minutes is None else 60 * minutes)
+    reporter = Reporter(callback, clock)
+    device, dtype = place(model)
+    x1 = model.sde.prior((32, *shape), seeds=seeds_of(seed, 32, FIRST_NOISE), device=device, dtype=dtype)
+    given = {name: value.to(device) for name, value in condition.items()}
+    speed = seconds_per_evaluation(model, x1, batch_size, given)
+    calls = [nfe // model.cost for nfe in budgets]
+    made = effort_for(clock.seconds, speed, calls, noises, held_out, model.cost)
+    if condition and minutes is not None:  # as many as there are conditions
+        n = min(len(next(iter(condition.values()))), made.noises + made.held_out)
+        made = replace(made, noises=n - n // 2, held_out=n // 2)
+        condition = {name: value[:n] for name, value in condition.items()}
+    if on_effort is not None:
+        on_effort(made)
+    reporter.tell(0.0, "reference solutions")
+    task = Task.prepare(model, shape, seed, made, batch_size, condition)
+    # A solver of n steps takes about n^2 calls for each sample and iteration.
+    weights = [n**2 for n in calls]
+    first = 0.3
     for k, nfe in enumerate(budgets):
-        first, width = 0.3 + 0.7 * k / len(budgets), 0.7 / len(budgets)
-        yield _tuned(task, nfe, partial(_part, tell, first, width, nfe))
+        share = weights[k] / sum(weights[k:])
+        width = (1 - first) * share
+        reporter.within(first, width, f"{nfe} evaluations: ")
+        yield _tuned(task, nfe, reporter, clock.part(share))
+        first += width
 
 
-def _part(tell: Report, first: float, width: float, nfe: int, share: float, text: str) -> None:
-    tell(first + width * share, f"{nfe} evaluations: {text}")
-
-
-def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
-    sde, fit, few = task.model.sde, task.fit, task.part(_FEW)
-    some = task.part(max(_FEW, len(fit.x1) // 4))
+def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
+    sde, fit, tell = task.model.sde, task.fit, reporter.tell
+    timed = clock.seconds is not None
     steps = nfe // task.model.cost
-    found = _Found(task)
+    iteration_seconds = iteration(steps) * task.effort.evaluation * task.model.cost
+
+    def pays(share: float, least: int) -> Fit:
+        """As many samples as a least-squares iteration may take in a share of the time that is left."""
+        n = len(fit.x1) if not timed else int(share * clock.left() / iteration_seconds)
+        return task.part(min(max(n, least), len(fit.x1)))
+
+    found = _Found(task, reporter)
     shape = fit.x1.shape[1:]
     default, times = plan(ReverseProcess(fit.denoise, sde), shape, "pf-ode", steps=steps)
     if isinstance(default, MixtureOfTables):
@@ -172,86 +232,43 @@ def _tuned(task: _Task, nfe: int, tell: Report) -> Tuned:
         found.offer("default", ProbabilityFlow(is_high_dim(shape)), times)
         one = compile_table(fixed_order_engine(steps), sde, steps, times)
     plain = [found.tried("default, one table", one)]
+    if timed:  # the surest gain first
+        tell(0.0, "weights of the default")
+        plain[0] = _fit_table(plain[0], pays(0.15, 3), found, 2, clock.part(0.4))
     tell(0.0, "families of solvers and grids")
-    starts = search(sde, steps, partial(task.error, few), partial(task.error, fit), _starts(steps))
+    few, trial = task.part(_FEW if not timed else 8), clock.part(0.2)
+    starts = search(
+        sde, steps, partial(task.error, few), partial(task.error, fit), _starts(steps), lambda: not trial.over()
+    )
+    some = pays(0.02, 3) if timed else task.part(max(_FEW, len(fit.x1) // 4))
     for k, start in enumerate(starts):
         tell(0.2 + 0.2 * k / len(starts), "times")
+        part = clock.part(0.3 / (len(starts) - k))
         first = found.tried("search", compile_table(start.solver, sde, steps, start.times))
-        plain.append(_fit_times(start, first, some, found))
+        plain.append(first if part.over() else _fit_times(start, first, some, found, part))
     # How well one fits shows only when its weights are fitted too: a little of each, and the best to the end.
+    some = pays(0.04, 3) if timed else some
     for k, table in enumerate(plain):
         tell(0.4 + 0.4 * k / len(plain), "weights")
-        plain[k] = _fit_table(table, some, found, _FIRST_ITERATIONS)
+        plain[k] = _fit_table(table, some, found, _FIRST_ITERATIONS, clock.part(0.5 / (len(plain) - k)))
     tell(0.8, "weights of the best")
-    _fit_table(min(plain, key=_error), fit, found, _ITERATIONS)
+    _fit_table(min(plain, key=_error), pays(0.22, 3), found, _ITERATIONS, clock, iteration_seconds)
     tell(1.0, "done")
-    return Tuned(found.table, nfe, found.error, found.stages["default"], dict(found.stages), task.teacher_error)
+    return Tuned(
+        found.table,
+        nfe,
+        found.error,
+        found.stages["default"],
+        dict(found.stages),
+        task.teacher_error,
+        task.effort.noises,
+        task.effort.held_out,
+    )
 
 
 def _starts(steps: int) -> int:
     """Number of fitted pairs: a fit costs the cube of the steps, and with many steps the choice matters less."""
     return 4 if steps <= 10 else 2
-
-
-@dataclass(frozen=True)
-class _Task:
-    model: ScoreModel
-    fit: Fit
-    held: Fit
-    teacher_error: float
-    batch_size: int
-
-    @classmethod
-    def prepare(
-        cls,
-        model: ScoreModel,
-        shape: tuple[int, ...],
-        seed: int,
-        noises: int,
-        held_out: int,
-        batch_size: int,
-        condition: dict[str, Tensor],
-    ) -> _Task:
-        """Draw the initial noise and compute its endpoints."""
-        parameter = next(chain(model.parameters(), model.buffers()), None)
-        device = torch.device("cpu") if parameter is None else parameter.device
-        dtype = torch.get_default_dtype() if parameter is None else parameter.dtype
-        seeds = seeds_of(seed, noises + held_out, _FIRST_NOISE)
-        x1 = model.sde.prior((noises + held_out, *shape), seeds=seeds, device=device, dtype=dtype)
-        given = {name: value.to(device) for name, value in condition.items()}
-        x0, error = converged(model, x1, steps=256, batch_size=batch_size, **given)
-
-        def denoise(first: int) -> Denoise:
-            def call(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-                rows = rows.to(device)
-                parts = [
-                    model.denoise(
-                        x[k : k + batch_size],
-                        t[k : k + batch_size].to(device),
-                        **{n: v[rows[k : k + batch_size] + first] for n, v in given.items()},
-                    )
-                    for k in range(0, len(x), batch_size)
-                ]
-                return torch.cat(parts)
-
-            return call
-
-        fit = Fit(denoise(0), model.sde, x1[:noises], x0[:noises])
-        held = Fit(denoise(noises), model.sde, x1[noises:], x0[noises:])
-        return cls(model, fit, held, error, batch_size)
-
-    def part(self, n: int) -> Fit:
-        """The first samples."""
-        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
-
-    def endpoints(self, fit: Fit, solver: Solver, times: Tensor) -> Tensor:
-        """The endpoints that a solver reaches from the initial noise of a fit."""
-        return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
-
-    def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
-        """Mean error; infinite if a sample is."""
-        error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
-        return error if math.isfinite(error) else math.inf
 
 
 class _Tried(NamedTuple):
@@ -268,8 +285,8 @@ def _error(tried: _Tried) -> float:
 class _Found:
     """The best solver on the held-out noise samples, and the best error of each stage."""
 
-    def __init__(self, task: _Task) -> None:
-        self.task = task
+    def __init__(self, task: Task, reporter: Reporter) -> None:
+        self.task, self.reporter = task, reporter
         self.error = math.inf
         self.stages: dict[str, float] = {}
         self.table: Solver
@@ -284,6 +301,7 @@ class _Found:
             if isinstance(self.table, Table | MixtureOfTables):
                 self.table = self.table.on(self.task.model.sde)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
+        self.reporter.gain = gain(self.error, self.stages["default"])
         return error
 
     def tried(self, stage: str, table: Table) -> _Tried:
@@ -291,7 +309,7 @@ class _Found:
         return _Tried(self.offer(stage, table), table)
 
 
-def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found) -> _Tried:
+def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found, clock: Clock) -> _Tried:
     """The best of a pair and of what its times are moved to."""
     best = first
 
@@ -306,12 +324,14 @@ def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found) -> _Tried:
 
     q = torch.zeros(max(len(start.times) - 2, 0), dtype=torch.float64)
     if len(q):
-        _descend(q, table, fit, _TIME_ITERATIONS, offer)
+        _descend(q, table, fit, _TIME_ITERATIONS, offer, lambda: not clock.over())
     return best
 
 
-def _fit_table(start: _Tried, fit: Fit, found: _Found, iterations: int) -> _Tried:
-    """The best of a table and of what its numbers are moved to."""
+def _fit_table(
+    start: _Tried, fit: Fit, found: _Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
+) -> _Tried:
+    """The best of a table and of what its numbers are moved to; an iteration that the time does not pay for is left."""
     best, misses = start, 0
 
     def offer(made: Table) -> bool:
@@ -325,7 +345,9 @@ def _fit_table(start: _Tried, fit: Fit, found: _Found, iterations: int) -> _Trie
     parameters = TableParameters.around(start.table, fit, size)
     q = torch.zeros(parameters.total, dtype=torch.float64)
     by_rows = partial(sensitivities, parameters, fit=fit)
-    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, lambda q: [by_rows(q)])
+    needed = 0.7 * iteration_seconds * len(fit.x1)
+    going = lambda: not clock.over() and clock.left() > needed  # noqa: E731
+    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, going, lambda q: [by_rows(q)])
     return best
 
 
@@ -335,6 +357,7 @@ def _descend(
     fit: Fit,
     iterations: int,
     offer: Callable[[Table], bool],
+    going: Callable[[], bool],
     derivatives: Derivatives | None = None,
 ) -> None:
     """``descend`` on one problem, for tables."""
@@ -348,4 +371,4 @@ def _descend(
         assert made is not None
         return offer(made)
 
-    descend(q, endpoints, derivatives or differences(endpoints), [fit], [1.0], iterations, accepted)
+    descend(q, endpoints, derivatives or differences(endpoints), [fit], [1.0], iterations, accepted, going)

@@ -14,12 +14,17 @@ from solvers.solver import LocalErrorEstimate
 
 
 class Status(IntEnum):
-    """Status of a sample at the end of its run."""
+    """Status of a sample at the end of its run.
+
+    ``diverged``: finite, but on the way the state was larger than its noise level and the values of the model explain,
+    see ``solvers.run.meter.Sizes``; the result is no sample of the model.
+    """
 
     ok = 0
     nfe_cap = 1
     non_finite = 2
     dt_min = 3
+    diverged = 4
 
 
 class Step:
@@ -82,7 +87,7 @@ class Solution:
 
     @property
     def status(self) -> list[str]:
-        """Status of each sample: ok, nfe_cap, non_finite or dt_min."""
+        """Status of each sample: ok, nfe_cap, non_finite, dt_min or diverged."""
         return [Status(int(c)).name for c in self.codes.tolist()]
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion.models.analytic import GaussianMixture
-from sde_diffusion.sde import VPSDE, Flow
+from sde_diffusion.models.analytic import Gaussian, GaussianMixture
+from sde_diffusion.sde import EDM, VESDE, VPSDE, Flow
 from solvers import SOLVERS, Equation, ReverseProcess, Solver, Step, make_grid, solve, steps
 from solvers.noise import Noise
 from solvers.problem import Problem, like
@@ -288,3 +288,32 @@ def test_on_step_receives_what_the_model_returned_last(name: str) -> None:
         ReverseProcess(model, VPSDE()), torch.ones(2, 3), solver=name, nfe=None if name == "rk45" else 8, on_step=check
     )
     assert returned
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "sde"),
+    [("adams", 10, VESDE()), ("heun", 6, VESDE()), ("heun", 10, VESDE()), ("exponential-euler-maruyama", 5, VPSDE())],
+)
+def test_a_run_that_left_the_process_says_so(solver: str, steps: int, sde: Any) -> None:
+    model = Gaussian(torch.zeros(4), 0.25 * torch.ones(4), sde=sde)
+    process = sde.reverse(model, float(SOLVERS[solver].stochastic))
+    x1 = sde.prior((64, 4), dtype=torch.float64)
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2  # far too few at large noise on VE
+    out = solve(process, x1, solver=solver, grid=times)
+    assert bool(out.x.isfinite().all())
+    assert out.status.count("diverged") > 32
+    first = solve(process, x1[:3], solver=solver, grid=times)
+    assert first.status == out.status[:3]  # a sample's status does not depend on its batch
+
+
+@pytest.mark.parametrize("solver", ["pf-ode", "unipc", "ddim", "sde", "ddpm", "dpm++2m"])
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE(), EDM(), Flow()], ids=lambda s: type(s).__name__)
+def test_a_run_that_follows_the_process_is_ok(solver: str, sde: Any) -> None:
+    for scale in (0.01, 1.0, 10.0):
+        model = GaussianMixture(scale * torch.tensor([[1.0, 0.0], [-0.5, 2.0]]), 0.05 * scale, sde=sde)
+        x1 = sde.prior((64, 2), dtype=torch.float64)
+        for nfe in (8, 20):
+            if solver == "sde" and nfe == 8 and scale < 1:
+                continue  # noise of the last steps is more than 10 times the data's width
+            out = solve(sde.reverse(model, float(SOLVERS[solver].stochastic)), x1, solver=solver, nfe=nfe)
+            assert out.status == ["ok"] * 64, (scale, nfe)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.comparison.for_tolerance import choose_solver
-from sde_diffusion.models.analytic import GaussianMixture
+from sde_diffusion.models.analytic import Gaussian, GaussianMixture
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
 from sde_diffusion.sampling.local_errors import error_profile
 from sde_diffusion.sampling.reference_solution import rms
 from sde_diffusion.sampling.sampler import sample, sample_batches
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
-from sde_diffusion.sde import VPSDE
+from sde_diffusion.sde import VESDE, VPSDE
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, solve
@@ -137,3 +137,9 @@ def test_a_network_in_bfloat16_gains_from_a_float32_state() -> None:
     assert found.dtype == torch.float32 and rough.dtype == torch.bfloat16
     assert error < 0.008
     assert error < rough_error / 2
+
+
+def test_samples_that_diverged_are_warned_of() -> None:
+    model = Gaussian(torch.zeros(2), 0.25 * torch.ones(2), sde=VESDE())
+    with pytest.warns(UserWarning, match=r"8 of 8 samples diverged: on the way their state was larger"):
+        sample(model, 8, solver="adams", grid=torch.linspace(1, 0, 11, dtype=torch.float64) ** 2)

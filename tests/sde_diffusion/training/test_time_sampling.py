@@ -155,3 +155,26 @@ def test_a_step_of_ddpm_belongs_to_the_cell_below_it() -> None:
 def test_bad_input_is_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("times", "sde"),
+    [(LogNormal(corrected=True), EDM()), (LogitNormal(corrected=True), Flow()), (LogNormal(corrected=True), Flow())],
+)
+def test_corrected_times_have_bounded_factors_and_the_uniform_mean(times: TimeSampler, sde: SDE) -> None:
+    # E of 4 t^2 (1 - log t) under uniform times is 4 (1/3 + 1/9); steep at the ends, as losses are
+    generator = torch.Generator().manual_seed(0)
+    means, largest = [], 0.0
+    for _ in range(100):
+        t, factor = times.sample(1024, 1e-5, generator, sde)
+        means.append(float((factor * 4 * t**2 * (1 - torch.log(t))).mean()))
+        largest = max(largest, float(factor.max()))
+    means = torch.tensor(means)
+    assert largest <= 10 + 1e-9
+    assert abs(float(means.mean()) - 16 / 9) < 4 * float(means.std()) / 10
+    assert float(means.std()) < 0.1
+
+
+def test_a_floor_is_a_share() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1; got 0"):
+        LogNormal(corrected=True, floor=0)

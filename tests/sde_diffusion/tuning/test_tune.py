@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
@@ -16,7 +20,8 @@ from sde_diffusion.cli import app
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.tuned_solver import find_tuned, load_tuned, save_tuned
-from sde_diffusion.tuning import tuned_for
+from sde_diffusion.tuning import tuned_each, tuned_for
+from sde_diffusion.tuning.effort import effort_for
 from sde_diffusion.tuning.fit import Fit, TableParameters, differences, mean_table, run, sensitivities
 from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, solve
@@ -251,3 +256,46 @@ def test_spacings_are_even_in_what_they_name():
         assert t[0] == 1 and t[-1] == 0 and abs(float(sigma[-1] / alpha[-1]) - 0.05) < 1e-9
     for name in ("karras", "angle", "log-snr"):
         torch.testing.assert_close(spaced(sde, name, 9, 4 / 81), GRIDS[name](sde, 9), rtol=1e-9, atol=1e-12)
+
+
+class Slow(GaussianMixture):
+    """A model whose every sample takes 0.1 ms."""
+
+    def denoise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
+        time.sleep(1e-4 * len(x))
+        return super().denoise(x, t, **condition)
+
+
+def test_a_time_is_kept_said_before_and_worth_its_while() -> None:
+    model = Slow(torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.2, -0.8]]), 0.15, sde=VPSDE())
+    seen, efforts = [], []
+    start = time.perf_counter()
+    (found,) = tuned_each(model, [5], minutes=0.1, progress=seen.append, on_effort=efforts.append)
+    took = time.perf_counter() - start
+    assert took < 12  # 6 s, and an iteration at most beyond it on a busy machine
+    assert found.error < 0.9 * found.default_error
+    (effort,) = efforts
+    assert effort.seconds == 6 and effort.reference_steps >= 64 and "about 6 s" in str(effort)
+    shares = [p.share for p in seen]
+    assert shares == sorted(shares) and shares[-1] == 1
+    assert seen[0].gain is None and seen[-1].gain == pytest.approx(found.error / found.default_error)
+    assert all(0 <= p.left <= 6 for p in seen)
+
+
+def test_what_a_time_pays_for() -> None:
+    short, long = (effort_for(seconds, 0.005, [8], 128, 128) for seconds in (20.0, 600.0))
+    assert short.noises + short.held_out < 25 and long.noises + long.held_out == 256
+    assert long.reference_steps > short.reference_steps == 64
+    whole = effort_for(None, 0.005, [8], 128, 128)
+    assert (whole.noises, whole.held_out, whole.reference_steps) == (128, 128, 256) and whole.seconds > 600
+
+
+def test_bad_times_and_unknown_arguments_are_refused() -> None:
+    model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.15, sde=VPSDE())
+    for minutes in (0, -1, math.inf):
+        with pytest.raises(ValueError, match="a positive number; got"):
+            tune(model, 4, minutes=minutes)
+    with pytest.raises(TypeError, match="minute"):
+        tune(model, 4, minute=1)
+    with pytest.raises((TypeError, ValueError), match=r"8 or more; got \[3\]|'label'"):
+        tune(model, 4, minutes=1, label=torch.zeros(3))

@@ -1,0 +1,210 @@
+"""What a given time pays for in tuning, and how far tuning is.
+
+The cost of tuning is network evaluations: reference solutions first, then trials and least squares. From the measured
+time of one evaluation follow the number of samples, the steps of their reference solutions and how many samples a
+least-squares iteration is taken over, so that a result is there early and time left over makes it better.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+
+_REFERENCE_SHARE = 0.35
+_MOST, _LEAST = 256, 8
+_STEPS, _MOST_STEPS = 64, 256
+CHECKED = 4  # samples whose reference solution is computed twice
+_COLUMNS = 4  # weights of a row that are fitted
+
+
+class Clock:
+    """A stretch of time; without seconds it has no end.
+
+    >>> Clock(None).over(), Clock(0.0).over(), Clock(100.0).part(0.5).left() <= 50
+    (False, True, True)
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds, self._start = seconds, time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
+
+    def left(self) -> float:
+        """Seconds to the end."""
+        return math.inf if self.seconds is None else self.seconds - self.elapsed()
+
+    def over(self) -> bool:
+        """Whether the end is reached."""
+        return self.left() <= 0
+
+    def part(self, share: float) -> Clock:
+        """A share of what is left, from now."""
+        return Clock(None if self.seconds is None else max(share * self.left(), 0.0))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far tuning is.
+
+    Attributes:
+        share: of the work that is done, 0 to 1.
+        left: seconds that are left, estimated.
+        gain: error of the best solver so far over that of the default, on the held-out samples; None at first.
+        text: what is being done.
+    """
+
+    share: float
+    left: float
+    gain: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What tuning will do.
+
+    Attributes:
+        noises: initial noise samples for the fits.
+        held_out: others that decide.
+        reference_steps: evaluations of a reference solution.
+        seconds: what all takes, estimated.
+        timed: whether the time was given, and the rest follows from it.
+        evaluation: seconds of one network evaluation of one sample.
+    """
+
+    noises: int
+    held_out: int
+    reference_steps: int
+    seconds: float
+    timed: bool
+    evaluation: float
+
+    def __str__(self) -> str:
+        """The cost in a sentence."""
+        return (
+            f"about {duration(self.seconds)}: {self.noises} + {self.held_out} samples, reference solutions of "
+            f"{self.reference_steps} evaluations, {1000 * self.evaluation:.2g} ms for an evaluation of a sample"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(42.3), duration(200), duration(9000)
+    ('42 s', '3 min', '2.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def iteration(steps: int) -> int:
+    """Network evaluations of one least-squares iteration for one sample: derivatives by all numbers, and trials."""
+    numbers = sum(min(i + 1, _COLUMNS) + 1 for i in range(steps)) + steps - 1
+    return steps * (numbers // 2 + 1) + 3 * steps
+
+
+@torch.no_grad()
+def seconds_per_evaluation(model: ScoreModel, x1: Tensor, batch_size: int, condition: dict[str, Tensor]) -> float:
+    """The measured time of one network evaluation of one sample, the faster of two calls."""
+    n = min(len(x1), batch_size, 32, *(len(value) for value in condition.values()))
+    x, t = x1[:n], torch.full((n,), 0.5, dtype=torch.float64, device=x1.device)
+    given = {name: value[:n] for name, value in condition.items()}
+    best = math.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        float(model.denoise(x, t, **given).sum())  # waits for a device
+        best = min(best, time.perf_counter() - start)
+    return best / n / model.cost
+
+
+def effort_for(
+    seconds: float | None, evaluation: float, steps: Sequence[int], noises: int, held_out: int, cost: int = 1
+) -> Effort:
+    """What is done in a time; without one, what the given numbers of samples take.
+
+    Args:
+        seconds: the time; None for as long as it takes.
+        evaluation: seconds of one network evaluation of one sample.
+        steps: model calls of every solver that is made.
+        noises: samples for the fits, where no time is given.
+        held_out: others.
+        cost: evaluations in one call.
+
+    >>> made = effort_for(20.0, 0.005, [8], 128, 128)
+    >>> made.noises + made.held_out, made.reference_steps
+    (19, 64)
+    """
+    call = evaluation * cost
+    if seconds is None:
+        # Two reference runs in float64, which takes a float32 network about four times as long.
+        reference = (noises + held_out) * (_MOST_STEPS + _MOST_STEPS // 2) * 4
+        fits = sum((8 * noises + 20 * max(noises // 4, 16)) * iteration(n) + 4000 * n for n in steps)
+        return Effort(noises, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
+    fine = max(_STEPS, 6 * max(steps))
+    pays = _REFERENCE_SHARE * seconds / call
+    total = max(_LEAST, min(_MOST, int(pays / (1.1 * fine))))
+    if total == _MOST:
+        fine = max(fine, min(_MOST_STEPS, int(pays / (1.1 * total))))
+    return Effort(total - total // 2, total // 2, fine, seconds, True, evaluation)
+
+
+class Reporter:
+    """Tells a caller how far tuning is."""
+
+    def __init__(self, callback: Callable[[Progress], None] | None, clock: Clock) -> None:
+        self.callback, self.clock, self.gain = callback, clock, None
+        self.first, self.width, self.prefix = 0.0, 1.0, ""
+
+    gain: float | None
+
+    def within(self, first: float, width: float, prefix: str) -> None:
+        """What follows is a part of the work, from ``first`` on."""
+        self.first, self.width, self.prefix, self.gain = first, width, prefix, None
+
+    def tell(self, share: float, text: str) -> None:
+        """A share of this part is done."""
+        if self.callback is None:
+            return
+        done = self.first + self.width * share
+        elapsed = self.clock.elapsed()
+        if self.clock.seconds is None:
+            left = elapsed * (1 - done) / done if done > 0 else math.inf
+        else:
+            left = max(self.clock.left(), 0.0)
+            done = max(min(elapsed / self.clock.seconds, 1.0), 1.0 if done >= 1 else 0.0)
+        self.callback(Progress(min(done, 1.0), left, self.gain, self.prefix + text))
+
+
+@contextmanager
+def bar(show: bool = True) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar for terminals and notebooks: share, time left and gain; None where nobody would see it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not show or not (console.is_terminal or console.is_jupyter):
+        yield None
+        return
+    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Bar(*columns, TextColumn("{task.fields[left]}"), TextColumn("{task.fields[gain]}"), console=console) as shown:
+        task = shown.add_task("tuning", total=1.0, left="", gain="")
+
+        def update(now: Progress) -> None:
+            left = "" if math.isinf(now.left) else f"{duration(now.left)} left"
+            gain = "" if now.gain is None else f"error {now.gain:.2f} of the default's"
+            shown.update(task, completed=now.share, description=now.text, left=left, gain=gain)
+
+        yield update

@@ -1,0 +1,117 @@
+"""What is tuned: a model, its noise samples and their reference solutions, in a part for fits and one that decides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.reference_solution import converged
+from sde_diffusion.sampling.settings import seeds_of
+from sde_diffusion.tuning.effort import CHECKED, Effort
+from sde_diffusion.tuning.fit import Denoise, Fit, run
+from solvers import Solver
+from solvers.errors import InputError
+from solvers.fitted.compile import compile_table
+
+# Seeds of tuning lie beyond those of any sampling run, which stay below 2^31.
+FIRST_NOISE = 2**31
+
+
+def check_condition(condition: dict[str, Tensor], expected: int | None) -> None:
+    """Refuse what is no tensor with a row for each of the expected samples.
+
+    Raises:
+        InputError: other values, or other lengths.
+    """
+    sizes = set()
+    for name, value in condition.items():
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            raise InputError(
+                f"tune has no argument '{name}'; a condition of the network is a tensor, a row for each noise sample"
+            )
+        if expected is not None and len(value) != expected:
+            raise InputError(f"condition '{name}' has {len(value)} entries for {expected} noise samples; give one each")
+        sizes.add(len(value))
+    if len(sizes) > 1 or (sizes and min(sizes) < 8):
+        raise InputError(f"conditions have the same number of entries, 8 or more; got {sorted(sizes)}")
+
+
+def place(model: ScoreModel) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of a model's numbers."""
+    parameter = next(chain(model.parameters(), model.buffers()), None)
+    if parameter is None:
+        return torch.device("cpu"), torch.get_default_dtype()
+    return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The model, the samples of the fits and those that decide, how well their ends are known, and the effort."""
+
+    model: ScoreModel
+    fit: Fit
+    held: Fit
+    teacher_error: float
+    effort: Effort
+
+    @classmethod
+    def prepare(
+        cls,
+        model: ScoreModel,
+        shape: tuple[int, ...],
+        seed: int,
+        effort: Effort,
+        batch_size: int,
+        condition: dict[str, Tensor],
+    ) -> Task:
+        """Draw the initial noise and compute its endpoints."""
+        device, dtype = place(model)
+        noises, total = effort.noises, effort.noises + effort.held_out
+        x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
+        given = {name: value.to(device) for name, value in condition.items()}
+        x0, error = converged(
+            model,
+            x1,
+            steps=effort.reference_steps,
+            batch_size=batch_size,
+            dtype=dtype if effort.timed else torch.float64,
+            checked=CHECKED if effort.timed else None,
+            **given,
+        )
+
+        def denoise(first: int) -> Denoise:
+            def call(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+                rows = rows.to(device)
+                parts = [
+                    model.denoise(
+                        x[k : k + batch_size],
+                        t[k : k + batch_size].to(device),
+                        **{n: v[rows[k : k + batch_size] + first] for n, v in given.items()},
+                    )
+                    for k in range(0, len(x), batch_size)
+                ]
+                return torch.cat(parts)
+
+            return call
+
+        fit = Fit(denoise(0), model.sde, x1[:noises], x0[:noises])
+        held = Fit(denoise(noises), model.sde, x1[noises:], x0[noises:])
+        return cls(model, fit, held, error, effort)
+
+    def part(self, n: int) -> Fit:
+        """The first samples."""
+        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+
+    def endpoints(self, fit: Fit, solver: Solver, times: Tensor) -> Tensor:
+        """The endpoints that a solver reaches from the initial noise of a fit."""
+        return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
+
+    def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
+        """Mean error; infinite if a sample is."""
+        error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
+        return error if math.isfinite(error) else math.inf
