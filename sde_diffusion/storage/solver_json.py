@@ -9,6 +9,7 @@ True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from types import UnionType
@@ -76,6 +77,8 @@ def _encode(value: Any) -> Any:
         if value not in names:
             raise InputError(f"the pair '{value.name}' is not in PAIRS, so no file can name it")
         return {"pair": names[value]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": repr(value)}  # JSON has no infinity
     if is_dataclass(value):
         return describe(value)  # type: ignore[arg-type]
     return [_encode(entry) for entry in value] if isinstance(value, tuple) else value
@@ -86,6 +89,8 @@ def _decode(value: Any, known: Iterable[Solver]) -> Any:
         return tuple(_decode(entry, known) for entry in value)
     if not isinstance(value, dict):
         return value
+    if "number" in value:
+        return choose(value["number"], {"inf": math.inf, "-inf": -math.inf}, "number")
     return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(cast(SolverEntry, value), known)
 
 
