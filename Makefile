@@ -1,16 +1,20 @@
 PYTHON ?= python3
 JOBS ?= 2
 ARGS ?=
+TESTS ?= solvers sde_diffusion tests
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs format clean
+.PHONY: demo test check lint types docs format clean
 
 demo: .venv/base.stamp  ## train on the bundled digits and sample with 20 network evaluations
 	$(BIN)/sdediff train --sde vp
 	$(BIN)/sdediff sample --solver pf-ode --nfe 20
 
-test: .venv/dev.stamp  ## the tests; ARGS="-m slow" runs the slow ones
-	$(BIN)/pytest -n $(JOBS) $(ARGS)
+test: .venv/dev.stamp  ## the tests and doctests; ARGS="-m slow" runs the slow ones
+	$(BIN)/pytest -n $(JOBS) --doctest-modules $(ARGS) $(TESTS)
+
+check: lint types  ## lint, types, layout, and the tests and doctests of changed files
+	$(BIN)/pytest -q -n $(JOBS) --doctest-modules tests/test_layout.py $$($(BIN)/python .ci/changed_tests.py)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check
