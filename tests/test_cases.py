@@ -6,6 +6,7 @@ A letter is that of a report; a test says what was asked for and what must come 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from sde_diffusion import evaluate
+from sde_diffusion import VPSDE, ScoreModel, evaluate, train
 from sde_diffusion.cli import app
-from sde_diffusion.data import as_data
+from sde_diffusion.data import as_data, load_data
 from sde_diffusion.evaluation.features import make_extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.networks import build, default_settings
+from sde_diffusion.training.defaults import default_model
+from solvers.errors import InputError
 
 METRICS = ["frechet", "kid", "sliced-wasserstein"]
 
@@ -171,3 +175,46 @@ def test_e_channels_last_floats_are_images_of_three_channels(tmp_path: Path) -> 
     x = np.random.default_rng(0).random((8, 16, 16, 3))
     np.save(tmp_path / "x.npy", x)
     assert json.loads(run("inspect", tmp_path / "x.npy", "--json").stdout)["shape"] == [3, 16, 16]
+
+
+# F, G, H and K. Networks that fit, contexts that nothing feeds, and the learning rate of a resumed run.
+
+
+def test_f_multipliers_reach_the_network_of_a_volume(tmp_path: Path) -> None:
+    np.save(tmp_path / "vol.npy", np.random.default_rng(0).standard_normal((16, 1, 8, 8, 6)).astype("f4"))
+    text = f"""data = "{tmp_path / "vol.npy"}"
+steps = 2
+batch_size = 4
+[network]
+name = "unet"
+channels = 8
+multipliers = [1, 2]
+"""
+    (tmp_path / "v.toml").write_text(text)
+    trained = run("train", "--config", tmp_path / "v.toml", "--out", tmp_path / "v")
+    assert trained.exit_code == 0, trained.output
+    config = json.loads((tmp_path / "v" / "config.json").read_text())
+    assert config["model"]["network"]["settings"]["multipliers"] == [1, 2]
+    model = default_model(load_data(tmp_path / "vol.npy"))  # and without a word it is a U-Net too, not an MLP
+    assert model.network.name == "unet" and sum(p.numel() for p in model.parameters()) < 3_000_000
+
+
+def test_g_an_odd_side_keeps_the_levels_of_the_network() -> None:
+    odd, even = (default_settings((3, 36, width))[1] for width in (31, 32))
+    assert odd["multipliers"] == even["multipliers"] and len(odd["multipliers"]) == 4
+
+
+def test_h_a_context_that_nothing_feeds_is_refused() -> None:
+    model = ScoreModel(build("mlp", shape=(2,), width=32, context=1), VPSDE(), "velocity")
+    with pytest.raises(InputError, match="takes a context of 1 numbers, and in training nothing gives it one"):
+        train(model, noise(64, 2), steps=2, batch_size=8, progress=False)
+
+
+def test_k_a_finished_schedule_says_what_comes_next(tmp_path: Path) -> None:
+    small = ["--batch-size", 8, "--width", 8, "--depth", 1, "--warmup", 0, "--out", tmp_path / "r"]
+    assert run("train", "--data", "moons", "--steps", 4, *small).exit_code == 0
+    resumed = run("train", "--resume", "--steps", 8, "--out", tmp_path / "r")
+    assert resumed.exit_code == 0, resumed.output
+    rate = 2e-3 * (1 + math.cos(math.pi * 5 / 8)) / 2
+    assert f"learning rate {rate:.3g} at step 5: the cosine schedule is that of 8 steps now" in resumed.output
+    assert "at step 4 of 4 it was 0" in resumed.output

@@ -17,6 +17,8 @@ from sde_diffusion.sampling import generate
 from sde_diffusion.sde import SDES
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
+from sde_diffusion.storage.run_folder import run_config
+from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options
 from sde_diffusion.training.defaults import merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, TRAINING
@@ -105,6 +107,15 @@ def train(
     echo(made.data.describe())
     echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
     echo(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}{again}")
+    if resume and config.schedule != "constant":
+        step = find_model(folder).step or 0
+        before = TrainConfig.from_dict(run_config(folder)["train"])
+        if before.steps != config.steps:
+            echo(
+                f"learning rate {config.learning_rate_at(step + 1):.3g} at step {step + 1}: the {config.schedule} "
+                f"schedule is that of {config.steps} steps now; at step {step} of {before.steps} it was "
+                f"{before.learning_rate_at(max(step, 1)):.3g}"
+            )
     start = time.perf_counter()
     run_training(model, made.data, config, out=folder, resume=resume, force=force)
     echo(f"trained in {time.perf_counter() - start:.0f} s")

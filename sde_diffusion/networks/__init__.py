@@ -95,36 +95,59 @@ def default_settings(shape: Sequence[int], name: str | None = None) -> tuple[str
 def _sized(shape: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
     """The network for a shape, and its settings that are not those of the constructor."""
     if len(shape) == 2 and shape[0] >= 1 and shape[1] >= 32:
-        levels = [level for level in range(4) if shape[1] % 2**level == 0]
-        attention = [shape[1] >> level for level in levels if shape[1] >> level <= 32]
-        multipliers = [1, 2, 2, 2][: len(levels)]
-        return "unet", {"channels": 32, "multipliers": multipliers, "attention": attention, "embedding": "log"}
+        multipliers = [1, 2, 2, 2]
+        return "unet", {"channels": 32, **leveled(shape, multipliers, 32), "embedding": "log"}
+    if len(shape) == 4 and min(shape) >= 1:
+        return "unet", {"channels": 32, **leveled(shape, [1, 2, 2], 8), "blocks": 1, "embedding": "log"}
     if len(shape) != 3 or min(shape) < 1:
         return "mlp", {"width": min(1024, max(128, 2 * math.prod(shape))), "embedding": "log"}
-    _, height, width = shape
-    row = next(row for row in SIZES if max(height, width) <= row[0])
+    row = next(row for row in SIZES if max(shape[1:]) <= row[0])
     _, channels, multipliers_of_row, tallest, settings = row
-    common = math.gcd(height, width)
-    levels = [level for level in range(len(multipliers_of_row)) if common % 2**level == 0]
-    return "unet", {
-        "channels": channels,
-        "multipliers": list(multipliers_of_row[: len(levels)]),
-        "attention": [height >> level for level in levels if height >> level <= tallest],
-        "embedding": "log",
-        **settings,
+    sizes = leveled(shape, list(multipliers_of_row), tallest)
+    return "unet", {"channels": channels, **sizes, "embedding": "log", **settings}
+
+
+def leveled(shape: Sequence[int], multipliers: Sequence[int], tallest: int) -> dict[str, list[int]]:
+    """Return the multipliers of a U-Net as far as the sample can be halved, and the levels with attention.
+
+    Args:
+        shape: of one sample. Its smallest side is at least 2 on the deepest level, but for padding.
+        multipliers: those wanted.
+        tallest: the largest height of a level with attention.
+
+    >>> leveled((3, 36, 31), [1, 2, 2, 2], 16), leveled((1, 5, 64), [1, 2, 2], 16)
+    ({'multipliers': [1, 2, 2, 2], 'attention': [10, 5]}, {'multipliers': [1, 2], 'attention': [6, 3]})
+    """
+    smallest = min(shape[1:])
+    levels = [level for level in range(len(multipliers)) if level == 0 or smallest >= 2 ** (level + 1)]
+    return {
+        "multipliers": list(multipliers[: len(levels)]),
+        "attention": attended(shape, len(levels), tallest),
     }
+
+
+def attended(shape: Sequence[int], levels: int, tallest: int) -> list[int]:
+    """Return the heights of a U-Net's levels that are at most ``tallest``.
+
+    >>> attended((1, 28, 28), 3, 7), attended((1, 6, 6), 3, 4)
+    ([7], [4, 2])
+    """
+    bottom = -(-shape[1] // 2 ** (levels - 1))
+    heights = [bottom << (levels - 1 - level) for level in range(levels)]
+    return [height for height in heights if height <= tallest]
 
 
 def default_network(shape: Sequence[int], classes: int | None = None) -> UNet | MLP:
     """Return a new network of a default size for samples of this shape.
 
     Images (C, H, W) get a U-Net with the levels of its row in `SIZES`, as far as H and W can be
-    halved: 8 x 8 digits one of 0.34 million parameters, 28 x 28 one of 1.1 million, 32 x 32 and
-    more one of 28 million, in the proportions of Ho et al. 2020 (appendix B). Signals (C, L) of 32
-    values and more get a U-Net in one dimension. All else gets an MLP, twice as wide as the sample is
-    long, between 128 and 1024. All use a low-frequency embedding of log time: its slow variation lets solvers
-    converge with few steps. A network that predicts "edm" receives log(rho) / 4 instead of t, and ``default_model``
-    gives it the sinusoidal embedding.
+    halved (``leveled``; the network pads odd sides): 8 x 8 digits one of 0.34 million parameters,
+    28 x 28 one of 1.1 million, 32 x 32 and more one of 28 million, in the proportions of Ho et al. 2020
+    (appendix B). Signals (C, L) of 32 values and more get a U-Net in one dimension, volumes (C, D, H, W)
+    one in three. All else gets an MLP, twice as wide as the sample is long, between 128 and 1024. All
+    use a low-frequency embedding of log time: its slow variation lets solvers converge with few steps. A
+    network that predicts "edm" receives log(rho) / 4 instead of t, and ``default_model`` gives it the
+    sinusoidal embedding.
 
     Raises:
         ValueError: a shape with no sizes or a size below 1.

@@ -110,12 +110,14 @@ class UNet(nn.Module):
     """A U-Net for images (C, H, W), signals (C, L) or volumes (C, D, H, W) of one size.
 
     Args:
-        shape: shape of one sample; every size but the first is divisible by 2^(levels - 1).
+        shape: shape of one sample. Sizes that 2^(levels - 1) does not divide are padded to the next multiple, by
+            repeating the last value, and the output is cropped.
         channels: feature channels of the first level.
         multipliers: channels of each level, in units of `channels`; their number is that of the
             levels.
         blocks: residual blocks per level and direction.
-        attention: the heights (H, H/2, H/4, ..., or lengths) of the levels that have self-attention.
+        attention: the heights (H, H/2, H/4, ..., or lengths, of the padded sample) of the levels that have
+            self-attention.
         heads: attention heads; the channels of those levels are divisible by it.
         dropout: probability of dropping a feature while training.
         embedding: "log", "sinusoidal" or "fourier" time features.
@@ -130,10 +132,8 @@ class UNet(nn.Module):
     >>> x, t = torch.randn(2, 1, 8, 8), torch.rand(2)
     >>> network(x, t).abs().max().item()                                    # starts at exactly 0
     0.0
-    >>> UNet((1, 10, 10), multipliers=(1, 2, 2))
-    Traceback (most recent call last):
-    ...
-    solvers.errors.InputError: 3 levels halve the sample 2 times, so its sizes must be divisible by 4; got 10 x 10
+    >>> UNet((1, 9, 10), channels=16, multipliers=(1, 2, 2), attention=(3,))(torch.randn(2, 1, 9, 10), t).shape
+    torch.Size([2, 1, 9, 10])
     """
 
     name: ClassVar[str] = "unet"
@@ -169,6 +169,7 @@ class UNet(nn.Module):
             "variance": variance,
         }
         heights = check_sizes(self.shape, channels, multipliers, blocks, attention)
+        self.padding = [-size % 2 ** (len(multipliers) - 1) for size in self.shape[1:]]
         widths = [channels * multiplier for multiplier in multipliers]
         vector, axes = 4 * channels, len(self.shape) - 1
         conv = CONVOLUTIONS[axes]
@@ -204,6 +205,8 @@ class UNet(nn.Module):
         """
         check_call(x, t, self.shape)
         condition = F.silu(self.condition(t, label, context))
+        if any(self.padding):
+            x = F.pad(x, [n for size in reversed(self.padding) for n in (0, size)], mode="replicate")
         h = self.enter(x)
         seen = []
         for level, shrink in enumerate(self.shrink):
@@ -218,6 +221,8 @@ class UNet(nn.Module):
             for stage in self.up[level].children():
                 h = stage(torch.cat([h, seen.pop()], dim=1), condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
+        for axis, size in enumerate(self.shape[1:]):
+            out = out.narrow(axis + 2, 0, size) if self.padding[axis] else out
         return out
 
 
@@ -230,8 +235,8 @@ def check_sizes(
 ) -> list[int]:
     """Return the height of each level; the error names the sizes that do not fit.
 
-    >>> check_sizes((1, 8, 8), 32, (1, 2), 2, (4,))
-    [8, 4]
+    >>> check_sizes((1, 8, 8), 32, (1, 2), 2, (4,)), check_sizes((1, 7, 8), 32, (1, 2), 2, (4,))
+    ([8, 4], [8, 4])
     """
     if len(shape) - 1 not in CONVOLUTIONS or min(shape) < 1:
         raise InputError(f"a U-Net works on (C, L), (C, H, W) or (C, D, H, W); got shape {shape}")
@@ -241,12 +246,12 @@ def check_sizes(
             f"blocks {blocks}, multipliers {tuple(multipliers)}"
         )
     halvings = len(multipliers) - 1
-    if any(size % 2**halvings for size in shape[1:]):
+    if min(shape[1:]) <= 2 ** (halvings - 1) and halvings:
         raise InputError(
-            f"{halvings + 1} levels halve the sample {halvings} times, so its sizes must be divisible "
-            f"by {2**halvings}; got {' x '.join(map(str, shape[1:]))}"
+            f"{halvings + 1} levels halve the sample {halvings} times, more than its sizes bear; got "
+            f"{' x '.join(map(str, shape[1:]))}: give fewer multipliers"
         )
-    heights = [shape[1] // 2**level for level in range(halvings + 1)]
+    heights = [-(-shape[1] // 2**halvings) * 2 ** (halvings - level) for level in range(halvings + 1)]
     if unknown := sorted(set(attention) - set(heights)):
         raise InputError(f"attention at heights {unknown}, but the levels have heights {heights}")
     return heights

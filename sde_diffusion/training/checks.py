@@ -54,12 +54,21 @@ def _check_model(model: ScoreModel) -> None:
 
 
 def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
-    """The augmentation of a batch; None for none."""
+    """The augmentation of a batch; None for none.
+
+    Raises:
+        ValueError: an augmentation that does not fit, or a network with a context that nothing would feed.
+    """
+    context = getattr(network, "settings", {}).get("context")
+    if context is not None and not config.augment:
+        raise InputError(
+            f"the network takes a context of {context} numbers, and in training nothing gives it one: it would sample "
+            "with weights that were never trained. Build it without context, or train with augment (--augment)"
+        )
     if not (config.flip or config.augment):
         return None
     if not data.is_image:
         raise InputError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
-    context = getattr(network, "settings", {}).get("context")
     if config.augment and context != LABELS:
         raise InputError(
             f"augment passes the augmentation of an image to the network as a context of {LABELS} numbers; build the "

@@ -14,7 +14,7 @@ from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.augment import LABELS
 from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import default_settings
+from sde_diffusion.networks import attended, default_settings
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, run_to_resume
@@ -116,6 +116,11 @@ def default_model(
         if network not in (None, entry["name"]):
             raise InputError(f"the network is {entry['name']}; it cannot become {network}")
     settings = _changed(entry["settings"] or {}, network_settings, f"the network {entry['name']}")
+    given = network_settings or {}
+    if entry["name"] == "unet" and "multipliers" in given and "attention" not in given:
+        # The levels that had attention may be gone: the same heights, of the levels that there are now.
+        tallest = max(settings["attention"], default=0)
+        settings["attention"] = attended(data.shape, len(settings["multipliers"]), tallest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return rebuild(

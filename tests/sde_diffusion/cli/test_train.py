@@ -85,7 +85,14 @@ def test_every_option_reaches_the_run() -> None:
     trained("--data", "rings", "--out", "here", *args)
     written = config("here")
     options["learning_rate"] = options.pop("lr")
-    assert written["train"] == {**options, "labels": False, "flip": False, "augment": 0.0, "ema_widths": []}
+    assert written["train"] == {
+        **options,
+        "labels": False,
+        "flip": False,
+        "augment": 0.0,
+        "ema_widths": [],
+        "normalize": "auto",
+    }
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
     }  # fmt: skip

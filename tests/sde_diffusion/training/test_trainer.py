@@ -102,7 +102,9 @@ def test_half_of_the_images_are_mirrored_whatever_the_micro_batches() -> None:
     start, count = StepRandomness(0, 96, 96), 0
     for accumulate in (1, 4):
         network = Mirrored()
-        config = TrainConfig(batch_size=96, device="cpu", flip=True, accumulate=accumulate, weight_decay=0.0)
+        config = TrainConfig(
+            batch_size=96, device="cpu", normalize="none", flip=True, accumulate=accumulate, weight_decay=0.0
+        )
         training = Trainer(ScoreModel(network, VPSDE(), "data"), images, config, Distributed("cpu", "fp32"))
         network.seen.clear()
         training.advance()
@@ -139,7 +141,9 @@ class Mirrored(nn.Module):
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_network_receives_the_augmentation_labels(accumulate: int) -> None:
     images = as_data(torch.randn(96, 1, 4, 4, generator=torch.Generator().manual_seed(1)))
-    config = TrainConfig(batch_size=96, device="cpu", augment=0.1, accumulate=accumulate, weight_decay=0.0)
+    config = TrainConfig(
+        batch_size=96, device="cpu", normalize="none", augment=0.1, accumulate=accumulate, weight_decay=0.0
+    )
     network = Mirrored(context=9)
     training = Trainer(ScoreModel(network, VPSDE(), "data"), images, config, Distributed("cpu", "fp32"))
     network.seen.clear()
