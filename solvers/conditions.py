@@ -41,3 +41,16 @@ def cut(condition: Mapping[str, Any], batch: int, rows: Tensor, device: torch.de
         return value[rows.to(value.device)].to(device or value.device)
 
     return {name: map_rows(value, batch, chosen) for name, value in condition.items()}
+
+
+def in_dtype(condition: Mapping[str, Any], batch: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The conditions with their floating-point rows in a dtype.
+
+    >>> in_dtype({"context": torch.zeros(1, 1), "label": torch.tensor([3])}, 1, torch.float64)
+    {'context': tensor([[0.]], dtype=torch.float64), 'label': tensor([3])}
+    """
+
+    def cast(value: Tensor) -> Tensor:
+        return value.to(dtype) if value.is_floating_point() else value
+
+    return {name: map_rows(value, batch, cast) for name, value in condition.items()}

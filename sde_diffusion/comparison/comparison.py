@@ -21,12 +21,13 @@ from torch import Tensor
 
 from sde_diffusion.comparison.simultaneous import critical_value, studentised
 from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
-from sde_diffusion.models.conditions import refuse_unknown
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from solvers import Solver
+from solvers.conditions import cut
 from solvers.errors import InputError, NonFiniteError, require_whole
 from solvers.planning import MOST
 
@@ -147,7 +148,8 @@ def compare(
     batch_size: int = 256,
     reference_steps: int = 800,
     on_row: Callable[[str], None] | None = None,
-    **unknown: Any,
+    condition: Mapping[str, Any] | None = None,
+    **conditions: Any,
 ) -> Comparison:
     """Run every solver at every budget from the same initial noise.
 
@@ -162,7 +164,8 @@ def compare(
         batch_size: samples integrated together.
         reference_steps: steps of the reference solution.
         on_row: called with a description of the next computation.
-        unknown: refused, with the nearest argument.
+        condition: what the network takes beside (x, t), by name; tensors (n, ...) have a row for each sample.
+        conditions: the same as keywords, such as ``label=...``.
 
     Raises:
         ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired samples, or none that can run.
@@ -175,7 +178,7 @@ def compare(
     >>> found.verdict(found.rows[0]).best, found.verdict(found.rows[0]).tie
     ('pf-ode', False)
     """
-    refuse_unknown(compare, unknown)
+    given = conditions_for(compare, model, conditions, condition)
     if not solvers or not budgets or min(budgets) < 1:
         raise InputError(
             f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "
@@ -196,7 +199,8 @@ def compare(
     if not all(solver.stochastic for solver in ways.values()):
         say("the reference solution")
         x1 = noise_for(model, model.shape, seeds_of(seed, paired))
-        endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size)
+        first = cut(model.bind(given), n, torch.arange(paired, device="cpu"), x1.device)
+        endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size, **first)
         endpoints = model.units.to_data(endpoints).cpu()
         reference_error *= model.units.largest_scale
     target = None if data is None else (_some(data.cpu()), Moments.of(data))
@@ -204,7 +208,9 @@ def compare(
     for (name, nfe), solver in ways.items():
         say(f"{name}, {nfe} evaluations")
         begin = time.perf_counter()
-        made = sample_batches(model, n, SamplingSettings(solver, nfe, seed=seed, batch_size=batch_size))
+        made = sample_batches(
+            model, n, SamplingSettings(solver, nfe, seed=seed, batch_size=batch_size), condition=given
+        )
         rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
         raise InputError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")

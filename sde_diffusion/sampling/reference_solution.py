@@ -15,6 +15,7 @@ upper bound.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers import solve
+from solvers.conditions import cut, in_dtype
 from solvers.errors import InputError, NonFiniteError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.solver import sample_rms
@@ -41,7 +43,7 @@ def converged(
     batch_size: int = 512,
     dtype: torch.dtype = torch.float64,
     checked: int | None = None,
-    **condition: Tensor,
+    **condition: Any,
 ) -> tuple[Tensor, float]:
     """The reference solution from x_1, and its own error.
 
@@ -53,7 +55,7 @@ def converged(
         dtype: of the network's arithmetic; float32 is several times as fast, and a run of some hundred steps adds
             roundings of about 1e-5.
         checked: samples that the second run, which says the error, is made for; all by default.
-        condition: per-sample tensors (B, ...) that are passed to the network.
+        condition: what the network takes beside (x, t); tensors (B, ...) have a row for each sample.
 
     Returns:
         The endpoints (B, ...) in float64, and their error: mean over the samples of the RMS over entries.
@@ -72,12 +74,12 @@ def converged(
     if steps < 4:
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
     precise = copy.deepcopy(model).to(dtype).eval()
-    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in condition.items()}
+    given = in_dtype(condition, len(x1), dtype)
 
     def integrate(n: int, end: float, samples: int) -> Tensor:
-        parts = [slice(first, min(first + batch_size, samples)) for first in range(0, samples, batch_size)]
+        parts = torch.split(torch.arange(samples, device="cpu"), batch_size)
         return torch.cat(
-            [_integrate(precise, x1[p].to(dtype), n, end, {k: v[p] for k, v in given.items()}) for p in parts]
+            [_integrate(precise, x1[p.to(x1.device)].to(dtype), n, end, cut(given, len(x1), p)) for p in parts]
         ).double()
 
     fine = integrate(steps, _END, len(x1))
@@ -91,7 +93,7 @@ def converged(
     return fine, float(rms(fine[: len(coarse)] - coarse).mean())
 
 
-def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition: dict[str, Tensor]) -> Tensor:
+def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition: dict[str, Any]) -> Tensor:
     flow = model.sde.reverse(model, 0.0, **condition)
     return solve(flow, x1, solver=_SOLVER, grid=_grid(model.sde, steps, end)).x
 

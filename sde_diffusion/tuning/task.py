@@ -15,6 +15,7 @@ from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning.effort import CHECKED, Effort
 from sde_diffusion.tuning.fit import Denoise, Fit, run
 from solvers import Solver
+from solvers.conditions import cut
 from solvers.errors import InputError
 from solvers.fitted.compile import compile_table
 
@@ -73,7 +74,7 @@ class Task:
         device, dtype = place(model)
         noises, total = effort.noises, effort.noises + effort.held_out
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
-        given = {name: value.to(device) for name, value in condition.items()}
+        given = cut(model.bind(condition), total, torch.arange(total, device="cpu"), device)
         x0, error = converged(
             model,
             x1,
@@ -91,7 +92,7 @@ class Task:
                     model.denoise(
                         x[k : k + batch_size],
                         t[k : k + batch_size].to(device),
-                        **{n: v[rows[k : k + batch_size] + first] for n, v in given.items()},
+                        **cut(given, total, rows[k : k + batch_size] + first),
                     )
                     for k in range(0, len(x), batch_size)
                 ]
