@@ -37,7 +37,7 @@ from sde_diffusion.data import load_data
 from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.storage.locate import BUNDLED
 from solvers import PAIRS, ReverseProcess, Solver, solve
-from solvers.backends import Scipy, State, TorchDiffEq
+from solvers.backends import BackendState, Scipy, TorchDiffEq
 from solvers.classical.embedded_rk import EmbeddedRungeKutta
 from solvers.solver import sample_rms
 
@@ -61,7 +61,7 @@ class AsItIs(TorchDiffEq):
         times = torch.tensor([start, end], dtype=torch.float64)
         x = odeint(drift, x, times, rtol=self.rtol, atol=self.atol, method="dopri5")[-1]
         stalled = torch.zeros(len(x), dtype=torch.bool)
-        return x, s.expand(t.shape), State(stalled, torch.zeros(len(x), 1))
+        return x, s.expand(t.shape), BackendState(stalled, torch.zeros(len(x), 1))
 
 
 def contestants(tolerance: float) -> dict[str, Solver]:

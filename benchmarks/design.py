@@ -63,7 +63,7 @@ from benchmarks.design_gated import KINDS, LARGE_KINDS, GatedDesign
 from sde_diffusion import VPSDE
 from sde_diffusion.tuning.fit import (
     Derivatives,
-    Fit,
+    TableFit,
     TableParameters,
     descend,
     differences,
@@ -131,7 +131,7 @@ class Design:
     def starts(self) -> list[Start]:
         """The best pairs for all."""
 
-        def joint(which: Sequence[tuple[Fit, float]]) -> Callable[[Solver, Tensor], float]:
+        def joint(which: Sequence[tuple[TableFit, float]]) -> Callable[[Solver, Tensor], float]:
             return lambda solver, times: math.sqrt(
                 sum((error(fit, solver, times) / b) ** 2 for fit, b in which) / len(which)
             )

@@ -17,7 +17,7 @@ from benchmarks.design_data import letters, strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.sampling.reference_solution import converged, rms
-from sde_diffusion.tuning.fit import Fit, objective, run
+from sde_diffusion.tuning.fit import TableFit, objective, run
 from sde_diffusion.tuning.grid_families import spaced
 from sde_diffusion.tuning.grid_search import search
 from solvers import Solver, solve
@@ -40,18 +40,18 @@ class Member:
     """
 
     name: str
-    fit: Fit
-    held: Fit
+    fit: TableFit
+    held: TableFit
     network: bool = False
 
     @property
-    def few(self) -> Fit:
+    def few(self) -> TableFit:
         """The first samples."""
         return self.part(FEW // 2 if self.network else FEW)
 
-    def part(self, n: int) -> Fit:
+    def part(self, n: int) -> TableFit:
         """The first n samples."""
-        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+        return TableFit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
 
 def mixtures(sde: VPSDE) -> dict[str, ScoreModel]:
@@ -152,7 +152,7 @@ def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = 
     call: Callable[..., Tensor] = lambda x, t, rows: torch.cat(  # noqa: E731
         [model.denoise(a, b) for a, b in zip(x.split(_BATCH), t.split(_BATCH), strict=True)]
     )
-    return Member(name, Fit(call, model.sde, x1[:n], x0[:n]), Fit(call, model.sde, x1[n:], x0[n:]), network)
+    return Member(name, TableFit(call, model.sde, x1[:n], x0[:n]), TableFit(call, model.sde, x1[n:], x0[n:]), network)
 
 
 def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def family(networks: Sequence[str], large: bool = False) -> list[Member]:
     return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]
 
 
-def error(fit: Fit, solver: Solver, times: Tensor) -> float:
+def error(fit: TableFit, solver: Solver, times: Tensor) -> float:
     """Mean error of a solver on a grid."""
     return float(fit.errors(run(solver, fit, times)).mean())
 

@@ -22,7 +22,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from sde_diffusion.tuning.fit import Fit, mean_table, run
+from sde_diffusion.tuning.fit import TableFit, mean_table, run
 from solvers.fitted.mixture_of_tables import FAR, GateFeatures, GatingNetwork, MixtureOfTables, weighted_sum
 from solvers.fitted.pf_ode import table_entry, table_of
 from solvers.problem import ReverseProcess
@@ -59,7 +59,7 @@ class Kinds:
         return cls(numbers, torch.tensor(entry["rho"], dtype=torch.float64), (None,) * n, size)
 
     @classmethod
-    def mean_table(cls, entry: dict[str, Any], fits: Sequence[Fit], kinds: Sequence[int], size: float) -> Kinds:
+    def mean_table(cls, entry: dict[str, Any], fits: Sequence[TableFit], kinds: Sequence[int], size: float) -> Kinds:
         """Every kind with the mean of the rows that an entry, with gates or without, has for the models of the kind."""
         table = table_of(fits[0].sde, entry)
         numbers: list[list[Tensor]] = [[] for _ in range(max(kinds) + 1)]
@@ -120,11 +120,11 @@ class Kinds:
             rows.append([[float(r[i, 0]), r[i, 1 : 1 + used].tolist()] for r in kinds])
         return {"rho": self.rho.tolist(), "rows": rows, "gates": [gate and list(gate) for gate in self.gates]}
 
-    def table(self, fit: Fit) -> MixtureOfTables:
+    def table(self, fit: TableFit) -> MixtureOfTables:
         """For the process of a fit."""
         return table_of(fit.sde, self.entry())
 
-    def with_gates(self, fits: Sequence[Fit], kinds: Sequence[int]) -> Kinds:
+    def with_gates(self, fits: Sequence[TableFit], kinds: Sequence[int]) -> Kinds:
         """Gates that tell the kinds of these models apart, each model counting the same."""
         out, runs = self, [Run(fit) for fit in fits]
         for i in range(self.steps):
@@ -135,7 +135,7 @@ class Kinds:
                 one.advance(out.table(one.fit))
         return out
 
-    def sensitivities(self, q: Tensor, fit: Fit) -> tuple[Tensor, Tensor]:
+    def sensitivities(self, q: Tensor, fit: TableFit) -> tuple[Tensor, Tensor]:
         """The endpoints at q and their derivatives: (B, ...) and (|q|, B, ...)."""
         here = self.at(q)
         shape, e = fit.x1.shape, _DIFFERENCE
@@ -181,7 +181,7 @@ class Kinds:
         ]
         return z[0], torch.stack([*rows, *columns])
 
-    def endpoints(self, fit: Fit) -> Tensor:
+    def endpoints(self, fit: TableFit) -> Tensor:
         """Endpoints of the samples of a fit."""
         return run(self.table(fit), fit)
 
@@ -210,7 +210,7 @@ def _like(c: Tensor, x: Tensor) -> Tensor:
 class Run:
     """One run of a table that is made while it goes; what a row evaluates is kept for when it is made."""
 
-    def __init__(self, fit: Fit) -> None:
+    def __init__(self, fit: TableFit) -> None:
         self.fit, self.x = fit, fit.x1
         self.seen = GateFeatures(0)
         self.value: Tensor | None = None

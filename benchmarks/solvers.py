@@ -46,7 +46,7 @@ from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
 from sde_diffusion.sampling.reference_solution import rms
 from sde_diffusion.storage.solver_json import describe, restore
-from sde_diffusion.tuning.tuner import DEFAULT, tuned_each
+from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
 from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, is_high_dim
@@ -128,9 +128,9 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
     default = ProbabilityFlow(large=is_high_dim(problem.shape))
-    x = run_ours(default, probe, nfe) if config.name == DEFAULT else config.run(probe, nfe)
+    x = run_ours(default, probe, nfe) if config.name == DEFAULT_SOLVER else config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
-    if config.name == DEFAULT:
+    if config.name == DEFAULT_SOLVER:
         result = [result, fitted_table(problem.model.sde, nfe, is_high_dim(problem.shape))]
     return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 

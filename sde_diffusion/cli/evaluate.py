@@ -19,7 +19,7 @@ from sde_diffusion.evaluation.curve import as_dict
 from sde_diffusion.evaluation.features import NAMES, default_features, make_extractor
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT, MOST_DRAWS
+from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.files.writing import require_writable
@@ -84,7 +84,7 @@ def evaluate(
         Path | None, typer.Option("--weights", help="Weights of inception or dinov2.", show_default=False)
     ] = None,
     metrics: Annotated[str, typer.Option("--metrics", help=f"all, or some of {', '.join(METRICS)}.")] = ",".join(
-        DEFAULT
+        DEFAULT_METRICS
     ),
     n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
-from sde_diffusion.comparison.for_tolerance import Choice, choose_solver
+from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
 from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling import generate
@@ -252,7 +252,7 @@ def labels_of(text: str, stored: StoredModel) -> list[int]:
     return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in text.split(",")]
 
 
-def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> Choice:
+def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> SolverChoice:
     """The solver and budget for a tolerance."""
     solvers = None if solver is None else {solver: find_solver(solver)[1]}
     with Console(stderr=True).status("pilot") as status:

@@ -14,7 +14,7 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
 from sde_diffusion.tuning.effort import bar
-from sde_diffusion.tuning.tuner import DEFAULT, tuned_each
+from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
 EXAMPLES = """
 \b
@@ -87,7 +87,7 @@ def tune(
     typer.echo(f"model {stored.path}")
     for made in found:
         typer.echo(
-            f"{made.nfe} evaluations, error on the {made.held_out} noise samples that chose it: {DEFAULT} "
+            f"{made.nfe} evaluations, error on the {made.held_out} noise samples that chose it: {DEFAULT_SOLVER} "
             f"{made.default_error:.4g}, tuned {made.error:.4g}, {made.gain:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())

@@ -36,7 +36,7 @@ _FLOW_STEPS = (100, 200, 400, 800, 1600)
 
 
 @dataclass(frozen=True)
-class Choice:
+class SolverChoice:
     """The choice of a solver, and its reasons.
 
     Attributes:
@@ -92,7 +92,7 @@ def choose_solver(
     seed: int = 0,
     on_try: Callable[[str], None] | None = None,
     **condition: Tensor,
-) -> Choice:
+) -> SolverChoice:
     """The cheapest of our fixed-budget solvers whose error meets a tolerance on this model.
 
     Args:
@@ -154,7 +154,7 @@ def choose_solver(
             tried.append((nfe, name, float(error.mean()) + 1.645 * spread / math.sqrt(n) + own))
         bound, name = min(((b, name) for k, name, b in tried if k == nfe), default=(math.inf, ""))
         if bound <= tolerance:
-            return Choice(name, nfe, tolerance, errors[nfe, name], bound, n, own, tried)
+            return SolverChoice(name, nfe, tolerance, errors[nfe, name], bound, n, own, tried)
     if not tried:
         raise InputError(
             f"no solver of {', '.join(solvers)} takes a budget of {', '.join(map(str, LADDER))} evaluations"

@@ -17,7 +17,7 @@ from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 
-KIND = "sdediff comparison"
+COMPARISON_KIND = "sdediff comparison"
 ENOUGH = 20  # a reference is fit to measure errors that many times its own
 
 
@@ -121,7 +121,10 @@ def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
     """
     with new_folder(folder, taken="next") as new:
         plot(found, new.temporary / "compare.png")
-        write_file(new.temporary / "compare.json", to_json({"format": FORMAT, "kind": KIND, **about, **as_dict(found)}))
+        write_file(
+            new.temporary / "compare.json",
+            to_json({"format": FORMAT, "kind": COMPARISON_KIND, **about, **as_dict(found)}),
+        )
     return new.path
 
 

@@ -25,7 +25,7 @@ from sde_diffusion.files.writing import new_folder
 from solvers.errors import InputError
 
 NOTE = "prepared.json"
-KIND = "sdediff data"
+DATA_KIND = "sdediff data"
 FORMAT = 1
 
 
@@ -58,7 +58,7 @@ def write_prepared(
         data = _map(partial, str(folder), kind)
         note = {
             "format": FORMAT,
-            "kind": KIND,
+            "kind": DATA_KIND,
             "data": kind,
             "samples": len(data),
             "shape": list(data.shape),
@@ -112,7 +112,12 @@ def read_note(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{folder / NOTE} is torn: {error}; prepare the data again") from None
     needed = {"data", "samples", "shape", "classes", "fingerprint"}
-    if not isinstance(note, dict) or note.get("kind") != KIND or note.get("format") != FORMAT or needed - set(note):
+    if (
+        not isinstance(note, dict)
+        or note.get("kind") != DATA_KIND
+        or note.get("format") != FORMAT
+        or needed - set(note)
+    ):
         raise InputError(f"{folder / NOTE} was not written by this version of sdediff prepare; prepare the data again")
     return note
 

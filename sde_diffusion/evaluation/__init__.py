@@ -1,7 +1,7 @@
 """Sample quality: samples read or drawn, measured against a reference, with intervals and an error budget."""
 
 from sde_diffusion.evaluation.budget import Budget, error_budget
-from sde_diffusion.evaluation.curve import Point, plot, quality
+from sde_diffusion.evaluation.curve import CurvePoint, plot, quality
 from sde_diffusion.evaluation.read import read_samples
 from sde_diffusion.evaluation.score import evaluate
 from sde_diffusion.evaluation.workers import Drawn, Workers
@@ -9,8 +9,8 @@ from sde_diffusion.sampling.settings import SamplingSettings
 
 __all__ = [
     "Budget",
+    "CurvePoint",
     "Drawn",
-    "Point",
     "SamplingSettings",
     "Workers",
     "error_budget",

@@ -10,7 +10,7 @@ from typing import Any
 
 from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT, evaluate
+from sde_diffusion.evaluation.score import DEFAULT_METRICS, evaluate
 from sde_diffusion.evaluation.workers import Workers
 from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.sampling.settings import SamplingSettings
@@ -18,7 +18,7 @@ from solvers.errors import InputError
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """Figures of one solver at one budget.
 
     Attributes:
@@ -77,10 +77,10 @@ def quality(
     n: int,
     reference: FeatureStatistics,
     *,
-    metrics: Iterable[str] = DEFAULT,
+    metrics: Iterable[str] = DEFAULT_METRICS,
     draws: int = 40,
     on_share: Callable[[float], None] | None = None,
-) -> list[Point]:
+) -> list[CurvePoint]:
     """Draw and measure n samples in every given way.
 
     Args:
@@ -108,11 +108,11 @@ def quality(
         figures = evaluate(
             drawn, reference, extractor=workers.extractor, metrics=metrics, draws=draws, seed=drawing.seed
         )
-        points.append(Point(drawing, n, float(drawn.nfe.double().mean()), figures, took))
+        points.append(CurvePoint(drawing, n, float(drawn.nfe.double().mean()), figures, took))
     return points
 
 
-def plot(path: str | os.PathLike[str], points: Sequence[Point], figure: str) -> None:
+def plot(path: str | os.PathLike[str], points: Sequence[CurvePoint], figure: str) -> None:
     """Draw a figure against evaluations, with 95 % intervals, one line for each solver, as PNG.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sde_diffusion.data.files import load_path
 from sde_diffusion.evaluation.features.extractor import is_image
 from sde_diffusion.storage.atomic_folder import read_json
-from sde_diffusion.storage.sample_record import EARLIER, KIND, RECORD
+from sde_diffusion.storage.sample_record import EARLIER, RECORD, SAMPLES_KIND
 from solvers.errors import InputError
 
 JPEG = (".jpg", ".jpeg")
@@ -72,4 +72,4 @@ def read_samples(
 
 def _has_record(path: Path) -> bool:
     records = [record for name in (RECORD, EARLIER) if (record := path.with_name(name)).is_file()]
-    return path.name == "samples.npz" and any(read_json(record).get("kind") == KIND for record in records)
+    return path.name == "samples.npz" and any(read_json(record).get("kind") == SAMPLES_KIND for record in records)

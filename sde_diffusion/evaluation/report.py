@@ -9,12 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.evaluation.budget import Budget
-from sde_diffusion.evaluation.curve import Point
+from sde_diffusion.evaluation.curve import CurvePoint
 from sde_diffusion.evaluation.curve import as_dict as figures_dict
 from sde_diffusion.evaluation.metrics import METRICS, Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.storage.atomic_folder import FORMAT
-from sde_diffusion.storage.evaluation_record import KIND
+from sde_diffusion.storage.evaluation_record import EVALUATION_KIND
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.record_types import EvaluationRecord
 
@@ -27,7 +27,7 @@ def record(
     """All of an evaluation but its budget."""
     return {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": EVALUATION_KIND,
         "source": dict(source),
         "reference": dict(reference.data),
         "features": dict(reference.extractor),
@@ -64,7 +64,7 @@ def table(runs: Sequence[tuple[str, Mapping[str, Estimate]]], n: int) -> Table:
     return out
 
 
-def columns(points: Sequence[Point]) -> list[tuple[str, Mapping[str, Estimate]]]:
+def columns(points: Sequence[CurvePoint]) -> list[tuple[str, Mapping[str, Estimate]]]:
     """The runs of a curve, for ``table``."""
     return [(f"{point.solver}\n{point.nfe:g} NFE", point.figures) for point in points]
 

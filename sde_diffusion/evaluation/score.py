@@ -13,7 +13,7 @@ from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.workers import Drawn
 from solvers.errors import choose, require_whole
 
-DEFAULT = ("frechet", "kid", "neighbours")
+DEFAULT_METRICS = ("frechet", "kid", "neighbours")
 MOST_DRAWS = 100_000
 _BATCH = 500
 
@@ -30,7 +30,7 @@ def evaluate(
     reference: FeatureStatistics,
     *,
     extractor: Extractor | None = None,
-    metrics: Iterable[str] = DEFAULT,
+    metrics: Iterable[str] = DEFAULT_METRICS,
     draws: int = 40,
     seed: int = 0,
 ) -> dict[str, Estimate]:

@@ -91,7 +91,7 @@ class Attention(nn.Module):
         return out
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """A residual block, followed by attention where the level has it."""
 
     def __init__(self, block: Block, attention: Attention | None) -> None:
@@ -174,11 +174,11 @@ class UNet(nn.Module):
         vector, axes = 4 * channels, len(self.shape) - 1
         conv = CONVOLUTIONS[axes]
 
-        def stage(enter: int, level: int) -> Stage:
+        def stage(enter: int, level: int) -> ResidualStage:
             leave = widths[level]
             attends = heights[level] in attention
             block = Block(enter, leave, vector, dropout, axes)
-            return Stage(block, Attention(leave, heads, axes) if attends else None)
+            return ResidualStage(block, Attention(leave, heads, axes) if attends else None)
 
         bottom = len(widths) - 1
         self.condition = Condition(2 * channels, vector, embedding, classes, context)

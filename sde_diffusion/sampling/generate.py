@@ -20,7 +20,7 @@ from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.record_types import SampleRecord
-from sde_diffusion.storage.sample_record import KIND, Samples
+from sde_diffusion.storage.sample_record import SAMPLES_KIND, Samples
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import Solution, Solver, Step
@@ -100,7 +100,7 @@ def draw(
     spacing = settings.solver.grid if settings.grid is None else settings.grid
     record: SampleRecord = {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": SAMPLES_KIND,
         "checkpoint": {
             "path": name_of(stored),
             "step": stored.step,

@@ -12,7 +12,7 @@ from sde_diffusion.storage.record_types import EvaluationRecord
 from sde_diffusion.storage.typed_json import checked
 from solvers.errors import NotFoundError
 
-KIND = "sdediff evaluation"
+EVALUATION_KIND = "sdediff evaluation"
 EVALUATION = "evaluation.json"
 CURVE = "curve.png"
 
@@ -48,6 +48,6 @@ def read_evaluation(path: str | os.PathLike[str]) -> EvaluationRecord:
     if not path.is_file():
         raise NotFoundError(f"no evaluation at {path}: expected the {EVALUATION} that sdediff evaluate writes")
     content = read_json(path)
-    if content.get("kind") != KIND:
+    if content.get("kind") != EVALUATION_KIND:
         raise CheckpointError(f"{path} is no evaluation: expected the {EVALUATION} that sdediff evaluate writes")
     return checked(content, EvaluationRecord, str(path))

@@ -32,7 +32,7 @@ from sde_diffusion.storage.record_types import DataEntry, SampleRecord
 from sde_diffusion.storage.typed_json import checked
 from solvers.errors import NotFoundError
 
-KIND = "sdediff samples"
+SAMPLES_KIND = "sdediff samples"
 RECORD = "samples.json"
 EARLIER = "card.json"  # its name before version 0.2
 
@@ -89,7 +89,7 @@ def read_record(path: str | os.PathLike[str]) -> SampleRecord:
     if not path.is_file():
         raise NotFoundError(f"no record at {path}: expected the {RECORD} of a set of samples")
     record = read_json(path)
-    if record.get("kind") != KIND:
+    if record.get("kind") != SAMPLES_KIND:
         raise CheckpointError(f"{path} is no record of samples: expected a {RECORD} as sdediff sample writes it")
     return checked(record, SampleRecord, str(path))
 

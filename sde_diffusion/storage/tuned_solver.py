@@ -20,7 +20,7 @@ from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
 from solvers.errors import InputError, NotFoundError
 
-KIND = "sdediff tuned solver"
+TUNED_KIND = "sdediff tuned solver"
 NAME = "tuned"
 
 
@@ -53,7 +53,7 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
     path.parent.mkdir(parents=True, exist_ok=True)
     content: TunedRecord = {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": TUNED_KIND,
         "model": {"sha256": stored.sha256, "step": stored.step},
         "nfe": found.nfe,
         "settings": settings,
@@ -78,7 +78,7 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     if not path.is_file():
         raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
     plain = read_json(path)
-    if plain.get("kind") != KIND:
+    if plain.get("kind") != TUNED_KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
     try:
         content = checked(plain, TunedRecord, str(path))

@@ -46,7 +46,7 @@ _RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class Fit:
+class TableFit:
     """A fitting problem: the initial noise, its endpoints, and the model.
 
     Attributes:
@@ -71,7 +71,7 @@ class Fit:
         return sigma / alpha
 
 
-def moved_times(fit: Fit, times: Tensor, q: Tensor) -> Tensor | None:
+def moved_times(fit: TableFit, times: Tensor, q: Tensor) -> Tensor | None:
     """Times with log rho changed by q, all but the first and the 0 at the end; None where they lose their order."""
     rho = fit.rho(times[1:-1]) * torch.exp(q.clamp(-3, 3))
     out = torch.cat([times[:1], fit.sde.time(-torch.log(rho)), times[-1:]])
@@ -91,7 +91,7 @@ class TableParameters:
     scales: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def around(cls, base: Table, fit: Fit, size: float) -> TableParameters:
+    def around(cls, base: Table, fit: TableFit, size: float) -> TableParameters:
         """Scales in units of each step: the share of x that it replaces, for data of RMS ``size``."""
         alpha, sigma = (c.tolist() for c in fit.sde.marginal(torch.tensor(base.times, dtype=torch.float64)))
         scales = []
@@ -112,7 +112,7 @@ class TableParameters:
         """Number of parameters."""
         return self.weights + len(self.base.rows) - 1
 
-    def table(self, q: Tensor, fit: Fit) -> Table | None:
+    def table(self, q: Tensor, fit: TableFit) -> Table | None:
         """The table at q; None where its times lose their order."""
         times = moved_times(fit, torch.tensor(self.base.times, dtype=torch.float64), q[self.weights :])
         if times is None:
@@ -128,7 +128,7 @@ class TableParameters:
         return Table(tuple(times.tolist()), tuple(rows), "sde_diffusion.tune")
 
 
-def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
+def run(solver: Solver, fit: TableFit, times: Tensor | None = None) -> Tensor:
     """The endpoints of a table, or of a solver on a grid."""
     if isinstance(solver, MixtureOfTables):
         return _run_gated(solver, fit)[0]
@@ -147,13 +147,13 @@ def run(solver: Solver, fit: Fit, times: Tensor | None = None) -> Tensor:
     return x
 
 
-def mean_table(table: MixtureOfTables, fit: Fit) -> Table:
+def mean_table(table: MixtureOfTables, fit: TableFit) -> Table:
     """The plain table with the mean over samples of the coefficients of each row."""
     rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
     return Table(table.times, tuple(rows), table.source)
 
 
-def _run_gated(table: MixtureOfTables, fit: Fit) -> tuple[Tensor, list[Tensor]]:
+def _run_gated(table: MixtureOfTables, fit: TableFit) -> tuple[Tensor, list[Tensor]]:
     """The endpoints, and the coefficients of every row for each sample."""
     every = torch.arange(len(fit.x1))
     process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
@@ -166,7 +166,7 @@ def _run_gated(table: MixtureOfTables, fit: Fit) -> tuple[Tensor, list[Tensor]]:
     return x, rows
 
 
-def sensitivities(parameters: TableParameters, q: Tensor, fit: Fit) -> tuple[Tensor, Tensor]:
+def sensitivities(parameters: TableParameters, q: Tensor, fit: TableFit) -> tuple[Tensor, Tensor]:
     """The endpoints at q and their derivatives: (B, ...) and (|q|, B, ...)."""
     table = parameters.table(q, fit)
     assert table is not None
@@ -207,7 +207,7 @@ def sensitivities(parameters: TableParameters, q: Tensor, fit: Fit) -> tuple[Ten
 Derivatives = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 
-def objective(fits: Sequence[Fit], endpoints: Sequence[Tensor], bases: Sequence[float]) -> float:
+def objective(fits: Sequence[TableFit], endpoints: Sequence[Tensor], bases: Sequence[float]) -> float:
     """Root mean square over the problems of mean error / base; infinite where one is not finite."""
     ratios = [float(fit.errors(x).mean()) / b for fit, x, b in zip(fits, endpoints, bases, strict=True)]
     total = math.sqrt(sum(r * r for r in ratios) / len(ratios))
@@ -218,7 +218,7 @@ def descend(
     q: Tensor,
     value: Callable[[Tensor], list[Tensor] | None],
     derivatives: Derivatives,
-    fits: Sequence[Fit],
+    fits: Sequence[TableFit],
     bases: Sequence[float],
     iterations: int,
     accepted: Callable[[Tensor], bool],

@@ -13,7 +13,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning.effort import CHECKED, Effort
-from sde_diffusion.tuning.fit import Denoise, Fit, run
+from sde_diffusion.tuning.fit import Denoise, TableFit, run
 from solvers import Solver
 from solvers.conditions import cut
 from solvers.errors import InputError
@@ -55,8 +55,8 @@ class Task:
     """The model, the samples of the fits and those that decide, how well their ends are known, and the effort."""
 
     model: ScoreModel
-    fit: Fit
-    held: Fit
+    fit: TableFit
+    held: TableFit
     teacher_error: float
     effort: Effort
 
@@ -100,19 +100,19 @@ class Task:
 
             return call
 
-        fit = Fit(denoise(0), model.sde, x1[:noises], x0[:noises])
-        held = Fit(denoise(noises), model.sde, x1[noises:], x0[noises:])
+        fit = TableFit(denoise(0), model.sde, x1[:noises], x0[:noises])
+        held = TableFit(denoise(noises), model.sde, x1[noises:], x0[noises:])
         return cls(model, fit, held, error, effort)
 
-    def part(self, n: int) -> Fit:
+    def part(self, n: int) -> TableFit:
         """The first samples."""
-        return Fit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+        return TableFit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
-    def endpoints(self, fit: Fit, solver: Solver, times: Tensor) -> Tensor:
+    def endpoints(self, fit: TableFit, solver: Solver, times: Tensor) -> Tensor:
         """The endpoints that a solver reaches from the initial noise of a fit."""
         return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
 
-    def error(self, fit: Fit, solver: Solver, times: Tensor) -> float:
+    def error(self, fit: TableFit, solver: Solver, times: Tensor) -> float:
         """Mean error; infinite if a sample is."""
         error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
         return error if math.isfinite(error) else math.inf

@@ -40,7 +40,7 @@ from sde_diffusion.tuning.effort import (
 )
 from sde_diffusion.tuning.fit import (
     Derivatives,
-    Fit,
+    TableFit,
     TableParameters,
     descend,
     differences,
@@ -61,7 +61,7 @@ from solvers.fitted.table import Table
 from solvers.planning import plan
 from solvers.problem import ReverseProcess
 
-DEFAULT = "pf-ode"
+DEFAULT_SOLVER = "pf-ode"
 _FEW, _MANY = 16, 1_000_000
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
 
@@ -217,7 +217,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
     steps = nfe // task.model.cost
     iteration_seconds = iteration(steps) * task.effort.evaluation * task.model.cost
 
-    def pays(share: float, least: int) -> Fit:
+    def pays(share: float, least: int) -> TableFit:
         """As many samples as a least-squares iteration may take in a share of the time that is left."""
         n = len(fit.x1) if not timed else int(share * clock.left() / iteration_seconds)
         return task.part(min(max(n, least), len(fit.x1)))
@@ -309,7 +309,7 @@ class _Found:
         return _Tried(self.offer(stage, table), table)
 
 
-def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found, clock: Clock) -> _Tried:
+def _fit_times(start: Start, first: _Tried, fit: TableFit, found: _Found, clock: Clock) -> _Tried:
     """The best of a pair and of what its times are moved to."""
     best = first
 
@@ -329,7 +329,7 @@ def _fit_times(start: Start, first: _Tried, fit: Fit, found: _Found, clock: Cloc
 
 
 def _fit_table(
-    start: _Tried, fit: Fit, found: _Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
+    start: _Tried, fit: TableFit, found: _Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
 ) -> _Tried:
     """The best of a table and of what its numbers are moved to; an iteration that the time does not pay for is left."""
     best, misses = start, 0
@@ -354,7 +354,7 @@ def _fit_table(
 def _descend(
     q: Tensor,
     table: Callable[[Tensor], Table | None],
-    fit: Fit,
+    fit: TableFit,
     iterations: int,
     offer: Callable[[Table], bool],
     going: Callable[[], bool],

@@ -18,7 +18,7 @@ from sde_diffusion.verify.result import Check
 TOLERANCE = 0.15
 
 
-class Fit(NamedTuple):
+class SlopeFit(NamedTuple):
     """A fitted slope; infinite for errors that are nothing but rounding.
 
     Attributes:
@@ -32,7 +32,7 @@ class Fit(NamedTuple):
     errors: tuple[float, ...]
 
 
-def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: int = 3) -> Fit:
+def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: int = 3) -> SlopeFit:
     """The order that a run of errors shows.
 
     Args:
@@ -49,44 +49,44 @@ def fit(steps: Sequence[float], errors: Sequence[float], floor: float, points: i
     6.64
     """
     if not all(math.isfinite(e) for e in errors):
-        return Fit(math.nan, math.nan, tuple(errors))
+        return SlopeFit(math.nan, math.nan, tuple(errors))
     used = [(n, e) for n, e in zip(steps, errors, strict=True) if e > floor][-points:]
     if len(used) < 2:
-        return Fit(math.inf, errors[-1], tuple(errors))
+        return SlopeFit(math.inf, errors[-1], tuple(errors))
     n, e = np.log(np.array(used).T)
     slope = -float(np.polyfit(n, e, 1)[0])
-    return Fit(slope, errors[-1], tuple(errors))
+    return SlopeFit(slope, errors[-1], tuple(errors))
 
 
-def agrees(fits: Mapping[str, Fit], order: float) -> bool:
+def agrees(fits: Mapping[str, SlopeFit], order: float) -> bool:
     """Whether the worst of several fits is the declared order, within 0.15.
 
     A method may do better than it declares on one target (it may even be exact there), never
     worse on any.
 
-    >>> gaussian, mixture = Fit(math.inf, 0.0, ()), Fit(2.05, 1e-4, ())
+    >>> gaussian, mixture = SlopeFit(math.inf, 0.0, ()), SlopeFit(2.05, 1e-4, ())
     >>> agrees({"gaussian": gaussian, "mixture": mixture}, 2), agrees({"mixture": mixture}, 1)
     (True, False)
     """
     return abs(worst(fits) - order) <= TOLERANCE
 
 
-def worst(fits: Mapping[str, Fit]) -> float:
+def worst(fits: Mapping[str, SlopeFit]) -> float:
     """The lowest slope; NaN if one is."""
     slopes = [f.slope for f in fits.values()]
     return math.nan if any(math.isnan(s) for s in slopes) else min(slopes)
 
 
-def described(fits: Mapping[str, Fit]) -> str:
+def described(fits: Mapping[str, SlopeFit]) -> str:
     """The slopes in words.
 
-    >>> described({"gaussian": Fit(math.inf, 0.0, ()), "mixture": Fit(1.987, 3e-5, ())})
+    >>> described({"gaussian": SlopeFit(math.inf, 0.0, ()), "mixture": SlopeFit(1.987, 3e-5, ())})
     'gaussian exact, mixture 1.99'
     """
     return ", ".join(f"{name} {'exact' if math.isinf(f.slope) else f'{f.slope:.2f}'}" for name, f in fits.items())
 
 
-def order_check(name: str, what: str, declared: float, fits: Mapping[str, Fit], steps: Sequence[int]) -> Check:
+def order_check(name: str, what: str, declared: float, fits: Mapping[str, SlopeFit], steps: Sequence[int]) -> Check:
     """The check that fits agree with a declared order."""
     return Check(
         name,

@@ -10,8 +10,8 @@ batch, so a sample depends on its batch, and the hardest one sets the cost of al
 non-finite drift is removed, and the others continue from the last accepted state.
 """
 
-from solvers.backends.interval import State
+from solvers.backends.interval import BackendState
 from solvers.backends.ode import SCIPY, TORCHDIFFEQ, Scipy, TorchDiffEq
 from solvers.backends.sde import TORCHSDE, TorchSDE
 
-__all__ = ["SCIPY", "TORCHDIFFEQ", "TORCHSDE", "Scipy", "State", "TorchDiffEq", "TorchSDE"]
+__all__ = ["SCIPY", "TORCHDIFFEQ", "TORCHSDE", "BackendState", "Scipy", "TorchDiffEq", "TorchSDE"]

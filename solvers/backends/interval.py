@@ -19,15 +19,15 @@ class NonFiniteDriftError(NonFiniteError):
     """The drift of some samples is not finite."""
 
 
-class State(NamedTuple):
+class BackendState(NamedTuple):
     """Per sample: whether it has failed, and a slope that is NaN where it has."""
 
     stalled: Tensor
     slope: Tensor
 
-    def rows(self, index: Tensor) -> State:
+    def rows(self, index: Tensor) -> BackendState:
         """The state of a part of the batch."""
-        return State(self.stalled[index], self.slope[index])
+        return BackendState(self.stalled[index], self.slope[index])
 
 
 def require(name: str) -> Any:
@@ -73,14 +73,14 @@ class Interval:
         """Torchdiffeq calls this before every attempt, with the state it starts from."""
         self.accepted = (float(r), x)
 
-    def result(self, failed: bool = False) -> tuple[Tensor, Tensor, State]:
+    def result(self, failed: bool = False) -> tuple[Tensor, Tensor, BackendState]:
         """The accepted state and its time, as a solver returns them."""
         r, x = self.accepted
         at = self.time(r).to(x.device).expand(len(x), *(1,) * (x.ndim - 1)).clone()
         slope = torch.zeros(len(x), 1, dtype=torch.float64, device=x.device)
         bad = torch.zeros_like(slope[:, 0], dtype=torch.bool) if self.bad is None else self.bad
         stalled = torch.ones_like(bad) if failed else bad
-        return x, at, State(stalled, slope.masked_fill(bad[:, None], torch.nan))
+        return x, at, BackendState(stalled, slope.masked_fill(bad[:, None], torch.nan))
 
 
 def check_tolerances(rtol: float, atol: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.backends.interval import Interval, NonFiniteDriftError, State, check_tolerances, require
+from solvers.backends.interval import BackendState, Interval, NonFiniteDriftError, check_tolerances, require
 from solvers.errors import InputError, choose
 from solvers.noise import Noise
 from solvers.problem import Problem
@@ -191,7 +191,7 @@ class Scipy(Solver):
 
     def step(
         self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+    ) -> tuple[Tensor, Tensor, BackendState]:
         """The whole interval, or as far as the cap allows."""
         integrate = require("scipy.integrate")
         drift = Interval(problem, x, t, s, check=True)

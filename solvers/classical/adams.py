@@ -28,7 +28,7 @@ from solvers.solver import Solver
 _KEPT = 2
 
 
-class State(NamedTuple):
+class AdamsState(NamedTuple):
     """The last slopes and their times, the newest first."""
 
     times: tuple[float, ...]
@@ -68,16 +68,16 @@ class Adams(Solver):
         return 1 if finish and steps == 1 else steps + 1
 
     def step(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: AdamsState | None, noise: Noise
+    ) -> tuple[Tensor, Tensor, AdamsState]:
         """One step."""
         start, end = float(t), float(s)
         if state is None:
-            state = State((start,), (problem.drift(x, t),))
+            state = AdamsState((start,), (problem.drift(x, t),))
         predicted = _moved(x, integrals(state.times, start, end), state.slopes)
         times, slopes = (end, *state.times), (problem.drift(predicted, s), *state.slopes)
         corrected = _moved(x, integrals(times, start, end), slopes)
-        return corrected, s, State(times[:_KEPT], slopes[:_KEPT])
+        return corrected, s, AdamsState(times[:_KEPT], slopes[:_KEPT])
 
 
 def _moved(x: Tensor, weights: tuple[float, ...], slopes: tuple[Tensor, ...]) -> Tensor:

@@ -47,16 +47,16 @@ from solvers.problem import Equation, Problem, like
 from solvers.solver import Solver, sample_rms
 
 
-class State(NamedTuple):
+class AdaptiveSDEState(NamedTuple):
     """Per sample: the next step's size (B,), m at (x, t) of the last attempt, and failures (B,)."""
 
     h: Tensor
     slope: Tensor
     stalled: Tensor
 
-    def rows(self, index: Tensor) -> State:
+    def rows(self, index: Tensor) -> AdaptiveSDEState:
         """The state of a part of the batch."""
-        return State(*(c[index] for c in self))
+        return AdaptiveSDEState(*(c[index] for c in self))
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class AdaptiveSDE(Solver):
             )
 
     def step(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: AdaptiveSDEState | None, noise: Noise
+    ) -> tuple[Tensor, Tensor, AdaptiveSDEState]:
         """One attempt for every sample; x and the time stay where the attempt is rejected."""
         ones = (len(x), *(1,) * (x.ndim - 1))
         t = t.to(x.device).expand(ones) if t.ndim == 0 else t
@@ -127,7 +127,7 @@ class AdaptiveSDE(Solver):
         h_next = h.flatten() * torch.where(accepted, factor, factor.clamp_max(0.9))
         stalled = (h_next < 1e-14) | ~slope.isfinite().flatten(1).all(1)
         accepted = accepted.reshape(ones)
-        state = State(h_next, slope, stalled)
+        state = AdaptiveSDEState(h_next, slope, stalled)
         return torch.where(accepted, new, x), torch.where(accepted, at, t), state
 
     def _value(self, problem: Problem, x: Tensor, t: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from solvers.problem import Problem, ReverseProcess, Scales, like
 
 
-class Point(NamedTuple):
+class PathPoint(NamedTuple):
     """A point at which a slope is evaluated; every field has the shape of the requested positions.
 
     Attributes:
@@ -42,9 +42,9 @@ class Point(NamedTuple):
     linear: Tensor
     gain: Tensor
 
-    def stage(self, i: int, shape: tuple[int, ...]) -> Point:
+    def stage(self, i: int, shape: tuple[int, ...]) -> PathPoint:
         """The i-th row of points asked for together, shaped to multiply x."""
-        return Point(*(c[i].reshape(shape) for c in self))
+        return PathPoint(*(c[i].reshape(shape) for c in self))
 
 
 class Coordinates(Protocol):
@@ -54,11 +54,11 @@ class Coordinates(Protocol):
         """Tau at the times t."""
         ...
 
-    def points(self, tau: Tensor) -> Point:
+    def points(self, tau: Tensor) -> PathPoint:
         """The point at the positions tau (any shape)."""
         ...
 
-    def slope(self, problem: Problem, y: Tensor, at: Point) -> Tensor:
+    def slope(self, problem: Problem, y: Tensor, at: PathPoint) -> Tensor:
         """dy/dtau: one model evaluation."""
         ...
 
@@ -76,12 +76,12 @@ class Time:
         """T itself."""
         return t
 
-    def points(self, tau: Tensor) -> Point:
+    def points(self, tau: Tensor) -> PathPoint:
         """N = 1; p and q are not used."""
         one = torch.ones_like(tau)
-        return Point(tau, one, one, one)
+        return PathPoint(tau, one, one, one)
 
-    def slope(self, problem: Problem, y: Tensor, at: Point) -> Tensor:
+    def slope(self, problem: Problem, y: Tensor, at: PathPoint) -> Tensor:
         """The drift."""
         return problem.drift(y, at.t)
 
@@ -141,18 +141,18 @@ class Angle:
                 break
         return t.clamp(float(self.t[0]), float(self.t[-1]))
 
-    def points(self, tau: Tensor) -> Point:
+    def points(self, tau: Tensor) -> PathPoint:
         """Times, N, cot(theta) and -1/sin(theta)."""
         return self.at(self.time(tau))
 
-    def at(self, t: Tensor) -> Point:
+    def at(self, t: Tensor) -> PathPoint:
         """The point at given times."""
         alpha, sigma = self.path(t)[:2]
         scale = torch.hypot(alpha, sigma / self.d)
         sine = sigma / (self.d * scale)
-        return Point(t, scale, alpha / (scale * sine), -1 / sine)
+        return PathPoint(t, scale, alpha / (scale * sine), -1 / sine)
 
-    def slope(self, problem: Problem, y: Tensor, at: Point) -> Tensor:
+    def slope(self, problem: Problem, y: Tensor, at: PathPoint) -> Tensor:
         """(cos(theta) y - D) / sin(theta)."""
         assert isinstance(problem, ReverseProcess)
         x0 = problem.denoise(like(at.scale, y) * y, at.t)

@@ -39,7 +39,7 @@ from solvers.solver import LocalErrorEstimate, Solver, sample_rms
 FORMS = ("velocity", "raw")
 
 
-class State(NamedTuple):
+class EmbeddedState(NamedTuple):
     """State of each sample, (B,): position, last step, and input of the next attempt.
 
     Attributes:
@@ -65,7 +65,7 @@ class State(NamedTuple):
     coordinates: Coordinates
     gap: Tensor | None = None
 
-    def rows(self, index: Tensor) -> State:
+    def rows(self, index: Tensor) -> EmbeddedState:
         """The state of a part of the batch."""
         return self._replace(**{name: getattr(self, name)[index] for name in self._fields[:7]}, gap=None)
 
@@ -142,8 +142,8 @@ class EmbeddedRungeKutta(Solver):
             )
 
     def step(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: State | None, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, state: EmbeddedState | None, noise: Noise
+    ) -> tuple[Tensor, Tensor, EmbeddedState]:
         """One attempt for every sample; x and the time stay where the attempt is rejected."""
         ones = (len(x), *(1,) * (x.ndim - 1))
         t = t.to(x.device).expand(ones) if t.ndim == 0 else t
@@ -181,7 +181,7 @@ class EmbeddedRungeKutta(Solver):
         keep = accepted.reshape(ones)
         slope = torch.where(keep, slopes[-1], slopes[0])
         slope = torch.where((stalled & ~finite).reshape(ones), torch.nan, slope)
-        state = State(
+        state = EmbeddedState(
             torch.where(accepted, state.tau + h, state.tau),
             torch.where(accepted, end.scale.flatten(), state.scale),
             h_next,
@@ -196,14 +196,14 @@ class EmbeddedRungeKutta(Solver):
         return torch.where(keep, like(end.scale, x) * new, x), torch.where(keep, end.t, t), state
 
     def estimate(
-        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, before: Any, after: State
+        self, problem: Problem, x: Tensor, t: Tensor, s: Tensor, before: Any, after: EmbeddedState
     ) -> LocalErrorEstimate:
         """RMS over the sample of the embedded difference; NaN where the attempt was rejected."""
         assert after.gap is not None
         size = sample_rms(after.gap) * after.scale
         return LocalErrorEstimate(t, s, size.masked_fill(after.rejected, torch.nan))
 
-    def _start(self, problem: Problem, x: Tensor, t: Tensor, s: Tensor) -> State:
+    def _start(self, problem: Problem, x: Tensor, t: Tensor, s: Tensor) -> EmbeddedState:
         coordinates: Coordinates = Time()
         if isinstance(problem, ReverseProcess) and self.form == "velocity":
             low, high = min(float(t.min()), float(s)), max(float(t.max()), float(s))
@@ -217,7 +217,7 @@ class EmbeddedRungeKutta(Solver):
         size, rate = _norm(y, weight), _norm(slope, weight).clamp_min(1e-30)
         p = self.pair.order
         h = torch.minimum((0.01 / rate) ** (1 / (p + 1)), size.clamp_min(1.0) / rate)
-        return State(
+        return EmbeddedState(
             tau,
             points.scale,
             _steady(h.nan_to_num(nan=1.0)),
@@ -232,7 +232,7 @@ class EmbeddedRungeKutta(Solver):
         rtol = max(self.rtol, 10 * torch.finfo(y.dtype).eps)
         return (self.rtol if self.atol is None else self.atol) + rtol * torch.maximum(y.abs(), new.abs())
 
-    def _factor(self, error: Tensor, finite: Tensor, accepted: Tensor, state: State) -> Tensor:
+    def _factor(self, error: Tensor, finite: Tensor, accepted: Tensor, state: EmbeddedState) -> Tensor:
         p = self.pair.order
         error = error.clamp_min(1e-10)
         grow = (0.9 * error ** (-0.7 / p) * state.error ** (0.4 / p)).clamp(0.2, 5)

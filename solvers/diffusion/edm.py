@@ -68,7 +68,7 @@ def add_noise(problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, xi: Tens
     return (x * ratio).add_(xi, alpha=math.sqrt(max(fresh, 0.0)))
 
 
-class State(NamedTuple):
+class EDMState(NamedTuple):
     """Start of each step, and the number of steps done."""
 
     starts: tuple[Tensor, ...]
@@ -125,21 +125,21 @@ class EDMHeun(Solver):
         """1 once S_churn / steps is below the bound on gamma: churn draws from the path."""
         return 1.0 if self.stochastic else None
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+    def init(self, problem: ReverseProcess, times: Tensor) -> EDMState:
         """The times that churn goes back to; they are cached."""
         if self.stochastic and times[-1] > times[0]:
             raise InputError("churn adds noise on the way to the data, but the grid increases; use s_churn=0")
-        return State(_starts(self, problem.path, tuple(times.tolist())), 0)
+        return EDMState(_starts(self, problem.path, tuple(times.tolist())), 0)
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: EDMState, noise: Noise
+    ) -> tuple[Tensor, Tensor, EDMState]:
         """Back to the start of the step, then one step of Heun's method."""
         start = state.starts[state.done] if self.stochastic else t
         if start is not t and float(start) > float(t):
             xi = noise.increment(x, t, s)
             x = add_noise(problem, x, t, start, xi if self.s_noise == 1 else xi * self.s_noise)
-        return heun_step(problem, x, start, s), s, State(state.starts, state.done + 1)
+        return heun_step(problem, x, start, s), s, EDMState(state.starts, state.done + 1)
 
 
 @lru_cache(maxsize=128)

@@ -39,7 +39,7 @@ from solvers.solver import LocalErrorEstimate, Solver, rms_of_sum
 _SHIFT, _POWER = math.log(10.0), 0.3
 
 
-class Update(NamedTuple):
+class ERSDEUpdate(NamedTuple):
     """x_s = decay x + sum_j weights[j] D_j + noise xi, newest D first."""
 
     t: float
@@ -49,10 +49,10 @@ class Update(NamedTuple):
     noise: float
 
 
-class State(NamedTuple):
+class ERSDEState(NamedTuple):
     """The plan, how far it is done, and the last values of D, newest first."""
 
-    plan: tuple[Update, ...]
+    plan: tuple[ERSDEUpdate, ...]
     done: int
     values: tuple[Tensor, ...]
 
@@ -90,15 +90,15 @@ class ERSDE(Solver):
         """
         return self.values
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+    def init(self, problem: ReverseProcess, times: Tensor) -> ERSDEState:
         """Plan the whole grid; plans are cached."""
         if problem.stochastic and times[-1] > times[0]:
             raise InputError("a reverse SDE runs towards the data, but the grid increases; use eta = 0")
-        return State(_plan(self.values, problem.path, problem.eta, tuple(times.tolist())), 0, ())
+        return ERSDEState(_plan(self.values, problem.path, problem.eta, tuple(times.tolist())), 0, ())
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: ERSDEState, noise: Noise
+    ) -> tuple[Tensor, Tensor, ERSDEState]:
         """One evaluation and one normal number."""
         update = state.plan[state.done]
         if update.t != float(t) or update.s != float(s):
@@ -112,10 +112,10 @@ class ERSDE(Solver):
             out.add_(value, alpha=weight)
         if update.noise > 0:
             out.add_(noise.increment(x, t, s), alpha=update.noise)
-        return out, s, State(state.plan, state.done + 1, values)
+        return out, s, ERSDEState(state.plan, state.done + 1, values)
 
     def estimate(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: ERSDEState, after: ERSDEState
     ) -> LocalErrorEstimate | None:
         """RMS of the difference to the step with one value of D less."""
         weights = before.plan[before.done].weights
@@ -128,7 +128,7 @@ class ERSDE(Solver):
 
 
 @lru_cache(maxsize=128)
-def _plan(values: int, path: Path, eta: float, times: tuple[float, ...]) -> tuple[Update, ...]:
+def _plan(values: int, path: Path, eta: float, times: tuple[float, ...]) -> tuple[ERSDEUpdate, ...]:
     t = torch.tensor(times, dtype=torch.float64, device="cpu")
     alpha, sigma = (c.numpy() for c in path(t)[:2])
     with np.errstate(divide="ignore"):
@@ -144,7 +144,7 @@ def _plan(values: int, path: Path, eta: float, times: tuple[float, ...]) -> tupl
             weights = alpha[i + 1] * _weights(rho, i, known, eta)
         else:
             weights = np.array([alpha[i + 1] - decay * alpha[i]])
-        plan.append(Update(times[i], times[i + 1], decay, tuple(weights.tolist()), spread))
+        plan.append(ERSDEUpdate(times[i], times[i + 1], decay, tuple(weights.tolist()), spread))
     return tuple(plan)
 
 

@@ -29,7 +29,7 @@ from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
 
-class Interval(NamedTuple):
+class RestartInterval(NamedTuple):
     """A stretch of rho that is run again.
 
     Attributes:
@@ -53,7 +53,7 @@ class Interval(NamedTuple):
 Repetition = tuple[int, tuple[Tensor, ...]]
 
 
-class State(NamedTuple):
+class RestartState(NamedTuple):
     """The repetitions after each step of the grid, (number, times), and how many steps are done."""
 
     repetitions: tuple[tuple[Repetition, ...], ...]
@@ -80,7 +80,7 @@ class Restart(Solver):
     [15, 21, 43]
     """
 
-    intervals: tuple[Interval, ...] = (Interval(repeats=2, low=0.06, high=0.30),)
+    intervals: tuple[RestartInterval, ...] = (RestartInterval(repeats=2, low=0.06, high=0.30),)
     s_noise: float = 1.0
 
     order = 2
@@ -104,7 +104,7 @@ class Restart(Solver):
         again = sum(interval.repeats * interval.steps(steps) for interval in self.intervals)
         return 2 * (own + (again if own else 0)) + finish
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+    def init(self, problem: ReverseProcess, times: Tensor) -> RestartState:
         """The times of every repetition; they are cached."""
         if problem.eta not in (0, 1):
             raise InputError(
@@ -113,11 +113,11 @@ class Restart(Solver):
             )
         if times[-1] > times[0]:
             raise InputError("restarts add noise on the way to the data, but the grid increases")
-        return State(_repetitions(self.intervals, problem.path, tuple(times.tolist())), 0)
+        return RestartState(_repetitions(self.intervals, problem.path, tuple(times.tolist())), 0)
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: RestartState, noise: Noise
+    ) -> tuple[Tensor, Tensor, RestartState]:
         """One step of Heun's method, then the repetitions that end at s."""
         x = heun_step(problem, x, t, s)
         for key, again in state.repetitions[state.done]:
@@ -126,12 +126,12 @@ class Restart(Solver):
             x = add_noise(problem, x, s, again[0], xi if self.s_noise == 1 else xi * self.s_noise)
             for a, b in pairwise(again):
                 x = heun_step(problem, x, a, b)
-        return x, s, State(state.repetitions, state.done + 1)
+        return x, s, RestartState(state.repetitions, state.done + 1)
 
 
 @lru_cache(maxsize=128)
 def _repetitions(
-    intervals: tuple[Interval, ...], path: Path, times: tuple[float, ...]
+    intervals: tuple[RestartInterval, ...], path: Path, times: tuple[float, ...]
 ) -> tuple[tuple[Repetition, ...], ...]:
     """For each step of the grid, the repetitions after it."""
     t = torch.tensor(times, dtype=torch.float64, device="cpu")

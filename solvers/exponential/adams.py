@@ -86,7 +86,7 @@ class PlannedStep(NamedTuple):
         return x0 if (a, b) == (1, 0) else x0.mul(a).add_(x, alpha=b)
 
 
-class State(NamedTuple):
+class MultistepState(NamedTuple):
     """History of a run: values newest first, and what the corrector redoes."""
 
     plan: tuple[PlannedStep, ...]
@@ -109,9 +109,11 @@ class State(NamedTuple):
             )
         return step
 
-    def after(self, values: tuple[Tensor, ...] = (), base: Tensor | None = None, xi: Tensor | None = None) -> State:
+    def after(
+        self, values: tuple[Tensor, ...] = (), base: Tensor | None = None, xi: Tensor | None = None
+    ) -> MultistepState:
         """One step further."""
-        return State(self.plan, self.number + 1, values, base, xi)
+        return MultistepState(self.plan, self.number + 1, values, base, xi)
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,13 @@ class ExponentialAdams(Solver):
         """The steps of a grid with their orders and weights; a last step to t = 0 is not part of it."""
         return _plan(self, path, eta, times)
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+    def init(self, problem: ReverseProcess, times: Tensor) -> MultistepState:
         """Plan the whole grid; plans are cached."""
-        return State(self.plan(problem.path, problem.eta, tuple(times.tolist())), 0, (), None, None)
+        return MultistepState(self.plan(problem.path, problem.eta, tuple(times.tolist())), 0, (), None, None)
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: MultistepState, noise: Noise
+    ) -> tuple[Tensor, Tensor, MultistepState]:
         """Evaluate at t, correct x there if planned, and predict x at s."""
         step = state.planned(t, s)
         x0 = problem.denoise(x, t)
@@ -214,7 +216,7 @@ class ExponentialAdams(Solver):
         return combine(step.predictor, x, values, xi), s, state.after(values, x, xi)
 
     def estimate(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: State, after: State
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: MultistepState, after: MultistepState
     ) -> LocalErrorEstimate | None:
         """RMS of corrected minus predicted x for the step before, or of orders p and p - 1."""
         step, last = before.plan[before.number], before.plan[before.number - 1]

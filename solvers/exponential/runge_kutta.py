@@ -69,7 +69,7 @@ class Stage(NamedTuple):
     weights: tuple[float, ...]
 
 
-class State(NamedTuple):
+class SingleStepState(NamedTuple):
     """The plan, how far it is done, and x at the start of the step under way with its values."""
 
     plan: tuple[Stage, ...]
@@ -129,13 +129,13 @@ class SingleStep(Solver):
         """The stages of a grid, one for each interval; a last one to t = 0 is not part of it."""
         return _plan(self, path, times)
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> State:
+    def init(self, problem: ReverseProcess, times: Tensor) -> SingleStepState:
         """Plan the whole grid; plans are cached."""
-        return State(self.plan(problem.path, tuple(times.tolist())), 0, None, ())
+        return SingleStepState(self.plan(problem.path, tuple(times.tolist())), 0, None, ())
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise
-    ) -> tuple[Tensor, Tensor, State]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: SingleStepState, noise: Noise
+    ) -> tuple[Tensor, Tensor, SingleStepState]:
         """One evaluation: to the next inner node of a step, or to its end."""
         stage = state.plan[state.done]
         if stage.t != float(t) or stage.s != float(s):
@@ -151,7 +151,7 @@ class SingleStep(Solver):
         out = base * stage.decay
         for m, weight in zip(values, stage.weights, strict=True):
             out.add_(m, alpha=weight)
-        return out, s, State(state.plan, state.done + 1, base, values)
+        return out, s, SingleStepState(state.plan, state.done + 1, base, values)
 
 
 def _next_order(max_order: int, left: int) -> int:

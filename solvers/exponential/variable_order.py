@@ -29,7 +29,7 @@ from torch import Tensor
 
 from solvers.errors import InputError
 from solvers.exact_step import ancestral_step
-from solvers.exponential.adams import ExponentialAdams, PlannedStep, State, Update, combine
+from solvers.exponential.adams import ExponentialAdams, MultistepState, PlannedStep, Update, combine
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, Solver, sum_of
@@ -40,7 +40,7 @@ _SMOOTH, _ROUGH = 0.5, 1.0
 _Weights = tuple[float, ...]
 
 
-class Choice(NamedTuple):
+class OrderChoice(NamedTuple):
     """Difference of a step of the larger and the smaller method, as weights of the values.
 
     Attributes:
@@ -56,11 +56,11 @@ class Choice(NamedTuple):
     corrector: _Weights
 
 
-class Run(NamedTuple):
+class VariableOrderRun(NamedTuple):
     """The history, the choices of all steps, and g of the last step where there was one."""
 
-    history: State
-    choices: tuple[Choice | None, ...]
+    history: MultistepState
+    choices: tuple[OrderChoice | None, ...]
     share: Tensor | None
 
 
@@ -117,20 +117,20 @@ class VariableOrder(Solver):
         """The value of the larger method."""
         return self.larger.grid
 
-    def init(self, problem: ReverseProcess, times: Tensor) -> Run:
+    def init(self, problem: ReverseProcess, times: Tensor) -> VariableOrderRun:
         """Plan the whole grid; plans are cached."""
         choices = _choices(self.larger, problem.path, tuple(times.tolist()))
-        return Run(self.smaller.init(problem, times), choices, None)
+        return VariableOrderRun(self.smaller.init(problem, times), choices, None)
 
     def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Run, noise: Noise
-    ) -> tuple[Tensor, Tensor, Run]:
+        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: VariableOrderRun, noise: Noise
+    ) -> tuple[Tensor, Tensor, VariableOrderRun]:
         """Evaluate at t, correct x there with the g of the step before, and predict x at s."""
         history, choices, share = state
         step, i = history.planned(t, s), history.number
         x0 = problem.denoise(x, t)
         if step.order == 0:
-            return ancestral_step(problem, x, x0, t, s, None), s, Run(history.after(), choices, None)
+            return ancestral_step(problem, x, x0, t, s, None), s, VariableOrderRun(history.after(), choices, None)
         values = (step.interpolated(x0, x), *history.values)
         if history.base is not None and (redo := history.plan[i - 1].corrector):
             x = combine(redo, history.base, values)
@@ -142,10 +142,16 @@ class VariableOrder(Solver):
             more = sum_of(choice.predictor, values)
             share = _share(more, sum_of(choice.smaller, values), sum_of(choice.least, values))
             out.add_(share * more)
-        return out, s, Run(history.after(values, x), choices, share)
+        return out, s, VariableOrderRun(history.after(values, x), choices, share)
 
     def estimate(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: Run, after: Run
+        self,
+        problem: ReverseProcess,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        before: VariableOrderRun,
+        after: VariableOrderRun,
     ) -> LocalErrorEstimate | None:
         """RMS of corrected minus predicted x for the step before; None without corrector."""
         return self.smaller.estimate(problem, x, t, s, before.history, after.history) if self.uses_corrector else None
@@ -164,19 +170,19 @@ def _share(*differences: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def _choices(larger: ExponentialAdams, path: Path, times: tuple[float, ...]) -> tuple[Choice | None, ...]:
+def _choices(larger: ExponentialAdams, path: Path, times: tuple[float, ...]) -> tuple[OrderChoice | None, ...]:
     """One entry for each planned step; None for steps with fewer than p values."""
     p = larger.predictor_order
     plans = [replace(larger, predictor_order=q).plan(path, 0.0, times) for q in range(p, p - 4, -1)]
     return tuple(_choice(*steps) if steps[0].order == p else None for steps in zip(*plans, strict=True))
 
 
-def _choice(*steps: PlannedStep) -> Choice:
+def _choice(*steps: PlannedStep) -> OrderChoice:
     """From the steps of p, p - 1, p - 2 and p - 3 values."""
     larger, smaller = (step.corrector for step in steps[:2])
     corrector = _difference(larger, smaller) if larger and smaller else ()
     predictor, once, twice = (_difference(a.predictor, b.predictor) for a, b in pairwise(steps))
-    return Choice(predictor, once, twice, corrector)
+    return OrderChoice(predictor, once, twice, corrector)
 
 
 def _difference(a: Update, b: Update) -> _Weights:

@@ -12,7 +12,7 @@ from benchmarks.design_family import Member
 from benchmarks.design_gated import GatedDesign
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged
-from sde_diffusion.tuning.fit import Fit, objective, run
+from sde_diffusion.tuning.fit import TableFit, objective, run
 from solvers import SOLVERS
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -28,7 +28,9 @@ def member(name: str, std: float, network: bool) -> Member:
     model = GaussianMixture(0.6 * torch.randn(5, 6, dtype=torch.float64, generator=g), std=std, sde=SDE)
     x1 = SDE.prior((32, 6), seeds=range(32), dtype=torch.float64)
     x0, _ = converged(model, x1, steps=100)
-    first, second = (Fit(lambda x, t, rows: model.denoise(x, t), SDE, x1[p], x0[p]) for p in (slice(16), slice(16, 32)))
+    first, second = (
+        TableFit(lambda x, t, rows: model.denoise(x, t), SDE, x1[p], x0[p]) for p in (slice(16), slice(16, 32))
+    )
     return Member(name, first, second, network)
 
 

@@ -8,7 +8,7 @@ import torch
 from benchmarks.design_kinds import Kinds, Run
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged
-from sde_diffusion.tuning.fit import Fit, descend, run
+from sde_diffusion.tuning.fit import TableFit, descend, run
 from solvers import SOLVERS
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
@@ -18,16 +18,16 @@ SDE = VPSDE()
 STEPS = 4
 
 
-def fit_of(std: float, seed: int, dimension: int = 6) -> Fit:
+def fit_of(std: float, seed: int, dimension: int = 6) -> TableFit:
     """A mixture, sixteen initial noise samples and their endpoints."""
     g = torch.Generator().manual_seed(seed)
     model = GaussianMixture(0.6 * torch.randn(5, dimension, dtype=torch.float64, generator=g), std=std, sde=SDE)
     x1 = SDE.prior((16, dimension), seeds=range(16), dtype=torch.float64)
-    return Fit(lambda x, t, rows: model.denoise(x, t), SDE, x1, converged(model, x1, steps=100)[0])
+    return TableFit(lambda x, t, rows: model.denoise(x, t), SDE, x1, converged(model, x1, steps=100)[0])
 
 
 @pytest.fixture(scope="module")
-def fits() -> list[Fit]:
+def fits() -> list[TableFit]:
     return [fit_of(0.05, 0), fit_of(0.4, 1), fit_of(1.0, 2)]
 
 
@@ -42,7 +42,7 @@ def changed(kinds: Kinds, size: float) -> Kinds:
     return kinds.at(size * torch.randn(kinds.total, dtype=torch.float64, generator=g))
 
 
-def features(kinds: Kinds, i: int, fit: Fit) -> torch.Tensor:
+def features(kinds: Kinds, i: int, fit: TableFit) -> torch.Tensor:
     """What gate i sees, of the whole run from the start."""
     table, one = kinds.table(fit), Run(fit)
     for _ in range(i):

@@ -12,7 +12,7 @@ from sde_diffusion.evaluation.features.extractor import Extractor, Features, is_
 from sde_diffusion.storage.atomic_folder import pack
 from solvers.errors import InputError, MissingPackageError, NotFoundError
 
-DEFAULT = "facebook/dinov2-small"
+DEFAULT_WEIGHTS = "facebook/dinov2-small"
 # Mean and standard deviation of ImageNet in [0, 1], with which DINOv2 was trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE = 224
@@ -43,14 +43,14 @@ class DINOv2(Extractor):
             raise MissingPackageError(
                 f"the features 'dinov2' need transformers: pip install 'sdediff[dinov2]' ({error})"
             ) from None
-        place = os.fspath(weights or DEFAULT)
+        place = os.fspath(weights or DEFAULT_WEIGHTS)
         try:
             self.network = Dinov2Model.from_pretrained(place, local_files_only=True, use_safetensors=True)
             self.network.train(False)
         except OSError:
             raise NotFoundError(
                 f"no DINOv2 at {place}: put its config.json and model.safetensors in a folder and name it with "
-                f"weights= (--weights), or fetch it into the cache: hf download {DEFAULT}"
+                f"weights= (--weights), or fetch it into the cache: hf download {DEFAULT_WEIGHTS}"
             ) from None
         self._sha256 = hashlib.sha256(pack(self.network.state_dict())).hexdigest()
 

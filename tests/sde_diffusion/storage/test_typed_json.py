@@ -13,7 +13,7 @@ import pytest
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
-from sde_diffusion.storage.evaluation_record import KIND, read_evaluation, write_evaluation
+from sde_diffusion.storage.evaluation_record import EVALUATION_KIND, read_evaluation, write_evaluation
 from sde_diffusion.storage.locate import BUNDLED, find_model
 from sde_diffusion.storage.record_types import EvaluationRecord, RunConfig, SampleRecord
 from sde_diffusion.storage.sample_record import read_record
@@ -21,7 +21,7 @@ from sde_diffusion.storage.typed_json import checked
 
 EVALUATION: EvaluationRecord = {
     "format": 1,
-    "kind": KIND,
+    "kind": EVALUATION_KIND,
     "source": {"path": "runs/a"},
     "reference": {"name": "digits"},
     "features": {"name": "pixels"},

@@ -22,7 +22,7 @@ from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.tuned_solver import find_tuned, load_tuned, save_tuned
 from sde_diffusion.tuning import tuned_each, tuned_for
 from sde_diffusion.tuning.effort import effort_for
-from sde_diffusion.tuning.fit import Fit, TableParameters, differences, mean_table, run, sensitivities
+from sde_diffusion.tuning.fit import TableFit, TableParameters, differences, mean_table, run, sensitivities
 from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
@@ -38,7 +38,7 @@ def mixture(dtype=torch.float64):
 
 def fit_of(model, n=8):
     x1 = model.sde.prior((n, 3), seeds=range(n), dtype=torch.float64)
-    return Fit(lambda x, t, rows: model.denoise(x, t), model.sde, x1, converged(model, x1, steps=200)[0])
+    return TableFit(lambda x, t, rows: model.denoise(x, t), model.sde, x1, converged(model, x1, steps=200)[0])
 
 
 def test_sensitivities_are_differences_of_whole_runs():
@@ -89,9 +89,9 @@ def test_the_default_takes_part_as_it_is():
 def test_the_typical_table_has_the_mean_of_the_numbers_that_the_samples_had():
     model = mixture()
     fit = fit_of(model)
-    one = Fit(fit.denoise, fit.sde, fit.x1[3:4], fit.x0[3:4])
+    one = TableFit(fit.denoise, fit.sde, fit.x1[3:4], fit.x0[3:4])
     torch.testing.assert_close(run(mean_table(gated(), one), one), run(gated(), one), rtol=1e-12, atol=1e-12)
-    each = [mean_table(gated(), Fit(fit.denoise, fit.sde, fit.x1[k : k + 1], fit.x0[k : k + 1])) for k in range(8)]
+    each = [mean_table(gated(), TableFit(fit.denoise, fit.sde, fit.x1[k : k + 1], fit.x0[k : k + 1])) for k in range(8)]
     for i, row in enumerate(mean_table(gated(), fit).rows):
         expected = torch.tensor([[table.rows[i].decay, *table.rows[i].weights] for table in each]).double().mean(0)
         torch.testing.assert_close(torch.tensor([row.decay, *row.weights]).double(), expected)

@@ -11,7 +11,7 @@ from sde_diffusion.models.analytic import Gaussian, GaussianMixture
 from sde_diffusion.sde import EDM, SDE, VPSDE, CosineVPSDE
 from solvers import SOLVERS, ReverseProcess, Solver, solve, steps
 from solvers.diffusion.edm import EDMHeun, add_noise, heun_step
-from solvers.diffusion.restart import Interval, Restart
+from solvers.diffusion.restart import Restart, RestartInterval
 
 STD = 0.5
 MIXTURE = torch.tensor([[1.0, 0.5], [-0.8, 0.9], [0.2, -1.1]], dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_churn_adds_the_variance_of_the_forward_process() -> None:
         EDMHeun(5.0),
         EDMHeun(5.0, 0.01, 1.0),
         Restart(),
-        Restart((Interval(3, 0.1, 1.0),)),
+        Restart((RestartInterval(3, 0.1, 1.0),)),
     ],
     ids=["heun", "churn", "churn-range", "restart", "restart-wide"],
 )
@@ -153,13 +153,13 @@ def test_restarts_contract_the_error_as_computed() -> None:
     variance = plain**2
     for _ in range(3):
         variance = (variance + high**2 - low**2) * (STD**2 + low**2) / (STD**2 + high**2)
-    restarted, _ = final_std(sde, Restart((Interval(3, low, high, points=41),)), times, inflate=2.0)
+    restarted, _ = final_std(sde, Restart((RestartInterval(3, low, high, points=41),)), times, inflate=2.0)
     assert restarted == pytest.approx(variance**0.5, rel=1e-4)
 
 
 def test_restart_counts() -> None:
     assert Restart().evaluations(18) == 43  # the paper's first setting for CIFAR-10
-    many = Restart((Interval(10, 0.06, 0.30, points=3), Interval(4, 1.0, 5.0, points=2)))
+    many = Restart((RestartInterval(10, 0.06, 0.30, points=3), RestartInterval(4, 1.0, 5.0, points=2)))
     assert many.evaluations(18) == 35 + 10 * 4 + 4 * 2
     assert many.evaluations(1) == 1
     assert many.evaluations(18, finish=False) == 36 + 48
@@ -178,13 +178,13 @@ def test_without_repetitions_it_is_heun_bit_for_bit() -> None:
     ode = sde.probability_flow(GaussianMixture(MIXTURE, STD, sde=sde))
     x = sde.prior((3, 2))
     for nfe in (5, 15, 31):
-        solver = Restart() if nfe < 21 else Restart((Interval(0, 0.06, 0.3),))
+        solver = Restart() if nfe < 21 else Restart((RestartInterval(0, 0.06, 0.3),))
         assert torch.equal(solve(ode, x, solver=solver, nfe=nfe).x, solve(ode, x, solver="edm", nfe=nfe).x)
     assert not torch.equal(solve(ode, x, solver="restart", nfe=31).x, solve(ode, x, solver="edm", nfe=31).x)
 
 
 @pytest.mark.parametrize(
-    "solver", [EDMHeun(20.0), Restart((Interval(2, 0.1, 0.5, points=3),))], ids=["churn", "restart"]
+    "solver", [EDMHeun(20.0), Restart((RestartInterval(2, 0.1, 0.5, points=3),))], ids=["churn", "restart"]
 )
 def test_a_sample_does_not_depend_on_its_batch(solver: Solver) -> None:
     sde = VPSDE()
@@ -202,9 +202,9 @@ def test_settings_are_checked() -> None:
         with pytest.raises(ValueError, match="expected s_churn >= 0"):
             EDMHeun(**bad)
     for interval in (
-        Interval(2, 0.3, 0.06),
-        Interval(-1, 0.1, 0.2),
-        Interval(1, 0.1, 0.2, points=1),
+        RestartInterval(2, 0.3, 0.06),
+        RestartInterval(-1, 0.1, 0.2),
+        RestartInterval(1, 0.1, 0.2, points=1),
     ):
         with pytest.raises(ValueError, match="expected repeats >= 0"):
             Restart((interval,))
