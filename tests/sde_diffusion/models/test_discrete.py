@@ -256,7 +256,7 @@ def test_few_steps_keep_the_variance_of_gaussian_data_only_with_the_learned_one(
         (lambda: DDPM(steps=0), ValueError, "at least 1"),
         (lambda: DDPM(steps=20), ValueError, r"beta_20 of 20 is 1: the linear schedule needs more steps"),
         (lambda: DDPM(betas=(1.0, 0.5)), ValueError, "beta_1 of 2 is 1"),
-        (lambda: DDPM(betas=()), ValueError, "at least 1; got 0"),
+        (lambda: DDPM(betas=()), ValueError, "at least 1 and at most 1,000,000; got 0"),
         (lambda: DDPM().grid(1001), ValueError, "1 to 1000"),
         (lambda: DiscreteModel(Table(), VPSDE()), TypeError, "got VPSDE"),
         (lambda: DiscreteModel(Table(), predicts="edm"), ValueError, "c_noise"),
