@@ -54,8 +54,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     pages = [page.read_text() for page in (site / "reference").rglob("*.html")]
     found = {name for page in pages for name in re.findall(r'id="([\w.]+)"', page)}
-    public = {f"{name}.{item}" for name in PACKAGES for item in getattr(importlib.import_module(name), "__all__", [])}
-    assert public - found == set()
+    public = [(name, item) for name in PACKAGES for item in getattr(importlib.import_module(name), "__all__", [])]
+    # A name that is imported on first use stands under its own module.
+    missing = [
+        f"{name}.{item}"
+        for name, item in public
+        if f"{name}.{item}" not in found and not any(re.fullmatch(rf"{name}\.\w+\.{item}", one) for one in found)
+    ]
+    assert missing == []
     assert len(public) > 100
 
 

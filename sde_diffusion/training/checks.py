@@ -1,8 +1,9 @@
-"""Whether model, data and options fit each other, found out before a training starts."""
+"""Checks of model, data and options before a training starts, and of finite values during it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -13,7 +14,19 @@ from sde_diffusion.data.augment import LABELS, Augmentation
 from sde_diffusion.data.normalization import AUTO, measure_normalization
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.training.config import TrainConfig
-from solvers.errors import InputError, InputTypeError
+from solvers.errors import InputError, InputTypeError, NonFiniteError
+
+
+class TrainingDivergedError(NonFiniteError):
+    """A loss or gradient that is not finite.
+
+    Attributes:
+        details: step, samples and times, as JSON values.
+    """
+
+    def __init__(self, message: str, details: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 def checked_data(model: ScoreModel, data: Data | Tensor | ArrayLike) -> Data:
@@ -126,3 +139,19 @@ def adamw_moments(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Te
     if foreign := sorted(set(saved) - known):
         raise InputError(f"the optimizer has a state of {foreign[0]}, which this network does not have")
     return moments
+
+
+def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
+    """Refuse to save values that are not finite: they would replace a good checkpoint.
+
+    Raises:
+        TrainingDivergedError: the message names the first tensor.
+    """
+    for group, tensors in groups.items():
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingDivergedError(
+                    f"{name} of {group} is not finite after step {step}, so this step is not saved; checkpoints saved "
+                    "before are intact. The usual cause is a learning rate that is too high",
+                    {"step": step, "what": group, "tensor": name},
+                )

@@ -21,7 +21,14 @@ from sde_diffusion.data.augment import LABELS
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import check_weights
-from sde_diffusion.training.checks import adamw_moments, augmentation_for, checked_data, decide_units, no_label_for
+from sde_diffusion.training.checks import (
+    TrainingDivergedError,
+    adamw_moments,
+    augmentation_for,
+    checked_data,
+    decide_units,
+    no_label_for,
+)
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.ema import EMA, power_decay
@@ -31,18 +38,6 @@ from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 from solvers.errors import InputError, NonFiniteError
 
 SMALLEST_SCALE = 2.0**-14  # below, the scaled loss itself would vanish in float16
-
-
-class TrainingDivergedError(NonFiniteError):
-    """A loss or gradient that is not finite.
-
-    Attributes:
-        details: step, samples and times, as JSON can hold them.
-    """
-
-    def __init__(self, message: str, details: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.details = details
 
 
 class _Figures(NamedTuple):
@@ -383,19 +378,3 @@ class Trainer:
                 self.engine.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is not of this network: {error}") from None
-
-
-def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-    """Refuse to save values that are not finite: they would replace a good checkpoint.
-
-    Raises:
-        TrainingDivergedError: the message names the first tensor.
-    """
-    for group, tensors in groups.items():
-        for name, value in tensors.items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingDivergedError(
-                    f"{name} of {group} is not finite after step {step}, so this step is not saved; checkpoints saved "
-                    "before are intact. The usual cause is a learning rate that is too high",
-                    {"step": step, "what": group, "tensor": name},
-                )

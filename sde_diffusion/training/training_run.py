@@ -36,11 +36,11 @@ from sde_diffusion.storage.record_types import DataEntry, RunConfig, TrainingSta
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
 from sde_diffusion.training import interrupts as signals
-from sde_diffusion.training.checks import checked_data
+from sde_diffusion.training.checks import TrainingDivergedError, check_finite, checked_data
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
-from sde_diffusion.training.trainer import Trainer, TrainingDivergedError, check_finite
+from sde_diffusion.training.trainer import Trainer
 from solvers.errors import InputError
 
 # Options that may change when a run is resumed: none of them alters a step that was already made.

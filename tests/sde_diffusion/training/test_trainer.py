@@ -17,10 +17,11 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.training.checks import TrainingDivergedError
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.randomness import BLOCK, StepRandomness
-from sde_diffusion.training.trainer import Trainer, TrainingDivergedError
+from sde_diffusion.training.trainer import Trainer
 from sde_diffusion.training.training_run import train
 
 GENERATOR = torch.Generator().manual_seed(0)
