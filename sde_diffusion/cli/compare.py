@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from sde_diffusion.cli.errors import say
+from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
@@ -116,14 +116,14 @@ def compare(
     about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
     folder = save(found, folder, about)
     if as_json:
-        typer.echo(json.dumps(as_dict(found), indent=2))
+        echo(json.dumps(as_dict(found), indent=2))
         return
-    typer.echo(f"model {stored.path}")
+    echo(f"model {stored.path}")
     Console().print(table(found))
     for line in summary(found):
-        typer.echo(line)
-    typer.echo(f"figures {folder / 'compare.json'}")
-    typer.echo(f"picture {folder / 'compare.png'}")
+        echo(line)
+    echo(f"figures {folder / 'compare.json'}")
+    echo(f"picture {folder / 'compare.png'}")
 
 
 def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:

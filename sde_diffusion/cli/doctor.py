@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DataDirOption, DeviceOption, JsonOption, ModelOption, RunArgument, model_at
 from sde_diffusion.data import load_data
 from sde_diffusion.interop.doctor import Diagnosis, examine
@@ -58,9 +59,9 @@ def doctor(
     network = load(stored, device=str(device_for(device or "auto")))
     result = examine(network, held, seed=seed)
     if as_json:
-        typer.echo(json.dumps(_plain(result), indent=2))
+        echo(json.dumps(_plain(result), indent=2))
     else:
-        typer.echo(f"model {stored.path}, {len(held)} samples of {name}")
+        echo(f"model {stored.path}, {len(held)} samples of {name}")
         _show(result)
     if not result.healthy:
         raise typer.Exit(1)
@@ -73,10 +74,10 @@ def _show(result: Diagnosis) -> None:
         table.add_row(f"{rho:.3g}", f"{ratio:.3g}")
     Console().print(table)
     if result.healthy:
-        typer.echo("no fault found: at every level it denoises as a network that is read as it was trained")
+        echo("no fault found: at every level it denoises as a network that is read as it was trained")
     for finding in result.findings:
-        typer.echo(f"{finding.fault}: {finding.measured}")
-        typer.echo(f"  likely cure: {finding.cure}")
+        echo(f"{finding.fault}: {finding.measured}")
+        echo(f"  likely cure: {finding.cure}")
 
 
 def _plain(result: Diagnosis) -> dict[str, object]:

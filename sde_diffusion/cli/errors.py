@@ -27,6 +27,11 @@ def say(text: str, style: str) -> None:
     Console(stderr=True, soft_wrap=True).print(Text(printable(text), style=style))
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Write lines to stdout, or stderr; what a terminal would obey is escaped."""
+    typer.echo(printable(text), err=err)
+
+
 class Guarded(TyperGroup):
     """Commands whose errors are sentences; SDEDIFF_TRACEBACK=1 shows where they arose."""
 

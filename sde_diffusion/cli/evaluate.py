@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, ModelOption, model_at, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
@@ -22,6 +23,7 @@ from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
+from sde_diffusion.files.text import printable
 from sde_diffusion.files.writing import require_writable
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
@@ -145,6 +147,7 @@ def evaluate(
         require_writable(save_reference, ".safetensors", force)
     require_whole("--n", n, 1, MOST_SAMPLES)
     require_whole("--draws", draws, 2, MOST_DRAWS)
+    require_whole("--batch-size", batch_size, 1, 2**53)
     device = device_for(device or "auto").type
     stored = model_of(source) if model is None else model_at(source, model)
     limits = range_of(value_range)
@@ -183,17 +186,17 @@ def evaluate(
     if save_reference is not None:
         what.save(save_reference, force=force)
     real = what.data
-    typer.echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
+    echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
     names = metrics.split(",")
     if stored is None:
         assert samples is not None and source is not None
         found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
-        Console().print(reports.table([(str(source), found)], len(samples)))
+        Console().print(reports.table([(printable(str(source)), found)], len(samples)))
         run = {"n": len(samples), "figures": as_dict(found)}
         saved = write_evaluation(
             out or unused(FOLDER / source.stem), reports.record({"path": str(source)}, what, [run])
         )
-        typer.echo(f"figures {saved}")
+        echo(f"figures {saved}")
         return
     network = load(stored, device=device)
     what.check_shape(network.shape or ())
@@ -214,7 +217,7 @@ def evaluate(
             content["budget"] = reports.budget_dict(parts)
             for table in (reports.budget_table(parts), reports.loss_table(parts)):
                 Console().print(table)
-            typer.echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
+            echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
     first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
     name = folder_name(first) if len(points) == 1 else "curve"
     folder = out or unused(samples_folder(stored).parent / FOLDER / name)
@@ -222,9 +225,9 @@ def evaluate(
     saved = write_evaluation(
         folder, content, (lambda path: plot(path, points, next(iter(points[0].figures)))) if several else None
     )
-    typer.echo(f"figures {saved}")
+    echo(f"figures {saved}")
     if several:
-        typer.echo(f"picture {saved.with_name(CURVE)}")
+        echo(f"picture {saved.with_name(CURVE)}")
 
 
 def model_of(source: Path | None) -> StoredModel | None:

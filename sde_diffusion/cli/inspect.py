@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
@@ -94,10 +95,10 @@ def inspect(
 def show(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts for people, or for programs."""
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        echo(json.dumps(facts, indent=2))
         return
     for key, value in facts.items():
-        typer.echo(f"{key:11} {words(value)}")
+        echo(f"{key:11} {words(value)}")
 
 
 def is_data(path: Path) -> bool:
@@ -140,7 +141,7 @@ def words(value: Any) -> str:
     if value is None or value == {}:
         return "unknown"
     if isinstance(value, dict) and "name" not in value:
-        return ", ".join(f"{k}: {v:,}" for k, v in value.items())
+        return ", ".join(f"{k}: {f'{v:,}' if isinstance(v, int) else v}" for k, v in value.items())
     if isinstance(value, dict):
         rest = value.get("settings") or {k: v for k, v in value.items() if k != "name"}
         inner = ", ".join(f"{k} {words(v) if isinstance(v, list) else v}" for k, v in rest.items())

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
@@ -116,7 +117,7 @@ def likelihood(
             progress=progress,
         )
     for line in headline(report):
-        typer.echo(line)
+        echo(line)
     if bound is not None:
         table = Table("term", "nats", title="Terms of the bound", box=SIMPLE_HEAD, pad_edge=False)
         for term, nats in table_of_terms(bound):
@@ -128,6 +129,6 @@ def likelihood(
             write_file(new.temporary / "likelihood.json", content)
             if bound is not None:
                 plot_terms(new.temporary / "elbo.png", bound)
-        typer.echo(f"figures {new.path / 'likelihood.json'}")
+        echo(f"figures {new.path / 'likelihood.json'}")
         if bound is not None:
-            typer.echo(f"picture {new.path / 'elbo.png'}")
+            echo(f"picture {new.path / 'elbo.png'}")

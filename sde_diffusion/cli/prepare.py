@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sde_diffusion.cli.errors import say
+from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.data.images import BACKGROUND, CHANNELS
 from sde_diffusion.data.preparation import prepare as run_preparation
@@ -99,8 +99,8 @@ def prepare(
         say(f"skipped: {text}", "yellow")
     if skipped:
         say(f"skipped {len(skipped)} in all; {target / 'prepared.json'} names every one", "yellow")
-    typer.echo(data.describe())
-    typer.echo(f"prepared in {time.perf_counter() - start:.1f} s; next: sdediff train --data {target}")
+    echo(data.describe())
+    echo(f"prepared in {time.perf_counter() - start:.1f} s; next: sdediff train --data {target}")
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption
 
 EXAMPLES = """
@@ -113,7 +114,7 @@ def restore(
                     f"{psnr(found.mean[None], job.original[None]):.1f} dB, of the baseline "
                     f"{psnr(job.baseline[None], job.original[None]):.1f} dB"
                 )
-            typer.echo(line)
+            echo(line)
             if torch.is_nonzero((found.residual.mean() > 2 * noise) & torch.tensor(noise > 0)):
                 typer.echo(
                     "  the residual is far above the noise: this method follows the observation badly here; try "
@@ -121,4 +122,4 @@ def restore(
                     err=True,
                 )
     for number, (path, _) in enumerate(jobs, 1):
-        typer.echo(f"picture {new.path / f'{number:02d}-{path.stem}.png'}")
+        echo(f"picture {new.path / f'{number:02d}-{path.stem}.png'}")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
 from sde_diffusion.data.labels import class_index
@@ -209,26 +210,26 @@ def sample(
     shown = sample_record.save(drawn, out)
     out = shown.parent
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
-    typer.echo(f"model {stored.path}{trained}")
-    typer.echo(
+    echo(f"model {stored.path}{trained}")
+    echo(
         f"{made['n']} samples by {made['solver']['name']}, {sample_record.evaluations(made)} evaluations "
         f"each, in {time.perf_counter() - start:.1f} s"
     )
     if chosen is not None:
-        typer.echo(f"chosen: {chosen.reason}")
+        echo(f"chosen: {chosen.reason}")
     if record is not None and sample_record.same(drawn, old):
-        typer.echo("bit-equal to the samples of the record")
+        echo("bit-equal to the samples of the record")
     elif record is not None:
-        typer.echo(
+        echo(
             "not bit-equal to the samples of the record, made with "
             f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
         )
-    typer.echo(f"arrays {out / 'samples.npz'}")
-    typer.echo(f"record {out / sample_record.RECORD}")
+    echo(f"arrays {out / 'samples.npz'}")
+    echo(f"record {out / sample_record.RECORD}")
     if shown.suffix == ".png":
-        typer.echo(f"picture {shown}")
+        echo(f"picture {shown}")
     else:
-        typer.echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
+        echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
         show_profile(error_profile(load(stored), generate.settings_for(stored, settings)))
 
@@ -266,7 +267,7 @@ def show_profile(found: Profile) -> None:
     for t, s, error in zip(found.t, found.s, found.error, strict=True):
         table.add_row(f"{t:.4f}", f"{s:.4f}", f"{error:.2e}", "#" * round(40 * error / largest))
     Console().print(table)
-    typer.echo(f"half of the error is made between t = {found.half[0]:.4g} and {found.half[1]:.4g}")
+    echo(f"half of the error is made between t = {found.half[0]:.4g} and {found.half[1]:.4g}")
 
 
 def times_of(grid: str | None) -> str | list[float] | None:

@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DATA_DIR, listed_options, option
 from sde_diffusion.data import NAMES
 from sde_diffusion.data.dataset import LAYOUTS
@@ -94,9 +93,9 @@ def train(
     model, config, folder = made.model, made.config, made.out
     main = int(os.environ.get("RANK", "0")) == 0
 
-    def echo(text: str) -> None:
+    def tell(text: str) -> None:
         if main:
-            typer.echo(text)
+            echo(text)
 
     try:
         recorded_data(made.data.name, "--data")
@@ -104,24 +103,24 @@ def train(
     except InputError:  # a run does not choose what is read outside of the current folder
         again = f" --data {made.data.name}"
     size = sum(p.numel() for p in model.network.parameters())
-    echo(made.data.describe())
-    echo(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
-    echo(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}{again}")
+    tell(made.data.describe())
+    tell(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
+    tell(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}{again}")
     if resume and config.schedule != "constant":
         step = find_model(folder).step or 0
         before = TrainConfig.from_dict(run_config(folder)["train"])
         if before.steps != config.steps:
-            echo(
+            tell(
                 f"learning rate {config.learning_rate_at(step + 1):.3g} at step {step + 1}: the {config.schedule} "
                 f"schedule is that of {config.steps} steps now; at step {step} of {before.steps} it was "
                 f"{before.learning_rate_at(max(step, 1)):.3g}"
             )
     start = time.perf_counter()
     run_training(model, made.data, config, out=folder, resume=resume, force=force)
-    echo(f"trained in {time.perf_counter() - start:.0f} s")
+    tell(f"trained in {time.perf_counter() - start:.0f} s")
     if not main:
         return
     drawn = generate.draw(find_model(folder), device=config.device)
     picture = sample_record.save(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
-    echo(f"next: sdediff sample {folder} --solver pf-ode --nfe 20")
-    echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+    tell(f"next: sdediff sample {folder} --solver pf-ode --nfe 20")
+    tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.checkpoint import load
@@ -79,22 +80,22 @@ def tune(
             batch_size=batch_size,
             minutes=minutes,
             progress=progress or False,
-            on_effort=lambda made: typer.echo(f"tuning takes {made}", err=True),
+            on_effort=lambda made: echo(f"tuning takes {made}", err=True),
         ):
             path = folder / file_name(made.nfe)
             save_tuned(path, made, stored, seed=seed, noises=made.noises, held_out=made.held_out)
             found.append(made)
-    typer.echo(f"model {stored.path}")
+    echo(f"model {stored.path}")
     for made in found:
-        typer.echo(
+        echo(
             f"{made.nfe} evaluations, error on the {made.held_out} noise samples that chose it: {DEFAULT_SOLVER} "
             f"{made.default_error:.4g}, tuned {made.error:.4g}, {made.gain:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
-        typer.echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
-        typer.echo(f"  solver {folder / file_name(made.nfe)}")
-    typer.echo(f"{time.perf_counter() - start:.0f} s")
+        echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
+        echo(f"  solver {folder / file_name(made.nfe)}")
+    echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
-        typer.echo(f"use it: sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
+        echo(f"use it: sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
     else:
-        typer.echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")
+        echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps
 
 from sde_diffusion.data.labels import BESIDE, labels_beside, without_gaps
 from sde_diffusion.files.reading import require_regular
@@ -19,7 +19,6 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 BACKGROUND = "white"
 CHANNELS = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-BROKEN = (UnidentifiedImageError, OSError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def image_paths(root: Path) -> list[Path]:
@@ -105,7 +104,9 @@ def decode(
             if size is not None and image.size != size[::-1]:
                 image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
             found = np.asarray(image, np.uint8)
-    except BROKEN as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # what decoders raise on torn files is of many kinds
         raise InputError(f"cannot read the image {name}: {error}") from None
     return found.reshape(*found.shape[:2], -1)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,14 +19,28 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from sde_diffusion.data.dataset import Data
+from sde_diffusion.data.dataset import KINDS, Data
 from sde_diffusion.data.labels import check_names, without_gaps
+from sde_diffusion.files.reading import check_array, load_json
 from sde_diffusion.files.writing import new_folder
 from solvers.errors import InputError
 
 NOTE = "prepared.json"
 DATA_KIND = "sdediff data"
 FORMAT = 1
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 < value < 2**63
+
+
+_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "data": (lambda v: isinstance(v, str) and v in KINDS, f"one of {', '.join(KINDS)}"),
+    "samples": (_whole, "a whole number from 1 up"),
+    "shape": (lambda v: isinstance(v, list) and all(map(_whole, v)), "a list of whole numbers from 1 up"),
+    "classes": (lambda v: v is None or _whole(v), "a whole number from 1 up, or null"),
+    "fingerprint": (lambda v: isinstance(v, str) and len(v) == 64 and v.isalnum(), "64 hex digits"),
+}
 
 
 def write_prepared(
@@ -64,6 +78,7 @@ def write_prepared(
             "shape": list(data.shape),
             "classes": data.classes,
             "fingerprint": data.fingerprint,
+            "written": _written(partial),
             **about,
             "class_names": _names_of(about.get("class_names"), values),
         }
@@ -89,7 +104,13 @@ def load_prepared(folder: Path) -> Data:
             f"{folder} is not whole: {NOTE} lists {note['samples']} samples of shape {note['shape']}, the arrays "
             f"have {len(data)} of {list(data.shape)}; prepare it again"
         )
-    # Known from when it was written: reading all of it at every start would take longer than many a training.
+    # Known from when it was written, unless a file was touched since: reading all of it at every start would take
+    # longer than many a training.
+    if note.get("written") != _written(folder) and data.fingerprint != note["fingerprint"]:
+        raise InputError(
+            f"the arrays in {folder} are not those that sdediff prepare wrote: their fingerprint is "
+            f"{data.fingerprint[:12]}, and {NOTE} has {note['fingerprint'][:12]}; prepare the data again"
+        )
     data.__dict__["fingerprint"] = note["fingerprint"]
     return data
 
@@ -101,6 +122,12 @@ def _names_of(names: Any, values: tuple[str, ...] | None) -> list[str] | None:
     return [names[int(value)] for value in values]
 
 
+def _written(folder: Path) -> dict[str, list[int]]:
+    """Size and time of change of the arrays, which a file that takes their place does not have."""
+    found = {name: folder / name for name in ("x.npy", "labels.npy") if (folder / name).is_file()}
+    return {name: [status.st_size, status.st_mtime_ns] for name, p in found.items() for status in [p.stat()]}
+
+
 def read_note(folder: Path) -> dict[str, Any]:
     """The content of prepared.json.
 
@@ -108,26 +135,27 @@ def read_note(folder: Path) -> dict[str, Any]:
         ValueError: it is torn, foreign, or of another version.
     """
     try:
-        note = json.loads((folder / NOTE).read_bytes())
+        note = load_json(folder / NOTE)
     except ValueError as error:
-        raise InputError(f"{folder / NOTE} is torn: {error}; prepare the data again") from None
-    needed = {"data", "samples", "shape", "classes", "fingerprint"}
-    if (
-        not isinstance(note, dict)
-        or note.get("kind") != DATA_KIND
-        or note.get("format") != FORMAT
-        or needed - set(note)
-    ):
+        raise InputError(f"{error}; prepare the data again") from None
+    if not isinstance(note, dict) or note.get("kind") != DATA_KIND or note.get("format") != FORMAT:
         raise InputError(f"{folder / NOTE} was not written by this version of sdediff prepare; prepare the data again")
+    for key, (test, expected) in _ENTRIES.items():
+        if key not in note or not test(note[key]):
+            raise InputError(f"{folder / NOTE}: {key} must be {expected}; got {str(note.get(key))[:60]!r}")
     return note
 
 
 def _map(folder: Path, name: str, kind: str) -> Data:
     file = folder / "x.npy"
+    labels = folder / "labels.npy"
+    for path in (file, *([labels] if labels.is_file() else [])):
+        check_array(path)
     # Copy-on-write, because torch has no read-only tensors; nothing writes to it.
     x = torch.from_numpy(np.load(file, mmap_mode="c"))
-    labels = folder / "labels.npy"
-    return Data(name, x, torch.from_numpy(np.load(labels)) if labels.is_file() else None, kind, file)
+    return Data(
+        name, x, torch.from_numpy(np.load(labels, allow_pickle=False)) if labels.is_file() else None, kind, file
+    )
 
 
 def _write_array(path: Path, samples: Iterable[tuple[np.ndarray[Any, Any], int | None]]) -> list[Any]:

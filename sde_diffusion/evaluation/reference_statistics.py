@@ -26,7 +26,10 @@ from sde_diffusion.data import Data
 from sde_diffusion.evaluation.features import Extractor, InRange, make_extractor
 from sde_diffusion.evaluation.features.extractor import FEW
 from sde_diffusion.evaluation.metrics import Moments
+from sde_diffusion.files.reading import parse_json, require_regular
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, pack, unpack, write_file
+from sde_diffusion.storage.record_types import ReferenceRecord
+from sde_diffusion.storage.typed_json import checked
 from solvers.errors import InputError, NotFoundError
 
 KEEP = 5_000  # features that are kept for metrics that need more than mean and covariance
@@ -192,14 +195,18 @@ class FeatureStatistics:
         path = Path(path)
         if not path.is_file():
             raise NotFoundError(f"no reference at {path}: expected a .safetensors file; --save-reference writes one")
+        require_regular(path)
         try:
             with safe_open(path, "pt") as file:
-                record = json.loads((file.metadata() or {}).get(_KEY, "{}"))
-        except (SafetensorError, ValueError) as error:
+                header = (file.metadata() or {}).get(_KEY, "{}")
+        except SafetensorError as error:
             raise CheckpointError(f"{path} is torn, or no safetensors file: {error}") from None
-        if record.get("kind") != _KIND or record.get("format") != FORMAT:
+        plain = parse_json(header, f"the header of {path}")
+        if not isinstance(plain, dict) or plain.get("kind") != _KIND or plain.get("format") != FORMAT:
             raise CheckpointError(f"{path} is no reference of format {FORMAT}; --save-reference writes one")
+        record = checked(plain, ReferenceRecord, f"the header of {path}")
         tensors = unpack(path)
+        _check_statistics(tensors, record["n"], path)
         if digest(tensors) != record["sha256"]:
             raise CheckpointError(f"{path} is damaged: its tensors are not those that were written")
         found = record["data"]
@@ -210,7 +217,25 @@ class FeatureStatistics:
             )
         own = {name.removeprefix("extractor."): v for name, v in tensors.items() if name.startswith("extractor.")}
         moments = Moments(record["n"], tensors["mean"], tensors["scatter"])
-        return cls(moments, tensors["features"], found, record["extractor"], own)
+        return cls(
+            moments, tensors["features"], found, {key: str(value) for key, value in record["extractor"].items()}, own
+        )
+
+
+def _check_statistics(tensors: Mapping[str, Tensor], n: int, path: Path) -> None:
+    if missing := {"mean", "scatter", "features"} - set(tensors):
+        raise CheckpointError(f"{path} is damaged: it has no {', '.join(sorted(missing))}")
+    mean, scatter, features = (tensors[name] for name in ("mean", "scatter", "features"))
+    d = mean.numel()
+    fits = mean.ndim == 1 and scatter.shape == (d, d) and features.ndim == 2 and features.shape[1] == d
+    if not fits or not 1 <= len(features) <= n:
+        raise CheckpointError(
+            f"{path} is damaged: mean, scatter and features of {n} samples have the shapes {tuple(mean.shape)}, "
+            f"{tuple(scatter.shape)} and {tuple(features.shape)}"
+        )
+    for name, value in tensors.items():
+        if not name.startswith("extractor.") and not (value.is_floating_point() and bool(value.isfinite().all())):
+            raise CheckpointError(f"{path} is damaged: {name} must have finite numbers")
 
 
 def describe(extractor: Extractor) -> dict[str, str]:

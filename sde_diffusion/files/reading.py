@@ -79,6 +79,18 @@ def _refuse(constant: str) -> float:
     raise InputError(f"{constant} is no number of JSON")
 
 
+def check_array(path: Path) -> None:
+    """Check the header of an .npy file before it is mapped or read.
+
+    Raises:
+        OSError: there is no file.
+        ValueError: it is torn, holds Python objects, or claims more values than the file has bytes for.
+    """
+    size = require_regular(path)
+    with path.open("rb") as file:
+        _check_header(file, size, str(path))
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """The arrays of an .npz file by name, or an .npy array as {"x": array}; nothing is unpickled.
 

@@ -218,6 +218,40 @@ class EvaluationRecord(_EvaluationRecordOptional):
     versions: dict[str, str]
 
 
+class _ReferenceDataOptional(TypedDict, total=False):
+    values: str
+    range: list[float]
+
+
+class ReferenceData(_ReferenceDataOptional):
+    """The real samples of a reference."""
+
+    name: str
+    fingerprint: str
+    split: str
+    n: Count
+    shape: list[Count]
+
+
+class ExtractorEntry(TypedDict):
+    """What must agree for features to be comparable."""
+
+    name: str
+    sha256: str
+    preprocessing: str
+
+
+class ReferenceRecord(TypedDict):
+    """The header of a file of feature statistics."""
+
+    format: int
+    kind: str
+    n: Count
+    data: ReferenceData
+    extractor: ExtractorEntry
+    sha256: str
+
+
 class WeightsEntry(TypedDict):
     """The weights that a solver was tuned for."""
 

@@ -220,3 +220,15 @@ def test_training_from_2_gib_takes_less_than_1() -> None:
     command = [sys.executable, "-c", TRAINING]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout) * 1024
     assert peak < 2**30
+
+
+def test_arrays_that_were_replaced_are_noticed() -> None:
+    np.save("a.npy", np.arange(12.0, dtype=np.float32).reshape(6, 2))
+    data = prepare("a.npy", "p")
+    os.utime("p/x.npy")  # touched, and the same: it is hashed once more
+    assert load_data("./p").fingerprint == data.fingerprint
+    other = np.load("p/x.npy")
+    other[3, 1] += 1
+    np.save("p/x.npy", other)
+    with pytest.raises(ValueError, match="are not those that sdediff prepare wrote"):
+        load_data("./p")
