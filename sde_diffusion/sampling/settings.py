@@ -95,7 +95,7 @@ class SamplingSettings:
         return find_solver(self.solver)[1] if isinstance(self.solver, str) else self.solver
 
     def resolve(self, model: ScoreModel, shape: Sequence[int]) -> SamplingRun:
-        """The run of these settings on a model, with the defaults of the solver in place of what is not given.
+        """The run of these settings on a model, with the solver's defaults for settings that are not given.
 
         Raises:
             ValueError: unknown names, or a budget that does not fit the solver; see ``solvers.plan``.

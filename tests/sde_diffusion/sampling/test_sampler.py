@@ -139,7 +139,7 @@ def test_a_network_in_bfloat16_gains_from_a_float32_state() -> None:
     assert error < rough_error / 2
 
 
-def test_samples_that_diverged_are_warned_of() -> None:
+def test_samples_that_diverged_give_a_warning() -> None:
     model = Gaussian(torch.zeros(2), 0.25 * torch.ones(2), sde=VESDE())
     with pytest.warns(UserWarning, match=r"8 of 8 samples diverged: on the way their state was larger"):
         sample(model, 8, solver="adams", grid=torch.linspace(1, 0, 11, dtype=torch.float64) ** 2)
