@@ -120,7 +120,7 @@ class NoNoise:
     >>> NoNoise().increment(torch.zeros(1, 1), torch.ones(()), torch.zeros(()))
     Traceback (most recent call last):
     ...
-    TypeError: this solver draws noise, but declares stochastic = False
+    solvers.errors.InputTypeError: this solver draws noise, but declares stochastic = False
     """
 
     def _refuse(self, *_: object, **__: object) -> Tensor:
