@@ -14,12 +14,12 @@ HELP = """Train score-based diffusion models, and sample them with a solver you 
 \b
 sdediff train --sde vp                     train on the bundled digits
 sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
-sdediff evaluate                           how good its samples are, with standard errors
-sdediff likelihood                         how likely it finds held-out data, in nats and bits
-sdediff tune --nfe 8                       fit a solver to one model at 8 evaluations
+sdediff evaluate                           quality of its samples, with errors
+sdediff likelihood                         likelihood of held-out data
+sdediff tune --nfe 8                       a solver for one model and budget
 sdediff doctor --model mine.py:model       check a network of your own
 sdediff solvers                            the table of solvers
-sdediff verify                             measure every solver against what it declares
+sdediff verify                             every solver against its claims
 
 Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 

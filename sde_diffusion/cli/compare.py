@@ -17,6 +17,7 @@ from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
 from sde_diffusion.comparison.report import as_dict, save, summary, table
 from sde_diffusion.data import load_data
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -33,9 +34,9 @@ MOST = 10_000  # samples of the data that distances are measured to
 EXAMPLES = """
 \b
 Examples:
-sdediff compare                            a shortlist on the latest run, or bundled
+sdediff compare                            a shortlist, latest run or bundled
 sdediff compare bundled --solvers pf-ode,unipc --nfe 8
-sdediff compare --solvers pf-ode,tuned --nfe 8         after sdediff tune --nfe 8
+sdediff compare --solvers pf-ode,tuned --nfe 8   after tune --nfe 8
 sdediff compare --solvers ddpm,sde --nfe 50,100 --n 2000
 sdediff compare runs/mnist-vp --data-dir data --out mine
 """
@@ -98,7 +99,7 @@ def compare(
         name, solver = find_solver(spec)
         chosen[spec if name in chosen else name] = solver
     target = reference(stored, data, data_dir)
-    with Console(stderr=True).status("loading") as status:
+    with terminal.stderr().status("loading") as status:
         found = run_comparison(
             load(stored, device=str(device_for(device or "auto"))),
             chosen,
@@ -116,7 +117,7 @@ def compare(
     about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
     folder = save(found, folder, about)
     if as_json:
-        echo(json.dumps(as_dict(found), indent=2))
+        typer.echo(json.dumps(as_dict(found), indent=2))
         return
     echo(f"model {stored.path}")
     Console().print(table(found))

@@ -25,7 +25,7 @@ from solvers.errors import InputError
 EXAMPLES = """
 \b
 Examples:
-sdediff doctor                             the latest run, or bundled, on its data
+sdediff doctor                             latest run, or bundled, on its data
 sdediff doctor --model mine.py:model --data cats.npy
 sdediff doctor --model diffusers:my-pipeline --data cifar10
 """
@@ -59,7 +59,7 @@ def doctor(
     network = load(stored, device=str(device_for(device or "auto")))
     result = examine(network, held, seed=seed)
     if as_json:
-        echo(json.dumps(_plain(result), indent=2))
+        typer.echo(json.dumps(_plain(result), indent=2))
     else:
         echo(f"model {stored.path}, {len(held)} samples of {name}")
         _show(result)

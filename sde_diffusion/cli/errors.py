@@ -10,26 +10,15 @@ import warnings
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
-from sde_diffusion.files.text import printable
+from sde_diffusion.report.terminal import echo as echo
+from sde_diffusion.report.terminal import say as say
 
 REPORT = (
     "this is a fault of sdediff, not of yours: please report it to the project, with the command, the lines above and "
     "the output of sdediff --version"
 )
-
-
-def say(text: str, style: str) -> None:
-    """Write one line to stderr, coloured where that is a terminal."""
-    Console(stderr=True, soft_wrap=True).print(Text(printable(text), style=style))
-
-
-def echo(text: str, err: bool = False) -> None:
-    """Write lines to stdout, or stderr; what a terminal would obey is escaped."""
-    typer.echo(printable(text), err=err)
 
 
 class Guarded(TyperGroup):

@@ -31,7 +31,7 @@ Examples:
 sdediff inspect                 the model that sdediff sample would use
 sdediff inspect runs/moons-vp
 sdediff inspect --json digits.safetensors
-sdediff inspect cats/ --picture cats.png   a data set: a name or a path, as for train
+sdediff inspect cats/ --picture cats.png   a data set, by name or path
 """
 
 
@@ -95,7 +95,7 @@ def inspect(
 def show(facts: dict[str, Any], as_json: bool) -> None:
     """Print facts for people, or for programs."""
     if as_json:
-        echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(facts, indent=2))
         return
     for key, value in facts.items():
         echo(f"{key:11} {words(value)}")

@@ -26,10 +26,10 @@ from solvers.errors import InputError
 EXAMPLES = """
 \b
 Examples:
-sdediff likelihood                         latest run, or bundled model, on held-out data
+sdediff likelihood                         latest run, or bundled model
 sdediff likelihood runs/moons-vp --n 1000
 sdediff likelihood --trace hutchinson --probes 8
-sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM, term by term
+sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM
 """
 
 

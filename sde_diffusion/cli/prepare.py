@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from sde_diffusion.cli.errors import echo, say
@@ -16,6 +15,7 @@ from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.data.images import BACKGROUND, CHANNELS
 from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
+from sde_diffusion.report import terminal
 from solvers.errors import InputError
 
 SHOWN = 5  # skipped images that are named
@@ -78,7 +78,7 @@ def prepare(
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(source.removeprefix("hf:")).stem).strip("-.") or "data"
     target = out or Path(f"{name}-prepared")
     start = time.perf_counter()
-    console = Console(stderr=True)
+    console = terminal.stderr()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("preparing", total=None)
         data = run_preparation(
@@ -100,7 +100,7 @@ def prepare(
     if skipped:
         say(f"skipped {len(skipped)} in all; {target / 'prepared.json'} names every one", "yellow")
     echo(data.describe())
-    echo(f"prepared in {time.perf_counter() - start:.1f} s; next: sdediff train --data {target}")
+    echo(f"prepared in {time.perf_counter() - start:.1f} s; next:", f"sdediff train --data {target}")
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

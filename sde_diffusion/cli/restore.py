@@ -18,7 +18,7 @@ sdediff restore inpaint photo.png --mask mask.png --run runs/photos
 sdediff restore superres small.png --factor 4
 sdediff restore deblur blurred.png --blur 1.5
 sdediff restore colorize grey.png
-sdediff restore superres sharp.png --simulate   degrade it first, and measure
+sdediff restore superres sharp.png --simulate   degrade it first
 """
 
 

@@ -19,6 +19,7 @@ from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, mo
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
 from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.local_errors import Profile, error_profile
@@ -256,7 +257,7 @@ def labels_of(text: str, stored: StoredModel) -> list[int]:
 def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> SolverChoice:
     """The solver and budget for a tolerance."""
     solvers = None if solver is None else {solver: find_solver(solver)[1]}
-    with Console(stderr=True).status("pilot") as status:
+    with terminal.stderr().status("pilot") as status:
         return choose_solver(model, tolerance, solvers=solvers, seed=seed or 0, on_try=status.update)
 
 
@@ -289,7 +290,7 @@ def times_of(grid: str | None) -> str | list[float] | None:
 @contextmanager
 def bar() -> Iterator[Callable[[float], None] | None]:
     """A progress bar on stderr, where that is a terminal."""
-    console = Console(stderr=True)
+    console = terminal.stderr()
     if not console.is_terminal:
         yield None
         return

@@ -9,17 +9,18 @@ from typing import Annotated
 
 import typer
 
+from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, RunArgument
 
 EXAMPLES = """
 \b
 Examples:
-sdediff show schedule                        alpha^2, g^2 and SNR of four processes
+sdediff show schedule                        alpha^2, g^2, SNR of processes
 sdediff show forward runs/digits-vp          data on its way to noise
-sdediff show reverse runs/digits-vp          noise on its way to data, and E[x_0 | x_t]
+sdediff show reverse runs/digits-vp          from noise to data
 sdediff show film runs/digits-vp --nfe 40    the same as a film, GIF or WebP
 sdediff show score runs/moons-vp             the score field in the plane
-sdediff show trajectories runs/moons-vp --solver ddim --nfe 40 --out paths.svg
+sdediff show trajectories runs/moons-vp --nfe 40 --out paths.svg
 """
 
 
@@ -82,4 +83,4 @@ def show(
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-    typer.echo(f"picture {path}")
+    echo(f"picture {path}")

@@ -93,9 +93,9 @@ def train(
     model, config, folder = made.model, made.config, made.out
     main = int(os.environ.get("RANK", "0")) == 0
 
-    def tell(text: str) -> None:
+    def tell(text: str, command: str = "") -> None:
         if main:
-            echo(text)
+            echo(text, command)
 
     try:
         recorded_data(made.data.name, "--data")
@@ -105,7 +105,7 @@ def train(
     size = sum(p.numel() for p in model.network.parameters())
     tell(made.data.describe())
     tell(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
-    tell(f"run {folder}, {config.steps} steps; after an interruption: sdediff train --resume --out {folder}{again}")
+    tell(f"run {folder}, {config.steps} steps; after an interruption:", f"sdediff train --resume --out {folder}{again}")
     if resume and config.schedule != "constant":
         step = find_model(folder).step or 0
         before = TrainConfig.from_dict(run_config(folder)["train"])
@@ -122,5 +122,5 @@ def train(
         return
     drawn = generate.draw(find_model(folder), device=config.device)
     picture = sample_record.save(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
-    tell(f"next: sdediff sample {folder} --solver pf-ode --nfe 20")
+    tell("next:", f"sdediff sample {folder} --solver pf-ode --nfe 20")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")

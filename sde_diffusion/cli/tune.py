@@ -20,7 +20,7 @@ from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 EXAMPLES = """
 \b
 Examples:
-sdediff tune                               the latest run, or bundled, at 8 NFE
+sdediff tune                               latest run, or bundled, at 8 NFE
 sdediff tune runs/digits-vp --nfe 5,8,10
 sdediff tune --minutes 1                   as good as it gets in a minute
 sdediff sample --solver tuned --nfe 8      and use it
@@ -96,6 +96,6 @@ def tune(
         echo(f"  solver {folder / file_name(made.nfe)}")
     echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
-        echo(f"use it: sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
+        echo("use it:", f"sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
     else:
         echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")

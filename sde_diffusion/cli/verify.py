@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sde_diffusion.report import terminal
 from sde_diffusion.verify import verify_all
 from sde_diffusion.verify.report import as_dict, details, failures, overview
 
@@ -22,7 +23,7 @@ def verify(
 ) -> None:
     """Measure order, evaluations, batch independence and more on exact targets."""
     console = Console()
-    with Console(stderr=True).status("measuring") as status:
+    with terminal.stderr().status("measuring") as status:
         reports = verify_all(
             solvers or None,
             jobs=jobs,

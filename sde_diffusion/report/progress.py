@@ -6,7 +6,6 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from sde_diffusion.report import terminal
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 15.0
@@ -33,7 +34,7 @@ class Meter:
 
     def __init__(self, total: int, done: int = 0, show: bool = True) -> None:
         self._total, self._done, self._show = total, done, show
-        self._console = Console(stderr=True)
+        self._console = terminal.stderr()
         self._start = time.perf_counter()
         self._next = self._start + (_BAR_SECONDS if self._bar_fits else _LINE_SECONDS)
         self._figures: tuple[float, float, float] | None = None

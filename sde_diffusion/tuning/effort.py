@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report import terminal
 from solvers.conditions import cut
 
 _REFERENCE_SHARE = 0.35
@@ -192,11 +193,10 @@ class Reporter:
 @contextmanager
 def bar(show: bool = True) -> Iterator[Callable[[Progress], None] | None]:
     """A progress bar for terminals and notebooks: share, time left and gain; None where nobody would see it."""
-    from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    console = terminal.stderr()
     if not show or not (console.is_terminal or console.is_jupyter):
         yield None
         return

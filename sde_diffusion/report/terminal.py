@@ -1,0 +1,56 @@
+"""Lines for people: whole words in a terminal, whole lines in a pipe, and no line written into a bar."""
+
+from __future__ import annotations
+
+import textwrap
+from functools import cache
+
+from rich.console import Console
+from rich.text import Text
+
+from sde_diffusion.files.text import printable
+
+
+@cache
+def stderr() -> Console:
+    """The console of stderr: one for all, so that a warning is printed above a bar and not into it."""
+    return Console(stderr=True)
+
+
+def lines_of(text: str, width: int) -> str:
+    """A line broken between words alone; a longer word, such as a path, stands on a line of its own.
+
+    >>> print(lines_of("mean -0.3885, std 0.7522", 14))
+    mean -0.3885,
+      std 0.7522
+    """
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False, subsequent_indent="  ")
+    return "\n".join(wrapped) if len(text) > width else text
+
+
+def say(text: str, style: str) -> None:
+    """Write one line to stderr, coloured in a terminal, and there wrapped between words."""
+    console, text = stderr(), printable(text)
+    console.print(Text(lines_of(text, console.width) if console.is_terminal else text, style=style), soft_wrap=True)
+
+
+def echo(text: str, command: str = "", *, err: bool = False, console: Console | None = None) -> None:
+    """Write lines to stdout, or stderr; in a terminal they are wrapped between words.
+
+    Args:
+        text: the lines; what a terminal would obey is escaped.
+        command: what ends the last one; in a terminal it stands on a line of its own where it does not fit.
+        err: to stderr.
+        console: instead of that of stdout or stderr.
+
+    >>> echo("trained in 3 s; next:", "sdediff sample")
+    trained in 3 s; next: sdediff sample
+    """
+    console = console or (stderr() if err else Console())
+    text, command = printable(text), printable(command)
+    whole = f"{text} {command}" if command else text
+    if console.is_terminal:
+        apart = command and max(map(len, whole.split("\n"))) > console.width
+        shown = [lines_of(line, console.width) for line in (text if apart else whole).split("\n")]
+        whole = "\n".join([*shown, command] if apart else shown)
+    console.print(Text(whole), soft_wrap=True)
