@@ -1,4 +1,4 @@
-r"""Noise that belongs to a sample: counter-based normals and a Brownian path.
+r"""Noise that belongs to a sample: counter-based normals.
 
 Every normal number is a function of (seed of the sample, stream, counter, position): SplitMix64 (Steele,
 Lea & Flood 2014) used as a counter-based generator, then Box-Muller in float32 on the CPU. No generator
