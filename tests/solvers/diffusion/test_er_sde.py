@@ -74,7 +74,8 @@ def test_one_step_equals_the_paper() -> None:
 
 @pytest.mark.parametrize("p", [1, 2, 3])
 def test_without_noise_it_is_the_adams_method_in_rho(p: int) -> None:
-    for sde in (VPSDE(), CosineVPSDE()):
+    """From a finite rho; polynomials that reach back to pure noise are in the angle in the exponential engine."""
+    for sde in (VPSDE(), EDM()):
         ode = sde.probability_flow(GaussianMixture(MIXTURE, STD, sde=sde))
         x = sde.prior((4, 2), dtype=torch.float64)
         adams = ExponentialAdams(p, form="data", variable="rho")
