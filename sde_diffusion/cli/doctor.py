@@ -22,6 +22,8 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import recorded_data
 from solvers.errors import InputError
 
+WEAK = 1.25  # of the error over that of a linear denoiser
+
 EXAMPLES = """
 \b
 Examples:
@@ -74,7 +76,9 @@ def _show(result: Diagnosis) -> None:
         table.add_row(f"{rho:.3g}", f"{ratio:.3g}")
     Console().print(table)
     if result.healthy:
-        echo("no fault found: at every level it denoises as a network that is read as it was trained")
+        echo("no fault found: no usual mistake explains its answers better than what it is declared to be")
+        if weak := [f"{rho:.3g}" for rho, q in zip(result.rho, result.ratio, strict=True) if q > WEAK]:
+            echo(f"it denoises worse than a linear denoiser at sigma / alpha = {', '.join(weak)}: a weak network there")
     for finding in result.findings:
         echo(f"{finding.fault}: {finding.measured}")
         echo(f"  likely cure: {finding.cure}")

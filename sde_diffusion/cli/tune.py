@@ -96,6 +96,9 @@ def tune(
         echo(f"  solver {folder / file_name(made.nfe)}")
     echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
-        echo("use it:", f"sdediff sample {name_of(stored)} --solver tuned --nfe {budgets[0]}")
+        echo(
+            "use it:",
+            f"sdediff sample {stored.argument if stored.given else name_of(stored)} --solver tuned --nfe {budgets[0]}",
+        )
     else:
         echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")

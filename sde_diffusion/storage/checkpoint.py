@@ -72,6 +72,11 @@ class StoredModel:
     given: Callable[[], ScoreModel] | None = None
     source_sha256: str | None = None
 
+    @property
+    def argument(self) -> str:
+        """The words of a command line that name it."""
+        return str(self.path) if self.given is None else f"--model {self.path}"
+
 
 def describe(model: ScoreModel) -> ModelDescription:
     """The description of a model in JSON, from which it can be rebuilt.

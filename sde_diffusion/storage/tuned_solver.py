@@ -76,20 +76,20 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     """
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.path} --nfe {nfe}")
+        raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.argument} --nfe {nfe}")
     plain = read_json(path)
     if plain.get("kind") != TUNED_KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
     try:
         content = checked(plain, TunedRecord, str(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{error}; tune again: sdediff tune {stored.path} --nfe {nfe}") from None
+        raise CheckpointError(f"{error}; tune again: sdediff tune {stored.argument} --nfe {nfe}") from None
     if content["nfe"] != nfe:
         raise InputError(f"{path} is made for {content['nfe']} evaluations, and {nfe} are asked for; tune for {nfe}")
     if content["model"]["sha256"] != stored.sha256:
         raise InputError(
             f"{path} is made for the weights {content['model']['sha256'][:12]} (step {content['model']['step']}), and "
-            f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.path} "
+            f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.argument} "
             f"--nfe {nfe}"
         )
     try:

@@ -89,7 +89,8 @@ def test_the_five_commands_on_a_function_of_ones_own() -> None:
 
 @pytest.mark.slow
 def test_a_solver_is_tuned_for_a_function_of_ones_own() -> None:
-    run("tune --model mine.py:model --nfe 4 --noises 16 --held-out 8")
+    hint = run("tune --model mine.py:model --nfe 4 --noises 16 --held-out 8")
+    assert "sdediff sample --model mine.py:model --solver tuned" in hint
     shown = run("sample --model mine.py:model --solver tuned --nfe 4 --n 8 --out t")
     assert "by tuned, 4 evaluations" in shown
     other = invoke("sample --model mine.py:scaled:2 --solver tuned --nfe 4 --n 8 --out u")
@@ -160,6 +161,7 @@ def test_times_of_a_part_of_the_way_need_a_word() -> None:
     assert "bit-equal" in run("sample --model mine.py:model --record p/samples.json --out q")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_folder_of_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
@@ -191,4 +193,4 @@ def test_a_network_trained_by_others() -> None:
     np.save("x.npy", found)
     run(f"likelihood --model {model} --data x.npy --n 2 --solver heun --steps 4 --trace hutchinson")
     run(f"evaluate --model {model} --reference x.npy --n 100 --nfe 4 --features pixels --metrics kid --out e")
-    run(f"tune --model {model} --nfe 3 --noises 16 --held-out 4")
+    run(f"tune --model {model} --nfe 3 --minutes 0.1")

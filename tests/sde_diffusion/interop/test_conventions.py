@@ -245,6 +245,7 @@ def test_bad_input_is_refused(make: Any, error: type[Exception], message: str) -
         make()
 
 
+@pytest.mark.filterwarnings("ignore:.*diverged")  # Euler's method in sigma, with 12 steps from 20
 def test_every_solver_runs_on_a_foreign_model() -> None:
     model = from_denoiser(Denoiser(), sigma_max=20.0, shape=(3,))
     for name, solver in SOLVERS.items():

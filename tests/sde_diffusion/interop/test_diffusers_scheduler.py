@@ -388,6 +388,7 @@ def test_steps_out_of_order_and_other_shapes_are_refused() -> None:
         noisy.step(x, noisy.timesteps[0], x, generator=[torch.Generator(), torch.Generator()])
 
 
+@pytest.mark.slow
 def test_what_tune_returns_runs_in_a_pipeline() -> None:
     model = from_diffusers_stub()
     table = tune(model, nfe=3, noises=16, held_out=4, seed=0)

@@ -88,7 +88,7 @@ def test_right_models_are_healthy(name: str) -> None:
     model, data = RIGHT[name]()
     found = examine(model, data)
     assert found.healthy, (found.findings, found.ratio)
-    assert max(found.ratio) < 1.1
+    assert max(found.ratio) < 1.25  # the linear denoiser knows the mean of the held samples
 
 
 def dropout() -> ScoreModel:
