@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from sde_diffusion.cli.errors import echo, say
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, completion_of, model_at, whole_numbers
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
 from sde_diffusion.comparison.report import as_dict, save, summary, table
@@ -25,7 +25,7 @@ from sde_diffusion.storage.locate import name_of, recorded_data, samples_folder,
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
-from solvers import Solver
+from solvers import SOLVERS, Solver
 from solvers.errors import InputError
 from solvers.plugin import find_solver
 
@@ -47,7 +47,11 @@ def compare(
     model: ModelOption = None,
     solvers: Annotated[
         str,
-        typer.Option("--solvers", help="Names, tuned, or path/to/file.py:Name of your own, separated by commas."),
+        typer.Option(
+            "--solvers",
+            help="Names, tuned, or path/to/file.py:Name of your own, separated by commas.",
+            autocompletion=completion_of(SOLVERS),
+        ),
     ] = ",".join(SHORTLIST),
     nfe: Annotated[
         str,

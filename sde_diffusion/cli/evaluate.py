@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, model_at, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, completion_of, model_at, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
@@ -34,6 +34,7 @@ from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, reco
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
+from solvers import SOLVERS
 from solvers.errors import InputError, require_whole
 
 EXAMPLES = """
@@ -90,7 +91,12 @@ def evaluate(
     ),
     n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[
-        str, typer.Option("--solver", help="As in 'sdediff sample'; several, separated by commas, give a curve.")
+        str,
+        typer.Option(
+            "--solver",
+            help="As in 'sdediff sample'; several, separated by commas, give a curve.",
+            autocompletion=completion_of(SOLVERS),
+        ),
     ] = "pf-ode",
     nfe: Annotated[
         str | None,

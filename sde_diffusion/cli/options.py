@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -14,9 +14,27 @@ if TYPE_CHECKING:
     from sde_diffusion.storage.checkpoint import StoredModel
 
 
-def option(name: str, text: str, default: str | bool = False, panel: str | None = None) -> Any:
-    """An option that is absent unless given, with the default that then holds in its help."""
-    return typer.Option(name, help=text, rich_help_panel=panel, show_default=default)
+def option(
+    name: str, text: str, default: str | bool = False, panel: str | None = None, values: Iterable[str] = ()
+) -> Any:
+    """An option that is absent unless given, with the default that then holds in its help, and values to complete."""
+    complete = completion_of(values) if values else None
+    return typer.Option(name, help=text, rich_help_panel=panel, show_default=default, autocompletion=complete)
+
+
+def completion_of(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """The completion of a value: the known ones that begin so; of several by commas, the last is completed.
+
+    >>> completion_of(["ddim", "ddpm", "heun"])("heun,dd")
+    ['heun,ddim', 'heun,ddpm']
+    """
+    known = list(values)
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{value}" for value in known if value.startswith(last)]
+
+    return complete
 
 
 DATA_DIR = "Folder with the files of mnist and cifar10."

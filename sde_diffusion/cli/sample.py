@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, completion_of, model_at, whole_numbers
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
 from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
@@ -62,6 +62,7 @@ def sample(
         str | None,
         typer.Option(
             "--solver",
+            autocompletion=completion_of(SOLVERS),
             help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. 'sdediff solvers' says more.",
             show_default="pf-ode",
         ),

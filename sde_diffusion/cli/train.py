@@ -68,7 +68,7 @@ def train(
         option("--config", "A TOML file with any of these options; every run keeps one as config.toml.", False, DATA),
     ] = None,
     force: Annotated[bool, option("--force", "Resume with other options than before.", True, DATA)] = False,
-    sde: Annotated[str | None, option("--sde", f"The forward process: {', '.join(SDES)}.", "vp", MODEL)] = None,
+    sde: Annotated[str | None, option("--sde", f"The forward process: {', '.join(SDES)}.", "vp", MODEL, SDES)] = None,
     predicts: Annotated[
         str | None,
         option(

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from sde_diffusion.data import NAMES
+from sde_diffusion.files.writing import unused as unused
 from sde_diffusion.storage.checkpoint import BUNDLED as BUNDLED
 from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
 from sde_diffusion.storage.checkpoint import StoredModel, check_described, find
@@ -15,19 +16,6 @@ from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_
 from solvers.errors import InputError, NotFoundError
 
 RUNS = Path("runs")
-
-
-def unused(path: Path) -> Path:
-    """The path itself, or with -2, -3, ... the first that does not exist.
-
-    >>> unused(Path("no-such-folder/digits-vp")).name
-    'digits-vp'
-    """
-    found, number = path, 1
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.name}-{number}")
-    return found
 
 
 def new_run(data: str | os.PathLike[str], sde: str) -> Path:

@@ -64,6 +64,21 @@ def test_names_of_commands_are_completed_without_them() -> None:
     assert " torch\n" not in done.stderr and " typer\n" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sdediff sample --solver dpm++2m", {"dpm++2m", "dpm++2m-sde"}),
+        ("sdediff compare --solvers pf-ode,uni", {"pf-ode,unipc"}),
+        ("sdediff evaluate --solver heu", {"heun"}),
+        ("sdediff train --sde v", {"vp", "ve"}),
+    ],
+)
+def test_values_are_completed(words: str, expected: set[str]) -> None:
+    environment = {"_SDEDIFF_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    shown = CliRunner().invoke(app, [], prog_name="sdediff", env=environment).stdout
+    assert set(shown.split()) == expected
+
+
 def test_the_overview_has_the_first_sentence_of_each_command() -> None:
     commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert list(commands) == list(SUMMARIES)
