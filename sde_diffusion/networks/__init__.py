@@ -55,6 +55,9 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP:
         value = settings.get(setting)
         if isinstance(value, int) and value > most:
             raise InputError(f"{setting} of a network is at most {most:,}; got {value:,}")
+    dropout = settings.get("dropout", 0.0)
+    if isinstance(dropout, (int, float)) and not 0 <= dropout <= 1:
+        raise InputError(f"dropout is a probability, from 0 to 1; got {dropout:g}")
     shape = settings.get("shape")
     if isinstance(shape, (list, tuple)) and math.prod(shape) > LARGEST_SAMPLE:
         raise InputError(f"a sample of a network has at most {LARGEST_SAMPLE:,} values; got the shape {tuple(shape)}")

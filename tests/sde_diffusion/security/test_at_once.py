@@ -23,7 +23,7 @@ from sde_diffusion.files.writing import new_folder, sweep, temporary, write_file
 from sde_diffusion.storage.checkpoint import find, load
 from sde_diffusion.storage.run_folder import Run
 
-ROUNDS = int(os.environ.get("SDEDIFF_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("SDEDIFF_ROUNDS", "3"))
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes are forked")
 
 

@@ -335,6 +335,7 @@ def test_pipes_and_devices_are_refused() -> None:
     [
         (lambda m: m["network"]["settings"].update(depth=10**9), "depth"),
         (lambda m: m["network"]["settings"].update(width=30_000), "width"),
+        (lambda m: m["network"]["settings"].update(dropout=1e308), "dropout"),
         (lambda m: m["network"]["settings"].update(width=10**12), "width"),
         (lambda m: m["network"]["settings"].update(classes=10**12), "classes"),
         (lambda m: m["network"]["settings"].update(shape=[100_000, 100_000]), "shape"),

@@ -40,7 +40,7 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-CASES = int(os.environ.get("SDEDIFF_FUZZ_CASES", "3200"))
+CASES = int(os.environ.get("SDEDIFF_FUZZ_CASES", "3000"))
 SLOWEST = 30.0  # seconds that a case may take, on a machine under load
 WORKERS = 2
 
