@@ -139,7 +139,7 @@ def counts() -> list[tuple[str, str, str]]:
     return [
         ("modules in the fullest folder", f"{modules[crowded]} (`{crowded}`)", "16"),
         ("lines of the largest file", f"{length[largest]} (`{largest}`)", "400"),
-        ("lines of the median file", f"{statistics.median_low(length.values())}", "120"),
+        ("lines of the median file", f"{statistics.median(length.values()):g}", "120"),
         ("frames for x, most solvers", f"{usual}", "7"),
         ("frames for x, at most", f"{frames[deepest]} (`{deepest}`)", "7"),
         ("imports against the layers", f"{len(imports_against_the_layers())}", "0"),

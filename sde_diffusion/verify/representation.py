@@ -13,9 +13,7 @@ from sde_diffusion.verify.result import Check
 from sde_diffusion.verify.targets import VP, gaussian, mixture, process, start
 from solvers import ReverseProcess, Solver, solve
 
-_NFE = 12
-_SINGLE = 1e-3
-_ROUNDING = 1e-9
+_NFE, _SINGLE, _ROUNDING = 12, 1e-3, 1e-9
 
 
 def dtype(solver: Solver) -> Check | None:
