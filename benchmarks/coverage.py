@@ -36,8 +36,8 @@ FRECHET = ((200, 8, 600), (2000, 20, 400), (5000, 64, 150))
 OTHERS = {
     "kid": ((500, 8, 200),),
     "mmd": ((500, 8, 200),),
-    "sliced-wasserstein": ((500, 8, 120),),
-    "neighbours": ((500, 8, 120),),
+    "sliced-wasserstein": ((200, 8, 60),),
+    "neighbours": ((500, 8, 60),),
 }
 _MANY = 20_000
 _FIGURES = ("kid", "mmd")  # no bias: the truth is that of the laws

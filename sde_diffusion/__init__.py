@@ -35,8 +35,10 @@ __all__ = [
     "evaluate",
     "frechet_distance",
     "load",
+    "load_solver",
     "log_likelihood",
     "sample",
+    "save_solver",
     "train",
     "tune",
 ]

@@ -15,5 +15,6 @@ from sde_diffusion.sampling.inversion import decode, encode
 from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.sde import DDPM, EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.solver_file import load_solver, save_solver
 from sde_diffusion.training.training_run import train
 from sde_diffusion.tuning import tune

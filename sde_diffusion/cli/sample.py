@@ -23,11 +23,13 @@ from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.local_errors import Profile, error_profile
-from sde_diffusion.sampling.settings import SamplingSettings
+from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
+from sde_diffusion.storage.tuned_solver import NAME as TUNED
+from sde_diffusion.storage.tuned_solver import usable_tuned
 from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError
 from solvers.plugin import find_solver
@@ -49,6 +51,8 @@ sdediff sample --record samples/pf-ode-nfe20/samples.json
 # What --tolerance does not go with.
 HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
 CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
+# What a solver that was tuned for the model is not used with.
+OWN_WAY = ("solver", "steps", "grid", "eta", "labels", "guidance", "partial")
 
 
 def sample(
@@ -64,7 +68,7 @@ def sample(
             "--solver",
             autocompletion=completion_of(SOLVERS),
             help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. 'sdediff solvers' says more.",
-            show_default="pf-ode",
+            show_default="one that was tuned for the model and --nfe, else pf-ode",
         ),
     ] = None,
     nfe: Annotated[
@@ -201,6 +205,11 @@ def sample(
         if tolerance is not None:
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
+        tuned = None
+        if not any(k in options for k in OWN_WAY):
+            tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE))
+        if tuned is not None:
+            options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
         towards = {k: v for k, v in options.items() if k in ("labels", "guidance")}
         with bar() as progress:
@@ -217,6 +226,8 @@ def sample(
         f"{made['n']} samples by {made['solver']['name']}, {sample_record.evaluations(made)} evaluations "
         f"each, in {time.perf_counter() - start:.1f} s"
     )
+    if record is None and tuned is not None:
+        typer.echo(f"the solver that was tuned for this model: {tuned}; --solver pf-ode samples without it")
     if chosen is not None:
         echo(f"chosen: {chosen.reason}")
     if record is not None and sample_record.same(drawn, old):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DATA_DIR, listed_options, option
+from sde_diffusion.cli.options import DATA_DIR, listed_options, option, whole_numbers
+from sde_diffusion.cli.tune import tune_model
 from sde_diffusion.data import NAMES
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.models.score_model import PREDICTS
@@ -23,6 +24,8 @@ from sde_diffusion.training.defaults import merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, TRAINING
 from sde_diffusion.training.training_run import train as run_training
 from solvers.errors import InputError
+
+TUNING_MINUTES = 2  # for each budget of --tune
 
 EXAMPLES = """
 \b
@@ -78,6 +81,12 @@ def train(
             MODEL,
         ),
     ] = None,
+    tune: Annotated[
+        str | None,
+        option(
+            "--tune", "Tune solvers for these evaluations at the end, such as 5,8,10,20; two minutes each.", False, DATA
+        ),
+    ] = None,
     *,
     settings: dict[str, Any],
 ) -> None:
@@ -87,6 +96,7 @@ def train(
     folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
     checkpoint and stops; --resume goes on, and resumed training is bit-identical.
     """
+    budgets = [] if tune is None else whole_numbers(tune, "--tune")  # refused now, not after the training
     named = {"data": data, "data_dir": data_dir, "layout": layout, "out": out, "sde": sde, "predicts": predicts}
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
     made = set_up(merged(read_options(config_file) if config_file else {}, typed), resume=resume)
@@ -122,5 +132,7 @@ def train(
         return
     drawn = generate.draw(find_model(folder), device=config.device)
     picture = sample_record.save(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
-    tell("next:", f"sdediff sample {folder} --solver pf-ode --nfe 20")
+    if budgets:
+        tune_model(find_model(folder), budgets, minutes=TUNING_MINUTES * len(budgets), device=config.device)
+    tell("next:", f"sdediff sample {folder} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
 from sde_diffusion.tuning.effort import bar
@@ -61,16 +62,32 @@ def tune(
     """
     start = time.perf_counter()
     stored = model_at(run, given)
-    model = load(stored, device=str(device_for(device or "auto")))
-
     budgets = whole_numbers(nfe, "--nfe")
+    tune_model(stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out)
+    echo(f"{time.perf_counter() - start:.0f} s")
+    if out is None:
+        model = stored.argument if stored.given else name_of(stored)
+        echo("use it:", f"sdediff sample {model} --nfe {budgets[0]}")
+    else:
+        echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")
 
+
+def tune_model(
+    stored: StoredModel,
+    budgets: Sequence[int],
+    minutes: float | None,
+    device: str = "auto",
+    seed: int = 0,
+    noises: int = 128,
+    held_out: int = 128,
+    batch_size: int = 512,
+    out: Path | None = None,
+) -> None:
+    """Tune, store each solver as soon as it is made, and say what it is worth."""
+    model = load(stored, device=str(device_for(device)))
     folder = out or tuned_folder(stored)
-
     found: list[Tuned] = []
-
     with bar() as progress:
-        # Each is stored as soon as it is made: an interruption costs the one at work.
         for made in tuned_each(
             model,
             budgets,
@@ -80,7 +97,7 @@ def tune(
             batch_size=batch_size,
             minutes=minutes,
             progress=progress or False,
-            on_effort=lambda made: echo(f"tuning takes {made}", err=True),
+            on_effort=lambda effort: echo(f"tuning takes {effort}", err=True),
         ):
             path = folder / file_name(made.nfe)
             save_tuned(path, made, stored, seed=seed, noises=made.noises, held_out=made.held_out)
@@ -94,11 +111,3 @@ def tune(
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
         echo(f"  solver {folder / file_name(made.nfe)}")
-    echo(f"{time.perf_counter() - start:.0f} s")
-    if out is None:
-        echo(
-            "use it:",
-            f"sdediff sample {stored.argument if stored.given else name_of(stored)} --solver tuned --nfe {budgets[0]}",
-        )
-    else:
-        echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")

@@ -116,6 +116,16 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
     return load_tuned(tuned_folder(stored) / file_name(nfe), stored, nfe)
 
 
+def usable_tuned(stored: StoredModel, nfe: int) -> Path | None:
+    """The file of the tuned solver for these weights and this budget; None where there is none."""
+    path = tuned_folder(stored) / file_name(nfe)
+    try:
+        load_tuned(path, stored, nfe)
+    except (InputError, NotFoundError, CheckpointError):
+        return None
+    return path
+
+
 @dataclass(frozen=True)
 class Tuned:
     """The result of tuning.

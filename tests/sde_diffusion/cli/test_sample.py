@@ -241,3 +241,21 @@ def test_the_profile_is_of_the_solver_that_drew(moons: Path) -> None:
     record = next(Path("runs").rglob("samples.json"))
     refused = run("--record", str(record), "--profile")
     assert refused.exit_code == 2 and "leave out --record" in refused.stderr
+
+
+def test_a_run_that_was_tuned_is_sampled_by_its_tuned_solver_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "moons"
+    trained = CliRunner().invoke(app, [*TRAIN.split()[:-1], str(folder), "--tune", "2"])
+    assert trained.exit_code == 0, trained.output
+    file = folder / "tuned" / "nfe-2.json"
+    assert file.is_file() and "2 evaluations, error on the" in trained.stdout
+    own = run(str(folder), "--nfe", "2", "--n", "4")
+    assert f"the solver that was tuned for this model: {file}; --solver pf-ode" in own.stdout
+    assert "4 samples by tuned, 2 evaluations" in own.stdout
+    for args in (["--solver", "pf-ode", "--nfe", "2"], ["--nfe", "3"]):
+        other = run(str(folder), *args, "--n", "4")
+        assert other.exit_code == 0 and "samples by pf-ode" in other.stdout and "was tuned" not in other.stdout
+    shutil.copy(file, folder / "tuned" / "nfe-4.json")  # for 2 evaluations, whatever its name says
+    assert "samples by pf-ode" in run(str(folder), "--nfe", "4", "--n", "4").stdout
+    wrong = CliRunner().invoke(app, [*TRAIN.split()[:-1], str(tmp_path / "other"), "--tune", "x"])
+    assert wrong.exit_code != 0 and not (tmp_path / "other").exists()
