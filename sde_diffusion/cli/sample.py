@@ -227,7 +227,7 @@ def sample(
         f"each, in {time.perf_counter() - start:.1f} s"
     )
     if record is None and tuned is not None:
-        typer.echo(f"the solver that was tuned for this model: {tuned}; --solver pf-ode samples without it")
+        echo(f"the solver that was tuned for this model: {tuned}; --solver pf-ode samples without it")
     if chosen is not None:
         echo(f"chosen: {chosen.reason}")
     if record is not None and sample_record.same(drawn, old):
