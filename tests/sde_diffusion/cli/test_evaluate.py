@@ -66,7 +66,7 @@ def test_a_curve_has_every_solver_and_budget() -> None:
 
 @pytest.mark.filterwarnings("ignore:frechet. 80 samples")
 def test_the_tuned_solver_of_a_model_is_evaluated() -> None:
-    train = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
+    train = "train --data moons --predicts noise --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
     assert CliRunner().invoke(app, train.split()).exit_code == 0
     asked = ("runs/moons", *FEW, "--nfe", "2", "--solver", "pf-ode,tuned")
     assert "sdediff tune" in refused(*asked)
@@ -105,7 +105,7 @@ def test_a_range_is_refused_where_it_would_not_be_used() -> None:
 
 
 def test_a_budget_adds_up() -> None:
-    train = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
+    train = "train --data moons --predicts noise --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
     assert CliRunner().invoke(app, train.split()).exit_code == 0
     content = evaluated("runs/moons", *FEW, "--nfe", "4", "--budget")
     budget = content["budget"]
