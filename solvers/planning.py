@@ -107,7 +107,7 @@ Move = Callable[[Any, Tensor, Tensor, Tensor, Any, Noise], tuple[Tensor, Tensor,
 
 def finish(problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise) -> tuple[Tensor, Tensor, Any]:
     """The step of every solver to sigma = 0: x_0 = E[x_0 | x_t]."""
-    return problem.finish(x, t), s, state
+    return problem.denoise(x, t), s, state
 
 
 def moves(problem: Problem, solver: Solver, times: Tensor) -> list[Move]:
