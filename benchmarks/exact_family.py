@@ -27,7 +27,7 @@ from solvers.solver import Solver
 STARTS = (3.0, 6.6, 14.6, 80.0, 152.0, 1000.0, math.inf)
 DIMENSIONS, COMPONENTS, HIDDEN = 32, 24, 24
 _FAR = 1e5  # the reference starts here where a path starts at infinity
-_REFERENCE_STEPS = 360
+_REFERENCE_STEPS = 140
 CACHE = Path("runs/exact-family")
 
 Draw = tuple[Tensor, Tensor, Tensor, Tensor]  # means (K, D), variances (K, D), weights (K,), count (D,)
@@ -45,6 +45,8 @@ class Family:
         gain: (P,): of the random network.
         size: (P,): its sigma_data.
         first: (P, D + 5, H), second: (P, H, D): its layers.
+        part_mean, part_variance, part_weight: (P, D, K'): mixtures of single coordinates, and logs of their weights.
+        factorial: (P,): 1 where coordinates are independent, each with a mixture of its own.
         names: kind of each.
     """
 
@@ -56,6 +58,10 @@ class Family:
     size: Tensor
     first: Tensor
     second: Tensor
+    part_mean: Tensor
+    part_variance: Tensor
+    part_weight: Tensor
+    factorial: Tensor
     names: tuple[str, ...]
 
     def denoise(self, z: Tensor, rho: Tensor) -> Tensor:
@@ -70,6 +76,9 @@ class Family:
         r = joint.softmax(2)
         gain = self.variance * inverse
         out = torch.bmm(r, self.mean - gain * self.mean) + torch.bmm(r, gain) * z
+        which = self.factorial.nonzero()[:, 0]
+        if len(which):
+            out = out.index_copy(0, which, self._by_coordinate(which, z, rho))
         norm = torch.sqrt(rho**2 + self.size[:, None, None] ** 2)
         log = torch.log(rho / self.size[:, None, None])
         log = log.clamp(-6, 6) * torch.ones_like(z[..., :1])
@@ -77,9 +86,17 @@ class Family:
         hidden = torch.tanh(torch.bmm(told, self.first))
         return out + self.gain[:, None, None] * (rho * self.size[:, None, None] / norm) * torch.bmm(hidden, self.second)
 
+    def _by_coordinate(self, which: Tensor, z: Tensor, rho: Tensor) -> Tensor:
+        mean, variance = self.part_mean[which, None], self.part_variance[which, None]
+        spread = variance + (rho if rho.ndim == 0 else rho[which, ..., None]) ** 2
+        apart = z[which, ..., None] - mean
+        r = (self.part_weight[which, None] - spread.log() / 2 - apart**2 / (2 * spread)).softmax(3)
+        return (r * (mean + variance / spread * apart)).sum(3)
+
     def rms(self, x: Tensor) -> Tensor:
         """Root mean square over the dimensions of (P, B, D): (P, B)."""
-        return ((x**2 * self.count[:, None]).sum(2) / self.count.sum(1)[:, None]).sqrt()
+        # The smallest number keeps the derivative at 0 finite.
+        return ((x**2 * self.count[:, None]).sum(2) / self.count.sum(1)[:, None] + 1e-24).sqrt()
 
     def to(self, dtype: torch.dtype) -> Family:
         """In another dtype."""
@@ -103,7 +120,8 @@ class Family:
         eps = torch.randn(
             len(self.names), n, self.mean.shape[2], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
         )
-        return torch.where(self.count[:, None] > 8, eps.sign(), eps)
+        many = (self.count > 8) & (self.factorial == 0)[:, None]
+        return torch.where(many[:, None], eps.sign(), eps)
 
 
 def _rand(g: torch.Generator, low: float, high: float) -> float:
@@ -238,6 +256,55 @@ def _plain(g: torch.Generator) -> Draw:
     return torch.zeros(1, d, dtype=torch.float64), torch.full((1, d), std**2, dtype=torch.float64), one, torch.ones(d)
 
 
+PARTS = 5
+Parts = tuple[Tensor, Tensor, Tensor]  # means, variances, weights (D, K')
+
+
+def _amplitudes(g: torch.Generator) -> Tensor:
+    """Of 32 coordinates: all alike, or falling as in images."""
+    if _whole(g, 0, 2) == 0:
+        return torch.ones(DIMENSIONS, dtype=torch.float64) * _rand(g, 0.3, 1)
+    falling = torch.linspace(1, 30, DIMENSIONS, dtype=torch.float64) ** -_rand(g, 0.4, 1.0)
+    return falling * _rand(g, 0.3, 0.8) / falling.square().mean().sqrt()
+
+
+def _pixels(g: torch.Generator) -> Parts:
+    """Black, white, and few greys between."""
+    white = torch.rand(DIMENSIONS, 1, generator=g, dtype=torch.float64)
+    grey = _rand(g, 0.02, 0.5) * torch.ones(DIMENSIONS, 3, dtype=torch.float64) / 3
+    weights = torch.cat(
+        [(1 - white) * (1 - grey.sum(1, keepdim=True)), white * (1 - grey.sum(1, keepdim=True)), grey], 1
+    )
+    means = torch.tensor([-1.0, 1.0, -0.6, 0.0, 0.6], dtype=torch.float64).expand(DIMENSIONS, -1)
+    stds = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64) * _log_rand(g, 0.005, 0.08)
+    return means * _rand(g, 0.5, 1), (stds + torch.tensor([0, 0, 0.3, 0.3, 0.3])).expand(DIMENSIONS, -1) ** 2, weights
+
+
+def _binary(g: torch.Generator) -> Parts:
+    """A few values of each coordinate."""
+    a = _amplitudes(g)[:, None]
+    means = a * 1.5 * (2 * torch.rand(DIMENSIONS, PARTS, generator=g, dtype=torch.float64) - 1)
+    stds = a * _log_rand(g, 0.02, 0.3)
+    return means, stds.expand(-1, PARTS) ** 2, torch.rand(DIMENSIONS, PARTS, generator=g, dtype=torch.float64) + 0.05
+
+
+def _sparse(g: torch.Generator) -> Parts:
+    """Mostly near zero, with long tails."""
+    a = _amplitudes(g)[:, None]
+    stds = a * torch.tensor([0.05, 0.2, 0.6, 1.4, 3.0], dtype=torch.float64)
+    spike = _rand(g, 0.2, 0.8)
+    weights = torch.tensor([spike, 0.6 * (1 - spike), 0.2, 0.12, 0.04], dtype=torch.float64)
+    return torch.zeros(DIMENSIONS, PARTS, dtype=torch.float64), stds**2, weights.expand(DIMENSIONS, -1)
+
+
+FACTORIAL: dict[str, tuple[Callable[[torch.Generator], Parts], tuple[float, float]]] = {
+    "pixels": (_pixels, (0, 0)),
+    "values": (_binary, (0, 0)),
+    "sparse": (_sparse, (0, 0)),
+    "rough pixels": (_pixels, (0.03, 0.15)),
+    "rough values": (_binary, (0.03, 0.15)),
+    "rough sparse": (_sparse, (0.03, 0.15)),
+}
 KINDS: dict[str, tuple[Callable[[torch.Generator], Draw], tuple[float, float]]] = {
     "cloud": (_cloud, (0, 0)),
     "plane": (_plane, (0, 0)),
@@ -255,20 +322,32 @@ KINDS: dict[str, tuple[Callable[[torch.Generator], Draw], tuple[float, float]]] 
 }
 
 
-def family(seed: int, each: int = 4, kinds: Sequence[str] = tuple(KINDS)) -> Family:
+def family(seed: int, each: int = 4, kinds: Sequence[str] = (*KINDS, *FACTORIAL)) -> Family:
     """``each`` models of every kind; some are moved or of another size.
 
     >>> family(0, 1).mean.shape
-    torch.Size([13, 24, 32])
+    torch.Size([19, 24, 32])
     """
     made, names = [], []
     for number, kind in enumerate(kinds):
         for i in range(each):
-            g = torch.Generator().manual_seed(1_000_000 * seed + 1000 * list(KINDS).index(kind) + i)
-            draw, (low, high) = KINDS[kind]
-            mean, variance, weight, count = draw(g)
+            g = torch.Generator().manual_seed(1_000_000 * seed + 1000 * [*KINDS, *FACTORIAL].index(kind) + i)
+            low, high = (KINDS | FACTORIAL)[kind][1]
+            parts = torch.zeros(3, DIMENSIONS, PARTS, dtype=torch.float64)
+            parts[1:] = 1.0
+            if kind in FACTORIAL:
+                parts = torch.stack([c.expand(DIMENSIONS, PARTS) for c in FACTORIAL[kind][0](g)])
+                mean, variance, weight, count = _plain(g)
+                count = count.double()
+                p, c, w = parts
+                w = w / w.sum(1, keepdim=True)
+                second_moment = (w * (c + p**2)).sum(1) - (w * p).sum(1) ** 2
+                variance = second_moment[None].clamp_min(1e-4)  # of the network that is added
+            else:
+                mean, variance, weight, count = KINDS[kind][0](g)
             if number + i & 3 == 3:  # a quarter of them
-                mean = mean + _rand(g, -3, 3) / math.sqrt(2)
+                moved = _rand(g, -3, 3) / math.sqrt(2)
+                mean, parts[0] = mean + moved, parts[0] + moved
             size = _log_rand(g, 0.5, 2) if i % 2 else 1.0
             k, d = mean.shape
             pad = torch.zeros(COMPONENTS, DIMENSIONS, dtype=torch.float64)
@@ -284,7 +363,10 @@ def family(seed: int, each: int = 4, kinds: Sequence[str] = tuple(KINDS)) -> Fam
             )
             size_of_data = ((variances * counts)[:k].mean(0).sum() / counts.sum() + 0.05 * size**2).sqrt()
             gain = torch.tensor(_rand(g, low, high), dtype=torch.float64)
-            made.append((means, variances, logs, counts, gain, size_of_data, first, second))
+            log_parts = (parts[2] / parts[2].sum(1, keepdim=True)).log()
+            by_parts = (parts[0] * size, parts[1] * size**2, log_parts)
+            flag = torch.tensor(float(kind in FACTORIAL), dtype=torch.float64)
+            made.append((means, variances, logs, counts, gain, size_of_data, first, second, *by_parts, flag))
             names.append(kind)
     return Family(*(torch.stack(column) for column in zip(*made, strict=True)), tuple(names))
 

@@ -74,7 +74,7 @@ def test_differences_go_backward_where_there_is_nothing_forward():
 
 
 def gated(nfe=5):
-    table = fitted_table(VPSDE(), nfe)
+    table = fitted_table(VPSDE(), nfe, 3)
     assert table is not None and table.gates[1] is not None
     return table
 
@@ -101,7 +101,7 @@ def test_the_default_is_kept_with_its_gates_where_nothing_is_better(tmp_path: Pa
     """With endpoints that are the default's own, its error is zero and no table's is."""
     model = mixture(torch.float32)
     monkeypatch.setattr(
-        "sde_diffusion.tuning.tuner.converged",
+        "sde_diffusion.tuning.task.converged",
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=5).x, 0.0),
     )
     found = tuned_for(model, [5], shape=(3,), noises=16, held_out=16)[5]
@@ -118,12 +118,12 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
     """Its order depends on the sample, so no table is the same; where nothing is better it is kept itself."""
     model = mixture(torch.float32)
     monkeypatch.setattr(
-        "sde_diffusion.tuning.tuner.converged",
+        "sde_diffusion.tuning.task.converged",
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=17).x, 0.0),
     )
     monkeypatch.setattr("sde_diffusion.tuning.tuner.search", lambda *_: [])
     found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
-    assert found.table == ProbabilityFlow(large=False) and found.error == pytest.approx(0, abs=1e-6)
+    assert found.table == ProbabilityFlow() and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5
     stored = find_model("bundled")
     save_tuned(tmp_path / "nfe-17.json", found, stored, seed=0)

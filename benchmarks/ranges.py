@@ -1,0 +1,284 @@
+"""pf-ode from every start: against the best configuration of diffusers' UniPC and DPM-Solver++, and of ours, by cell.
+
+    python -m benchmarks.ranges [--nfe 5 6 8 10 15 20 50] [--ranges ...] [--foreign-dir DIR] [--out DIR]
+    python -m benchmarks.ranges --before DIR --out DIR
+
+Ranges are noise levels sigma / alpha from the start to 0: 3, 6.6, 14.6 (Stable Diffusion's betas), 80 (EDM), 152 (VP),
+1000 (VE) and infinity (straight path, cosine). Since only noise levels matter to ours, 3, 6.6, 80 and 1000 are linear
+beta(t) with that end, whose times suit the peers' grids as well. Problems are none that a table was fitted to. Every
+sampler gets the same initial noise and number of evaluations; an error is the root mean square distance of a sample to
+the end of the flow. Both "best" are chosen for each cell with the truth in hand, from the means over the noise. A
+network trained by others takes part on its own range where ``--foreign-dir`` has it; nothing was decided by it.
+
+``ranges.json`` and ``ranges.md`` in the output folder are the result; ``--before`` adds the figures of an older one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from benchmarks.peers import Config, Task, peers
+from benchmarks.problems import gaussian_spectrum
+from benchmarks.report import geometric_mean
+from sde_diffusion import DDPM, SDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, ScoreModel
+from sde_diffusion.sampling.reference_solution import converged, rms
+from solvers import solve
+
+NFE = (5, 6, 8, 10, 15, 20, 50)
+FOREIGN = "network of others"
+_OURS = [(s, g) for s in ("unipc", "dpm++2m") for g in (None, "quadratic", "karras", "log-snr", "angle")]
+
+
+def linear(rho: float) -> VPSDE:
+    """The process with linear beta(t) whose sigma / alpha ends at rho."""
+    return VPSDE(beta_max=2 * math.log1p(rho**2) - 0.1)
+
+
+def ranges() -> dict[str, SDE]:
+    """The processes by name."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return {
+        "3": linear(3.0),
+        "6.6": linear(6.6),
+        "14.6 (Stable Diffusion)": DDPM(betas=betas.tolist()),
+        "80 (EDM)": linear(80.0),
+        "152 (VP)": VPSDE(),
+        "1000 (VE)": linear(1000.0),
+        "straight": Flow(),
+        "cosine": CosineVPSDE(),
+    }
+
+
+def _images(n: int, generator: torch.Generator) -> Tensor:
+    """Images of 3 x 16 x 16 with a spectrum of 1 / f, (n, 768)."""
+    f2 = torch.arange(16, dtype=torch.float64) ** 2
+    waves = torch.randn(n, 3, 16, 16, generator=generator, dtype=torch.float64) / (0.5 + f2[:, None] + f2).sqrt()
+    return (0.5 * waves / waves.std()).flatten(1)
+
+
+def _rings() -> Tensor:
+    angle = 2 * math.pi * torch.arange(80, dtype=torch.float64) / 80
+    return torch.stack([angle.cos(), angle.sin()], 1) * torch.where(torch.arange(80) % 2 == 0, 0.5, 1.0)[:, None]
+
+
+class _RandomNetwork(nn.Module):
+    """Random features with the preconditioning of Karras et al. 2022, d = 0.5: (x, t) -> D."""
+
+    def __init__(self, sde: SDE, d: int = 16, width: int = 64) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(77)
+        self.sde = sde
+        self.first = torch.randn(d, width, generator=g, dtype=torch.float64) * 1.2 / math.sqrt(d)
+        self.told = torch.randn(3, width, generator=g, dtype=torch.float64) * 0.6
+        self.second = torch.randn(width, d, generator=g, dtype=torch.float64) / math.sqrt(width)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x_0 | x_t] as it believes."""
+        alpha, sigma = (c[:, None] for c in self.sde.marginal(t))
+        n = torch.sqrt(sigma**2 + 0.25 * alpha**2)
+        log = torch.log(sigma / n).clamp_min(-8)
+        hidden = torch.tanh((x / n) @ self.first + torch.cat([log, log.sin(), (2 * log).cos()], 1) @ self.told)
+        return 0.25 * alpha / n**2 * x + 0.5 * sigma / n * (hidden @ self.second)
+
+
+def problems() -> dict[str, Callable[[SDE], ScoreModel]]:
+    """Models of exact data, and one network of random features, on any process."""
+    g = torch.Generator().manual_seed(2024)
+    images, cloud = _images(60, g), 0.6 * torch.randn(30, 24, generator=g, dtype=torch.float64)
+    digits = torch.from_numpy(load_digits().images[1400:1790] / 8 - 1).reshape(-1, 64)
+    falling = torch.arange(1, 101, dtype=torch.float64) ** -1.2
+    return {
+        "images, 768": lambda sde: GaussianMixture(images, std=0.15, sde=sde),
+        "digits, 64": lambda sde: GaussianMixture(digits, std=0.15, sde=sde),
+        "rings, 2": lambda sde: GaussianMixture(_rings(), std=0.03, sde=sde),
+        "rings + 3, 2": lambda sde: GaussianMixture(_rings() + 3, std=0.03, sde=sde),
+        "cloud, 24": lambda sde: GaussianMixture(cloud, std=0.1, sde=sde),
+        "Gaussian, 100": lambda sde: gaussian_spectrum(falling * (0.3 / falling.mean()), sde),
+        "random network, 16": lambda sde: ScoreModel(_RandomNetwork(sde), sde, "data", (16,)),
+    }
+
+
+def rivals() -> list[Config]:
+    """diffusers' UniPC and DPM-Solver++ multistep on each of its grids, down to 0; none without diffusers."""
+    kinds = ("UniPCMultistep-2 bh2", "UniPCMultistep-3", "DPMSolverMultistep++2M midpoint", "DPMSolverMultistep++3M")
+    return [c for c in peers(("diffusers",))[0] if c.name.startswith(kinds) and c.name.endswith("zero")]
+
+
+def _foreign(folder: Path) -> ScoreModel | None:
+    """The network of others, from its own loader."""
+    file = folder / "loaders.py"
+    if not file.exists():
+        return None
+    spec = importlib.util.spec_from_file_location("foreign_loaders", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model: ScoreModel = module.load("mnist-geometric")
+    return model
+
+
+def cells(names: Sequence[str], foreign: Path) -> Iterator[tuple[str, str, ScoreModel, int]]:
+    """Range, problem, model and number of noise samples."""
+    for label, sde in ranges().items():
+        if label in names:
+            for problem, make in problems().items():
+                yield label, problem, make(sde), 16
+    model = _foreign(foreign)
+    if model is None:
+        print(f"left out: {FOREIGN} (no loaders.py in {foreign}; --foreign-dir says where it is)", file=sys.stderr)
+    else:
+        yield FOREIGN, "MNIST, starts at 6.6", model, 6
+
+
+@torch.no_grad()
+def measure(
+    model: ScoreModel, n: int, budgets: Sequence[int], others: Sequence[Config], stored: Path
+) -> dict[int, dict[str, Any]]:
+    """By number of evaluations: mean and median error of pf-ode, of the best peer, of our best UniPC or DPM++(2M)."""
+    assert model.shape is not None
+    exact = model.network is None or not any(True for _ in model.parameters())
+    dtype = torch.float64 if exact else torch.float32
+    x1 = model.sde.prior((n, *model.shape), seeds=range(900, 900 + n), dtype=dtype)
+    if stored.exists():
+        truth = torch.load(stored)
+    else:
+        truth, _ = converged(model, x1, steps=400 if exact else 200)
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(truth, stored)
+    ode = model.sde.probability_flow(model)
+    found = {}
+    for nfe in budgets:
+        own = _both(rms(solve(ode, x1, solver="pf-ode", nfe=nfe).x - truth))
+        ours = {
+            f"{s} {g or 'own grid'}": _both(rms(solve(ode, x1, solver=s, nfe=nfe, grid=g).x - truth)) for s, g in _OURS
+        }
+        theirs = {}
+        for config in others:
+            task = Task(model, x1)
+            x = config.run(task, nfe)
+            if x is not None and task.calls <= nfe:
+                theirs[config.name] = _both(rms(x - truth))
+        found[nfe] = {"pf-ode": own, "best of ours": _best(ours), "best peer": _best(theirs) if theirs else None}
+    return found
+
+
+def _both(errors: Tensor) -> list[float]:
+    value = [float(errors.mean()), float(errors.median())]
+    return [v if math.isfinite(v) else math.inf for v in value]
+
+
+def _best(errors: dict[str, list[float]]) -> list[Any]:
+    name = min(errors, key=lambda key: errors[key][0])
+    return [name, *errors[name]]
+
+
+def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: Sequence[int], command: str) -> str:
+    """The tables, in Markdown."""
+    old = {(c["range"], c["problem"], c["nfe"]): c for c in before}
+    lines = [
+        "# pf-ode from every start",
+        "",
+        f"    {command}",
+        "",
+        "Geometric means over the problems of the error of pf-ode over that of the best configuration of diffusers'",
+        "UniPC and DPM-Solver++ for each cell, by means over the noise; in brackets over the best of our own `unipc`",
+        "and `dpm++2m` on five grids"
+        + ("; after the arrow the former divided by its value before." if before else "."),
+        "",
+        "| range | " + " | ".join(map(str, budgets)) + " | all |",
+        "| --- |" + " ---: |" * (len(budgets) + 1),
+    ]
+    for label in dict.fromkeys(c["range"] for c in found):
+        row = []
+        for group in (*[[n] for n in budgets], list(budgets)):
+            some = [c for c in found if c["range"] == label and c["nfe"] in group]
+            text = f"{_ratio(some, 'best peer')} ({_ratio(some, 'best of ours')})"
+            pairs = [(c, old[key]) for c in some if (key := (c["range"], c["problem"], c["nfe"])) in old]
+            if pairs:
+                text += f" -> {geometric_mean(a['pf-ode'][0] / b['pf-ode'][0] for a, b in pairs):.2f}"
+            row.append(text)
+        lines.append(f"| {label} | " + " | ".join(row) + " |")
+    lines += [
+        "",
+        "Single cells: error of pf-ode; its ratio to the best peer by means and by medians; to the best of ours.",
+        "",
+    ]
+    lines += ["| range | problem | " + " | ".join(map(str, budgets)) + " |", "| --- | --- |" + " --- |" * len(budgets)]
+    keys = dict.fromkeys((c["range"], c["problem"]) for c in found)
+    by_key = {(c["range"], c["problem"], c["nfe"]): c for c in found}
+    for key in keys:
+        row = [_cell(by_key[(*key, n)]) if (*key, n) in by_key else "" for n in budgets]
+        lines.append(f"| {key[0]} | {key[1]} | " + " | ".join(row) + " |")
+    worse = [c for c in found if c["best peer"] and min(_over(c, "best peer", 0), _over(c, "best peer", 1)) > 1.2]
+    below = [c for c in found if _over(c, "best of ours", 0) > 1.1]
+    lines += [
+        "",
+        f"Of {len(found)} cells pf-ode is worse than 1.2 times the best peer by mean and median together in",
+        f"{len(worse)}, and worse than 1.1 times the best of our own UniPC and DPM++(2M) by means in {len(below)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _over(cell: dict[str, Any], other: str, which: int) -> float:
+    ratio: float = cell["pf-ode"][which] / max(cell[other][1 + which], 1e-300)
+    return ratio
+
+
+def _ratio(some: list[dict[str, Any]], other: str) -> str:
+    values = [_over(c, other, 0) for c in some if c[other]]
+    return f"{geometric_mean(values):.2f}" if values else "-"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    peer = f"{_over(cell, 'best peer', 0):.2f}, {_over(cell, 'best peer', 1):.2f}; " if cell["best peer"] else ""
+    return f"{cell['pf-ode'][0]:.2g}; {peer}{_over(cell, 'best of ours', 0):.2f}"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(prog="benchmarks.ranges", description=__doc__.splitlines()[0])
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    parser.add_argument("--ranges", nargs="*", default=list(ranges()))
+    parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--no-peers", action="store_true", help="ours alone, for the figures of --before")
+    parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
+    parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
+    args = parser.parse_args()
+    if min(args.nfe) < 1 or set(args.ranges) - set(ranges()):
+        parser.error(f"--nfe is at least 1, --ranges are some of {list(ranges())}; got {args.nfe} and {args.ranges}")
+    torch.set_num_threads(1)
+    others = [] if args.no_peers else rivals()
+    found = []
+    for label, problem, model, n in track(
+        list(cells(args.ranges, args.foreign_dir)), "ranges", console=Console(stderr=True)
+    ):
+        stored = args.references / f"{label}-{problem}-{n}.pt"
+        for nfe, cell in measure(model, n, args.nfe, others, stored).items():
+            found.append({"range": label, "problem": problem, "nfe": nfe, **cell})
+    before = json.loads((args.before / "ranges.json").read_text())["cells"] if args.before else []
+    args.out.mkdir(parents=True, exist_ok=True)
+    words = [a for a in sys.argv[1:] if a not in ("--before", str(args.before))]
+    command = " ".join(["python -m benchmarks.ranges", *words])
+    (args.out / "ranges.json").write_text(json.dumps({"command": command, "cells": found}))
+    text = report(found, before, args.nfe, command)
+    (args.out / "ranges.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
