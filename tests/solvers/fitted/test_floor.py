@@ -72,7 +72,9 @@ def ratios(kind: str, nfe: int) -> list[float]:
 
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("nfe", [5, 8, 20])
+@pytest.mark.parametrize(
+    ("kind", "nfe"),
+    [("random features", 5), ("random features", 8), ("random features", 20), ("points", 5), ("points", 20)],
+)
 def test_the_default_has_a_floor(kind: str, nfe: int) -> None:
     assert max(ratios(kind, nfe)) < 1.1
