@@ -215,5 +215,5 @@ def test_k_a_finished_schedule_says_what_comes_next(tmp_path: Path) -> None:
     resumed = run("train", "--resume", "--steps", 8, "--out", tmp_path / "r")
     assert resumed.exit_code == 0, resumed.output
     rate = 2e-3 * (1 + math.cos(math.pi * 5 / 8)) / 2
-    assert f"learning rate {rate:.3g} at step 5: the cosine schedule is that of 8 steps now" in resumed.output
-    assert "at step 4 of 4 it was 0" in resumed.output
+    assert f"learning rate {rate:.3g} at step 5: the cosine schedule now ends at 8 steps" in resumed.output
+    assert "at step 4 of 4 the learning rate was 0" in resumed.output

@@ -16,27 +16,27 @@ sdediff train --sde vp                     train on the bundled digits
 sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
 sdediff evaluate                           quality of its samples, with errors
 sdediff likelihood                         likelihood of held-out data
-sdediff tune --nfe 8                       a solver for one model and budget
+sdediff tune --nfe 8                       a solver for one model and NFE
 sdediff doctor --model mine.py:model       check a network of your own
 sdediff solvers                            the table of solvers
-sdediff verify                             every solver against its claims
+sdediff verify                             test the declared properties
 
 Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 
-# The first sentence of each command stands here too, so that the overview is shown without importing it.
+# Repeats the first sentence of each command's docstring, so that the overview needs no import of the command.
 SUMMARIES = {
     "train": "Train a score model by denoising score matching.",
     "sample": "Draw samples from a trained model.",
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
-    "show": "Draw a process or a model: schedules, samples on their way, the score field, trajectories, a film.",
+    "show": "Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
     "likelihood": "Measure the log-likelihood of data under a trained model.",
     "prepare": "Decode and resize a data set once, into one array that training maps from disk.",
     "compare": "Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.",
     "tune": "Fit a solver to one model and one number of evaluations.",
-    "doctor": "Look for the usual mistakes of a model: parametrization, time, schedule, data range, mode, dtype.",
-    "solvers": "List every solver: order, evaluations for N steps, least budget, default grid and source.",
+    "doctor": "Check a model for common mistakes: parametrization, time, schedule, data range, mode, dtype.",
+    "solvers": "List every solver: order, evaluations for N steps, minimum NFE, default grid and source.",
     "verify": "Measure order, evaluations, batch independence and more on exact targets.",
 }
 
@@ -53,7 +53,7 @@ app = typer.Typer(
     cls=Program,
     no_args_is_help=True,
     rich_markup_mode="rich",
-    pretty_exceptions_enable=False,  # a traceback, when asked for, is Python's own
+    pretty_exceptions_enable=False,  # SDEDIFF_TRACEBACK=1 prints the standard traceback of Python
 )
 
 
@@ -71,4 +71,4 @@ def main(
         typer.Option("--version", help="Print versions.", callback=print_versions, is_eager=True),
     ] = False,
 ) -> None:
-    """Options of all commands; the help text is that of the app."""
+    """Define the options common to all commands; typer takes the help text from the app."""

@@ -29,7 +29,7 @@ from solvers import SOLVERS, Solver
 from solvers.errors import InputError
 from solvers.plugin import find_solver
 
-MOST = 10_000  # samples of the data that distances are measured to
+MOST = 10_000  # number of data samples that distances are measured to
 
 EXAMPLES = """
 \b
@@ -49,7 +49,7 @@ def compare(
         str,
         typer.Option(
             "--solvers",
-            help="Names, tuned, or path/to/file.py:Name of your own, separated by commas.",
+            help="Solvers, separated by commas: names, tuned, or your own as path/to/file.py:Name.",
             autocompletion=completion_of(SOLVERS),
         ),
     ] = ",".join(SHORTLIST),
@@ -57,13 +57,15 @@ def compare(
         str,
         typer.Option("--nfe", help="Network evaluations for each sample, separated by commas."),
     ] = ",".join(map(str, BUDGETS)),
-    n: Annotated[int, typer.Option("--n", help="Samples of every solver and number of evaluations.")] = 512,
+    n: Annotated[int, typer.Option("--n", help="Number of samples for each solver and NFE.")] = 512,
     paired: Annotated[
-        int, typer.Option("--paired", help="Samples that are compared with the reference solution.")
+        int, typer.Option("--paired", help="Number of samples compared with the reference solution.")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise, which all solvers share.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 256,
-    reference_steps: Annotated[int, typer.Option("--reference-steps", help="Steps of the reference solution.")] = 800,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 256,
+    reference_steps: Annotated[
+        int, typer.Option("--reference-steps", help="Number of steps of the reference solution.")
+    ] = 800,
     data: Annotated[
         str | None,
         typer.Option(
@@ -88,12 +90,13 @@ def compare(
 ) -> None:
     """Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.
 
-    The error of a sample is its distance to where the model's own probability flow, computed to convergence, ends from
-    the same noise. Differences come with an interval, and say so when they may be chance.
+    The error of a sample is its distance to the reference solution: the endpoint of the model's probability flow from
+    the same initial noise. Differences between solvers have confidence intervals; those that may be due to chance are
+    marked.
     """
     budgets = whole_numbers(nfe, "--nfe")
     if out is not None:
-        require_new(out)  # now, not after the work
+        require_new(out)  # fails before the computation starts
     stored = model_at(run, model)
     chosen: dict[str, Solver | dict[int, Solver]] = {}
     for spec in dict.fromkeys(solvers.split(",")):
@@ -132,7 +135,7 @@ def compare(
 
 
 def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:
-    """The data to measure distances to; None, with a word on stderr, where the model's own cannot be had."""
+    """The data to measure distances to; None, with a message on stderr, if the model's training data is unavailable."""
     name = data or stored.data.get("name")
     if name is None:
         say("no distances to the data: the model does not say what it was trained on; see --data", "yellow")

@@ -22,7 +22,7 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import recorded_data
 from solvers.errors import InputError
 
-WEAK = 1.25  # of the error over that of a linear denoiser
+WEAK = 1.25  # ratio of the model's error to the error of a linear denoiser
 
 EXAMPLES = """
 \b
@@ -38,22 +38,24 @@ def doctor(
     model: ModelOption = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Held data: a data set or a path, as for train.", show_default="that of the run"),
+        typer.Option(
+            "--data", help="Held-out data: a data set or a path, as for train.", show_default="that of the run"
+        ),
     ] = None,
     data_dir: DataDirOption = None,
-    n: Annotated[int, typer.Option("--n", help="Number of samples of the data.")] = 128,
+    n: Annotated[int, typer.Option("--n", help="Number of data samples.")] = 128,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise.")] = 0,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for the usual mistakes of a model: parametrization, time, schedule, data range, mode, dtype.
+    """Check a model for common mistakes: parametrization, time, schedule, data range, mode, dtype.
 
-    The network denoises held data with fresh noise at several levels. Exit code 1 where something was found.
+    The network denoises held-out data at several noise levels. The exit code is 1 if a mistake was found.
     """
     stored = model_at(run, model)
     name = data or (recorded_data(stored.data["name"], "--data") if stored.data.get("name") else None)
     if name is None:
-        raise InputError(f"{stored.path} does not say what it was trained on; name held data: --data digits")
+        raise InputError(f"{stored.path} does not say what it was trained on; name held-out data: --data digits")
     found = load_data(name, data_dir, labels=False)
     if tuple(found.shape) != tuple(stored.model["shape"] or found.shape):
         raise InputError(f"samples of {name} have shape {tuple(found.shape)}, the model's {stored.model['shape']}")
@@ -78,7 +80,7 @@ def _show(result: Diagnosis) -> None:
     if result.healthy:
         echo("no fault found: no usual mistake explains its answers better than what it is declared to be")
         if weak := [f"{rho:.3g}" for rho, q in zip(result.rho, result.ratio, strict=True) if q > WEAK]:
-            echo(f"it denoises worse than a linear denoiser at sigma / alpha = {', '.join(weak)}: a weak network there")
+            echo(f"the network denoises worse than a linear denoiser at sigma / alpha = {', '.join(weak)}")
     for finding in result.findings:
         echo(f"{finding.fault}: {finding.measured}")
         echo(f"  likely cure: {finding.cure}")

@@ -16,13 +16,13 @@ from sde_diffusion.report.terminal import echo as echo
 from sde_diffusion.report.terminal import say as say
 
 REPORT = (
-    "this is a fault of sdediff, not of yours: please report it to the project, with the command, the lines above and "
+    "this is a bug in sdediff: please report it to the project, with the command, the lines above and "
     "the output of sdediff --version"
 )
 
 
 class Guarded(TyperGroup):
-    """Commands whose errors are sentences; SDEDIFF_TRACEBACK=1 shows where they arose."""
+    """A group of commands that prints each error as one line, with its traceback if SDEDIFF_TRACEBACK=1."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -30,7 +30,7 @@ class Guarded(TyperGroup):
             warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", "yellow")
             try:
                 return super().invoke(ctx)
-            except (typer.Exit, typer.Abort, BrokenPipeError):  # typer's own business
+            except (typer.Exit, typer.Abort, BrokenPipeError):  # handled by typer
                 raise
             except KeyboardInterrupt:
                 say("stopped", "red")
@@ -56,7 +56,7 @@ def _is_usage(error: Exception) -> bool:
 
 def is_expected(error: Exception) -> bool:
     """Whether a user can mend the error."""
-    from solvers.errors import SdediffError  # here, because all of solvers and torch come with it
+    from solvers.errors import SdediffError  # imported here because it imports torch
 
     return isinstance(error, (SdediffError, OSError))
 

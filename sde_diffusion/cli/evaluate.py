@@ -49,7 +49,7 @@ sdediff evaluate --save-reference digits.safetensors
 sdediff evaluate --nfe 8 --budget          where the error comes from
 """
 FOLDER = Path("evaluation")
-FIT = 20_000  # samples that principal axes are fitted to
+FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
 def evaluate(
@@ -67,7 +67,7 @@ def evaluate(
         typer.Option(
             "--reference",
             help="Reference data: a data set or path as in 'sdediff train --data', or a --save-reference file.",
-            show_default="the data of the run",
+            show_default="the training data of the run",
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of the reference: train or test.")] = "train",
@@ -86,15 +86,15 @@ def evaluate(
     weights: Annotated[
         Path | None, typer.Option("--weights", help="Weights of inception or dinov2.", show_default=False)
     ] = None,
-    metrics: Annotated[str, typer.Option("--metrics", help=f"all, or some of {', '.join(METRICS)}.")] = ",".join(
-        DEFAULT_METRICS
-    ),
+    metrics: Annotated[
+        str, typer.Option("--metrics", help=f"Metrics, separated by commas: all, or some of {', '.join(METRICS)}.")
+    ] = ",".join(DEFAULT_METRICS),
     n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[
         str,
         typer.Option(
             "--solver",
-            help="As in 'sdediff sample'; several, separated by commas, give a curve.",
+            help="Solver, as in 'sdediff sample'; several, separated by commas, give a curve.",
             autocompletion=completion_of(SOLVERS),
         ),
     ] = "pf-ode",
@@ -102,7 +102,9 @@ def evaluate(
         str | None,
         typer.Option("--nfe", help="Network evaluations; several, such as 5,10,20, for a curve.", show_default="20"),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Instead of --nfe.", show_default=False)] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Number of steps, instead of --nfe.", show_default=False)
+    ] = None,
     grid: Annotated[
         str | None, typer.Option("--grid", help="As in 'sdediff sample'.", show_default="the solver's own")
     ] = None,
@@ -110,23 +112,25 @@ def evaluate(
         float | None, typer.Option("--eta", help="As in 'sdediff sample'.", show_default="1 if stochastic, else 0")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of the metrics.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 250,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 250,
     processes: Annotated[
         int | None,
         typer.Option(
             "--processes", help="Number of processes; results do not depend on it.", show_default="one per core"
         ),
     ] = None,
-    draws: Annotated[int, typer.Option("--draws", help="Half-samples for a standard error.")] = 40,
+    draws: Annotated[int, typer.Option("--draws", help="Number of half-samples for the standard errors.")] = 40,
     value_range: Annotated[
         str | None,
         typer.Option(
             "--range",
-            help="Value range of float images (black,white), such as 0,1, for a reference or features of bytes.",
+            help="Value range (black,white) of float images, such as 0,1, for a reference or features of bytes.",
             show_default=False,
         ),
     ] = None,
-    budget: Annotated[bool, typer.Option("--budget", help="Also split the distance into its causes.")] = False,
+    budget: Annotated[
+        bool, typer.Option("--budget", help="Also split the distance into its sources of error.")
+    ] = False,
     save_reference: Annotated[
         Path | None,
         typer.Option(
@@ -144,11 +148,11 @@ def evaluate(
 ) -> None:
     """Measure sample quality, with standard errors.
 
-    Draws samples of a model or reads those of a file, and compares them with a reference. Several budgets or solvers
-    give a curve.
+    Draws samples from a model, or reads samples from a file, and compares them with a reference. Several NFE or
+    solvers give a curve.
     """
     if out is not None:
-        require_new(out)  # now, not after the work
+        require_new(out)  # fails before the computation starts
     if save_reference is not None:
         require_writable(save_reference, ".safetensors", force)
     require_whole("--n", n, 1, MOST_SAMPLES)
@@ -167,9 +171,9 @@ def evaluate(
     ]
     what, data = find_reference(reference, split, data_dir, stored)
     if budget and (stored is None or data is None or len(ways) != 1):
-        raise InputError("an error budget is of a model with one solver and one --nfe, and a reference that is no file")
+        raise InputError("--budget needs a model, one solver, one --nfe and a reference that is a data set")
     if what is None:
-        assert data is not None  # one of them is found
+        assert data is not None  # at least one of them is not None
         of_bytes = data.x.dtype == torch.uint8
         name = features or default_features(data.shape, of_bytes=of_bytes)
         extractor = make_extractor(
@@ -184,7 +188,7 @@ def evaluate(
         )
         what.check(extractor)
     if stored and limits and not what.of_floats:
-        raise InputError("--range says what black and white are in files of floats; samples of a model need none")
+        raise InputError("--range is the value range of float files; leave it out for samples of a model")
     samples = None
     if stored is None and source is not None:
         own = what.of_floats
@@ -247,7 +251,7 @@ def model_of(source: Path | None) -> StoredModel | None:
 def find_reference(
     name: str | None, split: str, data_dir: Path | None, stored: StoredModel | None
 ) -> tuple[FeatureStatistics | None, Data | None]:
-    """The stored reference, or the data to make one of."""
+    """The stored reference, or the data set from which it is computed."""
     if name is not None and name.endswith(".safetensors"):
         return FeatureStatistics.load(name), None
     if name is not None:
@@ -263,7 +267,7 @@ def find_reference(
 
 
 def held_out(data: Data, split: str) -> Data | None:
-    """Test samples that the reference does not hold, where a set comes with some at no cost."""
+    """Test samples outside the reference, if the data set has a test split that needs no download."""
     return load_data(data.name, split="test") if split == "train" and data.name in ("digits", *LAWS) else None
 
 

@@ -57,8 +57,8 @@ def inspect(
 ) -> None:
     """Describe a run or checkpoint (process, network, data, training), or a data set.
 
-    Every file of a run is checked against its hash. Of a data set: counts, range, spread, duplicates, and the
-    sigma_data and sigma_max that suit it.
+    Every file of a run is checked against its hash. For a data set, prints counts, range, spread, duplicates, and
+    suitable values of sigma_data and sigma_max.
     """
     if picture is not None:
         require_writable(picture, ".png", force)
@@ -70,7 +70,7 @@ def inspect(
         show(facts, as_json)
         return
     if picture is not None or data_dir is not None:
-        raise InputError("--picture and --data-dir are for data sets; sdediff sample makes pictures of a model")
+        raise InputError("--picture and --data-dir apply to data sets; sdediff sample draws images of a model")
     if run is not None and not run.exists() and str(run) != BUNDLED_NAME:
         raise NotFoundError(f"no model and no data at {run}: expected a run, a checkpoint, or data as for train")
     stored = find_model(run)
@@ -93,7 +93,7 @@ def inspect(
 
 
 def show(facts: dict[str, Any], as_json: bool) -> None:
-    """Print facts for people, or for programs."""
+    """Print facts as text, or as JSON."""
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -102,7 +102,7 @@ def show(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def is_data(path: Path) -> bool:
-    """Whether a path or name is of data rather than of a model."""
+    """Whether a path or name refers to data rather than to a model."""
     if str(path) in NAMES and not (path / "config.json").is_file():
         return True
     if path.suffix in (".npy", ".npz"):
@@ -117,23 +117,23 @@ def images_or_note(folder: Path) -> Iterator[Path]:
 
 
 def data_name(path: Path) -> str:
-    """The name of a set, or a path that is not taken for one."""
+    """The name of a data set, or a path that cannot be mistaken for a name."""
     return str(path) if str(path) in NAMES or path.suffix or len(path.parts) > 1 else f"./{path}"
 
 
 def draw(data: Data, path: Path) -> None:
-    """Write a picture of samples spaced evenly over a set."""
+    """Write an image of samples spaced evenly over a data set."""
     x = data.batch(torch.linspace(0, len(data) - 1, min(len(data), SHOWN), dtype=torch.float64).long())
     if data.is_image and data.shape[0] in (1, 3):
         save_grid(path, x if data.x.dtype == torch.uint8 else stretched(x))
     elif data.shape == (2,):
         scatter(path, data.batch(slice(0, 5000)))
     else:
-        raise InputError(f"there is no picture of {data.kind}s of shape {data.shape}")
+        raise InputError(f"--picture cannot draw {data.kind}s of shape {data.shape}")
 
 
 def words(value: Any) -> str:
-    """A value for people.
+    """A value as readable text.
 
     >>> words({"name": "vp", "settings": {"beta_min": 0.1, "beta_max": 20.0}})
     'vp (beta_min 0.1, beta_max 20.0)'

@@ -1,4 +1,4 @@
-"""Commands whose modules are imported when they run: the overview, ``--version`` and completion need none of them."""
+"""Lazy commands: a command's module is imported when it runs, not for the overview, ``--version`` or completion."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sde_diffusion.cli.errors import Guarded
 
 
 class LazyCommands(MutableMapping[str, Any]):
-    """Commands by name; each is made of its module when it is asked for.
+    """A mapping from names to commands; looking up a name imports its module.
 
     Args:
-        modules: the modules, by the name of the command: each has a function of this name, whose docstring is the
-            help, and may have ``EXAMPLES``, which end it.
+        modules: module names by command name. Each module has a function of the command's name, whose docstring is the
+            help text, and optionally ``EXAMPLES``, which are appended to it.
 
     >>> commands = LazyCommands({"solvers": "sde_diffusion.cli.solvers"})
     >>> list(commands), commands["solvers"].name
@@ -52,7 +52,7 @@ class LazyCommands(MutableMapping[str, Any]):
 
 
 def command_of(name: str, function: Any, examples: str | None) -> Any:
-    """A command of a function; its docstring, unwrapped, is the help."""
+    """The command that runs a function; its unwrapped docstring is the help text."""
     paragraphs = (getdoc(function) or "").split("\n\n")
     unwrapped = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
@@ -61,10 +61,10 @@ def command_of(name: str, function: Any, examples: str | None) -> Any:
 
 
 class LazyGroup(Guarded):
-    """A program whose overview names its commands without importing them.
+    """A group of commands whose overview does not import them.
 
     Attributes:
-        modules: the module and the first sentence of each command, by its name.
+        modules: the module and the first sentence of the help, by command name.
     """
 
     modules: dict[str, tuple[str, str]]
@@ -74,11 +74,11 @@ class LazyGroup(Guarded):
         self._overview = False
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of the commands, in their order."""
+        """The names of the commands, in the order of the overview."""
         return list(self.commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command; in an overview, its name and first sentence."""
+        """The command; in an overview, a stand-in with its name and first sentence."""
         if self._overview and cmd_name in self.modules:
             return TyperCommand(cmd_name, help=self.modules[cmd_name][1])
         return super().get_command(ctx, cmd_name)
@@ -92,7 +92,7 @@ class LazyGroup(Guarded):
             self._overview = False
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Names of commands that begin so."""
+        """The commands whose names begin with the incomplete text."""
         self._overview = True
         try:
             return super().shell_complete(ctx, incomplete)

@@ -54,30 +54,38 @@ def likelihood(
     ] = None,
     trace: Annotated[
         str | None,
-        typer.Option("--trace", help=f"{' or '.join(TRACES)}.", show_default=f"exact up to {EXACT_LIMIT} values"),
+        typer.Option(
+            "--trace",
+            help=f"Trace of the Jacobian: {' or '.join(TRACES)}.",
+            show_default=f"exact up to {EXACT_LIMIT} values",
+        ),
     ] = None,
     probe: Annotated[
         str, typer.Option("--probe", help=f"Probe vectors of hutchinson: {' or '.join(PROBES)}.")
     ] = "rademacher",
     probes: Annotated[
-        int, typer.Option("--probes", help="Probes for each sample; two or more give a standard error.")
+        int, typer.Option("--probes", help="Probes for each sample; the standard error needs at least two.")
     ] = 2,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Tolerance per step and value of an adaptive solver.")
+        float, typer.Option("--tolerance", help="Tolerance of an adaptive solver, per step and value.")
     ] = 1e-4,
     solver: Annotated[str, typer.Option("--solver", help="rk23, rk45, tsit5; or adams, heun with --steps.")] = "rk45",
     steps: Annotated[
         int | None, typer.Option("--steps", help="Steps of a fixed-step solver.", show_default=False)
     ] = None,
     t_min: Annotated[
-        float, typer.Option("--t-min", help="Where the flow starts; the likelihood at ten times it is shown too.")
+        float, typer.Option("--t-min", help="Start time of the flow; the likelihood from ten times this is also shown.")
     ] = 1e-5,
     elbo: Annotated[
         int | None,
-        typer.Option("--elbo", help="Also the bound of the discrete process of so many steps.", show_default=False),
+        typer.Option(
+            "--elbo",
+            help="Also compute the variational bound of a discrete process with this number of steps.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of data selection, dequantisation and probes.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples computed together.")] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 64,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -88,10 +96,10 @@ def likelihood(
 ) -> None:
     """Measure the log-likelihood of data under a trained model.
 
-    By the probability flow, in nats and, for images, in bits per dimension.
+    Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension.
     """
     if out is not None:
-        require_new(out)  # now, not after the work
+        require_new(out)  # fails before the computation starts
     stored = model_at(run, model)
     name = data or stored.data.get("name")
     if name is None:

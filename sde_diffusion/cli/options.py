@@ -1,4 +1,4 @@
-"""Options that several commands share, and options that are made of a list: one name, one meaning."""
+"""Options that several commands share, and options generated from a list."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def option(
     name: str, text: str, default: str | bool = False, panel: str | None = None, values: Iterable[str] = ()
 ) -> Any:
-    """An option that is absent unless given, with the default that then holds in its help, and values to complete."""
+    """An option whose value is None unless given; the help shows its default, and the shell completes its values."""
     complete = completion_of(values) if values else None
     return typer.Option(name, help=text, rich_help_panel=panel, show_default=default, autocompletion=complete)
 
 
 def completion_of(values: Iterable[str]) -> Callable[[str], list[str]]:
-    """The completion of a value: the known ones that begin so; of several by commas, the last is completed.
+    """A completion function: the known values that begin with the text after its last comma.
 
     >>> completion_of(["ddim", "ddpm", "heun"])("heun,dd")
     ['heun,ddim', 'heun,ddpm']
@@ -61,7 +61,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, fo
 
 
 class Listed(Protocol):
-    """An option on a list, such as ``TrainOption``."""
+    """The attributes of an option that ``listed_options`` reads; ``TrainOption`` has them."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ class Listed(Protocol):
 
     @property
     def table(self) -> str | None:
-        """The table that its key is in."""
+        """The TOML table of the option's key."""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -91,10 +91,10 @@ class Listed(Protocol):
 def listed_options(
     panels: Mapping[str, Sequence[Listed]],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each one on the lists; it gets those that were typed as ``settings``.
+    """A decorator that adds listed options to a command, which receives the given ones as ``settings``.
 
     Args:
-        panels: the lists, by their title in the help.
+        panels: lists of options by their heading in the help.
 
     Returns:
         A decorator. ``settings`` has the form of a TOML file: options by name, those of a table in a dictionary.
@@ -149,16 +149,16 @@ def whole_numbers(text: str, name: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        from solvers.errors import InputError  # here, because all of solvers and torch come with it
+        from solvers.errors import InputError  # imported here because it imports torch
 
         raise InputError(f"{name} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
 
 
 def model_at(run: Path | str | None, model: str | None) -> StoredModel:
-    """The model of RUN, or of --model.
+    """The model named by RUN or by --model.
 
     Raises:
-        ValueError: both.
+        ValueError: both were given.
     """
     from sde_diffusion.storage.locate import find_model
     from solvers.errors import InputError

@@ -18,7 +18,7 @@ from sde_diffusion.data.prepared import read_note
 from sde_diffusion.report import terminal
 from solvers.errors import InputError
 
-SHOWN = 5  # skipped images that are named
+SHOWN = 5  # number of skipped images to name
 
 EXAMPLES = """
 \b
@@ -57,7 +57,9 @@ def prepare(
     ] = BACKGROUND,
     layout: Annotated[
         str | None,
-        typer.Option("--layout", help=f"Of an array of images: {', '.join(LAYOUTS)}.", show_default="by its shape"),
+        typer.Option(
+            "--layout", help=f"Layout of an array of images: {', '.join(LAYOUTS)}.", show_default="by its shape"
+        ),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")
@@ -73,7 +75,7 @@ def prepare(
 ) -> None:
     """Decode and resize a data set once, into one array that training maps from disk.
 
-    Training then takes the memory of a batch, whatever the size of the set.
+    Training then holds one batch in memory, not the whole data set.
     """
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(source.removeprefix("hf:")).stem).strip("-.") or "data"
     target = out or Path(f"{name}-prepared")

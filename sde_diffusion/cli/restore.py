@@ -23,7 +23,7 @@ sdediff restore superres sharp.png --simulate   degrade it first
 
 
 class Task(str, Enum):
-    """What the image lacks."""
+    """The degradation to undo."""
 
     inpaint = "inpaint"
     superres = "superres"
@@ -32,14 +32,14 @@ class Task(str, Enum):
 
 
 def restore(
-    task: Annotated[Task, typer.Argument(help="What the image lacks.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Observed images, restored one by one.")],
+    task: Annotated[Task, typer.Argument(help="Restoration task.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Degraded images, restored one by one.")],
     run: Annotated[
         Path | None,
         typer.Option("--run", help="A run, checkpoint or exported file.", show_default="the latest, else bundled"),
     ] = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Image whose black pixels are hidden (inpaint).")] = None,
-    factor: Annotated[int, typer.Option("--factor", help="Factor of the enlargement (superres).")] = 4,
+    factor: Annotated[int, typer.Option("--factor", help="Enlargement factor (superres).")] = 4,
     blur: Annotated[
         float, typer.Option("--blur", help="Standard deviation of the Gaussian blur in pixels (deblur).")
     ] = 1.5,
@@ -47,25 +47,28 @@ def restore(
         float, typer.Option("--noise", help="Standard deviation of the noise in the image, where white - black is 2.")
     ] = 0.05,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="IMAGE is clean: degrade it, restore that, and measure against it.")
+        bool,
+        typer.Option("--simulate", help="Treat IMAGE as clean: degrade it, restore the result and measure the error."),
     ] = False,
     method: Annotated[
-        str, typer.Option("--method", help="replacement, ddnm, diffpir, dps, pigdm or moment.")
+        str, typer.Option("--method", help="Method: replacement, ddnm, diffpir, dps, pigdm or moment.")
     ] = "moment",
-    n: Annotated[int, typer.Option("--n", help="Samples of the posterior for each image.")] = 8,
-    solver: Annotated[str, typer.Option("--solver", help="A stochastic solver, see sdediff solvers.")] = "dpm++2m-sde",
+    n: Annotated[int, typer.Option("--n", help="Number of posterior samples for each image.")] = 8,
+    solver: Annotated[
+        str, typer.Option("--solver", help="Stochastic solver; 'sdediff solvers' lists them.")
+    ] = "dpm++2m-sde",
     nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations for each sample.")] = 60,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of simulated noise.")] = 0,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for the pictures and arrays; must be new.", show_default="restored"),
+        typer.Option("--out", help="Folder for the images and arrays; must be new.", show_default="restored"),
     ] = None,
 ) -> None:
     """Restore images: fill in hidden parts, enlarge, deblur or colour them.
 
-    Draws several samples of what the image may have been, and shows them with their mean and their standard deviation:
-    where the samples differ, the observation does not say.
+    Draws several samples from the posterior of the clean image, and shows them with their mean and their standard
+    deviation. The standard deviation is large where the observation does not determine the image.
     """
     import numpy as np
     import torch
@@ -117,7 +120,7 @@ def restore(
             echo(line)
             if torch.is_nonzero((found.residual.mean() > 2 * noise) & torch.tensor(noise > 0)):
                 typer.echo(
-                    "  the residual is far above the noise: this method follows the observation badly here; try "
+                    "  the residual is far above the noise: the samples do not fit the observation; try "
                     "--method moment, more --nfe, or a larger --noise",
                     err=True,
                 )

@@ -48,10 +48,10 @@ sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
 """
-# What --tolerance does not go with.
+# Options that --tolerance excludes.
 HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
 CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
-# What a solver that was tuned for the model is not used with.
+# Options with which a solver tuned for the model is not the default.
 OWN_WAY = ("solver", "steps", "grid", "eta", "labels", "guidance", "partial")
 
 
@@ -60,15 +60,15 @@ def sample(
     model: ModelOption = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", help="Number of samples.", show_default="64; 2000 points of the plane"),
+        typer.Option("--n", help="Number of samples.", show_default="64; 2000 for points in 2-D"),
     ] = None,
     solver: Annotated[
         str | None,
         typer.Option(
             "--solver",
             autocompletion=completion_of(SOLVERS),
-            help=f"{', '.join(SOLVERS)}; or one of your own as path/to/file.py:Name. 'sdediff solvers' says more.",
-            show_default="one that was tuned for the model and --nfe, else pf-ode",
+            help=f"{', '.join(SOLVERS)}; or your own as path/to/file.py:Name. 'sdediff solvers' describes each.",
+            show_default="the solver tuned for the model and --nfe, else pf-ode",
         ),
     ] = None,
     nfe: Annotated[
@@ -81,7 +81,7 @@ def sample(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", help="Steps of the grid, instead of --nfe.", show_default=False),
+        typer.Option("--steps", help="Number of steps of the time grid, instead of --nfe.", show_default=False),
     ] = None,
     grid: Annotated[
         str | None,
@@ -103,19 +103,19 @@ def sample(
         int | None,
         typer.Option(
             "--seed",
-            help="Seed of the set: sample k depends on the seed and on k alone.",
+            help="Random seed; sample k depends only on the seed and on k.",
             show_default="0",
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", help="Samples computed together.", show_default="256"),
+        typer.Option("--batch-size", help="Number of samples per batch.", show_default="256"),
     ] = None,
     label: Annotated[
         str | None,
         typer.Option(
             "--label",
-            help="For a model trained with --labels: the class, by name or number; several, as 3,5, or all, in turn.",
+            help="Class, by name or number, of a model trained with --labels; several (3,5) or all are taken in turn.",
             show_default="no class",
         ),
     ] = None,
@@ -123,12 +123,12 @@ def sample(
         float | None,
         typer.Option(
             "--guidance",
-            help="Scale of classifier-free guidance to --label; 1 is the plain conditional model. Doubles evaluations.",
+            help="Scale of classifier-free guidance to --label; 1 is the conditional model alone. Doubles the NFE.",
             show_default="1",
         ),
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take a --grid of times that does not lead from 1 to 0.")
+        bool, typer.Option("--partial", help="Allow a --grid of times that does not run from 1 to 0.")
     ] = False,
     device: DeviceOption = None,
     out: Annotated[
@@ -144,8 +144,8 @@ def sample(
         typer.Option(
             "--record",
             "--card",
-            help="Make the samples of a samples.json again, bit by bit; only RUN, --device, --out and "
-            "--solver FILE.py:NAME, where the samples were made by a solver of a file, may be given with it.",
+            help="Reproduce the samples of a samples.json bit for bit; only RUN, --device, --out and "
+            "--solver FILE.py:NAME, if the solver came from a file, may be given with it.",
             show_default=False,
         ),
     ] = None,
@@ -154,18 +154,18 @@ def sample(
         typer.Option(
             "--tolerance",
             help="Instead of --nfe: the largest mean distance of a sample to the model's reference solution (RMS, "
-            "in units of the data). A pilot finds the cheapest solver that meets it; with --solver, its budget.",
+            "in units of the data). A pilot run finds the cheapest solver within it; with --solver, the smallest NFE.",
             show_default=False,
         ),
     ] = None,
     profile: Annotated[
         bool,
-        typer.Option("--profile", help="Also show the local error of each step, by the solver's own estimate."),
+        typer.Option("--profile", help="Also show the solver's estimate of the local error of each step."),
     ] = False,
 ) -> None:
     """Draw samples from a trained model.
 
-    Writes a picture, the samples as arrays, and a record from which they can be made again.
+    Writes an image, the samples as arrays, and a record that reproduces them.
     """
     start = time.perf_counter()
     drawing: dict[str, Any] = {
@@ -176,24 +176,22 @@ def sample(
     if partial:
         options["partial"] = True
     if out is not None:
-        require_new(out)  # now, not after the work
+        require_new(out)  # fails before the computation starts
     chosen = None
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options]):
         raise InputError(
-            f"--tolerance chooses the solver and its budget, for samples without a class; leave out {listed(clash)}"
+            f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
         )
     if profile and record is not None:
-        raise InputError(
-            "--profile is of samples that are drawn now; leave out --record, or name its solver and budget"
-        )
+        raise InputError("--profile needs newly drawn samples; leave out --record, or give its --solver and --nfe")
     if profile and (clash := [k for k in ("label", "guidance") if k in options]):
-        raise InputError(f"--profile is of samples without a class; leave out {listed(clash)}")
+        raise InputError(f"--profile needs samples without a class; leave out {listed(clash)}")
     if record is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
         named = options.pop("solver", None)
         if options:
-            raise InputError(f"the record says how its samples are made; leave out {listed(options)}")
+            raise InputError(f"the record holds all settings of its samples; leave out {listed(options)}")
         old = sample_record.read_record(record)
         stored = model_at(run or (recorded_model(old["checkpoint"]["path"], record) if model is None else None), model)
         with bar() as progress:
@@ -242,7 +240,7 @@ def sample(
     if shown.suffix == ".png":
         echo(f"picture {shown}")
     else:
-        echo(f"no picture for samples of shape {tuple(made['shape'])}; see {shown}")
+        echo(f"no image for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
         show_profile(error_profile(load(stored), generate.settings_for(stored, settings)))
 
@@ -257,17 +255,17 @@ def listed(names: Iterable[str]) -> str:
 
 
 def labels_of(text: str, stored: StoredModel) -> list[int]:
-    """The classes that --label names, by name or number; all of them are those of the model's network."""
+    """The classes that --label names, by name or number; ``all`` gives every class of the network."""
     classes = (stored.model["network"]["settings"] or {}).get("classes")
     if text == "all":
         return list(range(classes or 0))
-    if classes is None:  # refused where the samples are drawn
+    if classes is None:  # names raise an error here, numbers when the samples are drawn
         return whole_numbers(text, "--label")
     return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in text.split(",")]
 
 
 def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> SolverChoice:
-    """The solver and budget for a tolerance."""
+    """The solver and NFE for a tolerance."""
     solvers = None if solver is None else {solver: find_solver(solver)[1]}
     with terminal.stderr().status("pilot") as status:
         return choose_solver(model, tolerance, solvers=solvers, seed=seed or 0, on_try=status.update)
@@ -301,7 +299,7 @@ def times_of(grid: str | None) -> str | list[float] | None:
 
 @contextmanager
 def bar() -> Iterator[Callable[[float], None] | None]:
-    """A progress bar on stderr, where that is a terminal."""
+    """A progress bar on stderr if it is a terminal."""
     console = terminal.stderr()
     if not console.is_terminal:
         yield None

@@ -19,13 +19,13 @@ sdediff show schedule                        alpha^2, g^2, SNR of processes
 sdediff show forward runs/digits-vp          data on its way to noise
 sdediff show reverse runs/digits-vp          from noise to data
 sdediff show film runs/digits-vp --nfe 40    the same as a film, GIF or WebP
-sdediff show score runs/moons-vp             the score field in the plane
+sdediff show score runs/moons-vp             the score field in 2-D
 sdediff show trajectories runs/moons-vp --nfe 40 --out paths.svg
 """
 
 
 class Figure(str, Enum):
-    """What is drawn."""
+    """The figures that ``show`` draws."""
 
     schedule = "schedule"
     forward = "forward"
@@ -36,24 +36,27 @@ class Figure(str, Enum):
 
 
 def show(
-    figure: Annotated[Figure, typer.Argument(help="What is drawn.")],
+    figure: Annotated[Figure, typer.Argument(help="Figure to draw.")],
     run: RunArgument = None,
     sde: Annotated[
-        str, typer.Option("--sde", help="Processes of the schedule, by commas: vp, cosine, subvp, ve, edm, flow, ddpm.")
+        str,
+        typer.Option(
+            "--sde", help="Processes, separated by commas, for schedule: vp, cosine, subvp, ve, edm, flow, ddpm."
+        ),
     ] = "vp,cosine,flow,edm",
-    solver: Annotated[str, typer.Option("--solver", help="Of reverse and trajectories.")] = "pf-ode",
-    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations of reverse and trajectories.")] = 20,
-    n: Annotated[int, typer.Option("--n", help="Points or paths that are drawn.")] = 64,
+    solver: Annotated[str, typer.Option("--solver", help="Solver, for reverse and trajectories.")] = "pf-ode",
+    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations, for reverse and trajectories.")] = 20,
+    n: Annotated[int, typer.Option("--n", help="Number of points or paths.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="File; .png, .svg or .pdf by its name, a film .gif or .webp.", show_default="FIGURE.png"
+            "--out", help="Output file: .png, .svg or .pdf; .gif or .webp for a film.", show_default="FIGURE.png"
         ),
     ] = None,
 ) -> None:
-    """Draw a process or a model: schedules, samples on their way, the score field, trajectories, a film."""
+    """Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film."""
     from sde_diffusion.files.writing import temporary
     from sde_diffusion.report.film import check_film, save_film
     from sde_diffusion.report.process_figures import check_format, save_figure

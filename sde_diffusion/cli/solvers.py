@@ -1,7 +1,7 @@
 """``sdediff solvers``: the table of solvers.
 
-It is read from `solvers.json` beside this file, because the solvers themselves are torch modules that take longer to
-import than all else that the command does. A test compares the file with what the solvers declare.
+The command reads `solvers.json` beside this file, because importing the solvers imports torch and takes longer than
+the rest of the command. A test compares the file with the declarations of the solvers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTING = Path(__file__).with_name("solvers.json")
 def solvers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
 ) -> None:
-    """List every solver: order, evaluations for N steps, least budget, default grid and source."""
+    """List every solver: order, evaluations for N steps, minimum NFE, default grid and source."""
     listing = LISTING.read_text(encoding="utf-8")
     if as_json:
         typer.echo(listing, nl=False)

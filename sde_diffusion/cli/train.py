@@ -25,14 +25,14 @@ from sde_diffusion.training.options import NETWORK, PROCESS, TRAINING
 from sde_diffusion.training.training_run import train as run_training
 from solvers.errors import InputError
 
-TUNING_MINUTES = 2  # for each budget of --tune
+TUNING_MINUTES = 2  # for each NFE of --tune
 
 EXAMPLES = """
 \b
 Examples:
 sdediff train                              the bundled digits, VP
 sdediff train --sde vp --steps 500         a quick look
-sdediff train --data moons --sde flow      points of the plane
+sdediff train --data moons --sde flow      points in 2-D
 sdediff train --data cats/ --out my-cats   a folder of images
 sdediff train --data mnist --data-dir data
 sdediff train --labels                     for guidance
@@ -56,27 +56,29 @@ def train(
     ] = None,
     data_dir: Annotated[Path | None, option("--data-dir", DATA_DIR, False, DATA)] = None,
     layout: Annotated[
-        str | None, option("--layout", f"Of an array of images: {', '.join(LAYOUTS)}.", "by its shape", DATA)
+        str | None, option("--layout", f"Layout of an array of images: {', '.join(LAYOUTS)}.", "by its shape", DATA)
     ] = None,
     out: Annotated[
         Path | None,
-        option("--out", "Folder of the run; with --resume, the run to go on with.", "runs/DATA-SDE", DATA),
+        option("--out", "Folder of the run; with --resume, the run to resume.", "runs/DATA-SDE", DATA),
     ] = None,
     resume: Annotated[
         bool,
-        option("--resume", "Go on with the run in --out, or the latest, from its newest whole checkpoint.", True, DATA),
+        option(
+            "--resume", "Resume the run in --out, or the latest run, from its newest complete checkpoint.", True, DATA
+        ),
     ] = False,
     config_file: Annotated[
         Path | None,
         option("--config", "A TOML file with any of these options; every run keeps one as config.toml.", False, DATA),
     ] = None,
-    force: Annotated[bool, option("--force", "Resume with other options than before.", True, DATA)] = False,
+    force: Annotated[bool, option("--force", "Allow changed options with --resume.", True, DATA)] = False,
     sde: Annotated[str | None, option("--sde", f"The forward process: {', '.join(SDES)}.", "vp", MODEL, SDES)] = None,
     predicts: Annotated[
         str | None,
         option(
             "--predicts",
-            f"What the network outputs: {', '.join(PREDICTS)}.",
+            f"Parametrization, the target of the network: {', '.join(PREDICTS)}.",
             "velocity; edm for ve and edm",
             MODEL,
         ),
@@ -84,7 +86,7 @@ def train(
     tune: Annotated[
         str | None,
         option(
-            "--tune", "Tune solvers for these evaluations at the end, such as 5,8,10,20; two minutes each.", False, DATA
+            "--tune", "After training, tune solvers for these NFE, such as 5,8,10,20; two minutes each.", False, DATA
         ),
     ] = None,
     *,
@@ -93,10 +95,10 @@ def train(
     """Train a score model by denoising score matching.
 
     Images get a U-Net and everything else an MLP, of a size that suits the data. The run is a
-    folder with config.json, metrics.jsonl, checkpoints and a picture of samples. Ctrl-C saves a
-    checkpoint and stops; --resume goes on, and resumed training is bit-identical.
+    folder with config.json, metrics.jsonl, checkpoints and an image of samples. Ctrl-C saves a
+    checkpoint and stops; --resume continues, and resumed training is bit-identical.
     """
-    budgets = [] if tune is None else whole_numbers(tune, "--tune")  # refused now, not after the training
+    budgets = [] if tune is None else whole_numbers(tune, "--tune")  # fails before the training starts
     named = {"data": data, "data_dir": data_dir, "layout": layout, "out": out, "sde": sde, "predicts": predicts}
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
     made = set_up(merged(read_options(config_file) if config_file else {}, typed), resume=resume)
@@ -110,7 +112,7 @@ def train(
     try:
         recorded_data(made.data.name, "--data")
         again = ""
-    except InputError:  # a run does not choose what is read outside of the current folder
+    except InputError:  # a run cannot make the command read files outside the current folder
         again = f" --data {made.data.name}"
     size = sum(p.numel() for p in model.network.parameters())
     tell(made.data.describe())
@@ -122,7 +124,7 @@ def train(
         if before.steps != config.steps:
             tell(
                 f"learning rate {config.learning_rate_at(step + 1):.3g} at step {step + 1}: the {config.schedule} "
-                f"schedule is that of {config.steps} steps now; at step {step} of {before.steps} it was "
+                f"schedule now ends at {config.steps} steps; at step {step} of {before.steps} the learning rate was "
                 f"{before.learning_rate_at(max(step, 1)):.3g}"
             )
     start = time.perf_counter()

@@ -23,7 +23,7 @@ EXAMPLES = """
 Examples:
 sdediff tune                               latest run, or bundled, at 8 NFE
 sdediff tune runs/digits-vp --nfe 5,8,10
-sdediff tune --minutes 1                   as good as it gets in a minute
+sdediff tune --minutes 1                   the best result within a minute
 sdediff sample --solver tuned --nfe 8      and use it
 """
 
@@ -32,23 +32,22 @@ def tune(
     run: RunArgument = None,
     given: ModelOption = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", help="Network evaluations of the tuned solver; several by commas.")
+        str, typer.Option("--nfe", help="Network evaluations of the tuned solver; several separated by commas.")
     ] = "8",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise.")] = 0,
-    noises: Annotated[int, typer.Option("--noises", help="Initial noise samples that the solver is fitted on.")] = 128,
+    noises: Annotated[int, typer.Option("--noises", help="Number of initial noise samples for the fit.")] = 128,
     held_out: Annotated[
-        int, typer.Option("--held-out", help="Other noise samples, on which the candidates are compared.")
+        int, typer.Option("--held-out", help="Number of held-out noise samples, on which the candidates are compared.")
     ] = 128,
     minutes: Annotated[
         float | None,
         typer.Option(
             "--minutes",
-            help="How long it may take, for all budgets together; the numbers of noise samples then follow from how "
-            "fast the network is.",
-            show_default="as long as --noises and --held-out take",
+            help="Time for all NFE together; the numbers of noise samples then follow from the speed of the network.",
+            show_default="no limit",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one call of the network.")] = 512,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per call of the network.")] = 512,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -57,8 +56,8 @@ def tune(
 ) -> None:
     """Fit a solver to one model and one number of evaluations.
 
-    Times and weights are fitted to the endpoints of the model's reference solution. The candidate with the lowest error
-    on held-out noise samples is kept, so it is never worse than the default on them; --solver tuned uses it.
+    Fits times and weights to the endpoints of the model's reference solution, and keeps the candidate with the lowest
+    error on held-out noise samples, where it is never worse than the default. --solver tuned uses it.
     """
     start = time.perf_counter()
     stored = model_at(run, given)
@@ -83,7 +82,7 @@ def tune_model(
     batch_size: int = 512,
     out: Path | None = None,
 ) -> None:
-    """Tune, store each solver as soon as it is made, and say what it is worth."""
+    """Tune for each NFE, store each solver as soon as it is fitted, and print its error."""
     model = load(stored, device=str(device_for(device)))
     folder = out or tuned_folder(stored)
     found: list[Tuned] = []
@@ -105,7 +104,7 @@ def tune_model(
     echo(f"model {stored.path}")
     for made in found:
         echo(
-            f"{made.nfe} evaluations, error on the {made.held_out} noise samples that chose it: {DEFAULT_SOLVER} "
+            f"{made.nfe} evaluations, error on {made.held_out} held-out noise samples: {DEFAULT_SOLVER} "
             f"{made.default_error:.4g}, tuned {made.error:.4g}, {made.gain:.2f} times that"
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())

@@ -1,4 +1,4 @@
-"""``sdediff verify``: solvers against their own claims."""
+"""``sdediff verify``: tests of the properties that solvers declare."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sde_diffusion.verify.report import as_dict, details, failures, overview
 def verify(
     solvers: Annotated[
         list[str] | None,
-        typer.Argument(help="Names, or path/to/file.py:Name of your own; all when absent."),
+        typer.Argument(help="Solvers: names, or your own as path/to/file.py:Name; all by default."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as JSON.")] = False,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one per core.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all measurements as JSON.")] = False,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; one per core by default.")] = None,
 ) -> None:
     """Measure order, evaluations, batch independence and more on exact targets."""
     console = Console()

@@ -248,7 +248,7 @@ def test_a_run_that_was_tuned_is_sampled_by_its_tuned_solver_and_says_so(tmp_pat
     trained = CliRunner().invoke(app, [*TRAIN.split()[:-1], str(folder), "--tune", "2"])
     assert trained.exit_code == 0, trained.output
     file = folder / "tuned" / "nfe-2.json"
-    assert file.is_file() and "2 evaluations, error on the" in trained.stdout
+    assert file.is_file() and "held-out noise samples: pf-ode" in trained.stdout
     own = run(str(folder), "--nfe", "2", "--n", "4")
     assert f"the solver that was tuned for this model: {file}; --solver pf-ode" in own.stdout
     assert "4 samples by tuned, 2 evaluations" in own.stdout
