@@ -1,16 +1,16 @@
-"""pf-ode from every start: against the best configuration of diffusers' UniPC and DPM-Solver++, and of ours, by cell.
+"""Error of pf-ode from every start, per cell against the best UniPC and DPM-Solver++ of diffusers and of this library.
 
     python -m benchmarks.ranges [--nfe 5 6 8 10 15 20 50] [--ranges ...] [--foreign-dir DIR] [--out DIR]
     python -m benchmarks.ranges --before DIR --out DIR
 
 Ranges are noise levels sigma / alpha from the start to 0: 3, 6.6, 14.6 (Stable Diffusion's betas), 80 (EDM), 152 (VP),
-1000 (VE) and infinity (straight path, cosine). Since only noise levels matter to ours, 3, 6.6, 80 and 1000 are linear
-beta(t) with that end, whose times suit the peers' grids as well. Problems are none that a table was fitted to. Every
-sampler gets the same initial noise and number of evaluations; an error is the root mean square distance of a sample to
-the end of the flow. Both "best" are chosen for each cell with the truth in hand, from the means over the noise. A
-network trained by others takes part on its own range where ``--foreign-dir`` has it; nothing was decided by it.
+1000 (VE) and infinity (straight path, cosine). Our solvers depend on noise levels alone, so 3, 6.6, 80 and 1000 are
+processes with linear beta(t) and that end, whose times suit the grids of the peers too. No table was fitted to these
+problems. Every sampler gets the same initial noise and NFE; an error is the root mean square distance of a sample to
+the endpoint of the flow. Both "best" are chosen per cell in hindsight, from the means over the initial noise. With
+``--foreign-dir``, a network trained by others is measured on its own range; it influenced no design choice.
 
-``ranges.json`` and ``ranges.md`` in the output folder are the result; ``--before`` adds the figures of an older one.
+``ranges.json`` and ``ranges.md`` in the output folder are the result; ``--before`` adds the figures of an older result.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-r"""The default: the best fixed-budget deterministic solver of this library, whatever that is at the time.
+r"""``pf-ode``, the default deterministic solver for a fixed NFE.
 
-For 5 to 8 and 10 evaluations it is a table with gates (``solvers.fitted.fitted_tables``), made for where a path starts
-and for how many dimensions samples have, and fitted to a family of models at once (``benchmarks/design.py``). For other
-numbers, below a start of rho = 2, and on a grid of one's own, it is the data form of the exponential engine with the
-corrector: from 7 steps polynomials in the clock of ``solvers.noise_clock`` through five values or, where a sample's
-values are rough, through four (``solvers.exponential.variable_order``), of order 6; with fewer steps through two
-values. Its grid is clock u^2.5 from the start down to rho = 2 / steps^2; beyond 20 steps u^(3 - 10 / steps), and rho
-falls faster.
+For 5 to 8 and 10 evaluations it is a mixture of tables (``solvers.fitted.fitted_tables``) that depends on the noise
+level where the path starts and on the number of dimensions, fitted to a training set of models
+(``benchmarks/design.py``). For other NFE, for a start below rho = 2, and on a given grid, it is the exponential engine
+with data prediction and the corrector. From 7 steps the engine interpolates in the clock of ``solvers.noise_clock``
+through five values or, where the values of a sample are rough, through four (``solvers.exponential.variable_order``),
+of order 6; with fewer steps through two values. Its grid is clock u^2.5 from the start down to rho = 2 / steps^2;
+beyond 20 steps the exponent is 3 - 10 / steps, and rho falls faster.
 
-Everything is a function of rho = sigma / alpha in units of the data, so the samples do not depend on how a path names
-its times; data that is moved, or larger by a factor, moves the samples or makes them larger by it. The unit of the data
-is twice the standard deviation that the process states (``ReverseProcess.data_std``), and 1 where it states none.
+All coefficients are functions of rho = sigma / alpha in units of the data, so the samples do not depend on the
+parametrization of time, and shift and scale with the data. The unit of the data is twice the standard deviation that
+the process declares (``ReverseProcess.data_std``), or 1 if it declares none.
 """
 
 from __future__ import annotations
