@@ -95,12 +95,12 @@ def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> Non
     assert "samples of shape (1, 16, 16), but the reference 'digits'" in refused("large.npz", *metrics)
     np.savez("few.npz", x=x[:50])
     assert "KID" in refused("few.npz", "--reference", "digits", "--metrics", "frechet")
-    assert "an error budget is of a model" in refused("own.npz", *metrics, "--budget")
+    assert "--budget needs a model" in refused("own.npz", *metrics, "--budget")
 
 
 @pytest.mark.filterwarnings("ignore:frechet. 80 samples")
 def test_a_range_is_refused_where_it_would_not_be_used() -> None:
-    assert "samples of a model need none" in refused("bundled", "--range", "0,1")
+    assert "leave it out for samples of a model" in refused("bundled", "--range", "0,1")
     assert "--range takes 2 numbers" in refused("bundled", "--range", "0")
 
 

@@ -59,6 +59,6 @@ def test_what_is_no_data_set_is_looked_for_as_a_model() -> None:
     for path in ("runs", "runs/one"):
         assert "no whole checkpoint" in (error := runner.invoke(app, ["inspect", path]).stderr) or "neither" in error
     assert "no model and no data at gone" in runner.invoke(app, ["inspect", "gone"]).stderr
-    assert "are for data sets" in runner.invoke(app, ["inspect", "bundled", "--picture", "a.png"]).stderr
+    assert "apply to data sets" in runner.invoke(app, ["inspect", "bundled", "--picture", "a.png"]).stderr
     np.save("signals.npy", np.zeros((3, 2, 5)))
-    assert "no picture of signals" in runner.invoke(app, ["inspect", "signals.npy", "--picture", "a.png"]).stderr
+    assert "--picture cannot draw signals" in runner.invoke(app, ["inspect", "signals.npy", "--picture", "a.png"]).stderr
