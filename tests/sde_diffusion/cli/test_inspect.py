@@ -61,4 +61,6 @@ def test_what_is_no_data_set_is_looked_for_as_a_model() -> None:
     assert "no model and no data at gone" in runner.invoke(app, ["inspect", "gone"]).stderr
     assert "apply to data sets" in runner.invoke(app, ["inspect", "bundled", "--picture", "a.png"]).stderr
     np.save("signals.npy", np.zeros((3, 2, 5)))
-    assert "--picture cannot draw signals" in runner.invoke(app, ["inspect", "signals.npy", "--picture", "a.png"]).stderr
+    assert (
+        "--picture cannot draw signals" in runner.invoke(app, ["inspect", "signals.npy", "--picture", "a.png"]).stderr
+    )
