@@ -175,7 +175,7 @@ def check_described(description: ModelDescription, file: Path) -> None:
         if own.get(name) != found.get(name):
             what = f"has shape {found[name]}" if name in found else "is missing"
             expected = f"one of shape {own[name]}" if name in own else "none of this name"
-            raise CheckpointError(f"the weights in {file} are not of this network: {name} {what}; expected {expected}")
+            raise CheckpointError(f"the weights in {file} do not fit this network: {name} {what}; expected {expected}")
 
 
 def find(path: str | os.PathLike[str]) -> StoredModel:
@@ -265,7 +265,7 @@ def load(
         check_weights(model.network, tensors)
         model.network.load_state_dict(tensors)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"the weights in {file} are not of this network: {error}") from None
+        raise CheckpointError(f"the weights in {file} do not fit this network: {error}") from None
     return model.to(device).eval()
 
 

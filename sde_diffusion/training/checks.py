@@ -1,4 +1,4 @@
-"""Checks of model, data and options before a training starts, and of finite values during it."""
+"""Checks of model, data and options before training, and of finite values during training."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def checked_data(model: ScoreModel, data: Data | Tensor | ArrayLike) -> Data:
     """The data as a data set, after a check that the model can be trained on it; the model learns its shape.
 
     Raises:
-        TypeError: something that is no score model of an nn.Module.
-        ValueError: samples of another shape than the model's; a model that could never be sampled.
+        TypeError: not a score model with an nn.Module.
+        ValueError: samples of another shape than the model's, or a model that cannot be sampled.
     """
     _check_model(model)
     data = data if isinstance(data, Data) else as_data(data)
@@ -46,9 +46,9 @@ def checked_data(model: ScoreModel, data: Data | Tensor | ArrayLike) -> Data:
 
 
 def decide_units(model: ScoreModel, data: Data, config: TrainConfig) -> None:
-    """Give a model that has none yet the units that the options ask for, measured on the data.
+    """Measure the normalization of the options on the data and set it on a model that has none.
 
-    Not an "edm" model with a ``sigma_data`` of its own, unless they are asked for: it is that of the data as they are.
+    An "edm" model with a given ``sigma_data`` is normalized only on request: its ``sigma_data`` is in data units.
     """
     given = config.normalize == AUTO and model.predicts == "edm" and model.sigma_data != 1
     if model.normalization is None and not given:
@@ -62,20 +62,21 @@ def _check_model(model: ScoreModel) -> None:
         )
     if not isinstance(model.network, nn.Module):
         raise InputTypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
-    # Refuses what could be trained but never sampled: noise prediction where alpha(1) = 0.
+    # Rejects a model that could be trained but not sampled: noise prediction with alpha(1) = 0.
     model.sde.reverse(model)
 
 
 def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:
-    """The augmentation of a batch; None for none.
+    """The augmentation of a batch, or None.
 
     Raises:
-        ValueError: an augmentation that does not fit, or a network with a context that nothing would feed.
+        ValueError: an augmentation that does not suit the data, or a network with a context that training would not
+        supply.
     """
     context = getattr(network, "settings", {}).get("context")
     if context is not None and not config.augment:
         raise InputError(
-            f"the network takes a context of {context} numbers, and in training nothing gives it one: it would sample "
+            f"the network takes a context of {context} values, and training does not supply one: it would sample "
             "with weights that were never trained. Build it without context, or train with augment (--augment)"
         )
     if not (config.flip or config.augment):
@@ -84,7 +85,7 @@ def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Aug
         raise InputError(f"flip and augment change images; the samples of {data.name} are {data.kind}s")
     if config.augment and context != LABELS:
         raise InputError(
-            f"augment passes the augmentation of an image to the network as a context of {LABELS} numbers; build the "
+            f"augment passes the augmentation of an image to the network as a context of {LABELS} values; build the "
             f"network with context={LABELS} (it has {context})"
         )
     return Augmentation(config.flip, config.augment)
@@ -109,20 +110,20 @@ def no_label_for(network: nn.Module, data: Data) -> int:
 
 
 def adamw_moments(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The state of AdamW by the number of its parameter.
+    """Check the state of AdamW and return it by parameter index.
 
-    AdamW's fused kernel trusts its state: with a moment that is shorter than its parameter it reads and writes
-    beyond the end of it. So names, shapes, types and values are compared first.
+    AdamW's fused kernel does not check its state: it reads and writes beyond the end of a moment that is shorter than
+    its parameter. So names, shapes, types and values are compared first.
 
     Raises:
-        ValueError: the state is not of these parameters.
+        ValueError: the state belongs to other parameters.
     """
     moments: dict[int, dict[str, Tensor]] = {}
     expected = {"step": torch.Size([]), "exp_avg": None, "exp_avg_sq": None}
     for i, (name, parameter) in enumerate(parameters.items()):
         entry = {key: saved[f"{name}.{key}"] for key in expected if f"{name}.{key}" in saved}
         if not entry:
-            continue  # before the first update, or of a parameter that takes no part in the loss
+            continue  # before the first update, or for a parameter that does not enter the loss
         if missing := expected.keys() - entry.keys():
             raise InputError(f"the optimizer has no {', '.join(sorted(missing))} of {name}")
         for key, value in entry.items():
@@ -142,7 +143,7 @@ def adamw_moments(parameters: Mapping[str, nn.Parameter], saved: Mapping[str, Te
 
 
 def check_finite(groups: Mapping[str, Mapping[str, Tensor]], step: int) -> None:
-    """Refuse to save values that are not finite: they would replace a good checkpoint.
+    """Check that all values are finite before they are saved, so that they do not replace a good checkpoint.
 
     Raises:
         TrainingDivergedError: the message names the first tensor.

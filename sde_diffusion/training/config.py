@@ -1,4 +1,4 @@
-"""The options of a training run, checked when they are given."""
+"""The options of a training run, with their checks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from solvers.errors import InputError, InputTypeError, choose
 
 
 def constant(progress: float) -> float:
-    """1: the learning rate stays.
+    """1: a constant learning rate.
 
     >>> constant(0.5)
     1.0
@@ -37,7 +37,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb")
 
 
-# Fields under the names that they had in files of earlier versions.
+# Names of fields in files of earlier versions.
 RENAMED = {"times": "time_sampling"}
 
 
@@ -45,10 +45,10 @@ def setting(default: Any, text: str, *, usual: str | None = None, options: tuple
     """A field with its help text for the command line, the docstring and docs/training.md.
 
     Args:
-        default: its value unless given.
-        text: its meaning, a sentence.
-        usual: the default in words, if the value does not show it.
-        options: its spellings on the command line; ``--the-name`` by default.
+        default: the default value.
+        text: the help text.
+        usual: the default in words, if it is not a fixed value.
+        options: the spellings on the command line; ``--the-name`` by default.
     """
     return field(default=default, metadata={"help": text, "usual": usual, "options": options})
 
@@ -59,7 +59,7 @@ def _names(table: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Every option of ``train``; JSON can hold all of them.
+    """Every option of ``train``, with values that JSON can hold.
 
     Raises:
         ValueError: a value out of range or an unknown name.
@@ -71,22 +71,22 @@ class TrainConfig:
     solvers.errors.InputError: steps must be at least 1; got 0
     """
 
-    steps: int = setting(3000, "Updates of the weights.")
-    batch_size: int = setting(128, "Samples in one update, of all processes together.")
+    steps: int = setting(3000, "Number of updates of the weights.")
+    batch_size: int = setting(128, "Number of samples in one update, over all processes.")
     learning_rate: float = setting(
         2e-3, "Learning rate of AdamW after the warm-up.", options=("--learning-rate", "--lr")
     )
-    warmup: int = setting(100, "Updates over which the learning rate rises linearly from 0.")
+    warmup: int = setting(100, "Number of updates over which the learning rate rises linearly from 0.")
     schedule: str = setting("cosine", f"Learning-rate schedule after the warm-up: {_names(SCHEDULES)}.")
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
-    clip: float = setting(1.0, "Largest norm of the gradient; a longer gradient is scaled down to it.")
+    clip: float = setting(1.0, "Largest norm of the gradient; larger gradients are scaled down to it.")
     weight: str = setting(
         "simple", f"Weight of the loss over time: {_names(LOSS_WEIGHTS)}.", usual="by what the network predicts"
     )
     time_sampling: str = setting(
         "stratified", f"How training times are drawn: {_names(TIME_SAMPLERS)}.", usual="by what the network predicts"
     )
-    t_min: float = setting(1e-5, "Smallest time that is trained on, in (0, 1).")
+    t_min: float = setting(1e-5, "Smallest training time, in (0, 1).")
     ema: float | tuple[float, ...] = setting(
         0.999,
         "Decay of the average of the weights, in [0, 1). Several decays give several averages; samples are drawn "
@@ -94,17 +94,17 @@ class TrainConfig:
     )
     ema_widths: tuple[float, ...] = setting(
         (),
-        "Width of a power average, such as 0.05. Snapshots of two widths give an average of any width later.",
+        "Width of a power average, such as 0.05. Snapshots of two widths give an average of any width after training.",
         usual="none",
         options=("--ema-widths", "--ema-width"),
     )
-    snapshot_every: int = setting(500, "Updates from one snapshot of the power averages to the next.")
+    snapshot_every: int = setting(500, "Number of updates between snapshots of the power averages.")
     labels: bool = setting(False, "Train class-conditionally.")
-    drop_label: float = setting(0.1, "Probability of hiding a label, for guidance.")
+    drop_label: float = setting(0.1, "Probability of dropping a label, for classifier-free guidance.")
     normalize: str = setting(
         AUTO,
         "Units that the network sees: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
-        "else), range ([-1, 1]), none (as they are), or auto: range for images of bytes, standard for numbers.",
+        "else), range ([-1, 1]), none (as they are), or auto: range for images of bytes, standard for floats.",
     )
     flip: bool = setting(False, "Random horizontal flips of images.")
     augment: float = setting(
@@ -114,13 +114,13 @@ class TrainConfig:
     precision: str = setting(
         "fp32", f"Precision of the network: {_names(PRECISIONS)}. Loss, weights and averages stay float32."
     )
-    accumulate: int = setting(1, "Micro-batches in which the batch of an update is computed.")
-    seed: int = setting(0, "Seed of initial weights, data order, times, noise and dropout.")
+    accumulate: int = setting(1, "Number of micro-batches in one update (gradient accumulation).")
+    seed: int = setting(0, "Random seed of initial weights, data order, times, noise and dropout.")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one.")
     tracker: str = setting("none", f"Also log metrics to {_names(TRACKERS)}.")
-    log_every: int = setting(50, "Updates from one line of metrics.jsonl to the next.")
-    checkpoint_every: int = setting(500, "Updates from one checkpoint to the next.")
-    keep: int = setting(2, "Newest checkpoints that are kept.")
+    log_every: int = setting(50, "Number of updates between lines of metrics.jsonl.")
+    checkpoint_every: int = setting(500, "Number of updates between checkpoints.")
+    keep: int = setting(2, "Number of checkpoints to keep, the newest.")
 
     def __post_init__(self) -> None:
         choose(self.schedule, SCHEDULES, "schedule")
@@ -143,7 +143,7 @@ class TrainConfig:
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")
-        # JSON and TOML have lists only.
+        # JSON and TOML have lists but no tuples.
         if isinstance(self.ema, (list, tuple)):
             object.__setattr__(self, "ema", self.ema[0] if len(self.ema) == 1 else tuple(self.ema))
         for decay in self.decays:
@@ -195,7 +195,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> TrainConfig:
-        """The options in a file, which may be of an earlier version.
+        """The options of a file, also of an earlier version.
 
         >>> TrainConfig.from_dict({"times": "uniform"}).time_sampling
         'uniform'
@@ -203,7 +203,7 @@ class TrainConfig:
         return cls().with_options({RENAMED.get(name, name): value for name, value in options.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option as JSON can hold it.
+        """Every option as a JSON value.
 
         >>> TrainConfig.from_dict(TrainConfig(steps=7).to_dict()).steps
         7

@@ -1,7 +1,7 @@
-"""Training options in a TOML file: what `sdediff train --config FILE` reads and every run keeps as config.toml.
+"""Training options in a TOML file: `sdediff train --config FILE` reads it, and every run writes config.toml.
 
 data = "digits"            # a name or a path; also data_dir and out
-sde = "vp"                 # the process and what the network predicts
+sde = "vp"                 # the process and the parametrization
 predicts = "noise"
 steps = 3000               # every field of TrainConfig by its name
 ema = [0.999, 0.9999]
@@ -89,7 +89,7 @@ def write_options(options: Mapping[str, Any]) -> bytes:
 
 
 def _toml(value: Any) -> str:
-    # Text, truth values, lists and numbers are written as in JSON, but for the infinite ones.
+    # Strings, booleans, lists and finite numbers are written as in JSON.
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, (list, tuple)):
@@ -98,7 +98,7 @@ def _toml(value: Any) -> str:
 
 
 def options_of(train: Mapping[str, Any], model: ModelDescription, data: str) -> dict[str, Any]:
-    """The options that give a run with this content of config.json again.
+    """The options that reproduce a run, from the content of its config.json.
 
     Args:
         train: from ``TrainConfig.to_dict``.

@@ -1,4 +1,4 @@
-"""From options, as a TOML file has them, to a model, its data and the folder of its run, with defaults for the rest."""
+"""Builds the model, the data and the run folder from training options, with defaults for missing ones."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
 def default_predicts(sde: SDE) -> str:
     """Default parametrization of a network.
 
-    The preconditioned "edm" where the noise grows far beyond the data, because there x_0 is a small difference of x
-    and the noise; else the velocity. Not the noise: x_0 = (x - sigma eps) / alpha, so that where alpha(1) is small
-    (0.0066 for vp) an error of 0.2 in a predicted noise is one of 30 in x_0, and a sample in a thousand ends far from
-    all data (benchmarks/outliers.py).
+    "edm" (preconditioned) if the noise grows far beyond the data, because x_0 is then a small difference of x and the
+    noise; otherwise the velocity. The noise is not a default: x_0 = (x - sigma eps) / alpha, so that where alpha(1) is
+    small (0.0066 for vp) an error of 0.2 in a predicted noise is an error of 30 in x_0, and one sample in a thousand
+    ends far from all data (benchmarks/outliers.py).
 
     >>> [default_predicts(make_sde(name)) for name in ("vp", "cosine", "ve")]
     ['velocity', 'velocity', 'edm']
@@ -42,12 +42,12 @@ def default_predicts(sde: SDE) -> str:
 
 
 def default_options(predicts: str, sde: SDE | None = None) -> dict[str, str]:
-    """The weight and the times that go with what a network predicts, as options of ``train``.
+    """The default loss weight and time sampling of a parametrization, as options of ``train``.
 
-    Those of Karras et al. 2022 for "edm". For velocity the plain error of the output, which keeps the start of sampling
-    in the loss; it is the loss of "edm" where the data have unit scale, and the same times suit it: uniform ones spend
-    half of the samples where there is little but noise (benchmarks/outliers.py). They are kept where alpha(1) = 0,
-    because log-normal times never come near that end.
+    For "edm", the choices of Karras et al. 2022. For velocity, the unweighted error of the output, which keeps the
+    start of sampling in the loss. For data of unit scale it equals the loss of "edm", so the same log-normal times suit
+    it; uniform times spend half of the samples at high noise levels (benchmarks/outliers.py). Times stay uniform if
+    alpha(1) = 0, because log-normal times never come near that end.
 
     >>> default_options("edm"), default_options("velocity", make_sde("flow"))
     ({'weight': 'edm', 'time_sampling': 'log-normal'}, {'weight': 'velocity', 'time_sampling': 'stratified'})
@@ -82,8 +82,8 @@ def default_model(
         sde_settings: settings of the process that differ from its own defaults.
         network_settings: settings of the network that differ from ``default_network``.
         seed: seed of the weights.
-        like: the description of a model (``checkpoint.describe``), whose choices take the place of
-            the defaults, its normalization included.
+        like: the description of a model (``checkpoint.describe``), whose choices replace
+            the defaults, including its normalization.
         normalize: units that the network sees, as in ``TrainConfig``; measured here.
 
     Raises:
@@ -104,7 +104,7 @@ def default_model(
     process = make_sde(name, **_changed(settings, sde_settings, f"the process {name}"))
     predicts = predicts or default_predicts(process)
     if like is None:
-        # An "edm" network receives log(rho) / 4, whose own logarithm means nothing.
+        # An "edm" network receives log(rho) / 4, which may be negative and has no logarithm.
         embedding = "sinusoidal" if predicts == "edm" else "log"
         known, usual = default_settings(data.shape, network)
         entry: NetworkEntry = {"name": known, "class": "", "settings": {**usual, "embedding": embedding}}
@@ -118,7 +118,7 @@ def default_model(
     settings = _changed(entry["settings"] or {}, network_settings, f"the network {entry['name']}")
     given = network_settings or {}
     if entry["name"] == "unet" and "multipliers" in given and "attention" not in given:
-        # The levels that had attention may be gone: the same heights, of the levels that there are now.
+        # Attention stays at the same heights, since the number of levels may have changed.
         tallest = max(settings["attention"], default=0)
         settings["attention"] = attended(data.shape, len(settings["multipliers"]), tallest)
     with torch.random.fork_rng(devices=[]):
@@ -146,7 +146,7 @@ class Setup:
 
 
 def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a file and options that were typed, which win.
+    """Options of a file, overridden by options of the command line.
 
     >>> merged({"steps": 3, "network": {"depth": 2}}, {"steps": 4, "network": {"width": 8}})
     {'steps': 4, 'network': {'depth': 2, 'width': 8}}
@@ -156,7 +156,7 @@ def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
-    """Load the data and build the untrained model of the options.
+    """Load the data and build the untrained model that the options describe.
 
     Args:
         options: as ``config_file.read_options`` returns them.
@@ -215,7 +215,7 @@ def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what:
 
 
 def _root_mean_square(data: Data, units: Normalization) -> float:
-    """Of what the network sees, about 0: E|x_0|^2 / d is what "edm" scales by. Large sets by equally spaced samples."""
+    """The RMS of the network's data, the ``sigma_data`` of "edm"; from equally spaced samples of large data sets."""
     count = min(len(data), max(1, 2**23 // data.x[0].numel()))
     index = torch.linspace(0, len(data) - 1, count, dtype=torch.float64).long()
     return round(float(units.to_model(data.batch(index).double()).square().mean().sqrt()), 4) or 1.0

@@ -1,7 +1,7 @@
-"""The processes of a training, and the precision of its networks.
+"""The processes of a training run, and the precision of its networks.
 
 Hugging Face accelerate finds the processes that a launcher started (``accelerate launch``, ``torchrun``), gives each
-its device, averages gradients over them and writes to trackers; a lone process without tracker does not need it.
+its device, averages gradients over them and writes to trackers; a single process without a tracker does not need it.
 
 Precision is torch's own autocast around the network alone (``Precise``), instead of accelerate's around the whole
 forward pass: computations before and after the network, coefficients, targets and losses, stay float32 and
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAREWELL = 0.1  # seconds for the threads of a process group to let go
+_FAREWELL = 0.1  # seconds that the threads of a process group may take to end
 
 
 class Precise(nn.Module):
-    """A network whose own arithmetic has another precision; its output is float32 like its input.
+    """A network that computes in another precision; its input and output are float32.
 
     >>> network = Precise(nn.Linear(1, 1), torch.bfloat16)
     >>> network.inner.weight.dtype, network(torch.ones(1, 1)).dtype
@@ -65,7 +65,7 @@ class Distributed:
         rank: number of this process, from 0.
         world: number of processes.
         device: device of this process.
-        scaler: scaler of the loss; it does something in float16 only.
+        scaler: scaler of the loss, enabled in float16 only.
 
     Raises:
         ValueError: a device that is not available; a launcher with another precision.
@@ -88,7 +88,7 @@ class Distributed:
         self.accelerator: Accelerator | None = None
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.distributed.is_initialized()
         if several or tracker != "none":
-            # Not for a lone process: accelerate keeps one device for the life of the process.
+            # Not for a single process: accelerate fixes the device for the lifetime of the process.
             self.accelerator = _accelerator(self.device.type == "cpu", tracker, folder)
             self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
             if self.device.type == "cuda":
@@ -98,7 +98,7 @@ class Distributed:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process writes the files of the run."""
         return self.rank == 0
 
     def precise(self, network: nn.Module) -> nn.Module:
@@ -110,18 +110,18 @@ class Distributed:
 
         Args:
             module: its forward pass is the loss.
-            unused: whether some parameters take no part in it.
+            unused: whether some parameters do not enter the loss.
         """
         if self.accelerator is None or self.world == 1:
             return module
         from accelerate.utils import DistributedDataParallelKwargs
 
         self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=unused)
-        # It is on its device: moved again, to "cpu:0" instead of "cpu", its weights would become other tensors.
+        # The module is on its device already: moving it from "cpu" to "cpu:0" would replace its tensors.
         return self.accelerator.prepare_model(module, device_placement=False)
 
     def alone(self, module: nn.Module) -> Any:
-        """A context in which gradients are added up in this process and not averaged yet."""
+        """A context in which gradients accumulate in this process without averaging over processes."""
         return module.no_sync() if self.world > 1 else nullcontext()  # type: ignore[operator]
 
     def mean(self, values: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Distributed:
         return self.gather(row).amax(0).tolist()
 
     def alike(self, action: Callable[[], T]) -> T:
-        """Do the same on every process; where it fails on one, all of them raise its error."""
+        """Call a function on every process; if it fails on one, all processes raise its error."""
         error: Exception | None = None
         result: T | None = None
         try:
@@ -158,12 +158,12 @@ class Distributed:
         return result  # type: ignore[return-value]
 
     def once(self, action: Callable[[], object]) -> None:
-        """Do something in the process that writes; where that fails, all of them raise its error."""
+        """Call a function on the writing process; if it fails, all processes raise its error."""
         self.alike(lambda: action() if self.main else None)
 
     @contextmanager
     def tracking(self, name: str, settings: dict[str, Any]) -> Iterator[None]:
-        """Inside, ``track`` reaches the tracker."""
+        """A context in which ``track`` logs to the tracker."""
         if self.accelerator is not None and self.accelerator.log_with:
             flat = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in settings.items()}
             self.accelerator.init_trackers(name, flat)
@@ -192,6 +192,7 @@ def _accelerator(cpu: bool, tracker: str, folder: Path | None) -> Accelerator:
 def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        # A thread of gloo may still have to let go of the tensors of the last exchange, for which it needs the
-        # interpreter; where that is gone by then, it aborts the process. DistributedDataParallel keeps these threads.
+        # A thread of gloo may still have to release the tensors of the last exchange, for which it needs the
+        # interpreter; after the interpreter has ended it aborts the process. DistributedDataParallel keeps these
+        # threads.
         time.sleep(_FAREWELL)

@@ -15,8 +15,8 @@ Two families of decays:
 A run may keep several at once. `posthoc` makes averages of other widths from saved power averages.
 
 torch.optim.swa_utils.AveragedModel does the same with a copy of the module; it reads its step
-counter from the device at every update, which makes a GPU wait, and keeps the average in the type
-of the weights.
+counter from the device at every update, which synchronises a GPU, and keeps the average in the
+dtype of the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from solvers.errors import InputError
 
-LARGEST_WIDTH = 0.288  # the uniform average, gamma = 0, has 1 / sqrt(12)
+LARGEST_WIDTH = 0.288  # 1 / sqrt(12) is the width of the uniform average, gamma = 0
 
 
 def decay_at(k: int, decay: float) -> float:
@@ -76,7 +76,7 @@ class EMA:
     Floating-point tensors are averaged in float32 (float64 for float64 ones); others are copied.
 
     Args:
-        network: the network that is trained; on its final device already.
+        network: the network in training, on its final device.
         decay: the largest decay, in [0, 1), or a function k -> decay of the k-th update.
 
     Raises:
@@ -101,7 +101,7 @@ class EMA:
             master = torch.promote_types(value.dtype, torch.float32)
             kind = master if value.is_floating_point() else value.dtype
             self._average[name] = value.detach().to(dtype=kind, copy=True)
-        # Fixed once: listing the state of a network takes longer than averaging a small one.
+        # Listed once, since listing the state of a network takes longer than averaging a small network.
         floating = [name for name, value in self._source.items() if value.is_floating_point()]
         self._weights = [self._source[name].detach() for name in floating]
         self._masters = [self._average[name] for name in floating]
@@ -110,7 +110,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, k: int) -> None:
-        """Average in the weights after their k-th update, k = 1, 2, ..."""
+        """Add the weights after the k-th update to the average, k = 1, 2, ..."""
         weights = self._weights
         if not self._same_type:
             weights = [w.to(m.dtype) for w, m in zip(weights, self._masters, strict=True)]
@@ -119,15 +119,15 @@ class EMA:
             self._average[name].copy_(self._source[name])
 
     def state(self) -> dict[str, Tensor]:
-        """The average under the names of ``network.state_dict()``: the tensors, not copies."""
+        """The average by the names of ``network.state_dict()``; the tensors are not copied."""
         return dict(self._average)
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take an average saved from ``state()``, bit for bit.
+        """Load an average saved from ``state()``, bit for bit.
 
         Raises:
-            ValueError: the names or shapes are those of another network.
+            ValueError: names or shapes differ from the network's.
         """
         if {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in self._average.items()}:
             raise InputError("the saved average belongs to another network: names or shapes differ")
@@ -136,7 +136,7 @@ class EMA:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Inside, the network computes with the average; its own weights return afterwards."""
+        """A context in which the network computes with the average; its weights are restored afterwards."""
         own = {name: value.detach().clone() for name, value in self._source.items()}
         try:
             self._put(self._average)

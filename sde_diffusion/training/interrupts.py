@@ -1,4 +1,4 @@
-"""Stopping at the right moment: SIGINT and SIGTERM wait for the end of a training step."""
+"""Deferred SIGINT and SIGTERM: a training run stops after the current step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def deferred() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them.
+    """Collect SIGINT and SIGTERM in a list instead of ending the process.
 
-    A second one interrupts at once.
+    A second signal interrupts immediately.
 
     Outside the main thread, where Python does not allow handlers, nothing is changed. Signals that
     are ignored (nohup) stay ignored.
@@ -44,17 +44,17 @@ def deferred() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, old in before.items():
-            # None: a handler that was not set from Python cannot be put back from it.
+            # None: Python cannot restore a handler that was not set from Python.
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 class StopVote:
-    """Whether to stop before the next step: all processes stop at the same one.
+    """Whether to stop before the next step, the same step in all processes.
 
-    They synchronise about once a second, after a common number of updates.
+    The processes synchronise about once a second, after a common number of updates.
 
     Args:
-        agree: the largest of each value over all processes; None for a single process.
+        agree: function that returns the largest of each value over all processes; None for a single process.
         caught: from ``deferred``; every process ends with the same signal in it.
 
     >>> stop = StopVote(None, caught := [])
@@ -71,7 +71,7 @@ class StopVote:
         self._last = (0, time.perf_counter())
 
     def reached(self, step: int) -> bool:
-        """Whether a signal came; called before every step."""
+        """Whether a signal was received; called before every step."""
         if self._agree is None:
             return bool(self._caught)
         if self._next is not None and step < self._next:

@@ -1,4 +1,4 @@
-r"""Weights of the loss, in one convention.
+r"""Weights of the loss as functions of time, in one convention.
 
 ``losses`` minimises  E_t  w(t) / (sigma^2 d)  ||eps - eps_theta||^2.  Papers state their weights for an error of
 eps, of x_0 or of v, and with other measures of time. With rho = sigma / alpha and SNR = 1 / rho^2,
@@ -9,8 +9,8 @@ so a weight h of the noise error is w = sigma^2 h, a weight h of the data error 
 weight h of the evidence lower bound, 1/2 E_t (-d log SNR/dt) h ||eps - eps_theta||^2, is w = g^2 h (the factor
 1/2 is left out, as in ``likelihood``).
 
-An uncertainty u(t) that is learned beside the network changes a loss l to  l exp(-u) + u  (``Uncertainty``);
-its minimum over u is 1 + log E[l | t], so every time then counts the same (Karras et al. 2024, eq. 14).
+An uncertainty u(t) learned together with the network changes a loss l to  l exp(-u) + u  (``Uncertainty``);
+its minimum over u is 1 + log E[l | t], so all times then have equal weight (Karras et al. 2024, eq. 14).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def likelihood(sde: SDE, t: Tensor) -> Tensor:
 
 
 def velocity(sde: SDE, t: Tensor) -> Tensor:
-    """The plain error of the velocity v = a x_0 + b eps: w = sigma^2 (b - a rho)^2.
+    """The unweighted error of the velocity v = a x_0 + b eps: w = sigma^2 (b - a rho)^2.
 
     Flow matching (Lipman et al. 2023, eq. 9); SNR + 1 on the data error of a VP process (Salimans & Ho 2022,
     section 4). It grows towards alpha = 0, where sampling starts.
@@ -72,7 +72,7 @@ class EDMWeight:
     The output of an "edm" network then has weight 1 at every time.
 
     Args:
-        sigma_data: d; that of the model when None.
+        sigma_data: d; the model's by default.
 
     >>> from sde_diffusion.sde import EDM
     >>> float(EDMWeight(sigma_data=0.5)(EDM(), torch.tensor(0.0125, dtype=torch.float64)))  # sigma = 1
@@ -171,7 +171,7 @@ class Uncertainty(nn.Module):
     """A learned u(t), and the loss l exp(-u) + u (Karras et al. 2024, eq. 14; section 2.3).
 
     u is a linear function of cos(f c + phi), f and phi fixed and random, c = log(rho) / 4; it starts at 0.
-    Its parameters are trained with those of the network, and are not part of the model afterwards.
+    Its parameters are trained together with the network and are not part of the trained model.
 
     Args:
         features: number of cosines.
@@ -193,8 +193,8 @@ class Uncertainty(nn.Module):
         nn.init.zeros_(self.linear.weight)
 
     def u(self, sde: SDE, t: Tensor) -> Tensor:
-        """The logarithm of the loss that is expected at times t, (B,) float32."""
-        # Bounded: rho is infinite where alpha is 0.
+        """The logarithm of the expected loss at times t, (B,) float32."""
+        # Bounded, since rho is infinite at alpha = 0.
         c = (-sde.half_log_snr(t).clamp(-20, 20) / 4).float()
         out: Tensor = self.linear(torch.cos(c[:, None] * self.frequencies + self.phases) * math.sqrt(2))
         return out[:, 0].float()
@@ -213,12 +213,12 @@ LOSS_WEIGHTS: dict[str, Weight] = {
     "min-snr": MinSNR(),
     "p2": P2(),
     "sigmoid": Sigmoid(),
-    "uncertainty": EDMWeight(),  # where the learned one starts
+    "uncertainty": EDMWeight(),  # the initial value of the learned weight
 }
 
 
 def weight_for(weight: str | Weight, sigma_data: float) -> Weight:
-    """The weight of a name in ``LOSS_WEIGHTS``, or the function itself, with the model's sigma_data where it has none.
+    """The weight of a name in ``LOSS_WEIGHTS``, or the function itself, with the model's sigma_data by default.
 
     Raises:
         ValueError: an unknown name.
@@ -233,7 +233,7 @@ def weight_for(weight: str | Weight, sigma_data: float) -> Weight:
 
 
 def learned_weight(weight: str) -> Uncertainty | None:
-    """The module that a weight learns beside the network, or None.
+    """The module of a learned weight, or None.
 
     >>> learned_weight("simple") is None, type(learned_weight("uncertainty")).__name__
     (True, 'Uncertainty')

@@ -10,13 +10,13 @@ has s_theta = grad log p_t for every positive weight w (Vincent 2011, eq. 11; So
 eq. 7). d is the number of values in a sample. L does not go to 0: its minimum is
 E w / (sigma^2 d) tr Cov[eps | x_t].
 
-A network may output something else than eps. Every parametrization is affine, so an error of the
-output is an error of eps times ``ScoreModel.output_gain``, and the same L is a regression in the
+A network may predict another target than eps. Every parametrization is affine, so the error of the
+output is the error of eps times ``ScoreModel.output_gain``, and the same L is a regression in the
 space of the output,
 
     L = E  c(t) / d  ||output - target||^2,        c(t) = w(t) gain(t)^2 / sigma(t)^2,
 
-which divides by no small number after the network. c is formed in float64 and used in float32.
+without a division by a small number after the network. c is formed in float64 and used in float32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.training.loss_weights import Weight, learned_weight, weight_for
 from sde_diffusion.training.vlb import variational_bound
 
-# lambda T of eq. 16 for T = 1000; the bound is a mean over steps here, a sum over them there.
+# lambda T of eq. 16 for T = 1000; the bound is a mean over steps here and a sum over steps in the paper.
 HYBRID = 1.0
 
 __all__ = ["HYBRID", "LossModule", "denoising_loss"]
@@ -55,10 +55,10 @@ def denoising_loss(
         t: times (B,) in (0, 1), float64 for exact coefficients, on the device of x0.
         eps: standard normal noise like x0.
         weight: a name in ``LOSS_WEIGHTS``, or a function (sde, t) -> w(t).
-        condition: passed on to the network.
+        condition: conditions of the network.
 
     Returns:
-        (B,) float32. Its mean over the batch is L.
+        (B,) float32, whose mean over the batch estimates L.
 
     Raises:
         ValueError: an unknown weight, or a learned variance on a process without steps.
@@ -73,7 +73,7 @@ def denoising_loss(
     c = weigh(model.sde, t) * (model.output_gain(t) / model.sde(t).sigma) ** 2
     x = model.sde.perturb(x0, t, eps)
     output, variance = model.outputs(x, t, **condition)
-    # Subtracted first: bfloat16 is promoted, and float64 does not cancel in float32.
+    # Subtraction comes before the cast: bfloat16 is promoted, and float64 values do not cancel in float32.
     error = (output - model.target(x0, eps, t)).float()
     loss = c.float() * error.square().flatten(1).mean(1)
     if variance is None:
@@ -115,7 +115,7 @@ class LossModule(nn.Module):
     def forward(
         self, x0: Tensor, t: Tensor, eps: Tensor, factor: Tensor, condition: dict[str, Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The weighted losses, and the minimised ones: after the learned weight, if any, multiplied by ``factor``.
+        """The weighted losses, and the objective: after the learned weight, if any, multiplied by ``factor``.
 
         Args:
             x0: data (B, ...).

@@ -1,7 +1,7 @@
-"""Every option of a training once: the command line, the keys of a TOML file and docs/training.md are made of these.
+"""Definitions of all training options, from which the command line, TOML keys and docs/training.md are generated.
 
-The options of the training are the fields of ``TrainConfig``; those of the process and of the network, which are
-arguments of several classes, are listed here.
+The fields of ``TrainConfig`` are the options of the training itself. Options of the process and of the network are
+arguments of several classes and are listed here.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sde_diffusion.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class TrainOption:
-    """An option.
+    """A training option.
 
     Attributes:
         name: the key in a TOML file.
         kind: int, float, str, bool or list[float].
-        text: its meaning, a sentence.
-        usual: the value unless given, in words.
-        table: of the TOML file: "process", "network", or None for its top.
-        spellings: on the command line.
+        text: the help text.
+        usual: the default, in words.
+        table: the table of the TOML file, "process" or "network"; None for the top level.
+        spellings: the spellings on the command line.
     """
 
     name: str
@@ -69,12 +69,12 @@ PROCESS = (
     TrainOption("sigma_max", float, "Largest sigma (ve, edm).", "50, edm 80", "process"),
 )
 NETWORK = (
-    TrainOption("name", str, f"{', '.join(NETWORKS)}.", "by the data", "network", ("--network",)),
+    TrainOption("name", str, f"Network: {', '.join(NETWORKS)}.", "by the data", "network", ("--network",)),
     TrainOption("width", int, "Hidden width of an MLP.", "by the data", "network"),
-    TrainOption("depth", int, "Residual blocks of an MLP.", "4", "network"),
+    TrainOption("depth", int, "Number of residual blocks of an MLP.", "4", "network"),
     TrainOption("channels", int, "Base channels of a U-Net.", "by the data", "network"),
-    TrainOption("blocks", int, "Blocks per level of a U-Net.", "by the data", "network"),
-    TrainOption("dropout", float, "Probability of dropping a value.", "by the data", "network"),
+    TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network"),
+    TrainOption("dropout", float, "Dropout probability.", "by the data", "network"),
     TrainOption("embedding", str, f"Time embedding: {', '.join(EMBEDDINGS)}.", "log; with edm sinusoidal", "network"),
 )
 
@@ -85,7 +85,7 @@ def table_of_options(options: Iterable[TrainOption] = (*TRAINING, *PROCESS, *NET
     >>> print(table_of_options(TRAINING[:1]))
     | option | TOML key | default | meaning |
     | --- | --- | --- | --- |
-    | `--steps` | `steps` | 3000 | Updates of the weights. |
+    | `--steps` | `steps` | 3000 | Number of updates of the weights. |
     """
     lines = ["| option | TOML key | default | meaning |", "| --- | --- | --- | --- |"]
     for option in options:

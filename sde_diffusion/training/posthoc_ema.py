@@ -4,10 +4,10 @@ A power average of step s and exponent gamma is sum_j p(j) w_j over the weights 
 
     p(j) = (j^(gamma+1) - (j-1)^(gamma+1)) / s^(gamma+1).
 
-Averages are linear in the weights: where some combination sum_i c_i p_i of saved profiles comes close to another
-profile p, the same combination of the saved tensors comes close to that average. The c_i are the least-squares
-solution of sum_i c_i p_i = p (Karras et al. 2024, section 3.2). Unlike there the profiles are those of the
-discrete updates instead of their continuous limit, and the c_i sum to 1: what all weights have in common then
+Averages are linear in the weights: if a combination sum_i c_i p_i of saved profiles approximates another profile p,
+the same combination of the saved tensors approximates its average. The c_i are the least-squares
+solution of sum_i c_i p_i = p (Karras et al. 2024, section 3.2). Unlike in the paper, the profiles are
+those of the discrete updates instead of their continuous limit, and the c_i sum to 1: the common part of all weights
 stays unchanged, while a sum of 0.996 would shrink the whole network by 0.4 %.
 """
 
@@ -39,11 +39,11 @@ def profile(step: int, width: float, last: int) -> np.ndarray:
 
 
 def coefficients(saved: list[tuple[int, float]], step: int, width: float) -> tuple[np.ndarray, float]:
-    """Combine saved averages, (step, width) each, into another.
+    """Coefficients that combine saved averages, given as (step, width), into another average.
 
     Returns:
-        The factor of each, and the error: the distance between combined and wanted profile as a share of the
-        wanted profile's own norm.
+        The coefficients, and the relative error: the distance between the combined and the requested profile over the
+        norm of the requested profile.
 
     >>> factors, error = coefficients([(100, 0.05), (100, 0.10)], 100, 0.05)
     >>> factors.round(6).tolist(), error < 1e-12
@@ -52,7 +52,7 @@ def coefficients(saved: list[tuple[int, float]], step: int, width: float) -> tup
     last = max(step, *(s for s, _ in saved))
     basis = np.stack([profile(s, w, last) for s, w in saved], axis=1)
     wanted = profile(step, width, last)
-    # The last factor is 1 minus the others: only differences to the last profile are free.
+    # The last coefficient is 1 minus the others: only differences to the last profile are free.
     anchor = basis[:, -1]
     others = np.linalg.lstsq(basis[:, :-1] - anchor[:, None], wanted - anchor, rcond=1e-12)[0]
     factors = np.append(others, 1 - others.sum())
@@ -66,12 +66,12 @@ def reconstruct(
     step: int | None = None,
     network: nn.Module | None = None,
 ) -> tuple[ScoreModel, float]:
-    """The model of a run with an average that was not kept during training.
+    """The model of a run with an average of any width, made after training.
 
     Args:
-        run: a folder of training with ``ema_widths``.
+        run: the folder of a run with ``ema_widths``.
         width: standard deviation of the average as a share of the training time, such as 0.07.
-        step: as if training had ended there; the last snapshot by default.
+        step: the step at which the average ends; the last snapshot by default.
         network: needed if the run has a network outside ``NETWORKS``.
 
     Returns:
@@ -79,8 +79,8 @@ def reconstruct(
         requested; averages narrower than the saved ones cannot be made.
 
     Raises:
-        ValueError: a width or step that no average can have.
-        CheckpointError: the run has no snapshots, or a torn one.
+        ValueError: a width or step out of range.
+        CheckpointError: the run has no snapshots, or an incomplete one.
     """
     found = snapshots(Path(run))
     if not found:
@@ -111,7 +111,7 @@ def reconstruct(
 
 
 def file_of(width: float) -> str:
-    """The name of the file of a power average, without its ending.
+    """The file name of a power average, without suffix.
 
     >>> file_of(0.1)
     'power-0.1'

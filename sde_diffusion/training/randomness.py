@@ -1,12 +1,12 @@
 """Random draws of a training step: indices, times, noise, dropout.
 
-Everything is a function of (seed, step, row), where the row counts the samples of one update over all processes
-and micro-batches. So there is no generator state to save, a resumed run draws what the uninterrupted one would
-have drawn, what a past step saw can be named afterwards, and a batch of 64 on one process is the same 64 samples
-with the same times and noise as two batches of 32 on two.
+All draws are functions of (seed, step, row), where the row counts the samples of one update over all processes and
+micro-batches. So there is no generator state to save, a resumed run has the draws of an uninterrupted run, the draws
+of a past step can be computed again, and a batch of 64 on one process has the same samples, times and noise as two
+batches of 32 on two processes.
 
-Numbers that are few (order, times, labels) are drawn for the whole batch and cut. Noise is drawn in blocks of
-``BLOCK`` rows with a generator each, so that a process draws its own rows only.
+Order, times and labels are drawn for the whole batch, and each process takes its rows. Noise is drawn in blocks of
+``BLOCK`` rows with one generator for each block, so that a process draws its own rows only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCK = 32
 
 
 def key(seed: int, use: str, *numbers: int) -> int:
-    """A 63-bit hash to seed a generator with.
+    """A 63-bit hash, the seed of a generator.
 
     >>> key(0, "noise", 1, 0) == key(0, "noise", 1, 1)
     False
@@ -38,12 +38,12 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StepRandomness:
-    """The draws of a run.
+    """The random draws of a training run.
 
     Args:
         seed: seed of the run.
         samples: size of the data set.
-        batch_size: samples in one step, of all processes together.
+        batch_size: number of samples in one step, over all processes.
 
     >>> draws = StepRandomness(seed=0, samples=5, batch_size=2)
     >>> torch.cat([draws.index(k) for k in range(1, 6)]).reshape(2, 5).sort().values  # two epochs
@@ -58,8 +58,7 @@ class StepRandomness:
     def index(self, step: int) -> Tensor:
         """The samples of step 1, 2, ..., (B,) int64: epoch after epoch, each in its own order.
 
-        A batch may reach over the end of an epoch, so no sample is left out and every batch is
-        full.
+        A batch may continue into the next epoch, so no sample is left out and every batch is full.
         """
         position, parts, left = (step - 1) * self.batch_size, [], self.batch_size
         while left:
@@ -89,7 +88,7 @@ class StepRandomness:
         return torch.rand(self.batch_size, generator=self.generator("label", step)) < probability
 
     def network_seed(self, step: int, first: int = 0) -> int:
-        """Seed of torch's own generator, from which dropout draws, for the micro-batch that starts at a row."""
+        """The seed of torch's global generator, which dropout uses, for the micro-batch that starts at a row."""
         return key(self.seed, "network", step, first)
 
     def generator(self, use: str, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -1,14 +1,14 @@
 r"""Sampling of training times, with importance weights.
 
-The loss of ``losses`` is an average over t ~ U[t_min, 1). Times drawn with another density q estimate the same
-average when every sample counts 1 / ((1 - t_min) q(t)): the estimate keeps its mean, and its variance changes.
-The log-normal and logit-normal densities of the literature are instead meant as part of the weight of the
-loss: there every sample counts 1 unless ``corrected`` is set.
+The loss of ``losses`` is an average over t ~ U[t_min, 1). Times drawn with another density q estimate the same average
+if every sample has the weight 1 / ((1 - t_min) q(t)): the mean stays the same, and the variance changes. The
+log-normal and logit-normal densities of the literature are part of the loss weight instead: every sample has the
+weight 1 unless ``corrected`` is set.
 
-One uniform number in each of n equal cells (Kingma et al. 2021, appendix I.1) replaces n independent ones, and
-the density is reached by its inverse distribution function: together the times of a batch cover it. With
-several processes the n times of the whole batch are drawn from one generator and each process takes its rows,
-so that they are stratified across processes too.
+Times are stratified: one uniform number in each of n equal cells (Kingma et al. 2021, appendix I.1) replaces n
+independent ones, and the inverse distribution function maps them to q. With several processes the n times of the
+whole batch are drawn from one generator and each process takes its rows, so that times are stratified across processes
+too.
 
 ``SDE.to_step`` moves the times of a discrete-time process to its steps.
 """
@@ -31,8 +31,8 @@ State = dict[str, Tensor]
 def stratified(n: int, t_min: float = 1e-5, generator: torch.Generator | None = None) -> Tensor:
     """Draw stratified times: one uniform in each of n equal cells of [t_min, 1), in random order.
 
-    The cells share one uniform offset, t = t_min + (1 - t_min) (i + u) / n. Each time alone is
-    uniform; together they cover the interval, which lowers the variance of the loss (Kingma et al.
+    The cells share one uniform offset, t = t_min + (1 - t_min) (i + u) / n. Each time is
+    uniform, and together the times cover the interval, which lowers the variance of the loss (Kingma et al.
     2021, appendix I.1).
 
     Args:
@@ -63,7 +63,7 @@ class TimeSampler(ABC):
         sde: SDE,
         state: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Times and what each counts.
+        """Times and their importance weights.
 
         Args:
             n: number of samples: the size of the whole batch.
@@ -85,11 +85,11 @@ class TimeSampler(ABC):
         """``sample`` before times are moved to the steps of a discrete-time process."""
 
     def start(self) -> State:
-        """The state before training."""
+        """The initial state."""
         return {}
 
     def update(self, state: State, t: Tensor, loss: Tensor, t_min: float) -> State:
-        """The state after the losses (B,) at times t (B,) became known; the old one is not changed."""
+        """The new state after losses (B,) at times t (B,); the old state is not changed."""
         return state
 
 
@@ -210,7 +210,7 @@ class LogitNormal(TimeSampler):
 class Importance(TimeSampler):
     """q(t) proportional to g^2 / sigma^2: lambda is uniform (Song et al. 2021b, variance reduction).
 
-    Of the likelihood weight and noise prediction a constant factor remains, and the variance falls.
+    With the likelihood weight and noise prediction the loss has a constant factor, which lowers the variance.
     Where lambda(1) is infinite, times end at 1 - t_min.
 
     >>> from sde_diffusion.sde import VPSDE
@@ -238,8 +238,8 @@ class LossSecondMoment(TimeSampler):
 
     Args:
         bins: cells of [t_min, 1).
-        history: losses that are remembered of each cell.
-        floor: share of the uniform density that is mixed in, so that no factor exceeds 1 / floor.
+        history: number of stored losses in each cell.
+        floor: share of the uniform density in the mixture, so that no factor exceeds 1 / floor.
 
     >>> from sde_diffusion.sde import VPSDE
     >>> times, state = LossSecondMoment(bins=2, history=1), LossSecondMoment(bins=2, history=1).start()
@@ -288,13 +288,13 @@ class LossSecondMoment(TimeSampler):
         return t_min + (1 - t_min) * place, 1 / (self.bins * p[cell])
 
     def update(self, state: State, t: Tensor, loss: Tensor, t_min: float) -> State:
-        """Remember the losses (B,) at times t (B,), the newest of each cell.
+        """The state with the newest losses (B,) at times t (B,) of each cell.
 
         Args:
-            state: so far.
+            state: the old state.
             t: times (B,).
             loss: losses of ``denoising_loss`` there (B,), without the factors of ``sample``.
-            t_min: as it was for ``sample``.
+            t_min: as for ``sample``.
         """
         place = (t.detach().double().cpu() - t_min) / (1 - t_min)
         # A step of a discrete-time process stands for the interval below it.
@@ -311,13 +311,13 @@ class LossSecondMoment(TimeSampler):
 
 
 def _mixed(u: Tensor, t_min: float, floor: float) -> tuple[Tensor, Tensor]:
-    """Of quantiles u the share ``floor`` as uniform times, NaN for the others, and the others as quantiles again."""
+    """The share ``floor`` of quantiles u as uniform times (NaN elsewhere), and the others rescaled to quantiles."""
     times = t_min + (1 - t_min) * u / floor if floor > 0 else torch.full_like(u, torch.nan)
     return torch.where(u < floor, times, torch.nan), ((u - floor) / (1 - floor)).clamp_min(0)
 
 
 def _bounded(q: Tensor, t_min: float, floor: float) -> Tensor:
-    """1 / ((1 - t_min) density) of the mixture of q with uniform times; q is NaN where it is 0 times infinity."""
+    """1 / ((1 - t_min) density) for the mixture of q with uniform times; q is NaN where it is 0 times infinity."""
     return 1 / (floor + (1 - floor) * (1 - t_min) * torch.nan_to_num(q, nan=0.0))
 
 
@@ -338,7 +338,7 @@ def _mass(mean: float, std: float, ends: Tensor) -> Tensor:
     mass = high - low
     if not float(mass) > 0:
         raise InputError(
-            f"a normal distribution of mean {mean} and standard deviation {std} leaves no times between "
+            f"a normal distribution with mean {mean} and standard deviation {std} has no times between "
             f"{float(ends[0]):.4g} and {float(ends[1]):.4g}"
         )
     return mass

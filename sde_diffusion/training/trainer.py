@@ -1,7 +1,7 @@
-"""One training step, and everything that evolves from step to step.
+"""The trainer: one training step, and the state that changes from step to step.
 
 Step metrics stay on the device until ``read``, so that no step synchronises. ``read`` also checks that they are
-finite. The draws of a step are a function of its number, so the error can name the step, its samples and its times.
+finite. The draws of a step are a function of its number, so that an error can name the step, its samples and its times.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sde_diffusion.training.randomness import StepRandomness
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 from solvers.errors import InputError, NonFiniteError
 
-SMALLEST_SCALE = 2.0**-14  # below, the scaled loss itself would vanish in float16
+SMALLEST_SCALE = 2.0**-14  # at smaller scales the loss would vanish in float16
 
 
 class _Figures(NamedTuple):
@@ -48,13 +48,13 @@ class _Figures(NamedTuple):
 
 
 class TrainingStep(NamedTuple):
-    """An update that was made; its tensors are on the device, and reading one waits for it.
+    """An update; its tensors are on the device, and reading one synchronises.
 
     Attributes:
         number: 1, 2, ..., ``config.steps``.
         loss: mean weighted loss of this process's part of the batch, 0-d.
         grad_norm: norm of the gradient before clipping, 0-d.
-        learning_rate: of this update.
+        learning_rate: the learning rate of this update.
     """
 
     number: int
@@ -66,26 +66,26 @@ class TrainingStep(NamedTuple):
 class Trainer:
     """A model in training: ``for step in trainer`` makes the updates up to ``config.steps``, one at a time.
 
-    What happens between them is the caller's: logging, checkpoints (``groups``, ``state``), pictures, an early stop.
-    ``train`` is such a loop. While it runs, the network is in training mode, and torch's own generator, from which
-    dropout draws, is seeded at every step; both are put back when it ends.
+    The caller does everything between updates: logging, checkpoints (``groups``, ``state``), sampling, early stopping.
+    ``train`` is such a loop. During the loop the network is in training mode, and torch's global generator, which
+    dropout uses, is seeded at every step; both are restored at the end.
 
     Args:
         model: the score model; its network is moved to the device and trained in place.
         data: a data set, or an array (N, ...) that ``as_data`` understands.
         config: the options.
-        engine: the processes and their devices; a lone process by default.
+        engine: the processes and their devices; a single process by default.
 
     Attributes:
         step: number of updates so far.
         losses: mean loss of each step since the last line of the log.
-        norms: norm of the gradient of the same steps, before clipping.
-        skipped: updates since the last line that a gradient too large for float16 cost.
-        waited: seconds spent on getting data, ever.
+        norms: norm of the gradient of these steps, before clipping.
+        skipped: number of updates since the last line skipped because the gradient overflowed in float16.
+        waited: total seconds spent on getting data.
 
     Raises:
-        ValueError: the network has nothing to train, or its output is not shaped like its input; labels or a batch
-            that do not fit.
+        ValueError: the network has no trainable parameters, its output has another shape than its input, or labels or
+            batch size do not fit.
 
     >>> from sde_diffusion.networks import build
     >>> from sde_diffusion.sde import VPSDE
@@ -150,7 +150,7 @@ class Trainer:
         self.objective = engine.shared(objective, self._try(objective))
         if engine.world > 1:
             self._settle()
-        # Not before: only now all processes have the weights of the first.
+        # Only from here on all processes have the weights of the first process.
         self.averages = {"ema": EMA(self.network, config.decays[0])}
         self.averages |= {f"ema-{decay:g}": EMA(self.network, decay) for decay in config.decays[1:]}
         self.powers = {width: EMA(self.network, power_decay(width)) for width in config.ema_widths}
@@ -166,10 +166,10 @@ class Trainer:
         return x0, t, torch.zeros_like(x0), torch.ones_like(t), condition
 
     def _try(self, objective: nn.Module) -> bool:
-        """Train on one sample without effect, so that a network that does not fit fails before a run is made.
+        """Compute the loss of one sample without an update, so that an unsuitable network fails before a run exists.
 
         Returns:
-            Whether some parameters take no part in the loss.
+            Whether some parameters do not enter the loss.
         """
         training = self.network.training
         self.network.eval()
@@ -179,8 +179,9 @@ class Trainer:
         return any(g is None for g in gradients)
 
     def _settle(self) -> None:
-        # After its first backward pass DistributedDataParallel sorts the gradients into other buckets, and sums over
-        # more than two processes round otherwise. Done here, a resumed run has the buckets of an uninterrupted one.
+        # After its first backward pass DistributedDataParallel changes the buckets of gradients, which changes the
+        # rounding of sums over more than two processes. A backward pass here gives a resumed run the same buckets as
+        # an uninterrupted run.
         training = self.network.training
         self.network.eval()
         for _ in range(2):
@@ -189,7 +190,7 @@ class Trainer:
         self.network.train(training)
 
     def __iter__(self) -> Generator[TrainingStep, None, None]:
-        """Make the updates that are left, and yield after each."""
+        """Make the remaining updates, and yield after each."""
         was_training = self.network.training
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -254,7 +255,7 @@ class Trainer:
     def _to_device(self, value: Tensor) -> Tensor:
         if self.device.type != "cuda":
             return value
-        # From pageable memory the copy would wait for all that the GPU has yet to do.
+        # A copy from pageable memory would wait for all queued work of the GPU.
         return value.pin_memory().to(self.device, non_blocking=True)
 
     def _condition(self, index: Tensor, dropped: Tensor | None, augment_labels: Tensor | None) -> dict[str, Tensor]:
@@ -266,18 +267,18 @@ class Trainer:
         return condition
 
     def _seed_network(self, step: int, first: int) -> None:
-        # torch.manual_seed seeds every kind of device: 0.14 ms, noticeable beside a small network.
+        # torch.manual_seed seeds every kind of device, which takes 0.14 ms: noticeable for a small network.
         seed = self.draws.network_seed(step, first)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def read(self) -> None:
-        """Take the figures of the last steps off the device, into ``losses`` and ``norms``.
+        """Copy the metrics of the last steps from the device into ``losses`` and ``norms``.
 
         Raises:
             NotFinite: a loss or gradient was not finite; the message names step, samples and times. A gradient that
-                float16 could not hold is counted in ``skipped`` instead: its update was not made.
+                overflowed in float16 is counted in ``skipped`` instead, and its update is skipped.
             FloatingPointError: float16 cannot hold any gradient.
         """
         if not self._unread:
@@ -357,7 +358,7 @@ class Trainer:
         """Continue from a checkpoint, bit for bit.
 
         Raises:
-            CheckpointError: it belongs to another network.
+            CheckpointError: the checkpoint belongs to another network.
         """
         try:
             check_weights(self.network, groups["model"])
@@ -377,4 +378,4 @@ class Trainer:
             if self.engine.scaler.is_enabled():
                 self.engine.scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint is not of this network: {error}") from None
+            raise CheckpointError(f"the checkpoint belongs to another network: {error}") from None

@@ -1,4 +1,4 @@
-"""Training, from a model and data to a model that can be sampled.
+"""``train``: trains a model on data and returns the model to sample from.
 
 >>> import torch
 >>> from sde_diffusion.networks import build
@@ -43,7 +43,7 @@ from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.trainer import Trainer
 from solvers.errors import InputError
 
-# Options that may change when a run is resumed: none of them alters a step that was already made.
+# Options that may change when a run is resumed, since they do not affect earlier steps.
 _FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
 
 
@@ -60,18 +60,18 @@ def train(
 ) -> ScoreModel:
     """Train a model by weighted denoising score matching.
 
-    Under ``accelerate launch`` or ``torchrun``, all processes call it with the same arguments and share the work.
+    Under ``accelerate launch`` or ``torchrun``, all processes call ``train`` with the same arguments and share the
+    work.
 
     Args:
         model: the model to train; its network ends with the last weights, in place.
         data: a data set, or an array (N, ...) that ``as_data`` understands.
-        config: the options; the defaults of ``TrainConfig``, or those of the run when it is
-            resumed.
-        out: folder of a new run, for metrics and checkpoints. Without it everything stays in
-            memory.
-        resume: continue the run in ``out`` from its newest whole checkpoint. On the CPU, with the
+        config: the options; by default those of ``TrainConfig``, or of the resumed run.
+        out: folder of a new run, for metrics and checkpoints. By default nothing is
+            written.
+        resume: continue the run in ``out`` from its newest complete checkpoint. On the CPU, with the
             same number of threads, the result is bit-equal to that of an uninterrupted run.
-        force: resume although options or data differ from those of the run; the difference is a warning then.
+        force: resume although options or data differ from those of the run, with a warning.
         progress: show a bar in a terminal, otherwise a line every 15 s.
         options: single options by name, such as ``steps=2000``.
 
@@ -81,7 +81,7 @@ def train(
     Raises:
         FileExistsError: ``out`` exists and ``resume`` is False.
         FileNotFoundError: no run to resume exists.
-        ValueError: options, model and data do not fit each other, or not the run that is resumed.
+        ValueError: options, model and data do not fit each other or the resumed run.
         FloatingPointError: the loss stopped being finite; the last checkpoint is intact, and step, times and
             samples are in non-finite.json of the run.
         OSError: a checkpoint could not be written; the one before is intact.
@@ -134,7 +134,7 @@ def train(
 
 
 class _Shared:
-    """The run folder as all processes see it: one of them writes, and all learn of its errors."""
+    """The run folder for several processes: one process writes, and all raise its errors."""
 
     def __init__(self, engine: Distributed, path: Path | None, stack: ExitStack) -> None:
         self.engine, self.path, self._stack = engine, path, stack
@@ -182,7 +182,7 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
             meter.update(k)
             pause = time.perf_counter()
             if trainer.powers and (k % config.snapshot_every == 0 or last):
-                # Before the checkpoint: resumed from there, the run has all snapshots up to it.
+                # Before the checkpoint, so that a run resumed from it has all earlier snapshots.
                 powers, about = trainer.snapshot(), {"step": k, "widths": list(trainer.powers), **identity}
                 check_finite(powers, k)
                 run.once(lambda run, k=k, p=powers, a=about: run.snapshot(k, p, a))  # type: ignore[misc]
@@ -199,7 +199,7 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
 def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
     if run.path is None:
         return
-    # Before anything is written: weights that are not finite never replace good ones.
+    # Before anything is written, so that non-finite weights never replace good ones.
     trainer.read()
     groups = trainer.groups()
     check_finite(groups, trainer.step)
@@ -208,10 +208,10 @@ def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:
 
 
 def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfig, toml: bytes, force: bool) -> None:
-    """Take up a run where its newest whole checkpoint left it."""
+    """Continue a run from its newest complete checkpoint."""
     path = run.path
     assert path is not None
-    # Options that are younger than the run have their defaults.
+    # Options added after the run was made have their defaults.
     parts: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "model": (stored["model"], about["model"]),
         "data": (stored["data"], about["data"]),
@@ -236,10 +236,10 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
     state = read_state(folder)
     checked(state, TrainingState, str(folder / STATE))
     if state["step"] > trainer.config.steps:
-        raise InputError(f"{path} is at step {state['step']} already, beyond steps={trainer.config.steps}")
+        raise InputError(f"{path} is already at step {state['step']}, beyond steps={trainer.config.steps}")
     missing = [name for name in trainer.groups() if name != "optimizer" and f"{name}.safetensors" not in state["files"]]
     if missing:
-        raise InputError(f"{folder} has no {', '.join(missing)}: a run cannot begin to keep them when it is resumed")
+        raise InputError(f"{folder} has no {', '.join(missing)}: a resumed run cannot add them")
     groups = {name: unpack(folder / f"{name}.safetensors") for name in trainer.groups()}
     trainer.restore(groups, state)
 

@@ -46,7 +46,7 @@ def variational_bound(sde: SDE, x0: Tensor, x: Tensor, t: Tensor, denoised: Tens
     is_first = (t * sde.steps).round() <= 1
     small = torch.where(is_first, first, q.small)
     log_small = per_sample(torch.log(small), x0)
-    # Variances are below 1e-4: only their ratios are formed.
+    # Variances are below 1e-4, so only their ratios are computed.
     kl = (log_variance - log_small + torch.exp(log_small - log_variance) - 1) / 2
     kl = kl + error.square() * torch.exp(-log_variance) / 2
     decoder = (log_variance + math.log(2 * math.pi) + error.square() * torch.exp(-log_variance)) / 2

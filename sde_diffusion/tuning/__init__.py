@@ -1,4 +1,4 @@
-"""Solvers tuned to one model and budget."""
+"""Solvers tuned to one model and one NFE."""
 
 from sde_diffusion.storage.tuned_solver import Tuned
 from sde_diffusion.tuning.tuner import tune, tuned_each, tuned_for

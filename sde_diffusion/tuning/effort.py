@@ -1,8 +1,8 @@
-"""What a given time pays for in tuning, and how far tuning is.
+"""Effort and progress of tuning: sample sizes for a given time, and the share of the work done.
 
-The cost of tuning is network evaluations: reference solutions first, then trials and least squares. From the measured
-time of one evaluation follow the number of samples, the steps of their reference solutions and how many samples a
-least-squares iteration is taken over, so that a result is there early and time left over makes it better.
+The cost of tuning is network evaluations: reference solutions first, then trials and least squares. The
+measured time of one evaluation determines the number of samples, the steps of their reference solutions and the
+number of samples in a least-squares iteration. A first result is found early, and the remaining time improves it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from solvers.conditions import cut
 _REFERENCE_SHARE = 0.35
 _MOST, _LEAST = 256, 8
 _STEPS, _MOST_STEPS = 64, 256
-CHECKED = 4  # samples whose reference solution is computed twice
-_COLUMNS = 4  # weights of a row that are fitted
+CHECKED = 4  # number of samples whose reference solution is computed twice
+_COLUMNS = 4  # number of fitted weights in a row
 
 
 class Clock:
-    """A stretch of time; without seconds it has no end.
+    """A time limit; None for none.
 
     >>> Clock(None).over(), Clock(0.0).over(), Clock(100.0).part(0.5).left() <= 50
     (False, True, True)
@@ -43,27 +43,27 @@ class Clock:
         return time.perf_counter() - self._start
 
     def left(self) -> float:
-        """Seconds to the end."""
+        """Seconds until the limit."""
         return math.inf if self.seconds is None else self.seconds - self.elapsed()
 
     def over(self) -> bool:
-        """Whether the end is reached."""
+        """Whether the limit is reached."""
         return self.left() <= 0
 
     def part(self, share: float) -> Clock:
-        """A share of what is left, from now."""
+        """A limit that starts now, with a share of the remaining time."""
         return Clock(None if self.seconds is None else max(share * self.left(), 0.0))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far tuning is.
+    """The progress of tuning.
 
     Attributes:
-        share: of the work that is done, 0 to 1.
-        left: seconds that are left, estimated.
+        share: share of the work done, 0 to 1.
+        left: estimate of the remaining seconds.
         gain: error of the best solver so far over that of the default, on the held-out samples; None at first.
-        text: what is being done.
+        text: the current task.
     """
 
     share: float
@@ -74,14 +74,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Effort:
-    """What tuning will do.
+    """The planned work of tuning.
 
     Attributes:
         noises: initial noise samples for the fits.
-        held_out: others that decide.
+        held_out: held-out noise samples that select the result.
         reference_steps: evaluations of a reference solution.
-        seconds: what all takes, estimated.
-        timed: whether the time was given, and the rest follows from it.
+        seconds: estimate of the total time.
+        timed: whether the time was given and determined the other values.
         evaluation: seconds of one network evaluation of one sample.
     """
 
@@ -93,7 +93,7 @@ class Effort:
     evaluation: float
 
     def __str__(self) -> str:
-        """The cost in a sentence."""
+        """The cost as text."""
         return (
             f"about {duration(self.seconds)}: {self.noises} + {self.held_out} samples, reference solutions of "
             f"{self.reference_steps} evaluations, {1000 * self.evaluation:.2g} ms for an evaluation of a sample"
@@ -101,7 +101,7 @@ class Effort:
 
 
 def duration(seconds: float) -> str:
-    """A time for people.
+    """A duration as readable text.
 
     >>> duration(42.3), duration(200), duration(9000)
     ('42 s', '3 min', '2.5 h')
@@ -112,7 +112,7 @@ def duration(seconds: float) -> str:
 
 
 def iteration(steps: int) -> int:
-    """Network evaluations of one least-squares iteration for one sample: derivatives by all numbers, and trials."""
+    """Network evaluations of one least-squares iteration for one sample: derivatives and trials."""
     numbers = sum(min(i + 1, _COLUMNS) + 1 for i in range(steps)) + steps - 1
     return steps * (numbers // 2 + 1) + 3 * steps
 
@@ -127,7 +127,7 @@ def seconds_per_evaluation(model: ScoreModel, x1: Tensor, batch_size: int, condi
     best = math.inf
     for _ in range(2):
         start = time.perf_counter()
-        float(model.denoise(x, t, **given).sum())  # waits for a device
+        float(model.denoise(x, t, **given).sum())  # waits for the device
         best = min(best, time.perf_counter() - start)
     return best / n / model.cost
 
@@ -135,15 +135,15 @@ def seconds_per_evaluation(model: ScoreModel, x1: Tensor, batch_size: int, condi
 def effort_for(
     seconds: float | None, evaluation: float, steps: Sequence[int], noises: int, held_out: int, cost: int = 1
 ) -> Effort:
-    """What is done in a time; without one, what the given numbers of samples take.
+    """The planned work for a time limit, or for given numbers of samples if there is no limit.
 
     Args:
-        seconds: the time; None for as long as it takes.
+        seconds: the time limit, or None.
         evaluation: seconds of one network evaluation of one sample.
         steps: model calls of every solver that is made.
-        noises: samples for the fits, where no time is given.
-        held_out: others.
-        cost: evaluations in one call.
+        noises: number of samples for the fits, without a time limit.
+        held_out: number of held-out samples.
+        cost: network evaluations in one call.
 
     >>> made = effort_for(20.0, 0.005, [8], 128, 128)
     >>> made.noises + made.held_out, made.reference_steps
@@ -151,7 +151,7 @@ def effort_for(
     """
     call = evaluation * cost
     if seconds is None:
-        # Two reference runs in float64, which takes a float32 network about four times as long.
+        # Two reference runs in float64, about four times as slow as a float32 network.
         reference = (noises + held_out) * (_MOST_STEPS + _MOST_STEPS // 2) * 4
         fits = sum((8 * noises + 20 * max(noises // 4, 16)) * iteration(n) + 4000 * n for n in steps)
         return Effort(noises, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
@@ -164,7 +164,7 @@ def effort_for(
 
 
 class Reporter:
-    """Tells a caller how far tuning is."""
+    """Reports the progress of tuning to a callback."""
 
     def __init__(self, callback: Callable[[Progress], None] | None, clock: Clock) -> None:
         self.callback, self.clock, self.gain = callback, clock, None
@@ -173,11 +173,11 @@ class Reporter:
     gain: float | None
 
     def within(self, first: float, width: float, prefix: str) -> None:
-        """What follows is a part of the work, from ``first`` on."""
+        """Begin a part of the work that starts at the share ``first``."""
         self.first, self.width, self.prefix, self.gain = first, width, prefix, None
 
     def tell(self, share: float, text: str) -> None:
-        """A share of this part is done."""
+        """Report the share done of the current part."""
         if self.callback is None:
             return
         done = self.first + self.width * share
@@ -192,7 +192,7 @@ class Reporter:
 
 @contextmanager
 def bar(show: bool = True) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress bar for terminals and notebooks: share, time left and gain; None where nobody would see it."""
+    """A progress bar for terminals and notebooks: share, time left and gain; None without a terminal or notebook."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 

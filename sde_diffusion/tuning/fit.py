@@ -5,15 +5,15 @@ in units of a base for each), by Levenberg-Marquardt steps on reweighted squares
 
     sum_b w_b ||r_b||^2,      w_b = 1 / max(||r_b||, m),      m = median_b ||r_b|| / 10,
 
-which keeps the few samples that end in another mode from deciding everything. Derivatives are forward differences: the
-model is only ever called. A step of q solves
+so that a few samples that end in another mode do not dominate. Derivatives are forward differences, so the model needs
+no backward pass. A step of q solves
 
     (A + lambda diag A + nu I) dq = -(g + nu q),       A = J W J' / n,   g = J W r / n,   nu = 1e-3 tr A / |q|,
 
-where nu draws the weights to those of the theory they started from (Frankel et al. 2025 and Kim et al. 2024 found free
-weights to overfit). The error on held-out noise samples decides which of the steps was the last good one.
+where nu regularises the weights towards their theoretical starting values (Frankel et al. 2025 and Kim et al. 2024
+found free weights to overfit). The step with the lowest error on held-out noise samples is kept.
 
-Stage 2 moves the times and lets the solver recompute its weights. Stage 3 changes every number of the table. The
+Stage 2 moves the times and lets the solver recompute its weights. Stage 3 changes every coefficient of the table. The
 derivative of the endpoint with respect to a weight of row i needs evaluations after i only; those of all weights
 run as one batch.
 """
@@ -39,7 +39,7 @@ from solvers.solver import sample_rms
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x, t, rows) -> D; rows are the indices of the samples in x, for their conditions."""
 
-# Columns of a row that are fitted: the value of its own step and of the three before.
+# Fitted columns of a row: the values of the current step and of the three before.
 _BAND = 4
 _DIFFERENCE = 1e-3
 _RIDGE = 1e-3
@@ -62,7 +62,7 @@ class TableFit:
     x0: Tensor
 
     def errors(self, x: Tensor) -> Tensor:
-        """RMS of each sample, (B,) float64."""
+        """The RMS of each sample, (B,) float64."""
         return sample_rms(x.double() - self.x0.double())
 
     def rho(self, times: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class TableFit:
 
 
 def moved_times(fit: TableFit, times: Tensor, q: Tensor) -> Tensor | None:
-    """Times with log rho changed by q, all but the first and the 0 at the end; None where they lose their order."""
+    """Times with log rho changed by q, all but the first and the last; None if they are no longer decreasing."""
     rho = fit.rho(times[1:-1]) * torch.exp(q.clamp(-3, 3))
     out = torch.cat([times[:1], fit.sde.time(-torch.log(rho)), times[-1:]])
     return out if bool((out.diff() < -1e-9).all()) else None
@@ -83,8 +83,8 @@ class TableParameters:
     """The parameters q of a table: relative changes of decays and weights, and changes of log rho.
 
     Attributes:
-        base: the table that q = 0 stands for.
-        scales: per row, what q = 1 adds to its decay and to its weights.
+        base: the table at q = 0.
+        scales: for each row, the increments of its decay and weights at q = 1.
     """
 
     base: Table
@@ -104,7 +104,7 @@ class TableParameters:
 
     @property
     def weights(self) -> int:
-        """Number of parameters that are decays and weights; the times follow."""
+        """Number of decays and weights, which precede the times in q."""
         return sum(map(len, self.scales))
 
     @property
@@ -113,7 +113,7 @@ class TableParameters:
         return self.weights + len(self.base.rows) - 1
 
     def table(self, q: Tensor, fit: TableFit) -> Table | None:
-        """The table at q; None where its times lose their order."""
+        """The table at q; None if its times are no longer decreasing."""
         times = moved_times(fit, torch.tensor(self.base.times, dtype=torch.float64), q[self.weights :])
         if times is None:
             return None
@@ -174,7 +174,7 @@ def sensitivities(parameters: TableParameters, q: Tensor, fit: TableFit) -> tupl
     rho = fit.rho(torch.tensor(table.times[:-1], dtype=torch.float64))
     shifted = fit.sde.time(-torch.log(rho) - e).tolist()
     every = torch.arange(shape[0])
-    # The first entry is the undisturbed run; each of the others has one number changed.
+    # The first entry is the unperturbed run; each other entry has one coefficient changed.
     x = fit.x1[None]
     values: list[Tensor] = []
     order: list[int] = []
@@ -231,9 +231,9 @@ def descend(
         value: endpoints of every problem at a q, or None.
         derivatives: endpoints of every problem and their derivatives.
         fits: the problems.
-        bases: error of each that counts as one.
+        bases: the unit of error of each problem.
         iterations: largest number of steps.
-        accepted: called with every q that improved; returns whether to continue.
+        accepted: called with every q that improves the objective; returns whether to continue.
         going: returns whether there is time for another iteration.
     """
     damping = 1e-2
@@ -245,7 +245,7 @@ def descend(
         found = derivatives(q)
         for fit, base, (x, jacobian) in zip(fits, bases, found, strict=True):
             errors = fit.errors(x)
-            # The derivative of (mean error / base)^2, as that of a weighted sum of squares.
+            # The derivative of (mean error / base)^2, written as the derivative of a weighted sum of squares.
             weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
             j, r = jacobian.flatten(2), (x.double() - fit.x0.double()).flatten(1)
             scaled = j * weight[:, None]
@@ -279,7 +279,7 @@ def differences(
         assert base is not None
 
         def along(direction: Tensor) -> list[Tensor]:
-            # Two times that are nearly one may lose their order one way, and not the other.
+            # Two nearly equal times may lose their order in one direction and not in the other.
             for e in (_DIFFERENCE, -_DIFFERENCE):
                 moved = endpoints(q + e * direction)
                 if moved is not None:

@@ -22,14 +22,14 @@ from torch import Tensor
 from sde_diffusion.sde import SDE
 from solvers.errors import choose
 
-# Where rho(1) is infinite, or as good as that, the second time is spaced from here.
+# If rho(1) is infinite or nearly so, the spacing of the second time starts here.
 _RHO_MAX = 400.0
 
 Map = Callable[[Tensor], Tensor]
 
 
 def _families(d: float) -> dict[str, tuple[Map, Map]]:
-    """Function of rho, and its inverse."""
+    """The function of rho, and its inverse."""
     return {
         "angle": (lambda rho: torch.atan(rho / d), lambda v: d * torch.tan(v)),
         "flow": (lambda rho: rho / (d + rho), lambda v: d * v / (1 - v)),
@@ -46,9 +46,9 @@ def spaced(sde: SDE, kind: str, n: int, low: float) -> Tensor:
     """N times from 1 to rho = low, evenly spaced in the variable of the kind, and 0.
 
     Args:
-        sde: whose rho.
+        sde: the process, which defines rho.
         kind: a family, with its number after a dash: "power-2.5", "angle-0.5", "karras".
-        n: steps; with one only 1 and 0.
+        n: number of steps; one step gives the times 1 and 0.
         low: rho at the last time before 0.
 
     Returns:

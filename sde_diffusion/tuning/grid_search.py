@@ -1,7 +1,7 @@
 r"""Stage 1: the best of several families of solvers and grids, by trial on a few initial noise samples.
 
 Three rounds. A few solvers of different kinds try every grid; then every solver tries the best grids; then the best
-pairs are compared on all samples. What comes out are starting points, so ties do not matter.
+pairs are compared on all samples. The results are starting points of the fits, so ties do not matter.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def search(
 
     Args:
         sde: the process.
-        steps: evaluations, which is steps of the grid.
+        steps: number of evaluations, one for each step of the grid.
         few: error of a solver on a grid, on few samples.
         all_: the same on all samples.
         keep: number of pairs.
-        going: asked before every trial but the first of a round whether there is time for it.
+        going: returns whether there is time for another trial; called before every trial but the first of a round.
     """
     low = rho_min(steps)
     grids = [spaced(sde, kind, steps, min(low * factor, 1.0)) for kind, factor in product(GRIDS, FACTORS)]

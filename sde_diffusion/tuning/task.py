@@ -1,4 +1,4 @@
-"""What is tuned: a model, its noise samples and their reference solutions, in a part for fits and one that decides."""
+"""A tuning problem: a model, its initial noise and reference solutions, split for fitting and for selection."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from solvers.conditions import cut
 from solvers.errors import InputError
 from solvers.fitted.compile import compile_table
 
-# Seeds of tuning lie beyond those of any sampling run, which stay below 2^31.
+# Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
 
 
 def check_condition(condition: dict[str, Tensor], expected: int | None) -> None:
-    """Refuse what is no tensor with a row for each of the expected samples.
+    """Check that each condition is a tensor with one row for each expected sample.
 
     Raises:
         InputError: other values, or other lengths.
@@ -43,7 +43,7 @@ def check_condition(condition: dict[str, Tensor], expected: int | None) -> None:
 
 
 def place(model: ScoreModel) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype of a model's numbers."""
+    """The device of a model, and the dtype of its states."""
     parameter = next(chain(model.parameters(), model.buffers()), None)
     if parameter is None:
         return torch.device("cpu"), torch.get_default_dtype()
@@ -52,7 +52,7 @@ def place(model: ScoreModel) -> tuple[torch.device, torch.dtype]:
 
 @dataclass(frozen=True)
 class Task:
-    """The model, the samples of the fits and those that decide, how well their ends are known, and the effort."""
+    """The model, the fitting and held-out samples, the error of their reference solutions, and the effort."""
 
     model: ScoreModel
     fit: TableFit
@@ -105,14 +105,14 @@ class Task:
         return cls(model, fit, held, error, effort)
 
     def part(self, n: int) -> TableFit:
-        """The first samples."""
+        """The problem with the first samples only."""
         return TableFit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
 
     def endpoints(self, fit: TableFit, solver: Solver, times: Tensor) -> Tensor:
-        """The endpoints that a solver reaches from the initial noise of a fit."""
+        """The endpoints of a solver from the initial noise of a fit."""
         return run(compile_table(solver, self.model.sde, len(times) - 1, times), fit)
 
     def error(self, fit: TableFit, solver: Solver, times: Tensor) -> float:
-        """Mean error; infinite if a sample is."""
+        """The mean error; infinite if a sample is not finite."""
         error = float(fit.errors(self.endpoints(fit, solver, times)).mean())
         return error if math.isfinite(error) else math.inf

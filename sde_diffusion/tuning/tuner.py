@@ -1,6 +1,6 @@
 r"""A solver made for one model and one number of evaluations.
 
-``tune`` looks for the times and weights of a ``solvers.fitted.table.Table`` whose samples are nearest to the
+``tune`` finds the times and weights of a ``solvers.fitted.table.Table`` whose samples are closest to the
 reference solution of the model's probability flow, from the same initial noise:
 
     0  the reference solution of a few hundred initial noise samples, with 384 evaluations for each;
@@ -83,7 +83,7 @@ def tune(
         nfe: network evaluations for each sample; a guided model takes two for each call.
         shape: shape of one sample; the model's own by default.
         seed: seed of the initial noise.
-        minutes: time that it may take; the longer, the better the solver. Without it, as long as it takes.
+        minutes: time limit; more time gives a better solver. No limit by default.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
         options: of ``tuned_each``, such as ``noises``, or the condition of the model.
 
@@ -127,23 +127,23 @@ def tuned_each(
 
     Args:
         model: any ScoreModel.
-        budgets: network evaluations for each sample; a guided model takes two for each call. They share the
+        budgets: the NFE of each solver; a guided model takes two evaluations for each call. All solvers share the
             reference solutions.
         shape: shape of one sample; the model's own by default.
         seed: seed of the initial noise.
         noises: number of initial noise samples that times and weights are fitted on.
-        held_out: number of other noise samples, which decide.
+        held_out: number of held-out noise samples, which select the result.
         batch_size: samples in one call of the network.
-        minutes: time for all budgets together. The numbers of samples then follow from how fast the network is, and the
-            result from how busy the machine is.
+        minutes: time for all NFE together. The numbers of samples then depend on the speed of the network, and the
+            result on the load of the machine.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
-        on_effort: called before the work with what it will be and take.
+        on_effort: called with the planned ``Effort`` before the work.
         condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name; with minutes
             any number of rows from 8 up, half of them for the fits.
-        conditions: the same as keywords.
+        conditions: conditions as keywords.
 
     Raises:
-        ValueError: a budget below one call, too few noise samples, an unknown shape, or conditions of another length.
+        ValueError: an NFE below one call, too few noise samples, an unknown shape, or conditions of another length.
         FloatingPointError: the model does not return numbers.
     """
     shape = model.shape if shape is None else tuple(shape)
@@ -218,7 +218,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
     iteration_seconds = iteration(steps) * task.effort.evaluation * task.model.cost
 
     def pays(share: float, least: int) -> TableFit:
-        """As many samples as a least-squares iteration may take in a share of the time that is left."""
+        """The number of samples for a least-squares iteration in a share of the remaining time."""
         n = len(fit.x1) if not timed else int(share * clock.left() / iteration_seconds)
         return task.part(min(max(n, least), len(fit.x1)))
 
@@ -246,7 +246,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
         part = clock.part(0.3 / (len(starts) - k))
         first = found.tried("search", compile_table(start.solver, sde, steps, start.times))
         plain.append(first if part.over() else _fit_times(start, first, some, found, part))
-    # How well one fits shows only when its weights are fitted too: a little of each, and the best to the end.
+    # The quality of a pair shows only after its weights are fitted: each is fitted briefly, and the best fully.
     some = pays(0.04, 3) if timed else some
     for k, table in enumerate(plain):
         tell(0.4 + 0.4 * k / len(plain), "weights")
@@ -283,7 +283,7 @@ def _error(tried: _Tried) -> float:
 
 
 class _Found:
-    """The best solver on the held-out noise samples, and the best error of each stage."""
+    """The best solver so far on the held-out noise samples, with the best error of each stage."""
 
     def __init__(self, task: Task, reporter: Reporter) -> None:
         self.task, self.reporter = task, reporter
@@ -292,7 +292,7 @@ class _Found:
         self.table: Solver
 
     def offer(self, stage: str, solver: Solver, times: Tensor | None = None) -> float:
-        """Compare a table, or a solver on a grid; its error."""
+        """The held-out error of a table, or of a solver on a grid, which is kept if it is the best so far."""
         error = float(self.task.held.errors(run(solver, self.task.held, times)).mean())
         if not math.isfinite(error):
             error = math.inf
@@ -305,12 +305,12 @@ class _Found:
         return error
 
     def tried(self, stage: str, table: Table) -> _Tried:
-        """The same, with the table."""
+        """The table with its held-out error, which is kept if it is the best so far."""
         return _Tried(self.offer(stage, table), table)
 
 
 def _fit_times(start: Start, first: _Tried, fit: TableFit, found: _Found, clock: Clock) -> _Tried:
-    """The best of a pair and of what its times are moved to."""
+    """The best of a pair before and after its times are fitted."""
     best = first
 
     def table(q: Tensor) -> Table | None:
@@ -331,7 +331,7 @@ def _fit_times(start: Start, first: _Tried, fit: TableFit, found: _Found, clock:
 def _fit_table(
     start: _Tried, fit: TableFit, found: _Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
 ) -> _Tried:
-    """The best of a table and of what its numbers are moved to; an iteration that the time does not pay for is left."""
+    """The best of a table before and after its coefficients are fitted; iterations without time left are skipped."""
     best, misses = start, 0
 
     def offer(made: Table) -> bool:

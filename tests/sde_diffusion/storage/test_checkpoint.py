@@ -96,7 +96,7 @@ def test_a_network_of_ones_own_with_tied_weights_is_passed_again(tmp_path: Path)
     again = load(tmp_path / "run", network=Tied())
     assert_same(again, trained)
     assert again.network.first.weight is again.network.last.weight
-    with pytest.raises(CheckpointError, match="not of this network"):
+    with pytest.raises(CheckpointError, match="do not fit this network"):
         load(tmp_path / "run", network=nn.Linear(2, 2))
 
 

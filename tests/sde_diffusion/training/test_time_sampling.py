@@ -149,7 +149,7 @@ def test_a_step_of_ddpm_belongs_to_the_cell_below_it() -> None:
         (lambda: LogitNormal(std=-1.0), "std.*positive"),
         (lambda: LossSecondMoment(bins=0), "bins=0"),
         (lambda: LossSecondMoment(floor=0.0), "floor=0"),
-        (lambda: LogNormal(mean=90.0, std=1.0).sample(4, 1e-5, None, EDM()), "leaves no times"),
+        (lambda: LogNormal(mean=90.0, std=1.0).sample(4, 1e-5, None, EDM()), "has no times"),
     ],
 )
 def test_bad_input_is_refused(make: object, message: str) -> None:
