@@ -10,18 +10,18 @@ For N evaluations and the clock tau_1 of the start, levels and rows are
     a_i = rho_{i+1} / rho_i (1 + kappa_i),
     z_{i+1} = a_i z_i + (1 - a_i) D_i + sum_{k = 1..4} e_ik (D_{i-k+1} - D_{i-k}),
 
-so that every row keeps constants whatever its numbers; the last has a = 0, and point masses are exact. q, kappa and e
+so that every row is exact for a constant D; the last row has a = 0, and point masses are exact. q, kappa and e
 are linear in tau_1 between starts (``KNOTS``), q is also linear in the log of the number of dimensions, and kappa and e
-are weighted means of those of ``EXPERTS`` experts with weights of each sample (``solvers.fitted.mixture_of_tables``).
-All is fitted together, by Adam with derivatives through the whole run, from the exponential engine on its own grid.
+are means over ``EXPERTS`` experts with weights for each sample (``solvers.fitted.mixture_of_tables``). All parameters
+are fitted by Adam with derivatives through the whole run, starting from the exponential engine on its default grid.
 
-What is minimised is the mean of r + max(0, r + 0.2)^2 over the models of ``benchmarks.exact_family`` from six starts
-and, with a weight of 0.5 each, over the small and the large networks of ``benchmarks.small_networks``. r is the log of
-the error over the least of seven pairs of another solver and a grid (``base``) for the same model, start and N; an
-error is the geometric mean of two means over the noise, the arithmetic with at most four medians for each and the
-geometric. Another seed of the family and other noise are held out: the file has their figures beside the numbers.
+The objective is the mean of r + max(0, r + 0.2)^2 over the models of ``benchmarks.exact_family`` from six starts and,
+with a weight of 0.5 each, over the small and the large networks of ``benchmarks.small_networks``. r is the log of the
+error over the smallest error of seven pairs of another solver and a grid (``base``) for the same model, start and N; an
+error is the geometric mean of two means over the noise: the arithmetic mean, with each error clamped at four medians,
+and the geometric mean. A set of models with another seed and other noise is held out; the file holds its results.
 
-``--check`` fits a small table to a small family as it was done for the file, and compares.
+``--check`` repeats the fit of a small table to a small set of models and compares it with the stored result.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.exact_family import CACHE, Family, Task, family, task
+from benchmarks.exact_family import CACHE, ModelSet, Task, model_set, task
 from benchmarks.small_networks import SmallNetworks, load
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
@@ -68,7 +68,7 @@ def rho_of(tau: Tensor) -> Tensor:
 
 
 def hats(tau: Tensor) -> Tensor:
-    """How much each knot counts at the clock of a start, (..., knots)."""
+    """The interpolation weights of the knots at the clock of a start, (..., knots)."""
     knots = torch.tensor([tau_of(k) for k in KNOTS], dtype=tau.dtype)
     place = tau.clamp(knots[0], knots[-1])[..., None]
     up = ((place - knots[:-1]) / knots.diff()).clamp(0, 1)
@@ -77,12 +77,12 @@ def hats(tau: Tensor) -> Tensor:
 
 
 def log_dimensions(d: Tensor) -> Tensor:
-    """What levels and gates know of the number of dimensions: log_16(d / 64)."""
+    """The feature of the number of dimensions for levels and gates: log_16(d / 64)."""
     return (torch.log(d / DIMS) / math.log(16)).clamp(-1.5, 1.5)
 
 
 class Few(nn.Module):
-    """The numbers for N steps."""
+    """The trainable parameters of a table with N steps."""
 
     def __init__(self, n: int, solver: ExponentialAdams, low: float, exponent: float) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Few(nn.Module):
         g = torch.Generator().manual_seed(n)
         ratios, rows = [], []
         for start in KNOTS:
-            path = Task(family(0, 1, ("plane",)), start, torch.zeros(0), torch.zeros(0)).path
+            path = Task(model_set(0, 1, ("plane",)), start, torch.zeros(0), torch.zeros(0)).path
             table = compile_table(solver, path, n, power(path, n, low, exponent))
             alpha, sigma = path(torch.tensor(table.times, dtype=torch.float64))[:2]
             tau = regular_clock(alpha[:-1] / sigma[:-1])
@@ -114,12 +114,12 @@ class Few(nn.Module):
         self.seen: list[Tensor] = []
 
     def levels(self, tau: Tensor, dims: Tensor) -> Tensor:
-        """Rho of the evaluations, (I, N); the first is that of the start."""
+        """Rho of the evaluations, (I, N); the first is the start."""
         q = hats(tau) @ self.q + dims[:, None] * self.q_dims
         tau = tau[:, None] * torch.cat([torch.ones_like(tau)[:, None], torch.sigmoid(q)], 1).cumprod(1)
         return rho_of(tau.double()).to(q.dtype)
 
-    def forward(self, models: Family | SmallNetworks, eps: Tensor, tau: Tensor) -> Tensor:
+    def forward(self, models: ModelSet | SmallNetworks, eps: Tensor, tau: Tensor) -> Tensor:
         """Endpoints (I, B, D)."""
         dims = log_dimensions(models.count.sum(1))
         rho = self.levels(tau, dims)[:, :, None, None]
@@ -165,8 +165,8 @@ class Few(nn.Module):
         return logits.softmax(-1)
 
     @torch.no_grad()
-    def standardise(self, models: Family | SmallNetworks, eps: Tensor, tau: Tensor) -> None:
-        """Centre and width of the features as they are now."""
+    def standardise(self, models: ModelSet | SmallNetworks, eps: Tensor, tau: Tensor) -> None:
+        """Set centre and width of the features from the current run."""
         self(models, eps, tau)
         for i, features in enumerate(self.seen, 1):
             u = min(i, 3)
@@ -175,7 +175,7 @@ class Few(nn.Module):
             self.centre[i, places], self.width[i, places] = flat.mean(0), flat.std(0).clamp_min(0.3)
 
     def entry(self, note: dict[str, Any]) -> dict[str, Any]:
-        """As the file has it."""
+        """The entry of the file."""
         r = lambda t: torch.round(t.detach().double(), decimals=5).tolist()  # noqa: E731
         rows = []
         for i in range(self.n):
@@ -202,7 +202,7 @@ def _log(x: Tensor) -> Tensor:
 
 
 def robust(errors: Tensor) -> Tensor:
-    """Half the log of the mean with at most four medians each, and half the mean log: (I, B) -> (I,)."""
+    """Half the log of the mean clamped at four medians, plus half the mean log: (I, B) -> (I,)."""
     least = errors.clamp_min(1e-7)
     capped = torch.minimum(least, 4 * least.detach().median(1, keepdim=True).values)
     return (capped.mean(1).log() + least.log().mean(1)) / 2
@@ -213,7 +213,7 @@ RIVALS: Solvers = (("unipc", None), ("dpm++2m", None), ("adams", None), ("unipc"
 
 
 def base(one: Task, n: int) -> Tensor:
-    """Log of the least error of the others, (P,)."""
+    """Log of the smallest error of the other solvers, (P,)."""
     out = [robust(one.run(solver, n, grid)) for solver, grid in RIVALS if not (solver == "adams" and n < 2)]
     path = one.path
     for exponent, low, p in ((2.5, 4 / n**2, 2), (2.5, 2 / n**2, 3)):
@@ -226,7 +226,7 @@ def base(one: Task, n: int) -> Tensor:
 class Pool:
     """All instances: models from starts."""
 
-    models: Family | SmallNetworks
+    models: ModelSet | SmallNetworks
     eps: Tensor
     ends: Tensor
     tau: Tensor
@@ -234,7 +234,7 @@ class Pool:
     weight: float
 
     def loss(self, few: Few, g: torch.Generator, batch: int, noises: int) -> Tensor:
-        """What is minimised, of some instances and noise."""
+        """The objective for some instances and noise."""
         index = torch.randint(len(self.tau), (batch,), generator=g)
         some = torch.randint(self.eps.shape[1], (noises,), generator=g)
         models = self.models.part(index.tolist())
@@ -268,7 +268,7 @@ def pooled(tasks: Sequence[Task], bases: Sequence[Tensor], weight: float) -> Poo
 
 
 def stored_base(one: Task, n: int, seed: int) -> Tensor:
-    """``base``, stored."""
+    """``base``, stored or computed."""
     path = CACHE / f"base-{one.models.fingerprint}-{one.start:g}-{one.eps.shape[1]}-{seed}-{n}.pt"
     if not path.exists():
         torch.save(base(one, n), path)
@@ -284,7 +284,7 @@ def ratios(few: Few, held: Pool) -> Tensor:
 
 
 def fit(n: int, train: Sequence[Pool], held: Sequence[Pool], iterations: int) -> tuple[Few, dict[str, Any]]:
-    """Fit the numbers for N steps."""
+    """Fit the table of N steps."""
     g = torch.Generator().manual_seed(n)
     solver = ExponentialAdams(2 if n < 7 else 3, variable="time", corrector=True)
     few = Few(n, solver, min(3 / n**2, 0.35), 2.5 if n > 4 else 2.0)
@@ -301,7 +301,7 @@ def fit(n: int, train: Sequence[Pool], held: Sequence[Pool], iterations: int) ->
     for step in range(iterations):
         loss = train[0].loss(few, g, 36, 8)
         for k, other in enumerate(train[1:]):
-            if (step + k) % 2 == 0:  # each every second time, for twice its weight
+            if (step + k) % 2 == 0:  # each in every second iteration with twice its weight
                 batch, noise = (16, 10) if k == 0 else (6, 8)
                 loss = loss + 2 * other.weight * other.loss(few, g, batch, noise)
         adam.zero_grad()
@@ -327,19 +327,19 @@ def fit(n: int, train: Sequence[Pool], held: Sequence[Pool], iterations: int) ->
 
 
 def smallest() -> dict[str, Any]:
-    """A table of 3 steps, fitted to six models for a moment: what ``--check`` compares."""
+    """A table of 3 steps from a short fit to six models, which ``--check`` compares."""
     with tempfile.TemporaryDirectory() as folder:
-        models = family(0, 1, ("cloud", "plane", "spectrum", "images", "tails", "pixels"))
+        models = model_set(0, 1, ("cloud", "plane", "spectrum", "images", "tails", "pixels"))
         tasks = [task(models, start, 8, 0, Path(folder)) for start in STARTS]
         few, _ = fit(3, [pooled(tasks, [base(one, 3) for one in tasks], 1.0)], [], 40)
     return few.entry({})
 
 
 def check(out: Path) -> None:
-    """Compare with what the file has.
+    """Compare with the stored result.
 
     Raises:
-        SystemExit: it is another.
+        SystemExit: the results differ.
     """
     stored, made = json.loads(out.read_text())["check"], smallest()
     for key in ("q", "rows"):
@@ -353,7 +353,7 @@ def check(out: Path) -> None:
 
 
 def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """What the file says of its origin."""
+    """The provenance entries of the file."""
     run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "format": "pf-ode tables 2",
@@ -361,9 +361,9 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
         "commit": run.stdout.strip(),
         "features": ["u_i", "u_{i-1}", "u_{i-2}", "d_i", "d_{i-1}", "log_16(dimensions / 64)"],
         "training": {
-            "models": family(0, args.each).fingerprint,
+            "models": model_set(0, args.each).fingerprint,
             "networks": hashlib.sha256(args.networks.read_bytes()).hexdigest()[:12],
-            "held out": family(1, 1).fingerprint,
+            "held out": model_set(1, 1).fingerprint,
         },
         "knots": [k if math.isfinite(k) else "inf" for k in KNOTS],
         "dimensions": DIMS,
@@ -375,7 +375,7 @@ def main() -> None:
     """Fit and write, or check."""
     parser = argparse.ArgumentParser(prog="benchmarks.design", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(range(3, 16)))
-    parser.add_argument("--each", type=int, default=3, help="models of every kind")
+    parser.add_argument("--each", type=int, default=3, help="number of models of each kind")
     parser.add_argument("--noise", type=int, default=16)
     parser.add_argument("--iterations", type=int, default=450)
     parser.add_argument("--networks", type=Path, default=Path("runs/small-networks.safetensors"))
@@ -388,8 +388,11 @@ def main() -> None:
         return
     networks = [some.to(torch.float64) for some in load(args.networks).values()]
     for n in args.nfe:
-        train = [pool(family(0, args.each), 0, n, args.noise, 1.0), *(pool(x, 2, n, args.noise, 0.5) for x in networks)]
-        held = [pool(family(1, 1), 1, n, args.noise, 1.0), *(pool(x, 3, n, 8, 0.5) for x in networks)]
+        train = [
+            pool(model_set(0, args.each), 0, n, args.noise, 1.0),
+            *(pool(x, 2, n, args.noise, 0.5) for x in networks),
+        ]
+        held = [pool(model_set(1, 1), 1, n, args.noise, 1.0), *(pool(x, 3, n, 8, 0.5) for x in networks)]
         few, note = fit(n, train, held, args.iterations)
         content = json.loads(args.out.read_text()) if args.out.exists() else {}
         tables = content.get("tables", {})

@@ -1,12 +1,12 @@
-r"""Random exact models, all evaluated together, from every noise level at which a path may start.
+r"""Random exact models, evaluated in one batch, from every noise level at which a path may start.
 
 A model is a mixture of Gaussians with diagonal covariances, sum_k w_k N(mu_k, diag(c_k)), whose denoiser at
-z = x_0 + rho eps has a closed form; rotations do not matter to a solver, so a basis may be chosen in which it is small.
-A mixture of K isotropic Gaussians in d dimensions lives in K - 1 of them: the others are one coordinate that counts
-d - K + 1 times in every root mean square (``count``). To some models a random network is added in the form of Karras et
-al. 2022, eq. 7 (``gain``), rough in z and in log rho, as trained ones are.
+z = x_0 + rho eps has a closed form; solvers are invariant to rotations, so a low-dimensional basis may be chosen.
+A mixture of K isotropic Gaussians in d dimensions varies in K - 1 of them: one coordinate with multiplicity d - K + 1
+(``count``) stands for the others in every root mean square. Some models have an added random network in the form of
+Karras et al. 2022, eq. 7 (``gain``), which is rough in z and in log rho like trained networks.
 
-Kinds (``KINDS``) are drawn by a seed; one seed is one family, another one is held out.
+Models of each kind (``KINDS``) are drawn by a seed; the training set has one seed, the held-out set another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from solvers.solver import Solver
 
 STARTS = (3.0, 6.6, 14.6, 80.0, 152.0, 1000.0, math.inf)
 DIMENSIONS, COMPONENTS, HIDDEN = 32, 24, 24
-_FAR = 1e5  # the reference starts here where a path starts at infinity
+_FAR = 1e5  # start of the reference solution for a path that starts at infinity
 _REFERENCE_STEPS = 140
 CACHE = Path("runs/exact-family")
 
@@ -34,20 +34,20 @@ Draw = tuple[Tensor, Tensor, Tensor, Tensor]  # means (K, D), variances (K, D), 
 
 
 @dataclass(frozen=True)
-class Family:
-    """P models.
+class ModelSet:
+    """A batch of P exact models.
 
     Attributes:
         mean: (P, K, D).
         variance: (P, K, D).
-        log_weight: (P, K); -inf for components that are not there.
-        count: (P, D): how many dimensions a coordinate stands for.
-        gain: (P,): of the random network.
+        log_weight: (P, K); -inf for missing components.
+        count: (P, D): the multiplicity of each coordinate.
+        gain: (P,): gain of the random network.
         size: (P,): its sigma_data.
         first: (P, D + 5, H), second: (P, H, D): its layers.
         part_mean, part_variance, part_weight: (P, D, K'): mixtures of single coordinates, and logs of their weights.
-        factorial: (P,): 1 where coordinates are independent, each with a mixture of its own.
-        names: kind of each.
+        factorial: (P,): 1 if coordinates are independent, each with its own mixture.
+        names: the kind of each model.
     """
 
     mean: Tensor
@@ -95,28 +95,28 @@ class Family:
 
     def rms(self, x: Tensor) -> Tensor:
         """Root mean square over the dimensions of (P, B, D): (P, B)."""
-        # The smallest number keeps the derivative at 0 finite.
+        # The smallest positive number keeps the derivative at 0 finite.
         return ((x**2 * self.count[:, None]).sum(2) / self.count.sum(1)[:, None] + 1e-24).sqrt()
 
-    def to(self, dtype: torch.dtype) -> Family:
-        """In another dtype."""
-        return Family(*(getattr(self, f.name).to(dtype) for f in fields(self)[:-1]), self.names)
+    def to(self, dtype: torch.dtype) -> ModelSet:
+        """The models in another dtype."""
+        return ModelSet(*(getattr(self, f.name).to(dtype) for f in fields(self)[:-1]), self.names)
 
-    def part(self, which: Sequence[int]) -> Family:
+    def part(self, which: Sequence[int]) -> ModelSet:
         """Some of the models."""
         index = torch.as_tensor(which)
-        return Family(*(getattr(self, f.name)[index] for f in fields(self)[:-1]), tuple(self.names[i] for i in which))
+        return ModelSet(*(getattr(self, f.name)[index] for f in fields(self)[:-1]), tuple(self.names[i] for i in which))
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits."""
+        """A hash of the models, twelve hex digits."""
         digest = hashlib.sha256()
         for f in fields(self)[:-1]:
             digest.update(getattr(self, f.name).numpy().tobytes())
         return digest.hexdigest()[:12]
 
     def noises(self, n: int, seed: int) -> Tensor:
-        """(P, n, D) normal; a coordinate that stands for many has magnitude 1."""
+        """Normal noise (P, n, D); a coordinate of large multiplicity has magnitude 1."""
         eps = torch.randn(
             len(self.names), n, self.mean.shape[2], dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
         )
@@ -218,7 +218,7 @@ def _mixed_spectrum(g: torch.Generator) -> Draw:
 
 
 def _planes(g: torch.Generator) -> Draw:
-    """Planes of few dimensions in many."""
+    """Low-dimensional subspaces of a high-dimensional space."""
     d, k = DIMENSIONS, _whole(g, 3, 6)
     v = torch.full((k, d), 1e-6, dtype=torch.float64)
     for row in v:
@@ -244,13 +244,13 @@ def _tails(g: torch.Generator) -> Draw:
 
 
 def _narrow(g: torch.Generator) -> Draw:
-    """Nearly points."""
+    """Very narrow components."""
     means = _rand(g, 0.5, 1.0) * (2 * torch.rand(_whole(g, 1, 20), _whole(g, 2, 6), generator=g).double() - 1)
     return _isotropic(means, _log_rand(g, 1e-3, 1e-2), g)
 
 
 def _plain(g: torch.Generator) -> Draw:
-    """One isotropic Gaussian; what a network is added to."""
+    """One isotropic Gaussian, to which a random network is added."""
     d, std = DIMENSIONS, _rand(g, 0.3, 0.8)
     one = torch.ones(1, dtype=torch.float64)
     return torch.zeros(1, d, dtype=torch.float64), torch.full((1, d), std**2, dtype=torch.float64), one, torch.ones(d)
@@ -261,7 +261,7 @@ Parts = tuple[Tensor, Tensor, Tensor]  # means, variances, weights (D, K')
 
 
 def _amplitudes(g: torch.Generator) -> Tensor:
-    """Of 32 coordinates: all alike, or falling as in images."""
+    """Scales of 32 coordinates: equal, or falling as in images."""
     if _whole(g, 0, 2) == 0:
         return torch.ones(DIMENSIONS, dtype=torch.float64) * _rand(g, 0.3, 1)
     falling = torch.linspace(1, 30, DIMENSIONS, dtype=torch.float64) ** -_rand(g, 0.4, 1.0)
@@ -269,7 +269,7 @@ def _amplitudes(g: torch.Generator) -> Tensor:
 
 
 def _pixels(g: torch.Generator) -> Parts:
-    """Black, white, and few greys between."""
+    """Pixels: black, white, and few greys."""
     white = torch.rand(DIMENSIONS, 1, generator=g, dtype=torch.float64)
     grey = _rand(g, 0.02, 0.5) * torch.ones(DIMENSIONS, 3, dtype=torch.float64) / 3
     weights = torch.cat(
@@ -322,10 +322,10 @@ KINDS: dict[str, tuple[Callable[[torch.Generator], Draw], tuple[float, float]]] 
 }
 
 
-def family(seed: int, each: int = 4, kinds: Sequence[str] = (*KINDS, *FACTORIAL)) -> Family:
-    """``each`` models of every kind; some are moved or of another size.
+def model_set(seed: int, each: int = 4, kinds: Sequence[str] = (*KINDS, *FACTORIAL)) -> ModelSet:
+    """``each`` models of every kind; some are shifted or scaled.
 
-    >>> family(0, 1).mean.shape
+    >>> model_set(0, 1).mean.shape
     torch.Size([19, 24, 32])
     """
     made, names = [], []
@@ -342,7 +342,7 @@ def family(seed: int, each: int = 4, kinds: Sequence[str] = (*KINDS, *FACTORIAL)
                 p, c, w = parts
                 w = w / w.sum(1, keepdim=True)
                 second_moment = (w * (c + p**2)).sum(1) - (w * p).sum(1) ** 2
-                variance = second_moment[None].clamp_min(1e-4)  # of the network that is added
+                variance = second_moment[None].clamp_min(1e-4)  # gain of the added network
             else:
                 mean, variance, weight, count = KINDS[kind][0](g)
             if number + i & 3 == 3:  # a quarter of them
@@ -368,11 +368,11 @@ def family(seed: int, each: int = 4, kinds: Sequence[str] = (*KINDS, *FACTORIAL)
             flag = torch.tensor(float(kind in FACTORIAL), dtype=torch.float64)
             made.append((means, variances, logs, counts, gain, size_of_data, first, second, *by_parts, flag))
             names.append(kind)
-    return Family(*(torch.stack(column) for column in zip(*made, strict=True)), tuple(names))
+    return ModelSet(*(torch.stack(column) for column in zip(*made, strict=True)), tuple(names))
 
 
 @torch.no_grad()
-def flow(models: Family, z: Tensor, start: float, steps: int = _REFERENCE_STEPS, end: float = 1e-4) -> Tensor:
+def flow(models: ModelSet, z: Tensor, start: float, steps: int = _REFERENCE_STEPS, end: float = 1e-4) -> Tensor:
     """The reference solution: Runge-Kutta of order 4 in log rho on z / sqrt(1 + rho^2)."""
     logs = torch.linspace(math.log(min(start, _FAR)), math.log(end), steps + 1, dtype=torch.float64)
 
@@ -392,9 +392,9 @@ def flow(models: Family, z: Tensor, start: float, steps: int = _REFERENCE_STEPS,
 
 @dataclass(frozen=True)
 class Task:
-    """A family from one start: initial noise and its endpoints."""
+    """Models from one start, with initial noise and its endpoints."""
 
-    models: Family
+    models: ModelSet
     start: float
     eps: Tensor
     ends: Tensor
@@ -406,7 +406,7 @@ class Task:
 
     @torch.no_grad()
     def run(self, solver: str | Solver, nfe: int, grid: Tensor | str | None = None) -> Tensor:
-        """Errors of a solver of ours, (P, B)."""
+        """Errors of a solver, (P, B)."""
         p, b, d = self.eps.shape
 
         def denoise(x: Tensor, t: Tensor) -> Tensor:
@@ -423,8 +423,8 @@ class Task:
         return torch.where(error.isfinite(), error, 1e6)
 
 
-def task(models: Family, start: float, n: int = 32, seed: int = 0, cache: Path = CACHE) -> Task:
-    """A family from one start, with its reference solution, stored or computed."""
+def task(models: ModelSet, start: float, n: int = 32, seed: int = 0, cache: Path = CACHE) -> Task:
+    """Models from one start, with their reference solution, stored or computed."""
     eps = models.noises(n, seed)
     path = cache / f"{models.fingerprint}-{start:g}-{n}-{seed}-{_REFERENCE_STEPS}.pt"
     if path.exists():

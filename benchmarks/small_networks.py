@@ -1,11 +1,11 @@
-"""Small networks on small pictures, trained together: what ``benchmarks.design`` knows of trained networks.
+"""Small networks on small images, trained in one batch, for the training set of ``benchmarks.design``.
 
     python -m benchmarks.small_networks OUT --data-dir DATA [--steps 900]
 
-Perceptrons with the preconditioning of Karras et al. 2022: five on pictures of 8 x 8 (digits of scikit-learn, the same
-enlarged and raised in contrast until most pixels are black or white, letters of matplotlib's fonts, and CIFAR-10 images
-in grey, whole and cut out), and three on 28 x 28 (the second, third and last). OUT gets one safetensors file; none of
-these pictures or networks is reported on.
+Perceptrons with the preconditioning of Karras et al. 2022: five on images of 8 x 8 (digits of scikit-learn, the same
+enlarged with most pixels black or white, letters of matplotlib's fonts, and CIFAR-10 images
+in grey, whole and cut out), and three on 28 x 28 (the second, third and last). OUT is one safetensors file. No table
+reports results on these images or networks.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pictures(data_dir: Path) -> dict[str, list[Tensor]]:
 
 @dataclass(frozen=True)
 class SmallNetworks:
-    """The networks, with the interface of ``benchmarks.exact_family.Family``."""
+    """The networks, with the interface of ``benchmarks.exact_family.ModelSet``."""
 
     weights: tuple[Tensor, ...]
     std: Tensor
@@ -75,26 +75,26 @@ class SmallNetworks:
         return (x**2).mean(2).add(1e-24).sqrt()
 
     def to(self, dtype: torch.dtype) -> SmallNetworks:
-        """In another dtype."""
+        """The networks in another dtype."""
         return SmallNetworks(
             tuple(w.to(dtype) for w in self.weights), self.std.to(dtype), self.count.to(dtype), self.names
         )
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits."""
+        """A hash of the networks, twelve hex digits."""
         digest = hashlib.sha256()
         for w in self.weights:
             digest.update(w.double().numpy().tobytes())
         return digest.hexdigest()[:12]
 
     def noises(self, n: int, seed: int) -> Tensor:
-        """(P, n, d) normal."""
+        """Normal noise, (P, n, d)."""
         g = torch.Generator().manual_seed(seed)
         return torch.randn(len(self.names), n, self.count.shape[1], dtype=torch.float64, generator=g)
 
     def part(self, which: list[int]) -> SmallNetworks:
-        """Some of them."""
+        """Some of the networks."""
         index = torch.as_tensor(which)
         return SmallNetworks(
             tuple(w[index] for w in self.weights),
@@ -105,7 +105,7 @@ class SmallNetworks:
 
 
 def load(path: Path) -> dict[str, SmallNetworks]:
-    """Networks that were stored, small and large."""
+    """The stored networks, small and large."""
     stored = load_file(path)
     out = {}
     for size, names in NAMES.items():

@@ -1,4 +1,4 @@
-"""A deterministic solver with fixed steps, compiled to a table."""
+"""Compiles a deterministic solver with fixed steps to a table."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
 
     Args:
         solver: the solver.
-        path: the scales it runs on.
+        path: the scales of the process.
         nfe: evaluations; the solver may use fewer.
         grid: as in ``solve``.
 
     Raises:
-        ValueError: a solver that draws noise or chooses its own steps, whose numbers depend on the sample, or whose
-            evaluations cannot be ordered in time.
+        ValueError: a solver that draws noise or chooses its own steps, whose coefficients depend on the sample,
+            or whose evaluations cannot be ordered in time.
 
     >>> from solvers import SOLVERS, Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
@@ -35,7 +35,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     ((1.0, 0.5, 0.0), (Row(decay=0.5, weights=(0.5,)), Row(decay=0.0, weights=(1.0,))))
     """
     if solver.stochastic or solver.adaptive or solver.needs[0] is not ReverseProcess:
-        raise InputError(f"only deterministic solvers with fixed steps are tables; {type(solver).__name__} is none")
+        raise InputError(f"only deterministic solvers with fixed steps compile to a table, not {type(solver).__name__}")
     states: list[Tensor] = []
     times: list[float] = []
 
@@ -50,8 +50,8 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
     concrete, whole = plan(process, (1,), solver, nfe, grid=grid)
     if not concrete.data_independent:
         raise InputError(
-            f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its numbers depend on what "
-            "the model returns for a sample"
+            f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its coefficients "
+            "depend on the sample"
         )
     states.append(solve(process, units[:1], solver=concrete, grid=whole).x)
     rows = []

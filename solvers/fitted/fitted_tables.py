@@ -1,17 +1,17 @@
 r"""The fitted tables of ``pf-ode``: noise levels, weights and gates for few steps, from every start.
 
 ``pf_ode.json`` holds one entry for each number of steps N, made by ``benchmarks/design.py``. With the clock tau of
-``solvers.noise_clock``, tau_1 at the start, z = x / alpha and rho = sigma / alpha, its numbers are those of
+``solvers.noise_clock``, tau_1 at the start, z = x / alpha and rho = sigma / alpha, it holds the coefficients of
 
     tau_i = tau_1 prod_{j <= i} sigmoid(q_j),
     a_i = rho_{i+1} / rho_i (1 + kappa_i),
     z_{i+1} = a_i z_i + (1 - a_i) D_i + sum_{k = 1..4} e_ik (D_{i-k+1} - D_{i-k}).
 
-The weights of every row sum to 1 - a_i, so moving the data moves the samples and nothing else; the last row has a = 0,
-so a point mass is exact. q, kappa and e are piecewise linear in tau_1; q also is linear in the log of the number of
-dimensions. kappa and e are those of several experts, weighted for each sample by what its evaluations show
-(``solvers.fitted.mixture_of_tables``). Nothing depends on how a path names its times, and with the path in units of the
-data's standard deviation nothing depends on units.
+The weights of every row sum to 1 - a_i, so shifted data gives shifted samples; the last row has a = 0, so a point
+mass is exact. q, kappa and e are piecewise linear in tau_1; q is also linear in the log of the number of dimensions.
+kappa and e are means over several experts, with weights for each sample from features of its evaluations
+(``solvers.fitted.mixture_of_tables``). The samples do not depend on the parametrization of time and, with the path in
+units of the data's standard deviation, not on units.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from solvers.problem import Path, Scales
 
 _PLAIN = ExponentialAdams(2, variable="lambda")
 _FILE = File(__file__).with_name("pf_ode.json")
-_LOWEST_START = 2.0  # rho; tables were fitted to starts from 3 up
-_FAR = 1e-5  # alpha / sigma of the highest levels
+_LOWEST_START = 2.0  # smallest rho of a start; tables were fitted to starts from 3 up
+_FAR = 1e-5  # alpha / sigma at the highest noise levels
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +46,7 @@ def _content() -> dict[str, Any]:
 
 
 def fitted_steps() -> list[int]:
-    """The numbers of steps that there are tables for.
+    """The numbers of steps with a fitted table.
 
     >>> 8 in fitted_steps()
     True
@@ -56,7 +56,7 @@ def fitted_steps() -> list[int]:
 
 @dataclass(frozen=True)
 class InUnits:
-    """A path as data of standard deviation ``unit`` times as large see it: sigma / unit for sigma.
+    """A path in units of the data: sigma / unit instead of sigma.
 
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> float(InUnits(straight, 2.0)(torch.tensor(0.5)).sigma)
@@ -74,10 +74,10 @@ class InUnits:
 
 @lru_cache(maxsize=256)
 def fitted_table(path: Path, steps: int, dimensions: int = 64) -> MixtureOfTables | None:
-    """The fitted table for a number of steps on a path; None where there is none, or the path starts below rho = 2.
+    """The fitted table for a number of steps on a path; None without a table or for a start below rho = 2.
 
     Args:
-        path: the scales; ``InUnits`` where the data's standard deviation is not about 0.5.
+        path: the scales; ``InUnits`` if the data's standard deviation is not about 0.5.
         steps: number of evaluations.
         dimensions: number of entries of a sample.
 
@@ -93,7 +93,7 @@ def fitted_table(path: Path, steps: int, dimensions: int = 64) -> MixtureOfTable
 
 
 def table_of(path: Path, entry: dict[str, Any], dimensions: int) -> MixtureOfTables:
-    """An entry of the file on a path, for samples of so many entries."""
+    """The table of an entry of the file, for a path and a number of dimensions."""
     alpha, sigma = path(torch.ones((), dtype=torch.float64, device="cpu"))[:2]
     start = regular_clock(alpha / sigma)
     share = _shares(float(start))
@@ -103,7 +103,7 @@ def table_of(path: Path, entry: dict[str, Any], dimensions: int) -> MixtureOfTab
     times = (1.0, *time_at(path, torch.log(inverse)).tolist(), 0.0)
     rows = [torch.einsum("k,kxj->xj", share, _double(row)) for row in entry["rows"]]
     gates = [_gate(gate, logd) for gate in entry["gates"]]
-    # Nothing has been seen before the first row: one row for all.
+    # There are no features before the first row, so all samples have the same row.
     first = torch.softmax(_double(list(gates[0].offset)), 0)
     rows[0] = (first @ rows[0]).expand_as(rows[0])
     alpha, sigma = path(_double(list(times)))[:2]
@@ -135,7 +135,7 @@ def _row(numbers: list[float], now: tuple[float, float], then: tuple[float, floa
 
 
 def _shares(start: float) -> Tensor:
-    """How much the numbers of each knot count at the clock of a start."""
+    """The interpolation weights of the knots at the clock of a start."""
     inverse = _double([0.0 if k == "inf" else 1 / k for k in _content()["knots"]])
     knots = regular_clock(inverse)
     up = ((max(start, float(knots[0])) - knots[:-1]) / knots.diff()).clamp(0, 1)
@@ -144,7 +144,7 @@ def _shares(start: float) -> Tensor:
 
 
 def _gate(gate: list[Any], logd: float) -> GatingNetwork:
-    """The gate of samples of so many dimensions."""
+    """The gating network for a number of dimensions."""
     centre, width, slopes, offset = gate
     told = [o + logd * s for o, s in zip(offset, slopes[-1], strict=True)]
     return GatingNetwork.of(centre, width, slopes[:-1], told)

@@ -1,21 +1,22 @@
 r"""A mixture of tables, weighted for each sample by features of its own evaluations.
 
-No single table is accurate for both images of a few sharp strokes and clouds of narrow Gaussians, but the evaluations
-of a sample separate them long before the last step. With z = x / alpha and rho = sigma / alpha, after the evaluation
-D_i = D(x_i, t_i)
+No single table is accurate for both images of a few sharp strokes and mixtures of narrow Gaussians, but the evaluations
+of a sample separate these cases long before the last step. With z = x / alpha and rho = sigma / alpha, after the
+evaluation D_i = D(x_i, t_i)
 
     u_i = log rms((z_i - D_i) / rho_i) - log rms((z_0 - D_0) / rho_0),
     d_i = log rms((D_i - D_{i-1}) / rho_i),
 
-say how much of the noise is still taken for noise, and how much the denoised sample still moves. Neither knows where
-the data's zero is, nor its unit when the noise levels are in the same. For a Gaussian of variances c_k the mean of
-exp(2 u_i) is that of rho^2 / (c_k + rho^2): u is the spectrum of the data, read at the noise level of the step. From
+are the log of the fraction of the noise that the model predicts as noise, and the log of the change of the denoised
+sample. Both are invariant to a shift of the data and, with noise levels in units of the data, to its scale. For a
+Gaussian of variances c_k the mean of exp(2 u_i) is the mean of rho^2 / (c_k + rho^2): u measures the spectrum of the
+data at the noise level of the step. From
 these features a multinomial logistic regression gives each of K kinds a weight g_k (a ``GatingNetwork``; they sum to
-1), and the numbers of the row are
+1), and the coefficients of the row are
 
     a_i = sum_k g_k a_i^k,       b_ij = sum_k g_k b_ij^k,
 
-with K tables of the same times. The weights differ between samples and take no further evaluation. This is a mixture of
+with K tables of the same times. The weights differ between samples and need no further evaluation. This is a mixture of
 experts (Jacobs et al. 1991) whose experts are tables.
 """
 
@@ -37,15 +38,15 @@ from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, sample_rms
 
-# Features are compared with what they were where the gate was fitted, at most this many standard deviations away.
+# Features are clamped at this many standard deviations from their mean in the fit.
 FAR = 4.0
-_UNLIKE = 6.0  # a sample that far away gets the safe table, where there is one
-_LOWER = ExponentialAdams(2, variable="time")  # what the error estimate compares with
-_LEAST = -6.0  # log of the smallest root mean square that counts
+_UNLIKE = 6.0  # a sample with features this far away gets the safe table, if any
+_LOWER = ExponentialAdams(2, variable="time")  # the solver that the error estimate compares with
+_LEAST = -6.0  # log of the smallest root mean square
 
 
 class GatingNetwork(NamedTuple):
-    """softmax(slopes' clamp((features - centre) / width, -4, 4) + offset), one weight for each kind."""
+    """softmax(slopes' clamp((features - centre) / width, -4, 4) + offset): the weights of the experts."""
 
     centre: tuple[float, ...]
     width: tuple[float, ...]
@@ -56,7 +57,7 @@ class GatingNetwork(NamedTuple):
     def of(
         cls, centre: Sequence[float], width: Sequence[float], slopes: Sequence[Sequence[float]], offset: Sequence[float]
     ) -> GatingNetwork:
-        """From lists, as a file has them."""
+        """The gating network from the lists of a file."""
         return cls(tuple(centre), tuple(width), tuple(map(tuple, slopes)), tuple(offset))
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -79,12 +80,12 @@ class GatingNetwork(NamedTuple):
         """The gating network, with existing parameters."""
         start, factor, slopes, offset = numbers
         far = torch.addcmul(start, features, factor).clamp_(-FAR, FAR)
-        # Sums instead of a matrix product, whose rounding would depend on the batch.
+        # Sums, because the rounding of a matrix product would depend on the batch.
         return torch.softmax((far[:, :, None] * slopes).sum(1).add_(offset), 1)
 
     @staticmethod
     def nearness(features: Tensor, numbers: tuple[Tensor, ...]) -> Tensor:
-        """1 where every feature is within 4 standard deviations of the fit, 0 where one is 6 away: (B, 1)."""
+        """1 if every feature is within 4 standard deviations of the fit, 0 if one is 6 away: (B, 1)."""
         start, factor = numbers[:2]
         away = torch.addcmul(start, features, factor).abs_().amax(1, keepdim=True)
         return ((_UNLIKE - away) / (_UNLIKE - FAR)).clamp_(0, 1)
@@ -94,12 +95,12 @@ class GateFeatures(NamedTuple):
     """Features of the evaluations so far.
 
     Attributes:
-        number: how many rows are done.
-        values: what the model returned, newest first.
+        number: number of completed rows.
+        values: outputs of the model, newest first.
         start: log rms((z_0 - D_0) / rho_0), (B, 1).
         features: up to three residuals u_i, then up to two changes d_i from the second on, each newest first:
             (B, features) float64.
-        row: the numbers of the row that was done last, (B or 1, 1 + weights): decay, then weights, newest value first.
+        row: the coefficients of the last row, (B or 1, 1 + weights): decay, then weights, newest value first.
     """
 
     number: int
@@ -109,14 +110,14 @@ class GateFeatures(NamedTuple):
     row: Tensor | None = None
 
     def after(self, x: Tensor, value: Tensor, alpha: Tensor, sigma: Tensor) -> GateFeatures:
-        """With one evaluation more, at x_t = x."""
+        """The features after one more evaluation, at x_t = x."""
         residual = _log_rms(float(sigma), x.sub(value, alpha=float(alpha)))
         if self.number == 0:
             return self._replace(values=(value,), start=residual)
         assert self.start is not None
         now = residual - self.start
         parts = [now] if self.features is None else [now, self.features[:, : min(self.number - 1, 2)]]
-        if self.number > 1:  # D at pure noise says nothing of the data, and a network's is far off
+        if self.number > 1:  # D at pure noise is close to the data mean, and a network's D is inaccurate there
             parts.append(_log_rms(float(sigma / alpha), value - self.values[0]))
         if self.number > 2:
             assert self.features is not None
@@ -141,7 +142,7 @@ def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
 
 
 def _log_rms(unit: float, x: Tensor) -> Tensor:
-    """Log of the root mean square of each sample in a unit, (B, 1) float64; what vanishes is e^-6."""
+    """Log of the root mean square of each sample in a unit, (B, 1) float64; clamped below at -6."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=dtype).to(torch.float64)
     return norm.div_(x[0].numel() ** 0.5 * unit).log_().clamp_min_(_LEAST)[:, None]
@@ -149,16 +150,16 @@ def _log_rms(unit: float, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MixtureOfTables(FixedGridSolver):
-    """One run of N evaluations whose numbers are a weighted mean of those of K tables, by sample.
+    """A table of N evaluations whose coefficients are, for each sample, a weighted mean over K tables.
 
     Args:
-        tables: one for each kind, with the same times.
+        tables: one for each expert, with the same times.
         gates: one for each row; None where all tables have the same row, which is always so for the first.
-        source: where the numbers come from.
-        safe: the table that samples get whose features are unlike those of the fit.
+        source: origin of the coefficients.
+        safe: the table for samples whose features are far from the fit.
 
     Raises:
-        ValueError: tables of different times, not one gate for each row, or a first gate.
+        ValueError: tables with different times, a missing gate, or a gate for the first row.
 
     >>> from solvers.fitted.table import Row
     >>> tables = [Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (w,)))) for w in (1.0, 2.0)]
@@ -175,7 +176,7 @@ class MixtureOfTables(FixedGridSolver):
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(gate and GatingNetwork.of(*gate) for gate in self.gates))
         if len({table.times for table in self.tables}) != 1:
-            raise InputError("the tables of all kinds need the same times")
+            raise InputError("all tables of a mixture need the same times")
         if len(self.gates) != len(self.tables[0].rows) or self.gates[0] is not None:
             raise InputError(
                 f"one gate is needed for each of {len(self.tables[0].rows)} rows, None for the first; got "
@@ -183,7 +184,7 @@ class MixtureOfTables(FixedGridSolver):
             )
 
     def on(self, path: Path) -> MixtureOfTables:
-        """The same tables, for this path alone."""
+        """A copy for this path alone."""
         safe = self.safe and self.safe.on(path)
         return replace(self, tables=tuple(table.on(path) for table in self.tables), safe=safe)
 
@@ -206,7 +207,7 @@ class MixtureOfTables(FixedGridSolver):
         """The state before the first evaluation.
 
         Raises:
-            ValueError: another grid than its own, or another path.
+            ValueError: the grid or the path differs from that of the tables.
         """
         self.tables[0].init(problem, times)
         return GateFeatures(0)
@@ -231,7 +232,7 @@ class MixtureOfTables(FixedGridSolver):
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: GateFeatures, after: GateFeatures
     ) -> LocalErrorEstimate | None:
-        """Distance of a step to that of the exponential method with data prediction and two values."""
+        """The distance between a step and the step of the exponential method with data prediction and two values."""
         i = before.number
         assert after.row is not None
         lower = Update(0.0, (1.0,), 0.0)
@@ -247,7 +248,7 @@ class MixtureOfTables(FixedGridSolver):
 
     @cached_property
     def _kept(self) -> list[int]:
-        """How many values are kept after each row: as many as later rows use, and one for an error estimate."""
+        """The number of values kept after each row: those that later rows use, and one for an error estimate."""
         used = [
             max(len(table.rows[i].weights) for table in (*self.tables, *([self.safe] if self.safe else [])))
             for i in range(len(self.gates))
@@ -259,7 +260,7 @@ class MixtureOfTables(FixedGridSolver):
         return {}
 
     def _on(self, device: torch.device) -> list[tuple[Tensor, tuple[Tensor, ...] | None]]:
-        """The numbers of each row, (kinds, 1 + weights), and of its gate, on a device."""
+        """The coefficients of each row, (experts, 1 + weights), and its gate, on a device."""
         if device not in self._placed:
             self._placed[device] = [
                 (self._numbers(i).to(device, non_blocking=True), gate and gate.on(device))

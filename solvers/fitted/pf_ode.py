@@ -46,7 +46,7 @@ def engine_grid(path: Path, steps: int) -> Tensor:
 
 
 def fixed_order_engine(steps: int) -> ExponentialAdams:
-    """The engine's member for a number of steps, where its order depends on the sample with all of its values.
+    """The engine for a number of steps, at its full order for every sample.
 
     >>> fixed_order_engine(4).order, fixed_order_engine(20).order
     (3, 6)
@@ -55,12 +55,12 @@ def fixed_order_engine(steps: int) -> ExponentialAdams:
 
 
 def _engine(steps: int, unit: float) -> ExponentialAdams | VariableOrder:
-    member = replace(fixed_order_engine(steps), sigma_data=unit)
-    return member if steps <= _FEW_STEPS else VariableOrder(member)
+    engine = replace(fixed_order_engine(steps), sigma_data=unit)
+    return engine if steps <= _FEW_STEPS else VariableOrder(engine)
 
 
 def _grid(path: Path, steps: int) -> Tensor:
-    """The times of the engine: those of a table depend on the dimensions of a sample too."""
+    """The times of the engine; the times of a table also depend on the number of dimensions."""
     return engine_grid(path, steps)
 
 
@@ -69,7 +69,7 @@ GRIDS["fitted"] = _grid
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Solver):
-    """The fitted table for the number of steps, or the member of the exponential engine that suits it.
+    """The fitted table for the number of steps, or the exponential engine.
 
     >>> from solvers import SOLVERS
     >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].grid
@@ -89,7 +89,7 @@ class ProbabilityFlow(Solver):
         grid: str | Tensor | Sequence[float] | None = None,
         steps: int | None = None,
     ) -> tuple[Solver, Tensor]:
-        """The table if the times are the table's, else a member of the exponential engine; and the times."""
+        """The table if the grid is its own, otherwise the exponential engine; and the times."""
         unit = 1.0 if problem.data_std is None else problem.data_std / _STD
         path = problem.path if unit == 1 else InUnits(problem.path, unit)
         if grid is None or grid == "fitted":
@@ -107,7 +107,7 @@ class ProbabilityFlow(Solver):
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
-        """Not its own: a run takes the steps of the solver that ``resolve`` returns.
+        """Raise an error, since a run takes the steps of the solver that ``resolve`` returns.
 
         Raises:
             TypeError: always.

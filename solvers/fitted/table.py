@@ -9,8 +9,8 @@ Singlestep methods are of this form too, with their stages as times of the table
 can be solved for its starting x. ``compile_table`` finds the coefficients by running the solver once on unit
 vectors, with a model that returns the next unit vector at each call and records its input.
 
-A table has the cheapest loop, can be written to a file, and is a starting point: tuning changes its coefficients to
-minimise the distance of one model's samples with N evaluations to the reference solution.
+A table has the cheapest loop, can be written to a file, and is a starting point of tuning, which changes its
+coefficients to minimise the distance of one model's samples with N evaluations to the reference solution.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
-# Weights this small against the largest of a row are rounding of the unit-vector run.
+# Weights this small relative to the largest of a row are rounding errors of the unit-vector run.
 _NOTHING = 1e-12
 
 
@@ -40,14 +40,14 @@ class Row(NamedTuple):
 
 
 class History(NamedTuple):
-    """Number of rows done, and the predictions of the model, newest first."""
+    """The number of completed rows, and the predictions of the model, newest first."""
 
     number: int
     values: tuple[Tensor, ...]
 
 
 class FixedGridSolver(Solver):
-    """A solver for one grid, its own, and so for one number of evaluations."""
+    """A solver for its own time grid only, and therefore for one number of evaluations."""
 
     order = 0
     needs = (ReverseProcess,)
@@ -58,30 +58,30 @@ class FixedGridSolver(Solver):
         """The number of evaluations of the table.
 
         Raises:
-            ValueError: another budget.
+            ValueError: another NFE.
         """
         steps = len(self.grid) - 1
         if evaluations != steps:
             raise InputError(
                 f"this solver was made for {steps} evaluations, not for {evaluations}; give it nfe = {steps}, or make "
-                "one for your budget"
+                "one for this NFE"
             )
         return evaluations
 
 
 @dataclass(frozen=True)
 class Table(FixedGridSolver):
-    """One run of N evaluations, as numbers.
+    """A solver of N evaluations as a table of coefficients.
 
     Args:
-        times: t_0 > ... > t_{N-1} > 0, and a last 0: the first is where x starts, the last where it ends.
+        times: t_0 > ... > t_{N-1} > 0, and a last 0: x starts at the first and ends at the last.
         rows: one for each evaluation.
         source: origin of the coefficients.
-        rho: sigma / alpha at the times between the first and the last, where the table is for one path: on another
-            it is refused.
+        rho: sigma / alpha at the times between the first and the last, if the table is for one path; other paths
+            raise an error.
 
     Raises:
-        ValueError: times that do not decrease to 0, or not one row for each evaluation.
+        ValueError: times that do not decrease to 0, or a wrong number of rows.
 
     One evaluation, x_0 = D(x_1, 1):
 
@@ -121,7 +121,7 @@ class Table(FixedGridSolver):
         """The state before the first evaluation.
 
         Raises:
-            ValueError: another grid than its own.
+            ValueError: the grid differs from the table's.
         """
         if tuple(times.tolist()) != self.times:
             raise InputError("a table has its own times; leave out the grid")
@@ -143,7 +143,7 @@ class Table(FixedGridSolver):
         out = x * decay
         for value, weight in zip(values, weights, strict=False):
             out.add_(value, alpha=weight)
-        # As many as later rows use, and one that an error estimate may use.
+        # Those that later rows use, and one for an error estimate.
         longest = max((len(row.weights) - i for i, row in enumerate(self.rows[state.number + 1 :], 1)), default=0)
         return out, s, History(state.number + 1, values[: max(longest, 1)])
 

@@ -1,4 +1,4 @@
-"""The fit of the tables of pf-ode: what it runs is what the file's numbers run, and its family is what it says."""
+"""The fit of the tables of pf-ode agrees with the solver that runs the file, and its models are exact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.design import Few, hats, rho_of, tau_of
-from benchmarks.exact_family import DIMENSIONS, KINDS, STARTS, Task, family, flow, task
+from benchmarks.exact_family import DIMENSIONS, KINDS, STARTS, Task, flow, model_set, task
 from sde_diffusion import EDM, Gaussian, GaussianMixture
 from solvers import solve
 from solvers.exponential.adams import ExponentialAdams
@@ -17,8 +17,8 @@ from solvers.fitted.fitted_tables import table_of
 
 
 @pytest.mark.parametrize("start", [3.0, 40.0, math.inf])
-def test_the_numbers_of_an_entry_do_what_was_fitted(start: float) -> None:
-    models = family(0, 1, ("pixels", "values"))
+def test_an_entry_gives_the_fitted_samples(start: float) -> None:
+    models = model_set(0, 1, ("pixels", "values"))
     models = replace(models, count=torch.ones_like(models.count))
     few = Few(6, ExponentialAdams(2, variable="time", corrector=True), 0.1, 2.5)
     g = torch.Generator().manual_seed(0)
@@ -51,8 +51,8 @@ def test_shares_of_knots_sum_to_one_and_are_one_at_a_knot() -> None:
     )
 
 
-def test_the_family_has_the_denoisers_of_the_package() -> None:
-    models = family(3, 1, ("cloud", "spectrum"))
+def test_the_models_have_the_denoisers_of_the_package() -> None:
+    models = model_set(3, 1, ("cloud", "spectrum"))
     z = models.noises(5, 1)
     for i in range(2):
         kept = models.log_weight[i].isfinite()
@@ -71,7 +71,7 @@ def test_the_family_has_the_denoisers_of_the_package() -> None:
 
 @pytest.mark.parametrize("start", [3.0, math.inf])
 def test_references_are_where_the_flow_ends(start: float, tmp_path) -> None:
-    models = family(1, 1, ("spectrum", "cloud"))
+    models = model_set(1, 1, ("spectrum", "cloud"))
     one = task(models, start, 4, 0, tmp_path)
     again = flow(models, one.eps * min(start, 1e5), start, steps=600)
     assert float(models.rms(again - one.ends).max()) < 1e-5
@@ -79,7 +79,7 @@ def test_references_are_where_the_flow_ends(start: float, tmp_path) -> None:
 
 
 def test_every_kind_is_finite_from_every_start() -> None:
-    models = family(2, 1)
+    models = model_set(2, 1)
     assert set(models.names) > set(KINDS)
     for rho in (*STARTS[:-1], 1e5, 1e-4):
         level = torch.tensor(rho, dtype=torch.float64)

@@ -33,7 +33,7 @@ def test_a_table_gives_the_samples_of_its_solver(name, nfe):
     ode = sde.probability_flow(mixture(sde))
     x1 = sde.prior((6, 3), seeds=range(6), dtype=torch.float64)
     grid = None
-    if name == "pf-ode":  # on its own grid, or with more steps, its numbers depend on the sample
+    if name == "pf-ode":  # on its own grid, or with more steps, its coefficients depend on the sample
         grid, nfe = "power", min(nfe, 6)
     table = compile_table(SOLVERS[name], sde, nfe, grid)
     own = solve(ode, x1, solver=name, nfe=nfe, grid=grid)
@@ -51,8 +51,10 @@ def test_a_table_starts_where_alpha_is_zero():
     torch.testing.assert_close(solve(ode, x1, solver=table, nfe=4).x, own, rtol=1e-11, atol=1e-12)
 
 
-def test_a_solver_whose_numbers_depend_on_the_sample_is_no_table():
-    with pytest.raises(ValueError, match="ProbabilityFlow is no table with 8 steps on this grid: its numbers depend"):
+def test_a_solver_whose_coefficients_depend_on_the_sample_is_no_table():
+    with pytest.raises(
+        ValueError, match="ProbabilityFlow is no table with 8 steps on this grid: its coefficients depend"
+    ):
         compile_table(SOLVERS["pf-ode"], VPSDE(), 8)
 
 
