@@ -21,7 +21,7 @@ from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import name_of, recorded_data, samples_folder, unused
+from sde_diffusion.storage.locate import folder_of, name_of, recorded_data, unused
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -98,6 +98,7 @@ def compare(
     if out is not None:
         require_new(out)  # fails before the computation starts
     stored = model_at(run, model)
+    place = out or folder_of(stored, "compare")  # a link is refused now, not after the work
     chosen: dict[str, Solver | dict[int, Solver]] = {}
     for spec in dict.fromkeys(solvers.split(",")):
         if spec == TUNED:
@@ -119,7 +120,7 @@ def compare(
             reference_steps=reference_steps,
             on_row=status.update,
         )
-    folder = out or unused(samples_folder(stored).parent / "compare")
+    folder = out or unused(place)
     checkpoint = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
     about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
     folder = save(found, folder, about)
@@ -138,6 +139,10 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
     """The data to measure distances to; None, with a message on stderr, if the model's training data is unavailable."""
     name = data or stored.data.get("name")
     if name is None:
+        if data_dir is not None:
+            raise InputError(
+                "--data-dir would have no effect: the model does not say what it was trained on; name the data too"
+            )
         say("no distances to the data: the model does not say what it was trained on; see --data", "yellow")
         return None
     try:
@@ -146,7 +151,7 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
         if found.shape != tuple(stored.model["shape"] or found.shape):
             raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
     except (ValueError, OSError) as error:
-        if data is not None:
+        if data is not None or data_dir is not None:
             raise
         say(f"no distances to the data: {error}", "yellow")
         return None

@@ -18,9 +18,10 @@ from sde_diffusion.cli.options import DataDirOption, DeviceOption, JsonOption, M
 from sde_diffusion.data import load_data
 from sde_diffusion.interop.doctor import Diagnosis, examine
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import recorded_data
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 
 WEAK = 1.25  # ratio of the model's error to the error of a linear denoiser
 
@@ -52,6 +53,7 @@ def doctor(
 
     The network denoises held-out data at several noise levels. The exit code is 1 if a mistake was found.
     """
+    require_whole("--n", n, 1, MOST_SAMPLES)
     stored = model_at(run, model)
     name = data or (recorded_data(stored.data["name"], "--data") if stored.data.get("name") else None)
     if name is None:

@@ -9,8 +9,8 @@ import torch
 import typer
 from rich.console import Console
 
-from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, completion_of, model_at, whole_numbers
+from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.options import DeviceOption, ModelOption, completion_of, model_at, refuse, typed, whole_numbers
 from sde_diffusion.cli.sample import bar, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
@@ -20,7 +20,7 @@ from sde_diffusion.evaluation.curve import as_dict
 from sde_diffusion.evaluation.features import NAMES, default_features, make_extractor
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS
+from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, too_few
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.files.text import printable
@@ -30,7 +30,7 @@ from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.evaluation_record import CURVE, EVALUATION, write_evaluation
-from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of, recorded_data, samples_folder, unused
+from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, folder_of, name_of, recorded_data, unused
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -49,10 +49,13 @@ sdediff evaluate --save-reference digits.safetensors
 sdediff evaluate --nfe 8 --budget          where the error comes from
 """
 FOLDER = Path("evaluation")
+# Options on how samples are drawn.
+DRAWING = ("n", "solver", "nfe", "steps", "grid", "eta", "batch_size", "processes")
 FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
 def evaluate(
+    ctx: typer.Context,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -155,12 +158,22 @@ def evaluate(
         require_new(out)  # fails before the computation starts
     if save_reference is not None:
         require_writable(save_reference, ".safetensors", force)
+    else:
+        refuse(ctx, ["force"], "it lets --save-reference replace a file, and there is no --save-reference")
     require_whole("--n", n, 1, MOST_SAMPLES)
     require_whole("--draws", draws, 2, MOST_DRAWS)
     require_whole("--batch-size", batch_size, 1, 2**53)
     device = device_for(device or "auto").type
     stored = model_of(source) if model is None else model_at(source, model)
+    if stored is None:
+        refuse(ctx, DRAWING, f"{source} holds samples, and none are drawn")
+    if reference is not None and reference.endswith(".safetensors"):
+        refuse(ctx, ["split", "data_dir"], f"the reference {reference} holds features that were taken already")
+        if stored is None:
+            refuse(ctx, ["device"], "nothing is computed on it")
     limits = range_of(value_range)
+    if stored is not None and out is None:
+        folder_of(stored, FOLDER.name)  # a link is refused now, not after the work
     ways = [
         SamplingSettings(
             made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s
@@ -193,11 +206,12 @@ def evaluate(
     if stored is None and source is not None:
         own = what.of_floats
         samples = read_samples(source, None if own else limits, own_units=own)
+    count = n if samples is None else len(samples)
+    names = feasible(metrics, count, what, named=bool(typed(ctx, "metrics")))
     if save_reference is not None:
         what.save(save_reference, force=force)
     real = what.data
     echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
-    names = metrics.split(",")
     if stored is None:
         assert samples is not None and source is not None
         found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
@@ -211,8 +225,7 @@ def evaluate(
     network = load(stored, device=device)
     what.check_shape(network.shape or ())
     usual = 1 if device != "cpu" or stored.given is not None else min(default_processes(), -(-n // batch_size))
-    count = usual if processes is None else processes
-    with Workers(network, extractor, count) as workers:
+    with Workers(network, extractor, usual if processes is None else processes) as workers:
         with bar() as progress:
             points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
         Console().print(reports.table(reports.columns(points), n))
@@ -230,7 +243,7 @@ def evaluate(
             echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
     first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
     name = folder_name(first) if len(points) == 1 else "curve"
-    folder = out or unused(samples_folder(stored).parent / FOLDER / name)
+    folder = out or unused(folder_of(stored, FOLDER.name) / name)
     several = len(points) > 1
     saved = write_evaluation(
         folder, content, (lambda path: plot(path, points, next(iter(points[0].figures)))) if several else None
@@ -238,6 +251,31 @@ def evaluate(
     echo(f"figures {saved}")
     if several:
         echo(f"picture {saved.with_name(CURVE)}")
+
+
+def feasible(metrics: str, n: int, reference: FeatureStatistics, *, named: bool) -> list[str]:
+    """The metrics to measure, chosen before samples are drawn: those that n samples suffice for.
+
+    Args:
+        metrics: names separated by commas, or all.
+        n: number of samples.
+        reference: the reference.
+        named: whether the user chose them; of others, those that n samples do not suffice for are left out.
+
+    Raises:
+        ValueError: an unknown name; n does not suffice for one that was chosen, or for any.
+    """
+    names = metrics.split(",")
+    few = too_few(METRICS if names == ["all"] else names, n, reference)
+    if not few:
+        return names
+    others = [name for name in METRICS if name not in too_few(METRICS, n, reference) and name != "inception-score"]
+    rest = [name for name in names if name not in few]
+    if not others or (named and names != ["all"]) or not rest:
+        instead = f"; these metrics take fewer: --metrics {','.join(others)}" if others else ""
+        raise InputError(f"{'; '.join(few.values())}{instead}")
+    say(f"warning: left out: {'; '.join(few.values())}", "yellow")
+    return rest
 
 
 def model_of(source: Path | None) -> StoredModel | None:

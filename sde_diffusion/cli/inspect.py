@@ -11,6 +11,7 @@ import torch
 import typer
 
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.options import refuse
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
@@ -36,6 +37,7 @@ sdediff inspect cats/ --picture cats.png   a data set, by name or path
 
 
 def inspect(
+    ctx: typer.Context,
     run: Annotated[
         Path | None,
         typer.Argument(
@@ -62,6 +64,8 @@ def inspect(
     """
     if picture is not None:
         require_writable(picture, ".png", force)
+    else:
+        refuse(ctx, ["force"], "it lets --picture replace a file, and there is no --picture")
     if run is not None and is_data(run):
         data = load_data(data_name(run), data_dir)
         facts = inspect_data(data)

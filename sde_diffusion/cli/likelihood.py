@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, refuse
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.files.writing import new_folder, require_new, write_file
@@ -21,6 +22,7 @@ from sde_diffusion.likelihood.report import headline, measure, plot_terms, table
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 from sde_diffusion.storage.locate import recorded_data
+from solvers import find
 from solvers.errors import InputError
 
 EXAMPLES = """
@@ -34,6 +36,7 @@ sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM
 
 
 def likelihood(
+    ctx: typer.Context,
     run: RunArgument = None,
     model: ModelOption = None,
     n: Annotated[int, typer.Option("--n", help="Number of data samples.")] = 64,
@@ -106,6 +109,12 @@ def likelihood(
         raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
     name = data or recorded_data(name, "--data")
     samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
+    if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
+        refuse(ctx, ["probe", "probes"], "the trace is exact; probes are of --trace hutchinson")
+    if find(solver).adaptive:
+        refuse(ctx, ["steps"], f"{solver} chooses its own steps; see --tolerance")
+    else:
+        refuse(ctx, ["tolerance"], f"{solver} has fixed steps; see --steps")
     with bar() as progress:
         report, bound = measure(
             stored,

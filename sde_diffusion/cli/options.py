@@ -140,6 +140,25 @@ def listed_options(
     return decorate
 
 
+def typed(ctx: typer.Context, *names: str) -> list[str]:
+    """The options of these parameters that stand on the command line, as they are spelt in the help."""
+    flags = {parameter.name: parameter.opts[0] for parameter in ctx.command.params}
+    found = [(name, ctx.get_parameter_source(name)) for name in names]
+    return [flags[name] for name, source in found if source is not None and source.name == "COMMANDLINE"]
+
+
+def refuse(ctx: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        ValueError: one of them stands on the command line.
+    """
+    if idle := typed(ctx, *names):
+        from solvers.errors import InputError
+
+        raise InputError(f"{', '.join(idle)} would have no effect: {why}")
+
+
 def whole_numbers(text: str, name: str) -> list[int]:
     """Whole numbers separated by commas, each once.
 

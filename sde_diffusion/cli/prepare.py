@@ -11,8 +11,10 @@ import typer
 from rich.progress import Progress
 
 from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.options import refuse
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.data.images import BACKGROUND, CHANNELS
+from sde_diffusion.data.preparation import kind_of
 from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
 from sde_diffusion.report import terminal
@@ -32,6 +34,7 @@ sdediff train --data photos-prepared
 
 
 def prepare(
+    ctx: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -77,6 +80,16 @@ def prepare(
 
     Training then holds one batch in memory, not the whole data set.
     """
+    kind = kind_of(source)
+    if kind != "hub":
+        refuse(ctx, ["split"], f"it is the split of hf:NAME, and {source} is none")
+    if kind not in ("hub", "parquet"):
+        refuse(ctx, ["image_column", "label_column"], f"they are columns of a table, and {source} is none")
+    if kind == "array":
+        names = ["size", "mode", "background", "skip_bad"]
+        refuse(ctx, names, f"they are of image files, and {source} holds an array")
+    else:
+        refuse(ctx, ["layout"], f"it is that of an array; {source} holds image files")
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(source.removeprefix("hf:")).stem).strip("-.") or "data"
     target = out or Path(f"{name}-prepared")
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption
+from sde_diffusion.cli.options import DeviceOption, refuse
 
 EXAMPLES = """
 \b
@@ -32,6 +32,7 @@ class Task(str, Enum):
 
 
 def restore(
+    ctx: typer.Context,
     task: Annotated[Task, typer.Argument(help="Restoration task.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Degraded images, restored one by one.")],
     run: Annotated[
@@ -78,9 +79,15 @@ def restore(
     from sde_diffusion.sampling.degraded_images import Degraded, degraded, psnr
     from sde_diffusion.sampling.devices import device_for
     from sde_diffusion.sampling.restoration import restore as run_restoration
+    from sde_diffusion.sampling.sampler import MOST_SAMPLES
     from sde_diffusion.storage.checkpoint import load
     from sde_diffusion.storage.locate import find_model
+    from solvers.errors import require_whole
 
+    for of, name in ((Task.superres, "factor"), (Task.deblur, "blur")):
+        if task is not of:
+            refuse(ctx, [name], f"it is of {of.value}, and this is {task.value}")
+    require_whole("--n", n, 1, MOST_SAMPLES)
     folder = out or unused(Path("restored"))
     require_new(folder)
     stored = find_model(run)

@@ -186,6 +186,8 @@ def sample(
         raise InputError("--profile needs newly drawn samples; leave out --record, or give its --solver and --nfe")
     if profile and (clash := [k for k in ("label", "guidance") if k in options]):
         raise InputError(f"--profile needs samples without a class; leave out {listed(clash)}")
+    if partial and not isinstance(drawing["grid"], list):
+        raise InputError("--partial would have no effect: it allows the times of a --grid, such as 1,0.5; leave it out")
     if record is not None:
         if tolerance is not None:
             options["tolerance"] = tolerance
@@ -194,10 +196,12 @@ def sample(
             raise InputError(f"the record holds all settings of its samples; leave out {listed(options)}")
         old = sample_record.read_record(record)
         stored = model_at(run or (recorded_model(old["checkpoint"]["path"], record) if model is None else None), model)
+        place = out or samples_folder(stored)  # a link is refused now, not after the work
         with bar() as progress:
             drawn = generate.redraw(old, stored, solver=named, device=device, progress=progress)
     else:
         stored = model_at(run, model)
+        place = out or samples_folder(stored)
         if label is not None:
             options["labels"] = labels_of(options.pop("label"), stored)
         if tolerance is not None:
@@ -210,12 +214,15 @@ def sample(
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
         towards = {k: v for k, v in options.items() if k in ("labels", "guidance")}
+        if profile:  # before the samples: not every solver estimates its error
+            network = load(stored, device=str(device_for(device or "auto")))
+            local = error_profile(network, generate.settings_for(stored, settings))
         with bar() as progress:
             drawn = generate.draw(stored, n, settings, device=device or "auto", progress=progress, **towards)
         if chosen is not None:
             drawn.record["choice"] = chosen.to_dict()
     made = drawn.record
-    out = out or unused(samples_folder(stored) / sample_record.folder_name(made))
+    out = out or unused(place / sample_record.folder_name(made))
     shown = sample_record.save(drawn, out)
     out = shown.parent
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
@@ -242,7 +249,7 @@ def sample(
     else:
         echo(f"no image for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
-        show_profile(error_profile(load(stored), generate.settings_for(stored, settings)))
+        show_profile(local)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, RunArgument
+from sde_diffusion.cli.options import DeviceOption, RunArgument, refuse
 
 EXAMPLES = """
 \b
@@ -35,7 +35,19 @@ class Figure(str, Enum):
     film = "film"
 
 
+# The options that each figure takes, next to --out.
+TAKES = {
+    Figure.schedule: ("sde",),
+    Figure.forward: ("n", "seed", "device"),
+    Figure.score: ("device",),
+    Figure.reverse: ("solver", "nfe", "n", "seed", "device"),
+    Figure.trajectories: ("solver", "nfe", "n", "seed", "device"),
+    Figure.film: ("solver", "nfe", "n", "seed", "device"),
+}
+
+
 def show(
+    ctx: typer.Context,
     figure: Annotated[Figure, typer.Argument(help="Figure to draw.")],
     run: RunArgument = None,
     sde: Annotated[
@@ -62,9 +74,14 @@ def show(
     from sde_diffusion.report.process_figures import check_format, save_figure
     from sde_diffusion.sampling.devices import device_for
     from sde_diffusion.sampling.model_figures import drawn, film, schedule
+    from sde_diffusion.sampling.sampler import MOST_SAMPLES
     from sde_diffusion.storage.locate import find_model
-    from solvers.errors import ExistsError, InputError
+    from solvers.errors import ExistsError, InputError, require_whole
 
+    others = [name for name in ("sde", "solver", "nfe", "n", "seed", "device") if name not in TAKES[figure]]
+    refuse(ctx, others, f"the figure {figure.value} does not depend on it")
+    if figure is Figure.schedule and run is not None:
+        raise InputError(f"the figure schedule is of processes and takes no model; leave out {run}, see --sde")
     is_film = figure is Figure.film
     suffix = ".gif" if is_film else ".png"
     names = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))
@@ -72,8 +89,7 @@ def show(
     (check_film if is_film else check_format)(path)
     if path.exists():
         raise ExistsError(f"{path} exists already; choose another file with --out")
-    if n < 1:
-        raise InputError(f"--n is the number of points or paths, at least 1; got {n}")
+    require_whole("--n", n, 1, MOST_SAMPLES)
     settings = (str(device_for(device or "auto")), solver, nfe, n, seed)
     partial = temporary(path).with_suffix(path.suffix)
     try:

@@ -99,10 +99,18 @@ def train(
     checkpoint and stops; --resume continues, and resumed training is bit-identical.
     """
     budgets = [] if tune is None else whole_numbers(tune, "--tune")  # fails before the training starts
+    if force and not resume:
+        raise InputError("--force would have no effect: it lets --resume change options; an existing run is kept")
     named = {"data": data, "data_dir": data_dir, "layout": layout, "out": out, "sde": sde, "predicts": predicts}
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
     made = set_up(merged(read_options(config_file) if config_file else {}, typed), resume=resume)
     model, config, folder = made.model, made.config, made.out
+    for name, other, on in (
+        ("drop_label", "--labels", config.labels),
+        ("snapshot_every", "--ema-width", config.ema_widths),
+    ):
+        if name in settings and not on:
+            raise InputError(f"--{name.replace('_', '-')} would have no effect without {other}")
     main = int(os.environ.get("RANK", "0")) == 0
 
     def tell(text: str, command: str = "") -> None:

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, whole_numbers
+from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, refuse, whole_numbers
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
-from sde_diffusion.storage.tuned_solver import Tuned, file_name, save_tuned, tuned_folder
+from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, save_tuned, tuned_folder
 from sde_diffusion.tuning.effort import bar
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
@@ -29,6 +29,7 @@ sdediff sample --solver tuned --nfe 8      and use it
 
 
 def tune(
+    ctx: typer.Context,
     run: RunArgument = None,
     given: ModelOption = None,
     nfe: Annotated[
@@ -51,7 +52,9 @@ def tune(
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for nfe-NFE.json, replaced if it exists.", show_default="RUN/tuned"),
+        typer.Option(
+            "--out", help="Folder for nfe-NFE.json; an earlier result of tune is replaced.", show_default="RUN/tuned"
+        ),
     ] = None,
 ) -> None:
     """Fit a solver to one model and one number of evaluations.
@@ -62,6 +65,8 @@ def tune(
     start = time.perf_counter()
     stored = model_at(run, given)
     budgets = whole_numbers(nfe, "--nfe")
+    if minutes is not None:
+        refuse(ctx, ["noises", "held_out"], "with --minutes the numbers of samples follow from the time")
     tune_model(stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out)
     echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
@@ -83,8 +88,10 @@ def tune_model(
     out: Path | None = None,
 ) -> None:
     """Tune for each NFE, store each solver as soon as it is fitted, and print its error."""
-    model = load(stored, device=str(device_for(device)))
     folder = out or tuned_folder(stored)
+    for budget in budgets:
+        require_tuned(folder / file_name(budget))  # now, not after the work
+    model = load(stored, device=str(device_for(device)))
     found: list[Tuned] = []
     with bar() as progress:
         for made in tuned_each(

@@ -25,6 +25,8 @@ def load_path(path: Path, layout: str | None = None) -> Data:
         FileNotFoundError: nothing exists at the path.
         ValueError: it is a file of another kind, or cannot be read.
     """
+    if layout is not None and path.is_dir():
+        raise InputError(f"layout (--layout) is that of an array; {path} is a folder, leave it out")
     if (path / NOTE).is_file():
         return load_prepared(path)
     if path.is_dir():

@@ -94,14 +94,31 @@ def prepare(
 
 def _source(name: str, split: str, image: str | None, label: str | None) -> Source | None:
     """The reader that opens images one by one; None for arrays."""
-    if name.startswith(HUB):
+    kind, path = kind_of(name), Path(name).expanduser()
+    if kind == "hub":
         return hugging_face(name.removeprefix(HUB), split, image, label)
-    path = Path(name).expanduser()
+    if kind == "parquet":
+        return parquet(path, image, label)
+    return folder(path) if kind == "folder" else None
+
+
+def kind_of(source: str) -> str:
+    """The kind of a source: "hub", "parquet", "folder" of images, or "array".
+
+    Raises:
+        FileNotFoundError: nothing exists at the path.
+
+    >>> kind_of("hf:cifar10")
+    'hub'
+    """
+    if source.startswith(HUB):
+        return "hub"
+    path = Path(source).expanduser()
     if not path.exists():
         raise NotFoundError(f"nothing to prepare at {path}: expected a folder of images, .npy, .npz or .parquet")
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return parquet(path, image, label)
-    return folder(path) if path.is_dir() else None
+        return "parquet"
+    return "folder" if path.is_dir() else "array"
 
 
 def _arrays(path: Path, target: Path, size: tuple[int, int] | None, mode: str | None, layout: str | None) -> Data:

@@ -25,6 +25,26 @@ def features_of(x: Tensor, extractor: Extractor, batch_size: int = _BATCH) -> Fe
     return Features(torch.cat([part.features for part in parts]).cpu(), torch.cat(p).cpu() if p else None)
 
 
+def too_few(metrics: Iterable[str], n: int, reference: FeatureStatistics) -> dict[str, str]:
+    """The metrics that n samples, or those of the reference, do not suffice for, each with the numbers in words.
+
+    >>> from sde_diffusion.data import load_data
+    >>> from sde_diffusion.evaluation.features import make_extractor
+    >>> reference = FeatureStatistics.of(load_data("digits"), make_extractor("digits"))
+    >>> too_few(["frechet", "kid"], 20, reference)
+    {'frechet': 'frechet of 64 features takes 64 samples or more, not 20'}
+    """
+    d, found = len(reference.moments.mean), {}
+    for name in metrics:
+        least, real = choose(name, METRICS, "metric").least(d)
+        m = reference.moments.n if name == "frechet" else len(reference.features)
+        if n < least:
+            found[name] = f"{name} of {d} features takes {least} samples or more, not {n}"
+        elif m < real:
+            found[name] = f"{name} of {d} features takes a reference of {real} samples or more, not {m}"
+    return found
+
+
 def evaluate(
     samples: Tensor | Features | Drawn,
     reference: FeatureStatistics,
@@ -41,7 +61,7 @@ def evaluate(
             already, by the extractor of the reference.
         reference: the real samples to compare with.
         extractor: the features; those of the reference by default.
-        metrics: names in ``metrics.METRICS``; "all" for all that the features allow.
+        metrics: names in ``metrics.METRICS``; "all" for all that the features and the number of samples allow.
         draws: half-samples for the standard errors.
         seed: seed of the half-samples, and of lines and halves within metrics.
 
@@ -68,6 +88,8 @@ def evaluate(
     names = list(metrics)
     if names == ["all"]:
         names = [name for name in METRICS if name != "inception-score" or samples.probabilities is not None]
+        few = too_few(names, len(samples.features), reference)
+        names = [name for name in names if name not in few]
     for name in names:
         choose(name, METRICS, "metric")
     require_whole("draws", draws, 2, MOST_DRAWS)

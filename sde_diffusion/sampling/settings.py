@@ -140,11 +140,12 @@ def seeds_of(seed: int, n: int, start: int = 0) -> Tensor:
     """The seeds of samples start to start + n - 1 of a run.
 
     Raises:
-        ValueError: a seed outside [0, 2^31).
+        ValueError: a seed outside [0, 2^31), or a number of samples outside [0, 2^31].
 
     >>> seeds_of(0, 3)
     tensor([0, 1, 2])
     """
     if not 0 <= seed < 2**31:
         raise InputError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
+    require_whole("n", n, 0, 2**31)
     return seed * _SEED_STRIDE + torch.arange(start, start + n, device="cpu")

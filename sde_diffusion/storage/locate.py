@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sde_diffusion.data import NAMES
 from sde_diffusion.files.writing import unused as unused
+from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import BUNDLED as BUNDLED
 from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
 from sde_diffusion.storage.checkpoint import StoredModel, check_described, find
@@ -121,11 +122,23 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
     return find(BUNDLED if run is None else run)
 
 
+def folder_of(stored: StoredModel, name: str) -> Path:
+    """A folder for results on a model: in its run, or in the current folder without a run.
+
+    Raises:
+        CheckpointError: the run has a link there, so that its author would choose where the results are written.
+    """
+    if stored.path.parent.name != "checkpoints":
+        return Path(name)
+    folder = stored.path.parent.parent / name
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, and nothing is written through the links of a run; remove it")
+    return folder
+
+
 def samples_folder(stored: StoredModel) -> Path:
     """Default folder for samples of a model: in its run, or ./samples without a run."""
-    if stored.path.parent.name == "checkpoints":
-        return stored.path.parent.parent / "samples"
-    return Path("samples")
+    return folder_of(stored, "samples")
 
 
 def name_of(stored: StoredModel) -> str:

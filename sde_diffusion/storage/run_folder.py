@@ -198,7 +198,7 @@ class Run:
             RuntimeError: another process is training in it.
         """
         path, config = Path(out), run_config(out)
-        for name in ("checkpoints", "snapshots", "metrics.jsonl", "config.json"):
+        for name in ("checkpoints", "snapshots", "samples", "tuned", "metrics.jsonl", "config.json"):
             if (path / name).is_symlink():
                 raise CheckpointError(
                     f"{path / name} is a link: going on with the run would write and delete where it points. A run can "

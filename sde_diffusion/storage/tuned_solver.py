@@ -14,21 +14,24 @@ from typing import Any
 
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.storage.checkpoint import StoredModel
+from sde_diffusion.storage.locate import folder_of
 from sde_diffusion.storage.record_types import TunedRecord
 from sde_diffusion.storage.solver_json import describe, restore
 from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
-from solvers.errors import InputError, NotFoundError
+from solvers.errors import ExistsError, InputError, NotFoundError
 
 TUNED_KIND = "sdediff tuned solver"
 NAME = "tuned"
 
 
 def tuned_folder(stored: StoredModel) -> Path:
-    """Folder of a model's tuned solvers: in its run, or ./tuned without a run."""
-    if stored.path.parent.name == "checkpoints":
-        return stored.path.parent.parent / "tuned"
-    return Path("tuned")
+    """Folder of a model's tuned solvers: in its run, or ./tuned without a run.
+
+    Raises:
+        CheckpointError: the run has a link there.
+    """
+    return folder_of(stored, NAME)
 
 
 def file_name(nfe: int) -> str:
@@ -44,12 +47,16 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
     """Write a tuned solver, whole or not at all.
 
     Args:
-        path: the file; its folder is made.
+        path: the file; its folder is made. A tuned solver there is replaced.
         found: result of ``tuned``.
         stored: the model.
         settings: settings of the tuning, such as seed=0.
+
+    Raises:
+        FileExistsError: another file is there.
     """
     path = Path(path)
+    require_tuned(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content: TunedRecord = {
         "format": FORMAT,
@@ -64,6 +71,22 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
         "solver": describe(found.table),
     }
     write_file(path, to_json(content))
+
+
+def require_tuned(path: Path) -> None:
+    """Refuse to replace a file that is no tuned solver.
+
+    Raises:
+        FileExistsError: something else is at the path; a link, too.
+    """
+    if not os.path.lexists(path):
+        return
+    try:
+        if not path.is_symlink() and read_json(path).get("kind") == TUNED_KIND:
+            return
+    except (CheckpointError, OSError):
+        pass
+    raise ExistsError(f"{path} is no tuned solver, and is kept; choose another folder with --out, or move the file")
 
 
 def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> Solver:
@@ -118,8 +141,8 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
 
 def usable_tuned(stored: StoredModel, nfe: int) -> Path | None:
     """The file of the tuned solver for these weights and this budget; None where there is none."""
-    path = tuned_folder(stored) / file_name(nfe)
     try:
+        path = tuned_folder(stored) / file_name(nfe)
         load_tuned(path, stored, nfe)
     except (InputError, NotFoundError, CheckpointError):
         return None

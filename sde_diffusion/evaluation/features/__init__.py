@@ -30,6 +30,8 @@ from solvers.errors import InputError, choose
 
 NAMES = ("pixels", "pca", *SIZES, "inception", "dinov2")
 """Names of the feature extractors."""
+WEIGHED = ("inception", "dinov2")
+"""Those that read weights from a file."""
 
 __all__ = [
     "NAMES",
@@ -78,7 +80,7 @@ def make_extractor(
         value_range: black and white, for features of bytes and samples where they are not -1 and 1.
 
     Raises:
-        ValueError: an unknown name, "pca" with nothing to fit to, or a range for features that need none.
+        ValueError: an unknown name, "pca" with nothing to fit to, or a range or weights for features that need none.
         FileNotFoundError, ImportError: as the extractors.
 
     >>> make_extractor("pixels").name
@@ -91,6 +93,8 @@ def make_extractor(
     if not isinstance(features, str):
         return CustomExtractor(features)
     choose(features, dict.fromkeys(NAMES), "features")
+    if weights is not None and features not in WEIGHED:
+        raise InputError(f"weights (--weights) are of {' and '.join(WEIGHED)}; the features {features} need none")
     if features in SIZES:
         return classifier(features)
     if features == "inception":

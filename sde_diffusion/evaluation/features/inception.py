@@ -6,7 +6,9 @@ SHA-256; another file would give figures that compare with nothing, and is refus
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -40,6 +42,24 @@ def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
     return found
 
 
+def plain_weights(path: Path) -> io.BytesIO:
+    """The tensors of a file, stored anew: torch-fidelity unpickles what it is given without limits.
+
+    Raises:
+        ValueError: the file holds something other than tensors by name.
+    """
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise pickle.UnpicklingError("its content is no table of tensors")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{path} holds no plain tensors and is not loaded ({str(error).splitlines()[0]})") from None
+    plain = io.BytesIO()
+    torch.save(tensors, plain)
+    plain.seek(0)
+    return plain
+
+
 class Inception(Extractor):
     """The 2048 pooled values of Inception-v3 and its class probabilities; grey images become RGB.
 
@@ -65,7 +85,7 @@ class Inception(Extractor):
             ) from None
         self._sha256 = sha256(path)
         self.network = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(path)
+            "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=plain_weights(path)
         )
 
     @property

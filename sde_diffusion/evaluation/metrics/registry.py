@@ -55,12 +55,14 @@ class Metric:
         figures: name of each figure.
         best: the best value of each.
         enough: (d) -> number of samples from which the metric is meaningful.
+        least: (d) -> numbers of generated and of real samples from which it exists.
     """
 
     measure: Callable[[Sets], list[Estimate]]
     figures: tuple[str, ...]
     best: tuple[str, ...]
     enough: Callable[[int], int]
+    least: Callable[[int], tuple[int, int]]
 
 
 def _halved(s: Sets, statistic: Callable[[Tensor], Tensor | float], of: Tensor) -> list[Estimate]:
@@ -96,15 +98,19 @@ def _two_sample(s: Sets) -> list[Estimate]:
 
 
 METRICS: dict[str, Metric] = {
-    "frechet": Metric(_frechet, ("frechet",), ("0",), lambda d: 10 * d),
-    "kid": Metric(partial(_kernel, kid), ("kid",), ("0",), lambda d: 100),
-    "mmd": Metric(partial(_kernel, squared_mmd), ("mmd",), ("0",), lambda d: 100),
-    "sliced-wasserstein": Metric(_sliced, ("sliced-wasserstein",), ("0",), lambda d: 100),
+    "frechet": Metric(_frechet, ("frechet",), ("0",), lambda d: 10 * d, lambda d: (max(d, 2), max(d, 2))),
+    "kid": Metric(partial(_kernel, kid), ("kid",), ("0",), lambda d: 100, lambda d: (3, 3)),
+    "mmd": Metric(partial(_kernel, squared_mmd), ("mmd",), ("0",), lambda d: 100, lambda d: (3, 3)),
+    "sliced-wasserstein": Metric(_sliced, ("sliced-wasserstein",), ("0",), lambda d: 100, lambda d: (4, 1)),
     "neighbours": Metric(
-        _neighbours, ("precision", "recall", "density", "coverage"), ("high", "high", "1", "1"), lambda d: 1000
+        _neighbours,
+        ("precision", "recall", "density", "coverage"),
+        ("high", "high", "1", "1"),
+        lambda d: 1000,
+        lambda d: (12, 6),  # 5 neighbours within half of the samples
     ),
-    "two-sample": Metric(_two_sample, ("two-sample",), ("0.5",), lambda d: 400),
-    "inception-score": Metric(_inception, ("inception-score",), ("high",), lambda d: 1000),
+    "two-sample": Metric(_two_sample, ("two-sample",), ("0.5",), lambda d: 400, lambda d: (4, 4)),
+    "inception-score": Metric(_inception, ("inception-score",), ("high",), lambda d: 1000, lambda d: (4, 1)),
 }
 """Metrics by name."""
 

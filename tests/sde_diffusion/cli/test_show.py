@@ -19,9 +19,17 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("figure", ["schedule", "forward", "reverse", "trajectories"])
-def test_each_figure_of_the_bundled_model_is_written(figure: str) -> None:
-    result = runner.invoke(app, ["show", figure, "bundled", "--nfe", "5", "--n", "3"])
+@pytest.mark.parametrize(
+    ("figure", "options"),
+    [
+        ("schedule", ""),
+        ("forward", "bundled --n 3"),
+        ("reverse", "bundled --nfe 5 --n 3"),
+        ("trajectories", "bundled --nfe 5 --n 3"),
+    ],
+)
+def test_each_figure_of_the_bundled_model_is_written(figure: str, options: str) -> None:
+    result = runner.invoke(app, ["show", figure, *options.split()])
     assert result.exit_code == 0, result.output
     assert result.output.split() == ["picture", f"{figure}.png"]
     assert Path(f"{figure}.png").read_bytes().startswith(b"\x89PNG")

@@ -74,8 +74,8 @@ def test_every_option_reaches_the_run() -> None:
         "steps": 3, "batch_size": 5, "lr": 0.01, "warmup": 1, "schedule": "constant",
         "weight_decay": 0.1, "clip": 0.5, "weight": "likelihood", "time_sampling": "uniform", "t_min": 0.001,
         "ema": 0.9,
-        "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3, "drop_label": 0.3,
-        "precision": "bf16", "accumulate": 5, "tracker": "none", "snapshot_every": 2,
+        "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3,
+        "precision": "bf16", "accumulate": 5, "tracker": "none", "snapshot_every": 2, "ema_widths": 0.1,
     }  # fmt: skip
     model = {
         "sde": "ve", "sigma_min": 0.02, "sigma_max": 9.0, "predicts": "edm", "width": 6,
@@ -87,10 +87,11 @@ def test_every_option_reaches_the_run() -> None:
     options["learning_rate"] = options.pop("lr")
     assert written["train"] == {
         **options,
+        "drop_label": 0.1,
         "labels": False,
         "flip": False,
         "augment": 0.0,
-        "ema_widths": [],
+        "ema_widths": [0.1],
         "normalize": "auto",
     }
     assert written["model"]["sde"] == {

@@ -158,7 +158,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         ("in --mode RBG", "unknown mode of images 'RBG'. Choices: L, LA, RGB, RGBA"),
         ("in --out full", "full exists already"),
         ("empty", "no images below empty"),
-        ("x.npy --size 4", "--size and --mode are for image files"),
+        ("x.npy --size 4", "--size would have no effect"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(args: str, message: str) -> None:

@@ -67,7 +67,12 @@ FIRST = {
     "compare": words("compare run --solvers ddim --nfe 2 --n 4 --paired 2 --reference-steps 4 --data x.npy --out out"),
     "prepare": words("prepare images --out out"),
     "tune": words("tune run --nfe 0 --noises 16 --held-out 2 --out out"),
+    "restore": words("restore superres small.png --run bundled --n 2 --nfe 3 --method ddnm --factor 2 --out out"),
+    "show": words("show trajectories run --nfe 2 --n 2 --out out.png"),
+    "doctor": words("doctor run --n 8 --data x.npy"),
 }
+INPAINT = words("restore inpaint mask.png --run bundled --mask mask.png --n 1 --nfe 2 --out out")
+FIGURES = words("schedule forward reverse score trajectories film")
 MORE = {
     "sample": words(
         "--solver --steps --grid --eta --seed --batch-size --label --guidance --device --record --profile --nfe --n"
@@ -88,12 +93,19 @@ MORE = {
     "compare": words("--seed --batch-size --data-dir --device --json"),
     "prepare": words("--size --mode --skip-bad --split --image-column --label-column"),
     "tune": words("--seed --batch-size --device"),
+    "restore": words("--mask --factor --blur --noise --simulate --method --solver --seed --device --run --n --nfe"),
+    "show": words("--sde --solver --nfe --n --seed --device --out"),
+    "doctor": words("--data --data-dir --n --seed --device --json --model"),
 }
-FLAGS = {"--profile", "--force", "--json", "--labels", "--flip", "--resume", "--skip-bad"}
+FLAGS = {"--profile", "--force", "--json", "--labels", "--flip", "--resume", "--skip-bad", "--simulate"}
 GOOD = {
     "--solver": ["heun", "ddpm", "rk45", "pc", "tuned"],
     "--grid": ["karras", "1,0.5,0"],
     "--features": ["pca", "pixels"],
+    "--sde": ["vp", "ve", "flow", "ddpm", "vp,edm"],
+    "--method": ["replacement", "dps", "pigdm"],
+    "--mask": ["mask.png", "small.png"],
+    "--model": ["own.py:Mine", "bad.py:X", "diffusers:images", "bundled"],
 }
 # Words of Python, numpy and torch that mean nothing to a user.
 RAW = re.compile(
@@ -114,6 +126,8 @@ def world(root: Path) -> None:
     for k in range(3):
         Path(f"images/{k % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), 80 * k, np.uint8)).save(f"images/{k % 2}/{k}.png")
+    Image.fromarray(np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)).save("small.png")
+    Image.fromarray(np.repeat(np.uint8([0, 255]), 32).reshape(8, 8)).save("mask.png")
     os.mkfifo("fifo.npy")
     Path("own.py").write_text(
         "from dataclasses import dataclass\nfrom solvers.classical.euler import Euler\n"
@@ -196,7 +210,8 @@ def case(number: int) -> tuple[list[str], Path | None]:
     resume = ["train", "--resume", "--out", "run", "--steps", "2"]
     readers: list[tuple[Path, Any, list[list[str]]]] = [
         (Path("run/config.json"), edited, [resume, ["inspect", "run"]]),
-        (checkpoint / "state.json", edited, [resume, sample, ["inspect", "run"], FIRST["evaluate"], FIRST["compare"]]),
+        (checkpoint / "state.json", edited, [resume, sample, ["inspect", "run"], FIRST["evaluate"], FIRST["compare"],
+                                           FIRST["show"], FIRST["doctor"]]),
         (Path("set/samples.json"), edited, [["sample", "--record", "set/samples.json", "--out", "out"],
                                             ["sample", "run", "--record", "set/samples.json", "--out", "out"],
                                             ["evaluate", "set", "--reference", "x.npy", "--metrics", "frechet"]]),
@@ -215,6 +230,8 @@ def case(number: int) -> tuple[list[str], Path | None]:
         (Path("x.npz"), edit_bytes, [["inspect", "x.npz"], ["prepare", "x.npz", "--out", "out"]]),
         (Path("images/0/0.png"), edit_bytes, [["inspect", "./images"], FIRST["prepare"],
                                                  [*FIRST["prepare"], "--skip-bad"]]),
+        (Path("small.png"), edit_bytes, [FIRST["restore"]]),
+        (Path("mask.png"), edit_bytes, [INPAINT]),
         (Path("prepared/x.npy"), edit_bytes, [["inspect", "./prepared"]]),
         (Path("run/metrics.jsonl"), edit_bytes, [resume]),
         (Path("options.toml"), edit_bytes, [[*FIRST["train"], "--config", "options.toml"]]),
@@ -232,10 +249,18 @@ def case(number: int) -> tuple[list[str], Path | None]:
 def odd_command(rng: random.Random) -> list[str]:
     command = rng.choice([*FIRST, "sample", "sample", "inspect"])
     args = list(FIRST[command])
+    if command == "show":
+        args[1] = rng.choice(FIGURES)
+        args[2:3] = [] if args[1] == "schedule" else ["bundled" if rng.random() < 0.3 else "run"]
+        if args[1] == "schedule":
+            args = [*args[:2], *args[-2:]]
+        elif args[1] == "film":
+            args[-1] = "out.gif"
     for _ in range(rng.choice([1, 1, 2, 3])):
         if rng.random() < 0.4 and len(args) > 2:
             # A value of the good command; never a whole number that would be much work.
-            args[rng.choice([1, *range(3, len(args), 2)]) if command != "tune" else 1] = rng.choice(ODD)
+            values = [k for k in range(1, len(args)) if not args[k].startswith("--")]
+            args[1 if command == "tune" else rng.choice(values)] = rng.choice(ODD)
         else:
             option = rng.choice(MORE[command])
             args += [option] if option in FLAGS else [option, rng.choice(GOOD.get(option, ODD) + ODD[:8])]
@@ -252,8 +277,10 @@ def judge(args: list[str], outcome: Any, changed: list[str]) -> str | None:
     code, text = outcome.exit_code, outcome.output
     if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
         return "".join(traceback.format_exception(outcome.exception)[-3:])
-    if code not in (0, 2):
+    if code not in ((0, 1, 2) if args[0] == "doctor" else (0, 2)):  # doctor: 1 where it found a fault of the model
         return f"exit code {code}: {text[-700:]}"
+    if code == 1 and "please report it" in text:
+        return f"a traceback: {text[-700:]}"
     if code == 2 and RAW.search(text):
         return f"raw words: {text[-400:]}"
     if "\x1b" in text:

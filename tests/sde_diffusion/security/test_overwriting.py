@@ -66,6 +66,24 @@ def test_an_export_replaces_nothing_without_force() -> None:
     assert not Path("n.safetensors").exists()
 
 
+def test_tuning_replaces_only_what_tuning_wrote(data: Path) -> None:
+    train = ["train", "--data", data, "--steps", 1, "--batch-size", 2, "--width", 4, "--depth", 1, "--out", "run"]
+    assert run(*train).exit_code == 0
+    tune = ["tune", "run", "--nfe", "1,2", "--noises", 16, "--held-out", 2, "--out", "t"]
+    Path("t").mkdir()
+    for content in ("mine", "{}", '{"format": 1, "kind": "thesis"}'):
+        Path("t/nfe-2.json").write_text(content)
+        assert "nfe-2.json is no tuned solver, and is kept" in refused(*tune)
+        assert Path("t/nfe-2.json").read_text() == content and not Path("t/nfe-1.json").exists()  # before the work
+    Path("t/nfe-2.json").unlink()
+    Path("t/nfe-2.json").symlink_to(data.absolute())
+    assert "is kept" in refused(*tune) and Path("t/nfe-2.json").is_symlink()
+    Path("t/nfe-2.json").unlink()
+    assert run(*tune).exit_code == 0
+    first = Path("t/nfe-2.json").read_bytes()
+    assert run(*tune, "--seed", 1).exit_code == 0 and Path("t/nfe-2.json").read_bytes() != first
+
+
 @pytest.mark.parametrize("command", ["sample", "train", "prepare", "evaluate"])
 def test_a_folder_of_the_user_called_partial_survives(command: str, data: Path) -> None:
     for name in (".out.partial", ".samples.json.partial", ".out.rubbish"):

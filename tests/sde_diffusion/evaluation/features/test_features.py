@@ -132,20 +132,21 @@ def test_missing_inception_weights_say_where_to_put_them(tmp_path: Path, monkeyp
 
 def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch-fidelity replaced by a stand-in: what reaches it, and what becomes of its answer."""
-    seen = []
+    seen, loaded = [], []
 
     class Network(nn.Module):
-        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: str) -> None:
+        def __init__(self, name: str, features: list[str], feature_extractor_weights_path: Any) -> None:
             super().__init__()
-            assert features == ["2048", "logits_unbiased"] and feature_extractor_weights_path == str(weights)
+            assert features == ["2048", "logits_unbiased"]
+            loaded.append(torch.load(feature_extractor_weights_path, weights_only=False))  # as torch-fidelity 0.4 does
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             seen.append(x)
             return x.float().flatten(1)[:, :7], torch.zeros(len(x), 1008)
 
     weights = tmp_path / "w.pth"
-    weights.write_bytes(b"other")
-    monkeypatch.setattr(inception, "HASH", "d9298a10")
+    torch.save({"fc.weight": torch.ones(2)}, weights)
+    monkeypatch.setattr(inception, "HASH", "")
     module: Any = types.ModuleType("torch_fidelity")
     module.FeatureExtractorInceptionV3 = Network
     monkeypatch.setitem(sys.modules, "torch_fidelity", module)
@@ -153,6 +154,22 @@ def test_inception_gets_bytes_in_three_channels(tmp_path: Path, monkeypatch: pyt
     assert seen[0].dtype == torch.uint8 and seen[0].tolist() == [[[[0, 255]]] * 3]
     assert found.features.tolist() == [[0.0, 255.0, 0.0, 255.0, 0.0, 255.0]]
     assert found.probabilities is not None and float(found.probabilities.sum()) == pytest.approx(1)
+    assert loaded[0]["fc.weight"].tolist() == [1, 1]
+    # A file that runs something when it is unpickled, with the right first digits of its SHA-256.
+    torch.save({"fc.weight": Opens(str(tmp_path / "RAN"))}, weights)
+    with pytest.raises(ValueError, match="holds no plain tensors and is not loaded"):
+        Inception(weights)
+    assert len(loaded) == 1 and not (tmp_path / "RAN").exists()
+
+
+class Opens:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
 
 
 @pytest.mark.parametrize("name, library", [("inception", "torch_fidelity"), ("dinov2", "transformers")])
