@@ -64,7 +64,7 @@ def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() 
     assert lines[-1] == "picture runs/digits-vp/samples/pf-ode-step-000002/samples.png"
     with Image.open(lines[-1].split(" ", 1)[1]) as picture:
         assert picture.size == (8 * 66 + 2, 8 * 66 + 2)
-    assert lines[-2] == "next: sdediff sample runs/digits-vp --solver pf-ode --nfe 20"
+    assert lines[-2] == "next: sdediff sample runs/digits-vp --nfe 20"
     assert trained("--sde", "vp", *SMALL_UNET)[-1].startswith("picture runs/digits-vp-2/")
     assert find("runs/digits-vp").sha256 == find("runs/digits-vp-2").sha256
 
