@@ -5,11 +5,11 @@
 The problems are an exact mixture of Gaussians around 400 digits (64 dimensions) and a trained
 network: that of ``--run``, or else the bundled one. Compared are ``rk45``, ``tsit5`` and ``rk23``
 in the angle between data and noise, ``rk45`` and ``rk23`` on the raw drift, and the raw drift under
-torchdiffeq's dopri5, as the library runs it and through our adapter (which sets its first step and
-its end), and scipy's RK45.
+torchdiffeq's dopri5, both as the library runs it and through our adapter (which sets the first step
+and the end), and scipy's RK45.
 
 The error is the distance of a sample to its reference solution (root mean square over its entries),
-after the last denoising step; given are the median and the root mean square over the samples. NFE
+after the last denoising step; the table has its median and root mean square over the samples. NFE
 is the mean over samples. The ratio compares evaluations at equal error, interpolated between
 tolerances on logarithmic scales: ours at the errors that torchdiffeq reached. Writes adaptive.json
 and adaptive.png.
@@ -52,7 +52,7 @@ class AsItIs(TorchDiffEq):
     """``torchdiffeq.odeint`` with its own settings; times are clamped, since it probes outside."""
 
     def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
-        """The whole interval."""
+        """Integrate over the whole interval."""
         start, end = float(t.flatten()[0]), float(s)
 
         def drift(time: Tensor, y: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def sweep(process: ReverseProcess, x1: Tensor, finest: float) -> list[dict[str, 
     records = []
     for tolerance in (t for t in TOLERANCES if t >= 0.99 * finest):
         for name, solver in contestants(tolerance).items():
-            # Low orders are left out where they take thousands of evaluations.
+            # Low orders are left out at tolerances where they take thousands of evaluations.
             if name.startswith("rk23") and tolerance < 3e-5:
                 continue
             out = solve(process, x1, solver=solver)
@@ -138,12 +138,12 @@ def plot(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--run", help="a run, checkpoint or exported model")
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--network-samples", type=int, default=16)
-    parser.add_argument("--std", type=float, default=0.15, help="of the mixture's components")
+    parser.add_argument("--std", type=float, default=0.15, help="number of samples of the mixture")
     parser.add_argument("--out", type=Path, default=Path("."))
     args = parser.parse_args()
     console = Console()
@@ -157,8 +157,7 @@ def main() -> None:
     results = {}
     for title, model in problems.items():
         model.requires_grad_(False)
-        # A network is rough in t on small scales: below 1e-4 the steps resolve that and nothing
-        # else.
+        # A network is rough in t on small scales: below 1e-4 the steps resolve only the roughness.
         n, finest = (args.network_samples, 1e-4) if title == "network" else (args.samples, 3e-6)
         x1 = model.sde.prior((n, *model.shape), seeds=range(n), dtype=torch.float64)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Make a network that is kept: train it with one command, then export it with its provenance.
+"""Export a trained network with its provenance, for the package or the benchmarks.
 
 The bundled digits network:
 
@@ -10,7 +10,7 @@ The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors
     sdediff train --data mnist --data-dir DIR --channels 16 --batch-size 64 --steps 5000 --ema 0.998 --out runs/mnist
     python -m benchmarks.bundle runs/mnist "sdediff train --data mnist ..." --out benchmarks/networks/mnist.safetensors
 
-mnist-sinusoidal.safetensors beside it is the same with `--embedding sinusoidal`; the table of DDIM on MNIST is its.
+mnist-sinusoidal.safetensors is the same with `--embedding sinusoidal`; the DDIM table on MNIST uses it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> None:
     """Export a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("command", help="how the run was made, for the file's header")
+    parser.add_argument("command", help="the command that trained the run, for the header of the file")
     parser.add_argument("--out", type=Path, default=BUNDLED)
     arguments = parser.parse_args()
     config, stored = read_json(arguments.run / "config.json"), find(arguments.run)

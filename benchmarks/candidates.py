@@ -2,12 +2,12 @@
 
     python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--out DIR]
 
-Every combination runs on initial noise apart from that of ``benchmarks.solvers``, so that
-what is chosen here is reported on others. A grid is a family and the last rho before 0: a factor
-times the rule 4 / n^2. ``candidates.jsonl`` gets one line for each problem, setting and budget.
-Printed are the best settings for each problem, and those best over all by the geometric mean of the
-ratio to the best peer, which is taken from the report of ``benchmarks.solvers`` in the same folder,
-or else to the best candidate.
+The initial noise differs from that of ``benchmarks.solvers``, so that the choice and the report use
+different samples. A grid is a grid family and the last rho before 0, a factor times the rule
+4 / n^2. ``candidates.jsonl`` gets one line for each problem, setting and NFE. The command prints the
+best settings for each problem, and the best over all problems by the geometric mean of the ratio to
+the best peer in the report of ``benchmarks.solvers`` in the same folder, or without a report to the
+best candidate.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def settings() -> Iterator[Setting]:
 
 @torch.no_grad()
 def error_of(problem: Problem, setting: Setting, n: int, x1: Tensor, target: Tensor) -> float:
-    """Mean error with n evaluations; infinite where samples are."""
+    """Mean error with n evaluations; infinite if a sample is not finite."""
     sde = problem.model.sde
     ode = sde.probability_flow(problem.model)
     x = solve(ode, x1, solver=setting.solver(), grid=setting.times(sde, n)).x
@@ -92,7 +92,7 @@ Errors = dict[tuple[str, int], dict[str, float]]
 
 
 def best_peers(path: Path) -> dict[tuple[str, int], float]:
-    """The error of the best peer for each problem and budget, from a report."""
+    """The error of the best peer for each problem and NFE, from a report."""
     if not path.exists():
         return {}
     entries = json.loads(path.read_text())["entries"]
@@ -100,7 +100,7 @@ def best_peers(path: Path) -> dict[tuple[str, int], float]:
 
 
 def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, rows: int = 8) -> None:
-    """The best settings for each problem and budget, and over all."""
+    """Print the best settings for each problem and NFE, and over all problems."""
     ratio: dict[str, dict[tuple[str, int], float]] = {}
     table = Table("problem", "NFE", "best setting", "error", "best peer", "ratio", "second")
     for key in sorted(errors):
@@ -128,7 +128,7 @@ def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure what is missing and print the tables."""
+    """Measure the missing settings and print the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks.candidates", description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
     parser.add_argument("--run", nargs="*", default=[])
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--forms", nargs="*", help="such as data/lambda; all by default")
     parser.add_argument("--grids", nargs="*", default=list(GRIDS))
-    parser.add_argument("--lower", nargs="*", type=int, default=[0, 1], help="orders that fall")
+    parser.add_argument("--lower", nargs="*", type=int, default=[0, 1], help="orders that fall to 1 towards the end")
     parser.add_argument("--factors", nargs="*", type=float, default=list(FACTORS))
     parser.add_argument("--reference-steps", type=int, default=800)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         and (not args.forms or f"{s.form}/{s.variable}" in args.forms)
     ]
     with path.open("a") as file:
-        # Problems innermost: the plan of a setting is cached and serves them all.
+        # Problems are the inner loop, so that the cached plan of a setting serves all of them.
         for setting, nfe in track(list(product(wanted, args.nfe)), "candidates", console=console):
             for problem, starts in ready:
                 key = f"{problem.name}|{problem.fingerprint}|{setting}|{nfe}|{len(starts.x1)}"

@@ -1,10 +1,10 @@
-"""Train the classifiers whose features come with the package, one to three minutes each on one core.
+"""Train the bundled feature classifiers, one to three minutes each on one core.
 
     python -m benchmarks.classifiers digits
     python -m benchmarks.classifiers mnist --data-dir DATA
 
-Each is trained on the training split alone, shifted by up to a pixel, and its accuracy on the test split is written
-beside the weights.
+Each is trained on the training split, with shifts by up to one pixel. Its accuracy on the test split is stored with
+the weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BATCH, RATE = 100, 2e-3
 
 
 def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
-    """The batch moved by -1, 0 or 1 pixel along both axes; the edge is background."""
+    """The batch shifted by -1, 0 or 1 pixel along both axes, padded with background."""
     down, right = torch.randint(0, 3, (2,), generator=generator).tolist()
     size = x.shape[-1]
     return nn.functional.pad(x, (1, 1, 1, 1), value=-1.0)[..., down : down + size, right : right + size]

@@ -2,17 +2,17 @@
 
     python -m benchmarks.combinations [--seconds 180 | --steps N] [--only NAME ...] [--table]
 
-Each combination covers ``train``, ``sample`` and what lies between. Every one that is done is a file
-``runs/combinations/NAME.json`` and a picture beside it; they are not repeated, and one that was interrupted goes on
-from its newest checkpoint. ``--table`` then writes what there is to benchmarks/results/combinations.{json,md} and
+Each combination is trained, sampled and evaluated. Its result is a file ``runs/combinations/NAME.json`` and an image.
+Finished combinations are not repeated, and interrupted ones resume from their newest checkpoint. ``--table`` writes
+all results to benchmarks/results/combinations.{json,md} and
 docs/images/combinations.png. The columns:
 
 - loss      the training loss over the last tenth of the steps, in the combination's own weight
-- noise     mean ||eps - eps_theta||^2 on held-out digits: alike for all combinations of one process
-- sure      share of samples on which a classifier gives its first class more than 0.9
+- noise     mean ||eps - eps_theta||^2 on held-out digits: comparable between combinations of one process
+- sure      share of samples on which a classifier gives its most probable class more than 0.9
 - classes   smallest and largest share of a class among the samples
-- frechet   Frechet distance to the training digits, in the pixels; held-out digits have the one of the last row
-- nats      log-likelihood of held-out digits per value, where the process has one
+- frechet   Frechet distance to the training digits, in pixel space; the last row has the distance of held-out digits
+- nats      log-likelihood of held-out digits per value, if the process has one
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "combinations.png"
 
 @dataclass(frozen=True)
 class Combination:
-    """The settings of the training."""
+    """The settings of a training run."""
 
     sde: str
     predicts: str
@@ -57,7 +57,7 @@ class Combination:
 
     @property
     def name(self) -> str:
-        """Its parts, joined to a file name."""
+        """The parts of the combination, joined to a file name."""
         extra = [self.network] * (self.network != "unet") + ["variance"] * self.variance
         extra += [f"{key}={value}" for key, value in self.sde_settings.items()]
         return ",".join([self.sde, self.predicts, self.weight, self.times, *extra])
@@ -145,7 +145,7 @@ def rate(combination: Combination, steps: int = 15) -> float:
 
 
 def samples(model: ScoreModel, combination: Combination, n: int) -> Tensor:
-    """Samples by 40 evaluations of the probability flow, or 100 steps of the chain with its learned variance."""
+    """Samples of the probability flow with 40 evaluations, or of the chain with its learned variance and 100 steps."""
     if not combination.variance:
         return sample(model, n, nfe=40)
     seeds = seeds_of(0, n)
@@ -156,14 +156,14 @@ def samples(model: ScoreModel, combination: Combination, n: int) -> Tensor:
 
 @torch.no_grad()
 def noise_error(model: ScoreModel, data: Data) -> float:
-    """The plain noise error on held-out data, at stratified times above 0.001."""
+    """The unweighted noise error on held-out data, at stratified times above 0.001."""
     generator = torch.Generator().manual_seed(0)
     x0 = data.batch(torch.arange(len(data)))
     t = model.sde.to_step(stratified(len(x0), 1e-3, generator))
     if float(model.sde.marginal(1.0)[0]) == 0:
         t = t.clamp_max(0.999)
     eps = torch.randn(x0.shape, generator=generator)
-    # The loss less the bound of a learned variance: the network's first half of channels alone.
+    # The loss without the bound of a learned variance: the first half of the network's channels.
     alone = _MeanOnly(model)
     return float(denoising_loss(alone, x0, t, eps, "simple").mean())
 
@@ -186,7 +186,7 @@ def _log_likelihood(model: ScoreModel, data: Data, n: int = 16) -> float | None:
 
 
 def measure(combination: Combination, folder: Path, steps: int, n: int) -> dict[str, Any]:
-    """Train, sample, score; goes on where an earlier attempt stopped."""
+    """Train, sample and evaluate; resumes an interrupted run."""
     run, data, held_out = folder / combination.name, *_digits()
     start = time.perf_counter()
     resume = (run / "checkpoints").is_dir()
@@ -211,11 +211,11 @@ def measure(combination: Combination, folder: Path, steps: int, n: int) -> dict[
 
 
 def table(folder: Path) -> None:
-    """Collect what is done into the results and one picture."""
+    """Collect all results into one table and one figure."""
     done = {c.name: folder / f"{c.name}.json" for c in COMBINATIONS}
     rows = {name: json.loads(path.read_text()) for name, path in done.items() if path.exists()}
     if not rows:
-        raise SystemExit(f"nothing is done in {folder}")
+        raise SystemExit(f"there are no results in {folder}")
     data, held_out = _digits()
     real = figures(_flat(held_out).numpy(), _flat(data).numpy(), _judge())
     reference = {"sure": real["sure"], "frechet": float(frechet_distance(_flat(held_out), _flat(data)))}
@@ -264,12 +264,14 @@ def _picture(pictures: dict[str, Path]) -> None:
 def main() -> None:
     """Run the missing combinations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=180, help="training time of each, as measured before it")
-    parser.add_argument("--steps", type=int, help="instead of --seconds")
-    parser.add_argument("--samples", type=int, default=1000, help="for the scores; at least 65")
+    parser.add_argument(
+        "--seconds", type=float, default=180, help="training time of each combination, estimated beforehand"
+    )
+    parser.add_argument("--steps", type=int, help="number of training steps, instead of --seconds")
+    parser.add_argument("--samples", type=int, default=1000, help="number of samples for the metrics; at least 65")
     parser.add_argument("--only", nargs="*", help="names, or parts of names")
     parser.add_argument("--folder", type=Path, default=Path("runs/combinations"))
-    parser.add_argument("--table", action="store_true", help="collect what is done and stop")
+    parser.add_argument("--table", action="store_true", help="collect the results and stop")
     arguments = parser.parse_args()
     if arguments.table:
         table(arguments.folder)

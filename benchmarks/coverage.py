@@ -3,10 +3,11 @@
     nice python -m benchmarks.coverage --out benchmarks/results/coverage      about 40 minutes of a core
     python -m benchmarks.coverage --share 0.1                                 a tenth of the repetitions
 
-Two tables. The first has the share of comparisons of equal solvers in which ``compare`` calls one of them worse than
-the best; 0.05 is right. The second has every metric on samples of known laws: its bias at n samples, against its value
-for very many, and how often its 95 % interval holds a truth. For figures without bias that is the one of the laws. For
-the others it is the mean of the figure at this n: their intervals are those of chance alone, and bias is apart.
+Two tables. The first has the share of comparisons of equal solvers in which ``compare`` calls one solver worse than the
+best; the nominal value is 0.05. The second has every metric on samples of known distributions: its bias at n samples
+relative to its value for very many samples, and the coverage of its 95 % interval. For unbiased metrics the true value
+is the value of the distributions. For the others it is the mean of the metric at this n, because their intervals
+cover sampling error only, without bias.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LAWS: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
     "normal": lambda rng, k, n: 5 + rng.standard_normal((k, n)),
     "log-normal": lambda rng, k, n: np.exp(rng.standard_normal((k, n))),
 }
-# (n, d) of each metric, and the sets that are drawn.
+# (n, d) of each metric, and the number of sample sets.
 FRECHET = ((200, 8, 600), (2000, 20, 400), (5000, 64, 150))
 OTHERS = {
     "kid": ((500, 8, 200),),
@@ -40,7 +41,7 @@ OTHERS = {
     "neighbours": ((500, 8, 60),),
 }
 _MANY = 20_000
-_FIGURES = ("kid", "mmd")  # no bias: the truth is that of the laws
+_FIGURES = ("kid", "mmd")  # unbiased metrics, whose true value is that of the distributions
 
 
 def false_differences(solvers: int, n: int, law: str, comparisons: int) -> float:
@@ -55,7 +56,7 @@ def false_differences(solvers: int, n: int, law: str, comparisons: int) -> float
 
 
 class Laws:
-    """A reference N(0, C) in d dimensions, and a law that is ``apart`` from it in mean and covariance."""
+    """A reference N(0, C) in d dimensions, and a distribution whose mean and covariance differ by ``apart``."""
 
     def __init__(self, d: int, apart: float) -> None:
         self.generator = torch.Generator().manual_seed(d)
@@ -70,7 +71,7 @@ class Laws:
         return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
     def generated(self, n: int) -> Tensor:
-        """Samples of the law."""
+        """Samples of the distribution."""
         return self.mean + self.normal(n, len(self.mean)) @ self.factor.T
 
     def real(self, n: int) -> Tensor:
@@ -79,7 +80,7 @@ class Laws:
 
     @property
     def moments(self) -> tuple[Moments, Moments]:
-        """Of the reference and of the law, exact."""
+        """The exact moments of the reference and of the distribution."""
         zero, many = torch.zeros_like(self.mean), 10**9
         return tuple(  # type: ignore[return-value]
             Moments(many, m, f @ f.T * (many - 1)) for m, f in ((zero, self.reference), (self.mean, self.factor))
@@ -87,7 +88,7 @@ class Laws:
 
 
 def cell(metric: str, n: int, d: int, sets: int, apart: float) -> list[dict[str, Any]]:
-    """The bias and the coverage of every figure of a metric."""
+    """The bias and the coverage of every value of a metric."""
     laws = Laws(d, apart)
     if metric == "frechet":
         reference, law = laws.moments
@@ -97,7 +98,7 @@ def cell(metric: str, n: int, d: int, sets: int, apart: float) -> list[dict[str,
         reference, fixed, truth = None, laws.real(n), {}
     drawn: dict[str, list[tuple[float, float, float]]] = {}
     for k in range(sets):
-        # The intervals of kid and mmd cover both sets, those of the others the generated one.
+        # The intervals of kid and mmd include the sampling error of both sets, the others that of the generated set.
         real = laws.real(n) if metric in _FIGURES else fixed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # few samples
@@ -139,7 +140,7 @@ def _limit(metric: str, laws: Laws) -> float:
 
 
 def _limit_of(figure: str, metric: str, laws: Laws, real: Tensor) -> float:
-    """The figure with very many generated samples, the reference as it is."""
+    """The value with very many generated samples and the same reference."""
     place = METRICS[metric].figures.index(figure)
     return METRICS[metric].measure(Sets(laws.generated(_MANY), real, draws=2))[place].value
 
@@ -169,9 +170,9 @@ def markdown(command: str, false: list[dict[str, Any]], rows: list[dict[str, Any
 def main(argv: list[str] | None = None) -> None:
     """Simulate, print, write."""
     parser = argparse.ArgumentParser(prog="benchmarks.coverage", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, help="without suffix: a .md and a .json")
-    parser.add_argument("--share", type=float, default=1.0, help="of the repetitions")
-    parser.add_argument("--metrics-only", action="store_true", help="without the first table")
+    parser.add_argument("--out", type=Path, help="path without suffix of a .md and a .json file")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the repetitions")
+    parser.add_argument("--metrics-only", action="store_true", help="leave out the first table")
     args = parser.parse_args(argv)
     false: list[dict[str, Any]] = []
     for law in LAWS if not args.metrics_only else ():

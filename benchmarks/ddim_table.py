@@ -1,11 +1,11 @@
-r"""The table of the DDIM paper (Song, Meng & Ermon 2021, table 1) on a model of ours: Frechet distance by noise.
+r"""Table 1 of the DDIM paper (Song, Meng & Ermon 2021) on our models: Frechet distance by eta and number of steps.
 
     python -m benchmarks.ddim_table [--run RUN] [--n 1000] [--steps 10,20,50,100,1000] [--data-dir DATA]
 
 Rows are eta = 0 (DDIM), 0.2, 0.5, 1 (DDPM) and sigma-hat, the larger variance of DDPM: with S the standard deviation
 at eta = 1, the step keeps sqrt(sigma_s^2 - S^2) eps and adds noise of sigma-hat^2 = 1 - alpha_t^2 / alpha_s^2 instead
 of S^2 (their section 5 and appendix D.3). Columns are steps. Times are equal steps of sqrt(t) from 1 to 0.001, their
-quadratic choice for CIFAR-10, and the last one goes to 0 by the denoised x. Rows share their noise.
+quadratic choice for CIFAR-10, and the last step to 0 returns the denoised x. Rows share their initial noise.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LargerVariance(DDPM):
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
     ) -> tuple[Tensor, Tensor, Any]:
-        """The mean of DDPM's transition, and more noise."""
+        """The mean of DDPM's transition, plus noise of a larger variance."""
         x0 = problem.denoise(x, t)
         xi = noise.increment(x, t, s)
         mean = ancestral_step(problem, x, x0, t, s, torch.zeros_like(x), eta=1.0)
@@ -74,7 +74,7 @@ def times(steps: int) -> tuple[float, ...]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table, a figure and its standard error in each cell."""
+    """The table, with a distance and its standard error in each cell."""
     columns = [str(s) for s in result["steps"]]
     lines = [
         f"# DDIM's table on {result['model']}: Frechet distance to the training set",
@@ -92,7 +92,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Measure row by row, writing after each, so that an interrupted run leaves what it has."""
+    """Measure row by row and write after each, so that an interrupted run keeps its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run", default=BUNDLED_NAME)
     parser.add_argument("--n", type=int, default=1000)

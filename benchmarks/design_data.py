@@ -1,4 +1,4 @@
-"""Images for the networks that ``benchmarks.design`` fits tables to: other data than those of any reported problem.
+"""Training images of the networks in the training set of ``benchmarks.design``, different from all reported problems.
 
 python -m benchmarks.design_data OUT --data-dir DATA
 
@@ -7,7 +7,7 @@ pixels are black or white
 OUT/strokes-28.npz  the same at 28 x 28
 OUT/letters-28.npz  10,000 letters of the fonts that come with matplotlib at 28 x 28, turned, slanted and of three sizes
 OUT/grey.npz        10,000 CIFAR-10 images in grey at 16 x 16
-OUT/grey-28.npz     their middle at 28 x 28
+OUT/grey-28.npz     their centre at 28 x 28
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def letters(size: int, n: int = 10_000, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     files = [path for name in FONTS for path in sorted(folder.glob(name)) if "Display" not in path.name]
-    fine = 4 * size  # drawn so large, then reduced
+    fine = 4 * size  # drawn at this size, then reduced
     fonts = [ImageFont.truetype(str(path), round(fine * part)) for path in files for part in (0.7, 0.85, 1.0)]
     out = np.empty((n, size, size), dtype=np.float32)
     for image in out:
@@ -60,7 +60,7 @@ def letters(size: int, n: int = 10_000, seed: int = 0) -> Tensor:
 
 
 def grey(data_dir: Path, size: int) -> Tensor:
-    """Small grey photographs, (10000, 1, size, size) in [0, 1]: reduced to 16, or the middle of what is there."""
+    """Small grey photographs, (10000, 1, size, size) in [0, 1]: reduced to 16, or the centre crop."""
     x = load_data("cifar10", data_dir).batch(slice(0, 10_000))
     luma = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
     whole = ((x + 1) / 2 * luma).sum(1, keepdim=True)
@@ -69,7 +69,7 @@ def grey(data_dir: Path, size: int) -> Tensor:
 
 
 def main() -> None:
-    """Write them."""
+    """Write the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)

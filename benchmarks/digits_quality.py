@@ -2,10 +2,10 @@
 
     python -m benchmarks.digits_quality [RUN] [--n 1000] [--solver pf-ode] [--nfe 20] [--json FILE]
 
-Prints the same figures for held-out real digits, which neither the model nor the classifier has seen:
+Prints the same metrics for held-out real digits, which are not in the training data of the model or the classifier:
 
-- sure      share of images on which the classifier gives its first class more than 0.9
-- classes   smallest and largest share of a class among the classifier's first classes
+- sure      share of images on which the classifier gives its most probable class more than 0.9
+- classes   smallest and largest share of a class among the classifier's most probable classes
 - nearest   distance to the nearest training image (root mean square over pixels in [-1, 1]): the median, the
             1st percentile, and the smallest. A model that copies its training set has zeros here.
 """
@@ -45,7 +45,7 @@ def nearest(x: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def figures(x: np.ndarray, train: np.ndarray, model: MLPClassifier) -> dict[str, float]:
-    """All figures of one set of images."""
+    """All metrics of one set of images."""
     p = model.predict_proba(x)
     shares = np.bincount(p.argmax(1), minlength=10) / len(x)
     near = nearest(x, train)

@@ -1,11 +1,11 @@
-"""What a step costs where the network costs nothing: our solvers, k-diffusion and diffusers in turn.
+"""Cost of a step with an empty network: our solvers, k-diffusion and diffusers in turn.
 
     python -m benchmarks.overhead --empty [--steps 20] [--rounds 200] [--json FILE]
 
-The network returns its input. A batch of 64 samples of 64 values is integrated on one thread, all contestants in turn
-in every round, and the figure is the median CPU time of a run over its steps. Ours run ``solve`` from the name of the
-solver to the samples, its planning included, on a ``ScoreModel`` that predicts the data; k-diffusion's ``dpmpp_2m`` and
-the scheduler loop of diffusers (``DPMSolverMultistepScheduler``) call the same function.
+The network returns its input. A batch of 64 samples of 64 values is integrated on one thread, all samplers in turn in
+every round, and the result is the median CPU time of a run over its steps. Our solvers run ``solve``, including
+planning, on a ``ScoreModel`` that predicts the data; k-diffusion's ``dpmpp_2m`` and the scheduler loop of diffusers
+(``DPMSolverMultistepScheduler``) call the same function.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sde_diffusion import VPSDE, ScoreModel
 from solvers import SOLVERS, solve
 
 OURS = {"ddim": 1.2, "dpm++2m": 1.2, "unipc": 1.2, "pf-ode": 2.5, "sde": 2.5}
-"""Solvers, and how many times the cost of k-diffusion's step each may have."""
+"""Solvers, and the limit of each on the ratio to the cost of k-diffusion's step."""
 BASE = "k-diffusion dpmpp_2m"
 
 
@@ -71,7 +71,7 @@ def _diffusers(x1: Tensor, steps: int) -> Callable[[], object]:
 
 @torch.no_grad()
 def step_times(steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Microseconds of a step of each contestant, and its ratio to k-diffusion's: medians over the rounds."""
+    """Microseconds of a step of each sampler, and its ratio to k-diffusion's: medians over the rounds."""
     x1 = VPSDE().prior((64, 64))
     runs = {name: _ours(name, x1, steps) for name in OURS}
     runs |= {BASE: _k_diffusion(x1, steps), "diffusers DPM-Solver++ 2M": _diffusers(x1, steps)}
@@ -79,7 +79,7 @@ def step_times(steps: int, rounds: int) -> dict[str, dict[str, float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(rounds + 3):  # the first warm up
+        for _ in range(rounds + 3):  # the first rounds warm up
             for name, run in runs.items():
                 begin = time.thread_time()
                 run()

@@ -1,12 +1,11 @@
-"""Variance of the gradient of a training step for each time sampling.
+"""Variance of the gradient of a training step for each time sampler.
 
     python -m benchmarks.gradient_variance [RUN] [--batches 128] [--batch-size 64] [--json FILE]
 
-For a trained model (the bundled digits network by default) and a weight, every sampler of times estimates one and
-the same gradient: those of the log-normal and logit-normal density count their samples with the density they were
-drawn with. The figure is the total variance of the gradient of a batch, tr Cov[g] = E |g - E g|^2, over that of
-independent uniform times, with the standard error of the ratio from four groups of batches. 1 is no gain; at 0.5
-a batch of half the size does as well.
+For a trained model (the bundled digits network by default) and a weight, every time sampler estimates the same
+gradient: log-normal and logit-normal samples have importance weights. The result is the total variance of the gradient
+of a batch, tr Cov[g] = E |g - E g|^2, over that of independent uniform times, with the standard error of the ratio from
+four groups of batches. At 1 there is no gain; at 0.5 a batch of half the size has the same variance.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LOSS_WEIGHTS = ("simple", "likelihood", "sigmoid")
 
 
 def unbiased(times: TimeSampler) -> TimeSampler:
-    """The sampler, keeping the average over uniform times."""
+    """The sampler with importance weights that keep the average over uniform times."""
     return replace(times, corrected=True) if isinstance(times, LogNormal | LogitNormal) else times
 
 
@@ -53,7 +52,7 @@ def variance(model: ScoreModel, data: Data, weight: str, times: TimeSampler, bat
         gradients = torch.autograd.grad((losses * factor.float()).mean(), parameters)
         return torch.cat([g.flatten() for g in gradients]).double()
 
-    if state:  # what it learns, it learns before
+    if state:  # an adaptive sampler adapts before the measurement
         with torch.no_grad():
             for _ in range(8):
                 x0 = data.batch(torch.randint(len(data), (256,), generator=generator))

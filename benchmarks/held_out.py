@@ -1,13 +1,13 @@
-"""pf-ode on problems that no table was fitted to and no comparison reports, against the library's other solvers.
+"""Error of pf-ode on held-out problems, relative to the other solvers of the library.
 
     python -m benchmarks.held_out [--nfe 5 6 8 10 15 20 30 50] [--data-dir DATA]
 
 Ten exact problems, all with an RMS error to the reference solution from the same initial noise: mixtures on digits at
-24 x 24 without more contrast (two widths), clouds of Gaussians in 3, 32 and 900 dimensions, Gaussians with falling
+24 x 24 without more contrast (two widths), mixtures of Gaussians in 3, 32 and 900 dimensions, Gaussians with falling
 variances in 100 and 3,000 dimensions and with equal ones in 1,000, and mixtures on 300 CIFAR-10 images (two widths;
-left out, by name, where DATA has none). Printed is the error of pf-ode over that of the best other deterministic solver
-with fixed steps, chosen per cell after the fact (an oracle): of the means over samples, and of the medians, which a
-single sample between two modes does not decide.
+left out if DATA has none). No table was fitted to these problems. The command prints the error of pf-ode over the error
+of the best other deterministic solver with fixed steps, chosen per cell in hindsight: by the mean over samples, and by
+the median, which is robust to single samples between two modes.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def cloud(n: int, d: int, size: float, std: float) -> Callable[[VPSDE], ScoreMod
 
 
 def falling(d: int, power: float, mean: float) -> Callable[[VPSDE], ScoreModel]:
-    """A Gaussian whose variances fall with a power of their number, and have a mean."""
+    """A Gaussian whose variances fall as a power of the index, scaled to a given mean."""
     variances = torch.arange(1, d + 1, dtype=torch.float64) ** -power
     return lambda sde: gaussian_spectrum(variances * (mean / variances.mean()), sde)
 
 
 def problems(data_dir: Path) -> Iterator[tuple[str, ScoreModel | None]]:
-    """Their names and models; None where the data is missing."""
+    """Names and models of the problems; None if the data is missing."""
     sde = VPSDE()
     images = torch.from_numpy(load_digits().images / 8 - 1)[:, None]
     images = interpolate(images, size=24, mode="bilinear", align_corners=False).reshape(len(images), -1)
@@ -76,7 +76,7 @@ def others() -> list[str]:
 
 @torch.no_grad()
 def measure(model: ScoreModel, budgets: list[int], samples: int) -> dict[int, tuple[float, float]]:
-    """By budget: mean and median error of pf-ode over the least of the others."""
+    """By NFE: mean and median error of pf-ode over the smallest of the other solvers."""
     assert model.shape is not None
     x1 = model.sde.prior((samples, *model.shape), seeds=range(samples), dtype=torch.float64)
     truth, _ = converged(model, x1, steps=400)

@@ -1,13 +1,13 @@
-"""Log-likelihood: error in nats against network evaluations, beside the usual recipe, on the bundled network.
+"""Log-likelihood: error in nats against network evaluations, compared with the usual method, on the bundled network.
 
     python -m benchmarks.likelihood [--samples 8] [--out benchmarks/results] [--image docs/images/likelihood.png]
 
-The recipe is that of Song et al. 2021: scipy's RK45 with rtol = atol = 1e-5 on the raw drift in t from 1e-5 to 1, the
-whole batch one state, one Rademacher probe. All runs have the same held-out, dequantised digits, the same probes and
-the network in float64, so that what differs is the integration alone. The reference is ``rk45`` at a
-tolerance of 5e-7.
-An error is |nats - reference|; given are its median and root mean square over the samples. ``at_equal_error`` is the
-smallest number of evaluations in the sweep of a solver whose error is that of the recipe or less.
+The usual method is that of Song et al. 2021: scipy's RK45 with rtol = atol = 1e-5 on the raw drift in t from 1e-5 to 1,
+the whole batch one state, one Rademacher probe. All runs have the same held-out, dequantised digits, the same probes
+and the network in float64, so that they differ in the integration only. The reference is ``rk45`` at a tolerance of
+5e-7. An error is |nats - reference|; the results are its median and root mean square over the samples.
+``at_equal_error`` is the smallest number of evaluations in the sweep of a solver with an error at most that of the
+usual method.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RECIPE = "scipy RK45, raw"
 
 
 def recipe(model: ScoreModel, x: Tensor, tolerance: float) -> tuple[Tensor, float]:
-    """Nats and evaluations of the recipe."""
+    """Nats and evaluations of the usual method."""
     batch, dim = len(x), x[0].numel()
     process, probes = model.sde.probability_flow(model), draw_probes("rademacher", range(batch), 1, dim)
     alpha = float(model.sde.marginal(T_MIN)[0])
@@ -61,7 +61,7 @@ def recipe(model: ScoreModel, x: Tensor, tolerance: float) -> tuple[Tensor, floa
 
 
 def sweep(model: ScoreModel, x: Tensor) -> list[dict[str, Any]]:
-    """One record for each solver and budget or tolerance."""
+    """One record for each solver and NFE or tolerance."""
     options: dict[str, Any] = {"trace": "hutchinson", "n_probes": 1, "t_min": T_MIN}
     reference = log_likelihood(model, x, tolerance=5e-7, **options).nats
     records = []
@@ -85,7 +85,7 @@ def sweep(model: ScoreModel, x: Tensor) -> list[dict[str, Any]]:
 
 
 def at_equal_error(records: list[dict[str, Any]], kind: str) -> dict[str, float | None]:
-    """Evaluations of each solver at the recipe's error, None if the sweep does not reach it; and the recipe's."""
+    """Evaluations of the usual method and of each solver at its error, None if the sweep does not reach it."""
     target = next(r for r in records if r["solver"] == RECIPE and r["setting"] == 1e-5)
     out: dict[str, float | None] = {RECIPE: target["nfe"]}
     for name in dict.fromkeys(r["solver"] for r in records):
@@ -113,7 +113,7 @@ def plot(records: list[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
