@@ -2,11 +2,10 @@
 
     python -m benchmarks.outliers [--sets NAME ...] [--recipes NAME ...] [--seeds 0 1 2] [--json FILE]
 
-A recipe is what the network predicts, with the weight and the times that go with it by default; noise:log-normal has
-other times.
+A recipe is a parametrization with its default loss weight and time sampling; noise:log-normal has another sampling.
 
-Trains the default network on points of the plane and draws n samples with the default solver. Where alpha(1) is
-small, x_0 = (x - sigma eps) / alpha turns a small error of a predicted noise into a large one of x_0: samples far
+Trains the default network on points in 2-D and draws n samples with the default solver. If alpha(1) is small,
+x_0 = (x - sigma eps) / alpha turns a small error of a predicted noise into a large one of x_0: samples far
 from all data. By set and parametrization, over all seeds:
 
 - beyond    samples farther than 8 from the origin (the sets have unit scale: their farthest points lie within 5)
@@ -40,7 +39,7 @@ SETS = (NORMAL, *LAWS)
 
 
 def load(name: str, split: str) -> Data:
-    """A set of points by name; ``normal`` is N(0, I) in the plane, 20,000 draws."""
+    """A set of points by name; ``normal`` is N(0, I) in 2-D, 20,000 draws."""
     if name != NORMAL:
         return load_data(name, labels=False, split=split)
     generator = torch.Generator().manual_seed(0 if split == "train" else 1)
@@ -48,7 +47,7 @@ def load(name: str, split: str) -> Data:
 
 
 def trained(data: Data, recipe: str, seed: int, steps: int | None = None, sde: str = "vp") -> ScoreModel:
-    """The model that ``sdediff train`` makes of a set, but for what is named."""
+    """The model that ``sdediff train`` makes for a data set, with the given changes."""
     predicts, _, times = recipe.partition(":")
     model = default_model(data, sde=sde, predicts=predicts, seed=seed)
     options: dict[str, Any] = {**default_options(model.predicts, model.sde), "seed": seed, "device": "cpu"}
@@ -91,7 +90,7 @@ def measure(
 
 
 def summary(rows: list[dict[str, Any]]) -> Table:
-    """A line for each set and parametrization."""
+    """One line for each data set and parametrization."""
     table = Table("set", "recipe", "seeds", "beyond", "largest", "sliced", "nats")
     for name, recipe in dict.fromkeys((row["set"], row["recipe"]) for row in rows):
         some = [row for row in rows if (row["set"], row["recipe"]) == (name, recipe)]
@@ -114,10 +113,10 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=("noise", "velocity"))
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--sde", default="vp")
-    parser.add_argument("--n", type=int, default=20_000, help="samples of each seed")
+    parser.add_argument("--n", type=int, default=20_000, help="number of samples for each seed")
     parser.add_argument("--nfe", type=int, default=20)
-    parser.add_argument("--steps", type=int, help="of training; the default otherwise")
-    parser.add_argument("--points", type=int, default=200, help="test points of the likelihood; 0 for none")
+    parser.add_argument("--steps", type=int, help="number of training steps; the default otherwise")
+    parser.add_argument("--points", type=int, default=200, help="number of test points for the likelihood; 0 for none")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     how = {
@@ -133,7 +132,7 @@ def main() -> None:
             for recipe in arguments.recipes:
                 rows.append(measure(name, recipe, seed, **how))
                 print(rows[-1], flush=True)
-                if arguments.json:  # after every row: all of them take an hour
+                if arguments.json:  # after every row, since all rows take an hour
                     arguments.json.write_text(json.dumps({**how, "rows": rows}, indent=1) + "\n")
     Console(width=100).print(summary(rows))
 

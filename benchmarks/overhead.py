@@ -3,12 +3,12 @@
     python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
     python -m benchmarks.overhead --empty [--nfe 20] [--rounds 200] [--json FILE]
 
---empty measures steps on a network that costs nothing, beside k-diffusion and diffusers (benchmarks/empty_overhead.py).
---solvers measures some and keeps the other rows of the JSON file.
+--empty measures steps on an empty network, with k-diffusion and diffusers (benchmarks/empty_overhead.py).
+--solvers measures some solvers and keeps the other rows of the JSON file.
 
-After every step of the solver the bundled digits network is called bare, on the same batch, as often as the step called
-it: what else the machine does then weighs on both sides alike. A round is one run, its ratio the sum of its step times
-over the sum of its bare calls, planning included; the figure is the median over the rounds.
+After every step of the solver the bundled digits network is called directly, on the same batch and as often as the step
+called it, so that other load of the machine affects both equally. The ratio of a round, one run, is the sum of its step
+times, planning included, over the sum of its direct calls; the result is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from solvers import SOLVERS, Step, solve
 
 
 def ratio(model: ScoreModel, name: str, nfe: int, batch: int, rounds: int) -> dict[str, float]:
-    """Median ratio with the spread of the rounds."""
+    """The median ratio, with quartiles over the rounds."""
     solver = SOLVERS[name]
     device = next(model.parameters()).device
     assert model.shape is not None
@@ -65,7 +65,7 @@ def ratio(model: ScoreModel, name: str, nfe: int, batch: int, rounds: int) -> di
         whole += now() - run
         ratios.append(whole / bare)
         network.append(bare / calls)
-    # The first round warms up.
+    # The first round is a warm-up.
     low, _, high = statistics.quantiles(ratios[1:], n=4)
     return {
         "nfe": calls,
@@ -82,10 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--run")
     parser.add_argument("--empty", action="store_true")
-    parser.add_argument("--solvers", help="all with fixed steps by default")
+    parser.add_argument("--solvers", help="solvers; all with fixed steps by default")
     parser.add_argument("--nfe", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, help="15; 200 with --empty")
+    parser.add_argument("--rounds", type=int, help="number of rounds; 15 by default, 200 with --empty")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

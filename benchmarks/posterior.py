@@ -4,8 +4,8 @@ r"""The bias of the methods for linear observations, on mixtures whose posterior
 
 Three mixtures of Gaussians are observed through one coordinate or a blurred sum, with noise. For each method and solver
 the table has the largest error of a mode's weight, the error of the posterior mean in units of the posterior's standard
-deviation, and the ratio of the standard deviations, with the standard error of the weight for exact samples: entries
-within about 3 of it is not distinguishable from exact. Twisted particles stand at the end, with their number.
+deviation, and the ratio of the standard deviations, with the standard error of the weight for exact samples: an error
+of less than about 3 standard errors is not distinguishable from exact. The last rows are twisted particles.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sde_diffusion.guidance import METHODS, Mask, Matrix, Operator, twisted_part
 from sde_diffusion.models.full_covariance import FullCovarianceMixture
 
 RESULTS = Path(__file__).parent / "results"
-COLLAPSED = 1e3  # a ratio of standard deviations from which a coordinate has no spread
+COLLAPSED = 1e3  # ratio of standard deviations above which a coordinate has no spread
 SOLVERS = {"dpm++2m-sde": 100, "sde": 100, "euler-maruyama": 400, "pf-ode": 20, "unipc": 50}
 
 
@@ -130,7 +130,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="benchmarks.posterior", description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--solvers", nargs="+", choices=list(SOLVERS), default=list(SOLVERS))

@@ -1,13 +1,13 @@
 r"""Problems of the comparison: a model, its initial noise, and the reference solutions.
 
     digits        mixture of Gaussians on 512 handwritten digits, exact score
-    checkerboard  32 narrow Gaussians of unequal weight in the plane, exact score
+    checkerboard  32 narrow Gaussians of unequal weight in 2-D, exact score
     spectrum      Gaussian in 3072 dimensions, power spectrum of natural images, exact flow
-    a run         any checkpoint: the flow of its own network
+    a run         any checkpoint: the probability flow of its network
 
-The error of a solver is the distance of each of its samples to the endpoint that the same model's
-probability flow reaches from the same noise. That endpoint is known in closed form for the
-Gaussian; for the others see ``sde_diffusion.sampling.reference_solution``.
+The error of a solver is the distance between each of its samples and the endpoint of the model's
+probability flow from the same initial noise. The endpoint has a closed form for the Gaussian; for the
+others see ``sde_diffusion.sampling.reference_solution``.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Problem:
     """A model to sample from.
 
     Attributes:
-        name: as printed.
+        name: the printed name.
         model: the model to sample.
         shape: shape of one sample.
-        dtype: in which everything runs; float64 where the model allows it.
-        samples: most samples of a set.
-        reference_steps: of the reference.
-        flow: the exact endpoint, where it is known.
+        dtype: dtype of all computations; float64 if the model allows it.
+        samples: largest number of samples in a set.
+        reference_steps: number of steps of the reference solution.
+        flow: the exact endpoint, if known.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Problem:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that change with the model or the path."""
+        """A hash of the model and the path, twelve hex digits."""
         digest = hashlib.sha256(repr((self.model.sde, self.model.predicts, self.shape, self.dtype)).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         for name, module in self.model.named_modules():
             plain = {k: v for k, v in vars(module).items() if k[0] != "_" and isinstance(v, int | float | str)}
-            plain.pop("training", None)  # tuning switches it off
+            plain.pop("training", None)  # tuning disables gradients
             digest.update(f"{name} {sorted(plain.items())}".encode())
         return digest.hexdigest()[:12]
 
@@ -76,7 +76,7 @@ class Problem:
         """The reference solution from x_1, and its own mean RMS error per sample.
 
         Raises:
-            FloatingPointError: the model does not return numbers.
+            FloatingPointError: the model returns values that are not finite.
         """
         if self.flow is not None:
             return self.flow(x1), 0.0
@@ -129,7 +129,7 @@ def spectrum() -> Problem:
     f2 = torch.arange(32, dtype=torch.float64).square()
     power = 1 / (1 + f2[:, None] + f2)
     variances = torch.stack([power, power / 10, power / 30]).flatten()
-    # Mean variance 1/4, as of images in [-1, 1].
+    # Mean variance 1/4, like images in [-1, 1].
     variances = variances * (0.25 / variances.mean())
     sde = VPSDE()
 
@@ -146,7 +146,7 @@ def run(path: str | Path, reference_steps: int = 800) -> Problem:
 
     Raises:
         FileNotFoundError: a run without a checkpoint.
-        ValueError: a checkpoint that does not know the shape of a sample.
+        ValueError: a checkpoint without the shape of a sample.
     """
     model = load(path).eval()
     if model.shape is None:

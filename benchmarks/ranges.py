@@ -38,7 +38,7 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from solvers import solve
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
-FOREIGN = "network of others"
+FOREIGN = "external network"
 _OURS = [(s, g) for s in ("unipc", "dpm++2m") for g in (None, "quadratic", "karras", "log-snr", "angle")]
 
 
@@ -86,7 +86,7 @@ class _RandomNetwork(nn.Module):
         self.second = torch.randn(width, d, generator=g, dtype=torch.float64) / math.sqrt(width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """E[x_0 | x_t] as it believes."""
+        """The prediction of E[x_0 | x_t]."""
         alpha, sigma = (c[:, None] for c in self.sde.marginal(t))
         n = torch.sqrt(sigma**2 + 0.25 * alpha**2)
         log = torch.log(sigma / n).clamp_min(-8)
@@ -112,13 +112,13 @@ def problems() -> dict[str, Callable[[SDE], ScoreModel]]:
 
 
 def rivals() -> list[Config]:
-    """diffusers' UniPC and DPM-Solver++ multistep on each of its grids, down to 0; none without diffusers."""
+    """diffusers' UniPC and DPM-Solver++ multistep on each of its grids, down to 0; empty without diffusers."""
     kinds = ("UniPCMultistep-2 bh2", "UniPCMultistep-3", "DPMSolverMultistep++2M midpoint", "DPMSolverMultistep++3M")
     return [c for c in peers(("diffusers",))[0] if c.name.startswith(kinds) and c.name.endswith("zero")]
 
 
 def _foreign(folder: Path) -> ScoreModel | None:
-    """The network of others, from its own loader."""
+    """The external network, from its own loader."""
     file = folder / "loaders.py"
     if not file.exists():
         return None
@@ -147,7 +147,7 @@ def cells(names: Sequence[str], foreign: Path) -> Iterator[tuple[str, str, Score
 def measure(
     model: ScoreModel, n: int, budgets: Sequence[int], others: Sequence[Config], stored: Path
 ) -> dict[int, dict[str, Any]]:
-    """By number of evaluations: mean and median error of pf-ode, of the best peer, of our best UniPC or DPM++(2M)."""
+    """By NFE: mean and median error of pf-ode, of the best peer, of our best UniPC or DPM++(2M)."""
     assert model.shape is not None
     exact = model.network is None or not any(True for _ in model.parameters())
     dtype = torch.float64 if exact else torch.float32
@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--ranges", nargs="*", default=list(ranges()))
     parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
     parser.add_argument("--before", type=Path)
-    parser.add_argument("--no-peers", action="store_true", help="ours alone, for the figures of --before")
+    parser.add_argument("--no-peers", action="store_true", help="measure our solvers only, for --before")
     parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
     parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
     args = parser.parse_args()

@@ -2,13 +2,13 @@
 
     python -m benchmarks.report REPORT.json [REPORT.json ...] --out benchmarks/results/solvers
 
-puts reports of several runs into one: the problems of a later file take the place of those of an earlier one.
+merges the reports of several runs; problems of a later file replace those of an earlier file.
 
-The best peer is chosen for every problem and budget after the fact, on the samples it is reported
-on: its error has luck in it, and the comparison leans to the peers. The interval is that of (our
-mean - the smallest mean of all peers), 95 %, the choice of the best peer included
-(``sde_diffusion.comparison.simultaneous.against_others``). First place is given only where it
-leaves out 0 and all sets of samples agree.
+The best peer is chosen for every problem and NFE in hindsight, on the reported samples, which favours
+the peers. The 95 % interval is for the difference between our mean and the smallest mean of all
+peers, including the choice of the best peer
+(``sde_diffusion.comparison.simultaneous.against_others``). A solver is first only if the interval
+excludes 0 and all sets of samples agree.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FIELDS = ("commands", "references", "missing", "entries")
 
 
 def geometric_mean(values: Iterable[float]) -> float:
-    """exp(mean(log)); NaN of nothing.
+    """The geometric mean, exp(mean(log)); NaN for no values.
 
     >>> round(geometric_mean([1.0, 4.0]), 9)
     2.0
@@ -53,7 +53,7 @@ def _stats(line: Line) -> Line:
 
 
 def summarise(lines: list[Line]) -> list[Line]:
-    """One entry for each problem and budget: the best peer, and each of ours against it."""
+    """One entry for each problem and NFE: the best peer, and each of our solvers against it."""
     entries = []
     for problem, nfe in sorted({(x["problem"], x["nfe"]) for x in lines}, key=str):
         here = [x for x in lines if (x["problem"], x["nfe"]) == (problem, nfe) and x["errors"]]
@@ -76,7 +76,7 @@ def summarise(lines: list[Line]) -> list[Line]:
 
 
 def _against(line: Line, peer: Line, peers: list[Line]) -> Line:
-    """Ours beside the best peer, with an interval that holds whichever peer is the best."""
+    """Our solver against the best peer, with an interval that includes the choice of the peer."""
     a, b = np.array(line["errors"]), np.array(peer["errors"])
     wins = {
         bool(x.mean() < y.mean())
@@ -157,7 +157,7 @@ def markdown(
 
 
 def _groups(commands: dict[str, str]) -> list[tuple[str, list[str]]]:
-    """The problems of every command, and where there are several all of them."""
+    """The problems of every command, and all problems together if there are several commands."""
     apart = [
         (", ".join(names), names)
         for names in ([p for p in commands if commands[p] == one] for one in dict.fromkeys(commands.values()))
@@ -166,7 +166,7 @@ def _groups(commands: dict[str, str]) -> list[tuple[str, list[str]]]:
 
 
 def plot(entries: list[Line], problem: str, path: Path) -> None:
-    """Error against evaluations, log-log: the best peer at each budget, and ours."""
+    """Error against evaluations, log-log: the best peer at each NFE, and our solvers."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -218,7 +218,7 @@ def write_report(
 
 
 def merged(reports: Iterable[Line]) -> Line:
-    """One report of several; of a problem that two have, the later counts."""
+    """Merge several reports; a later report replaces the problems of an earlier one."""
     out: Line = {"commands": {}, "references": {}, "missing": {}, "entries": []}
     for report in reports:
         out["entries"] = [e for e in out["entries"] if e["problem"] not in report["commands"]] + report["entries"]
@@ -228,17 +228,17 @@ def merged(reports: Iterable[Line]) -> Line:
 
 
 def _write(report: Line, out: Path) -> None:
-    """As JSON and as text."""
+    """Write the report as JSON and as text."""
     text = markdown(report["entries"], report["references"], report["missing"], report["commands"])
     out.with_name(f"{out.name}.json").write_text(json.dumps(report, indent=1) + "\n")
     out.with_name(f"{out.name}.md").write_text(text)
 
 
 def _read(path: Path) -> Line:
-    """A report.
+    """Read a report.
 
     Raises:
-        ValueError: there is no such file, or it is not one.
+        ValueError: the file does not exist or is not a report.
     """
     try:
         report = json.loads(path.read_text())
@@ -251,9 +251,9 @@ def _read(path: Path) -> Line:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Put reports into one."""
+    """Merge reports."""
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
-    parser.add_argument("reports", nargs="+", type=Path, help="report.json of a run, or what this command wrote")
+    parser.add_argument("reports", nargs="+", type=Path, help="report.json of a run or of this command")
     parser.add_argument("--out", type=Path, required=True, help="without suffix")
     args = parser.parse_args(argv)
     try:

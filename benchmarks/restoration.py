@@ -1,12 +1,12 @@
-r"""Restoration of MNIST digits by the methods for linear observations, and by azula's own on the same network.
+r"""Restoration of MNIST digits by the methods for linear observations, and by azula's methods on the same network.
 
     python -m benchmarks.restoration --data-dir DATA [--images 100] [--nfe 60] [--methods moment dps ...] [--out DIR]
 
 Four tasks at noise 0.05 (white - black is 2): the lower half hidden, four times enlarged, a Gaussian blur of 1.5
-pixels, and half of the pixels hidden at random. For each method: PSNR of a sample with its standard error over images,
-the residual over the noise (1 where a sample follows the observation), diversity (standard deviation between two
+pixels, and half of the pixels hidden at random. The columns are the PSNR of a sample with its standard error over
+images, the residual over the noise (1 if a sample fits the observation), diversity (standard deviation between two
 samples of an image), backward passes, seconds. The baselines are the mean image and bilinear enlargement. azula's
-samplers get the same network, NFE and clamped range, one image at a time where they couple a batch.
+samplers get the same network, NFE and clamped range, one image at a time if they couple the samples of a batch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def tasks() -> dict[str, Operator]:
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """Of each image in [-1, 1], (B,)."""
+    """The PSNR of each image in [-1, 1], (B,)."""
     return 10 * torch.log10(4 / (x.clamp(-1, 1) - truth).square().flatten(1).mean(1).clamp_min(1e-12))
 
 
@@ -61,7 +61,7 @@ def baseline(operator: Operator, y: Tensor, mean: Tensor) -> Tensor:
 
 
 def azula_methods(model: ScoreModel, nfe: int) -> dict[str, Callable[[Operator, Tensor, Tensor], Tensor]]:
-    """azula's posterior samplers as (A, y, x1) -> x0, on the grid that its DDIM sampler has by itself.
+    """azula's posterior samplers as (A, y, x1) -> x0, on the default grid of its DDIM sampler.
 
     Raises:
         ImportError: azula is not installed.
@@ -83,7 +83,7 @@ def azula_methods(model: ScoreModel, nfe: int) -> dict[str, Callable[[Operator, 
 
         def forward(self, x: Tensor, t: Tensor, **_: Any) -> Any:
             at = t.double().clamp_min(1e-3).expand(len(x))
-            return DiracPosterior(model.denoise(x, at).clamp(-1, 1))  # without it MMPS is not finite here
+            return DiracPosterior(model.denoise(x, at).clamp(-1, 1))  # MMPS is not finite here without it
 
     def one_by_one(run: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Operator, Tensor, Tensor], Tensor]:
         return lambda _, y, x1: torch.cat([run(y[k : k + 1], x1[k : k + 1]) for k in range(len(x1))])
@@ -178,7 +178,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """The command."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="benchmarks.restoration", description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--images", type=int, default=100)
