@@ -1,22 +1,22 @@
-"""Distance of samples to the reference solution of their model: our solvers and three libraries.
+"""Distance of samples to the reference solution of the model, for our solvers and those of three libraries.
 
     python -m benchmarks.solvers [--problems digits checkerboard spectrum] [--run RUN]
         [--nfe 5 6 8 10 15 20 30 50] [--samples 128] [--sets 3] [--out DIR] [--quick]
 
 Each sampler starts from the same initial noise at the same log-SNR, may call the model N times, and is
 measured by the distance of each sample to the endpoint of the same model's probability flow: root
-mean square over the dimensions, then mean over the samples. A sampler whose steps do not add up to
-N takes the most that do.
+mean square over the dimensions, then mean over the samples. A sampler that cannot use exactly N
+evaluations takes the largest possible number below N.
 
-Every pair of sampler and budget is one line of ``records.jsonl`` in the output folder, with the
-errors of single samples; lines that are there are not computed again. ``report.md``,
-``report.json`` and the plots are written from them; ``benchmarks.report`` puts several into one.
+Every pair of sampler and NFE is one line of ``records.jsonl`` in the output folder, with the
+errors of single samples; existing lines are not computed again. ``report.md``,
+``report.json`` and the plots are written from them; ``benchmarks.report`` merges several.
 
-Beside the solvers of the table, ``tuned`` is what ``sde_diffusion.tune`` makes for the problem and each of the
-budgets of ``--tuned``, on separate initial noise; the solvers it made are in the folder too.
+``tuned`` is the solver of ``sde_diffusion.tune`` for the problem and each NFE of ``--tuned``, fitted on
+separate initial noise; the tuned solvers are stored in the folder.
 
 There are 350 configurations of peers. They are first run on a few other samples (``--screen``), and
-only the best of them at each budget (``--keep``) on all; ``--screen 0`` runs all on all.
+only the best at each NFE (``--keep``) run on all samples; ``--screen 0`` runs all of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _SCREEN_SEEDS = 2**40
 
 
 def run_ours(solver: Solver, task: Task, nfe: int) -> Tensor | None:
-    """One of our solvers, counted at the model like the peers."""
+    """One of our solvers; its evaluations are counted at the model, like those of the peers."""
     if nfe < solver.evaluations(1):
         return None
 
@@ -77,7 +77,7 @@ def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
 
 
 def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], samples: int = 128) -> None:
-    """Make the solvers for a problem, and write each down when it is made."""
+    """Tune the solvers for a problem, and store each as soon as it is fitted."""
     started = time.perf_counter()
     for made in tuned_each(problem.model, budgets, shape=problem.shape, noises=samples, held_out=samples):
         path = tuned_path(problem, folder, made.nfe)
@@ -89,7 +89,7 @@ def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], samples: 
 
 
 def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
-    """The solver made for a problem and budget, made or read."""
+    """The solver tuned for a problem and NFE, fitted or read."""
     path = tuned_path(problem, folder, nfe)
     if not path.exists():
         make_tuned(problem, folder, (nfe,))
@@ -115,9 +115,9 @@ def ours(names: Iterable[str] | None = None) -> list[Config]:
 
 @torch.no_grad()
 def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str:
-    """Digest of what a name of ours does, so that a record of an earlier meaning is not used.
+    """A hash of the behaviour of one of our solvers, so that records of an earlier version are not used.
 
-    It is made from a run on two Gaussians in the plane, which every change of weights or grid changes, and for the
+    The hash is of a run on two Gaussians in 2-D, which every change of weights or grid changes, and for the
     default solver from all numbers of its table too, since one run does not see those for other kinds of data. Of
     ``tuned`` it is that of the file.
     """
@@ -137,14 +137,14 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
 
 @dataclass
 class Records:
-    """The lines of ``records.jsonl``, by their key."""
+    """The lines of ``records.jsonl``, by key."""
 
     path: Path
     lines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> Records:
-        """Read what is there; a line torn by an interruption is taken out."""
+        """Read the existing lines; an incomplete line of an interrupted run is removed."""
         records = cls(path)
         text = path.read_text() if path.exists() else ""
         whole = text[: text.rfind("\n") + 1]
@@ -163,7 +163,7 @@ class Records:
 
 @dataclass(frozen=True)
 class InitialNoise:
-    """Initial noise and its endpoints: several sets of samples, or those of the screening."""
+    """Initial noise and its endpoints, for several sets of samples or for the screening."""
 
     label: str
     x1: Tensor
@@ -187,7 +187,7 @@ def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Pa
 
 @torch.no_grad()
 def measure(problem: Problem, config: Config, nfe: int, starts: InitialNoise, batch: int) -> dict[str, Any]:
-    """Run once; the error of every sample, None where they are not all finite or nothing was run.
+    """Run once; the error of every sample, or None if one is not finite or the sampler did not run.
 
     Raises:
         RuntimeError: more evaluations than allowed.
@@ -201,7 +201,7 @@ def measure(problem: Problem, config: Config, nfe: int, starts: InitialNoise, ba
         calls = task.calls
         errors.append(rms(x - target))
     if calls * problem.model.cost > nfe:
-        raise RuntimeError(f"{config} made {calls} calls with a budget of {nfe}")
+        raise RuntimeError(f"{config} made {calls} calls with an NFE of {nfe}")
     error = torch.cat(errors)
     finite = bool(error.isfinite().all())
     return {
@@ -245,7 +245,7 @@ def compute(
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             if config.library == OURS:
                 raise
-            # A peer that breaks at this budget is out of the race, with its reason on record.
+            # A peer that fails at this NFE is left out, and the record has the reason.
             result = {"calls": 0, "errors": None, "seconds": 0.0, "failed": repr(error)[:200]}
         head = {
             "problem": problem.name,
@@ -260,7 +260,7 @@ def compute(
 
 
 def best_of(lines: list[dict[str, Any]], keep: int) -> set[tuple[str, int]]:
-    """(name, nfe) of the lines with the smallest mean error at each budget."""
+    """(name, nfe) of the lines with the smallest mean error at each NFE."""
     kept: set[tuple[str, int]] = set()
     ranked = sorted((x for x in lines if x["errors"]), key=lambda x: float(np.mean(x["errors"])))
     for nfe in {x["nfe"] for x in lines}:
@@ -281,14 +281,18 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
     parser.add_argument("--run", nargs="*", default=[], help="run directories or checkpoints")
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
-    parser.add_argument("--solvers", nargs="*", help="of ours; all deterministic ones by default")
-    parser.add_argument("--tuned", nargs="*", type=int, default=[5, 6, 8, 10, 15], help="budgets to tune for")
-    parser.add_argument("--tune-samples", type=int, default=128, help="to fit on, and as many to decide")
+    parser.add_argument("--solvers", nargs="*", help="our solvers; all deterministic ones by default")
+    parser.add_argument("--tuned", nargs="*", type=int, default=[5, 6, 8, 10, 15], help="NFE to tune for")
+    parser.add_argument(
+        "--tune-samples", type=int, default=128, help="number of noise samples for fits, and as many held out"
+    )
     parser.add_argument("--libraries", nargs="*", default=list(LIBRARIES))
-    parser.add_argument("--samples", type=int, default=128, help="samples in each set")
-    parser.add_argument("--sets", type=int, default=3, help="disjoint sets of samples")
-    parser.add_argument("--screen", type=int, default=16, help="samples to screen the peers on; 0: no screening")
-    parser.add_argument("--keep", type=int, default=12, help="peers kept at each budget")
+    parser.add_argument("--samples", type=int, default=128, help="number of samples in each set")
+    parser.add_argument("--sets", type=int, default=3, help="number of disjoint sets of samples")
+    parser.add_argument(
+        "--screen", type=int, default=16, help="number of samples for the screening of peers; 0: no screening"
+    )
+    parser.add_argument("--keep", type=int, default=12, help="number of peers kept at each NFE")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--reference-steps", type=int, default=800, help="of the reference of a run")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-solvers"))
@@ -305,7 +309,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def command_of(argv: Sequence[str]) -> str:
-    """The command for the report: without the folder, which makes no difference."""
+    """The command for the report, without the folder, which does not affect the results."""
     folder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     folder.add_argument("--out")
     return " ".join(["python -m benchmarks.solvers", *folder.parse_known_args(argv)[1]])
@@ -328,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
     references: dict[str, float] = {}
     for problem in _problems(args):
         n = min(args.samples, problem.samples)
-        # Not so for screening: a better reference does not change who takes part.
+        # Not for the screening: a better reference does not change the selected peers.
         label = f"full-{problem.reference_steps}"
         starts, references[problem.name] = prepare(problem, 0, n, args.sets, label, args.out)
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
@@ -345,7 +349,7 @@ def main(argv: list[str] | None = None) -> None:
         jobs = [(config, nfe) for config in mine for nfe in args.nfe] + contenders
         jobs += [(made, nfe) for nfe in wanted]
         lines += compute(problem, jobs, starts, records, args.batch, console)
-        # After every problem, so that an interrupted run leaves what it found.
+        # After every problem, so that an interrupted run keeps its results.
         write_report(lines, references, args.out, missing, command)
     console.print(Markdown((args.out / "report.md").read_text()))
 

@@ -1,12 +1,12 @@
-"""Counts of the code's structure, as the table of docs/architecture.md.
+"""Counts of the code's structure, for the table of docs/architecture.md.
 
     python -m benchmarks.structure            # print the table
     python -m benchmarks.structure --write    # put it into docs/architecture.md
 
 Modules and lines are those of the files that git tracks in ``solvers`` and ``sde_diffusion``. Imports against the
-layers are found by ``tests/test_layout.py``. Frames for x are counted in a running sampler: from the frame of
-``sample`` to the frame that calls the network's ``forward``, those of our own packages, at every evaluation of a run
-of every deterministic solver with fixed steps; the table has the largest count.
+layers are found by ``tests/test_layout.py``. Frames for x are the stack frames of our packages from ``sample`` to the
+frame that calls the network's ``forward``, counted at every evaluation of every deterministic solver with fixed steps;
+the table has the largest count.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def files() -> list[Path]:
 
 
 def modules_per_folder() -> dict[str, int]:
-    """Modules in each folder, ``__init__`` and ``__main__`` aside."""
+    """Number of modules in each folder, without ``__init__`` and ``__main__``."""
     counts: dict[str, int] = {}
     for path in files():
         folder = str(path.parent.relative_to(ROOT))
@@ -46,12 +46,12 @@ def modules_per_folder() -> dict[str, int]:
 
 
 def lines() -> dict[str, int]:
-    """Lines of each file."""
+    """Number of lines of each file."""
     return {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files()}
 
 
 def imports_against_the_layers() -> list[str]:
-    """Imports that run against the layers of ``tests/test_layout.py``, one sentence each."""
+    """Imports that violate the layers of ``tests/test_layout.py``, one message for each."""
     layout = runpy.run_path(str(ROOT / "tests" / "test_layout.py"))
     return [
         wrong
@@ -61,7 +61,7 @@ def imports_against_the_layers() -> list[str]:
 
 
 def our_frames(outermost: str) -> list[str]:
-    """Frames of our packages on the stack, from the function ``outermost`` to the caller of this one's caller."""
+    """Frames of our packages on the stack, from the function ``outermost`` to the caller's caller."""
     path: list[str] = []
     frame = sys._getframe(2)
     while frame is not None:
@@ -120,7 +120,7 @@ def paths_of_a_batch() -> tuple[list[str], list[str]]:
 
 
 def fixed_step_solvers() -> list[str]:
-    """Names of the solvers with fixed steps, those of other libraries aside."""
+    """Names of our solvers with fixed steps, without adapters of other libraries."""
     return [
         name
         for name, solver in SOLVERS.items()
@@ -129,7 +129,7 @@ def fixed_step_solvers() -> list[str]:
 
 
 def counts() -> list[tuple[str, str, str]]:
-    """The rows of the table: what is counted, the count, the limit."""
+    """The rows of the table: quantity, count, limit."""
     modules, length = modules_per_folder(), lines()
     crowded = max(modules, key=lambda folder: modules[folder])
     largest = max(length, key=lambda file: length[file])

@@ -6,8 +6,8 @@
             network from the same initial noise (root mean square over pixels in [-1, 1]), mean over samples
 - Frechet   squared Frechet distance in pixel space between n samples and the training digits
 
---solvers measures some and keeps the other rows of the JSON file; --write replaces the table between the markers of a
-Markdown file.
+--solvers measures some solvers and keeps the other rows of the JSON file; --write replaces the table between the
+markers of a Markdown file.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ BEGIN, END = "<!-- table -->", "<!-- /table -->"
 
 
 def run(model: ScoreModel, n: int, solver: str | Solver, nfe: int) -> tuple[Tensor, int]:
-    """Samples (n, ...) and the most evaluations that any of them took."""
+    """Samples (n, ...), and the largest NFE of a sample."""
     parts = list(sample_batches(model, n, SamplingSettings(solver, nfe, batch_size=250)))
     return torch.cat([p.x for p in parts]), max(int(p.nfe.max()) for p in parts)
 
 
 def measure(model: ScoreModel, n: int, names: Iterable[str]) -> dict[str, Any]:
-    """All figures of some solvers."""
+    """All measurements of some solvers."""
     data = load_data("digits")
     train = data.batch(torch.arange(len(data)))
     held_out = load_data("digits", split="test")
@@ -55,7 +55,7 @@ def measure(model: ScoreModel, n: int, names: Iterable[str]) -> dict[str, Any]:
         for budget in BUDGETS:
             try:
                 x, used = run(model, n, name, budget)
-            except ValueError:  # the budget is below the solver's minimum
+            except ValueError:  # the NFE is below the solver's minimum
                 x, used = None, None
             fits = x is not None and bool(x.isfinite().all())
             rows[name]["error"].append(float(rms(x - fine).mean()) if fits and not solver.stochastic else None)
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", nargs="?")
     parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--solvers", nargs="+", help="all with fixed steps by default")
+    parser.add_argument("--solvers", nargs="+", help="solvers; all with fixed steps by default")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()

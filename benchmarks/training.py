@@ -1,11 +1,11 @@
-"""Training throughput: our loop against the bare step, and against the trainers of other libraries.
+"""Training throughput: our loop relative to the bare step and to the trainers of other libraries.
 
     python -m benchmarks.training [--data digits] [--batch 128] [--steps 20] [--rounds 9] [--device cpu]
                                   [--peers] [--json FILE]
 
-All train the same network (of equal initial weights) on the same data with batches of one size and AdamW or Adam. In
-every round each makes ``--steps`` updates, in an order that rotates; a figure is the median over the rounds of its
-images/s over those of another in the same round, with quartiles.
+All trainers train the same network from the same initial weights on the same data, with the same batch size and AdamW
+or Adam. In every round each makes ``--steps`` updates, in rotating order. A result is the median over the rounds of
+the ratio of images/s of two trainers in the same round, with quartiles.
 
     bare        forward, mean squared error, backward, optimizer: no data, no noise, no averages, no clipping
     ours        ``sde_diffusion.training.training_run`` with its defaults: draws, weights, clipping, average, log
@@ -13,7 +13,7 @@ images/s over those of another in the same round, with quartiles.
     ddpm        denoising_diffusion_pytorch.Trainer, from a folder of images
 
 The last two need ``pip install diffusers accelerate`` and ``pip install --no-deps denoising-diffusion-pytorch
-ema-pytorch einops pytorch-fid torchvision``. Of torchvision only files in Python are used, so any build of it will do.
+ema-pytorch einops pytorch-fid torchvision``. Only Python files of torchvision are used, so any build of it works.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Advance = Callable[[int], None]
 
 
 def bare(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
-    """Steps of the network and its optimizer alone."""
+    """Steps of the network and its optimizer only."""
     network.to(device).train()
     x = data.batch(slice(0, batch)).to(device)
     t = torch.linspace(0.01, 0.99, batch, device=device)
@@ -79,7 +79,7 @@ def ours(network: nn.Module, data: Data, batch: int, device: str) -> Advance:
         for step in itertools.islice(updates, steps):
             if step.number % config.log_every == 0:
                 trainer.take_record()
-        trainer.read()  # as the last step of a training does
+        trainer.read()  # like the last step of a training run
 
     return advance
 
@@ -123,7 +123,7 @@ def diffusers(network: nn.Module, data: Data, batch: int, device: str) -> Advanc
 
 
 def _torchvision_without_its_binary() -> None:
-    """Make its transforms importable beside any torch: the package's own import loads compiled operators."""
+    """Make torchvision's transforms importable with any torch, without its compiled operators."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or "torchvision" in sys.modules:
         return
@@ -135,7 +135,7 @@ def _torchvision_without_its_binary() -> None:
 
 
 class _Dressed(nn.Module):
-    """A network with what denoising_diffusion_pytorch asks of one."""
+    """A network with the interface of denoising_diffusion_pytorch."""
 
     def __init__(self, network: nn.Module, channels: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def ddpm(network: nn.Module, data: Data, batch: int, device: str, folder: Path) 
 
 
 def measure(advances: dict[str, Advance], batch: int, steps: int, rounds: int, device: str) -> dict[str, list[float]]:
-    """Images/s of each in every round; the first round warms up."""
+    """Images/s of each trainer in every round; the first round is a warm-up."""
     rates: dict[str, list[float]] = {name: [] for name in advances}
     names = list(advances)
     for number in range(rounds + 1):

@@ -33,7 +33,7 @@ def formula(solver: Solver) -> str:
 
 
 def minimum(solver: Solver) -> int:
-    """The least budget: one step that ends at the data, after one attempt if it is adaptive."""
+    """The minimum NFE: one step that ends at the data, after one attempt if the solver is adaptive."""
     return solver.evaluations(2 if solver.adaptive else 1)
 
 
