@@ -12,13 +12,23 @@ from rich.console import Console
 from torch import Tensor
 
 from sde_diffusion.cli.errors import echo, say
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, completion_of, model_at, whole_numbers
+from sde_diffusion.cli.options import (
+    DeviceOption,
+    GuidanceArguments,
+    ModelOption,
+    RunArgument,
+    completion_of,
+    model_at,
+    whole_numbers,
+    with_guidance,
+)
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
 from sde_diffusion.comparison.report import as_dict, save, summary, table
 from sde_diffusion.data import load_data
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.guidance_settings import guided_model
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import folder_of, name_of, recorded_data, unused
@@ -39,9 +49,11 @@ sdediff compare bundled --solvers pf-ode,unipc --nfe 8
 sdediff compare --solvers pf-ode,tuned --nfe 8   after tune --nfe 8
 sdediff compare --solvers ddpm,sde --nfe 50,100 --n 2000
 sdediff compare runs/mnist-vp --data-dir data --out mine
+sdediff compare runs/mnist-vp --label all --guidance 2
 """
 
 
+@with_guidance
 def compare(
     run: RunArgument = None,
     model: ModelOption = None,
@@ -87,6 +99,8 @@ def compare(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
+    *,
+    asked: GuidanceArguments,
 ) -> None:
     """Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.
 
@@ -99,17 +113,20 @@ def compare(
         require_new(out)  # fails before the computation starts
     stored = model_at(run, model)
     place = out or folder_of(stored, "compare")  # a link is refused now, not after the work
+    labels, guidance = asked.labels(stored), asked.settings()
     chosen: dict[str, Solver | dict[int, Solver]] = {}
     for spec in dict.fromkeys(solvers.split(",")):
         if spec == TUNED:
-            chosen[spec] = {budget: find_tuned(stored, budget) for budget in budgets}
+            chosen[spec] = {budget: find_tuned(stored, budget, guidance.tag(labels)) for budget in budgets}
             continue
         name, solver = find_solver(spec)
         chosen[spec if name in chosen else name] = solver
     target = reference(stored, data, data_dir)
     with terminal.stderr().status("loading") as status:
+        loaded = load(stored, device=str(device_for(device or "auto")))
+        guided, condition = guided_model(loaded, n, labels, guidance)
         found = run_comparison(
-            load(stored, device=str(device_for(device or "auto"))),
+            guided,
             chosen,
             budgets,
             n=n,
@@ -119,10 +136,16 @@ def compare(
             batch_size=batch_size,
             reference_steps=reference_steps,
             on_row=status.update,
+            condition=condition,
         )
     folder = out or unused(place)
     checkpoint = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
-    about = {"checkpoint": checkpoint, "versions": versions(), "threads": torch.get_num_threads()}
+    about = {
+        "checkpoint": checkpoint,
+        **guidance.record(labels),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
     folder = save(found, folder, about)
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))

@@ -10,8 +10,18 @@ import typer
 from rich.console import Console
 
 from sde_diffusion.cli.errors import echo, say
-from sde_diffusion.cli.options import DeviceOption, ModelOption, completion_of, model_at, refuse, typed, whole_numbers
-from sde_diffusion.cli.sample import bar, times_of
+from sde_diffusion.cli.options import (
+    DeviceOption,
+    GuidanceArguments,
+    ModelOption,
+    completion_of,
+    model_at,
+    refuse,
+    typed,
+    whole_numbers,
+    with_guidance,
+)
+from sde_diffusion.cli.sample import bar, listed, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples
@@ -26,6 +36,7 @@ from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.files.text import printable
 from sde_diffusion.files.writing import require_writable
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -47,6 +58,7 @@ sdediff evaluate images/ --reference real-images/ --features pca
 sdediff evaluate my.npz --range 0,1 --reference digits --metrics all
 sdediff evaluate --save-reference digits.safetensors
 sdediff evaluate --nfe 8 --budget          where the error comes from
+sdediff evaluate runs/mnist-vp --label all --guidance 2
 """
 FOLDER = Path("evaluation")
 # Options on how samples are drawn.
@@ -54,6 +66,7 @@ DRAWING = ("n", "solver", "nfe", "steps", "grid", "eta", "batch_size", "processe
 FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
+@with_guidance
 def evaluate(
     ctx: typer.Context,
     source: Annotated[
@@ -148,6 +161,8 @@ def evaluate(
             "--out", help=f"Folder for {EVALUATION} and curve.png; must be new or empty.", show_default="evaluation/..."
         ),
     ] = None,
+    *,
+    asked: GuidanceArguments,
 ) -> None:
     """Measure sample quality, with standard errors.
 
@@ -171,6 +186,10 @@ def evaluate(
         refuse(ctx, ["split", "data_dir"], f"the reference {reference} holds features that were taken already")
         if stored is None:
             refuse(ctx, ["device"], "nothing is computed on it")
+    if (budget or stored is None) and asked.given():
+        what_for = "--budget" if budget else "samples from files"
+        raise InputError(f"{what_for} and guidance do not go together; leave out {listed(asked.given())}")
+    labels, guidance = (None, GuidanceSettings()) if stored is None else (asked.labels(stored), asked.settings())
     limits = range_of(value_range)
     if stored is not None and out is None:
         folder_of(stored, FOLDER.name)  # a link is refused now, not after the work
@@ -180,7 +199,7 @@ def evaluate(
         )
         for s in solver.split(",")
         for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
-        for made in [find_tuned(stored, b) if stored and s == TUNED else s]
+        for made in [find_tuned(stored, b, guidance.tag(labels)) if stored and s == TUNED else s]
     ]
     what, data = find_reference(reference, split, data_dir, stored)
     if budget and (stored is None or data is None or len(ways) != 1):
@@ -225,11 +244,13 @@ def evaluate(
     network = load(stored, device=device)
     what.check_shape(network.shape or ())
     usual = 1 if device != "cpu" or stored.given is not None else min(default_processes(), -(-n // batch_size))
-    with Workers(network, extractor, usual if processes is None else processes) as workers:
+    guided, condition = guided_model(network, n, labels, guidance)
+    with Workers(guided, extractor, usual if processes is None else processes, condition) as workers:
         with bar() as progress:
             points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
         Console().print(reports.table(reports.columns(points), n))
         made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
+        made |= guidance.record(labels) if asked.given() else {}
         content = reports.record(made, what, [p.as_dict() for p in points])
         if budget:
             assert data is not None  # checked above

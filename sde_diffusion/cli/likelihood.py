@@ -12,13 +12,21 @@ from rich.console import Console
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, refuse
+from sde_diffusion.cli.options import (
+    DeviceOption,
+    GuidanceArguments,
+    ModelOption,
+    RunArgument,
+    model_at,
+    refuse,
+    with_guidance,
+)
 from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.files.writing import new_folder, require_new, write_file
 from sde_diffusion.likelihood.divergence import PROBES
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
-from sde_diffusion.likelihood.report import headline, measure, plot_terms, table_of_terms
+from sde_diffusion.likelihood.report import OWN, headline, measure, plot_terms, table_of_terms
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 from sde_diffusion.storage.locate import recorded_data
@@ -32,9 +40,11 @@ sdediff likelihood                         latest run, or bundled model
 sdediff likelihood runs/moons-vp --n 1000
 sdediff likelihood --trace hutchinson --probes 8
 sdediff likelihood --elbo 1000 --out bounds   and the bound of DDPM
+sdediff likelihood runs/mnist-vp --label own   given the data's labels
 """
 
 
+@with_guidance
 def likelihood(
     ctx: typer.Context,
     run: RunArgument = None,
@@ -96,10 +106,13 @@ def likelihood(
             "--out", help="Folder for likelihood.json, and elbo.png with --elbo.", show_default="nothing is written"
         ),
     ] = None,
+    *,
+    asked: GuidanceArguments,
 ) -> None:
     """Measure the log-likelihood of data under a trained model.
 
-    Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension.
+    Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. With --label own
+    each sample has the label of the data.
     """
     if out is not None:
         require_new(out)  # fails before the computation starts
@@ -108,6 +121,7 @@ def likelihood(
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
     name = data or recorded_data(name, "--data")
+    labels, guidance = OWN if asked.label == OWN else asked.labels(stored), asked.settings()
     samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
     if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
         refuse(ctx, ["probe", "probes"], "the trace is exact; probes are of --trace hutchinson")
@@ -131,6 +145,8 @@ def likelihood(
             seed=seed,
             batch_size=batch_size,
             device=device_for(device or "auto"),
+            labels=labels,
+            guidance=guidance,
             progress=progress,
         )
     for line in headline(report):

@@ -15,9 +15,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, completion_of, model_at, whole_numbers
+from sde_diffusion.cli.options import (
+    DeviceOption,
+    GuidanceArguments,
+    ModelOption,
+    RunArgument,
+    completion_of,
+    model_at,
+    with_guidance,
+)
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
-from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate
@@ -27,11 +34,12 @@ from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
+from sde_diffusion.storage.locate import find_model, recorded_model, samples_folder, unused
+from sde_diffusion.storage.record_types import SampleRecord
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import usable_tuned
 from solvers import GRIDS, SOLVERS
-from solvers.errors import InputError
+from solvers.errors import InputError, NotFoundError
 from solvers.plugin import find_solver
 
 EXAMPLES = """
@@ -50,11 +58,12 @@ sdediff sample --record samples/pf-ode-nfe20/samples.json
 """
 # Options that --tolerance excludes.
 HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
-CHOSEN = ("nfe", "steps", "grid", "eta", "label", "guidance")
+CHOSEN = ("nfe", "steps", "grid", "eta")
 # Options with which a solver tuned for the model is not the default.
-OWN_WAY = ("solver", "steps", "grid", "eta", "labels", "guidance", "partial")
+OWN_WAY = ("solver", "steps", "grid", "eta", "partial")
 
 
+@with_guidance
 def sample(
     run: RunArgument = None,
     model: ModelOption = None,
@@ -111,22 +120,6 @@ def sample(
         int | None,
         typer.Option("--batch-size", help="Number of samples per batch.", show_default="256"),
     ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            "--label",
-            help="Class, by name or number, of a model trained with --labels; several (3,5) or all are taken in turn.",
-            show_default="no class",
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance",
-            help="Scale of classifier-free guidance to --label; 1 is the conditional model alone. Doubles the NFE.",
-            show_default="1",
-        ),
-    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Allow a --grid of times that does not run from 1 to 0.")
     ] = False,
@@ -144,8 +137,9 @@ def sample(
         typer.Option(
             "--record",
             "--card",
-            help="Reproduce the samples of a samples.json bit for bit; only RUN, --device, --out and "
-            "--solver FILE.py:NAME, if the solver came from a file, may be given with it.",
+            help="Reproduce the samples of a samples.json bit for bit; only RUN, --device, --out, "
+            "--solver FILE.py:NAME, if the solver came from a file, and --autoguide RUN, if the samples have a guide, "
+            "may be given with it.",
             show_default=False,
         ),
     ] = None,
@@ -162,6 +156,8 @@ def sample(
         bool,
         typer.Option("--profile", help="Also show the solver's estimate of the local error of each step."),
     ] = False,
+    *,
+    asked: GuidanceArguments,
 ) -> None:
     """Draw samples from a trained model.
 
@@ -170,7 +166,7 @@ def sample(
     start = time.perf_counter()
     drawing: dict[str, Any] = {
         "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
-        "seed": seed, "batch_size": batch_size, "label": label, "guidance": guidance,
+        "seed": seed, "batch_size": batch_size,
     }  # fmt: skip
     options = {name: value for name, value in drawing.items() if value is not None}
     if partial:
@@ -178,13 +174,13 @@ def sample(
     if out is not None:
         require_new(out)  # fails before the computation starts
     chosen = None
-    if tolerance is not None and (clash := [k for k in CHOSEN if k in options]):
+    if tolerance is not None and (clash := [k for k in CHOSEN if k in options] + asked.given()):
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
         )
     if profile and record is not None:
         raise InputError("--profile needs newly drawn samples; leave out --record, or give its --solver and --nfe")
-    if profile and (clash := [k for k in ("label", "guidance") if k in options]):
+    if profile and (clash := asked.given()):
         raise InputError(f"--profile needs samples without a class; leave out {listed(clash)}")
     if partial and not isinstance(drawing["grid"], list):
         raise InputError("--partial would have no effect: it allows the times of a --grid, such as 1,0.5; leave it out")
@@ -192,33 +188,34 @@ def sample(
         if tolerance is not None:
             options["tolerance"] = tolerance
         named = options.pop("solver", None)
-        if options:
-            raise InputError(f"the record holds all settings of its samples; leave out {listed(options)}")
+        if clash := [*options, *(name for name in asked.given() if name != "autoguide")]:
+            raise InputError(f"the record holds all settings of its samples; leave out {listed(clash)}")
         old = sample_record.read_record(record)
         stored = model_at(run or (recorded_model(old["checkpoint"]["path"], record) if model is None else None), model)
         place = out or samples_folder(stored)  # a link is refused now, not after the work
+        guide = recorded_guide(old, record, asked.autoguide)
         with bar() as progress:
-            drawn = generate.redraw(old, stored, solver=named, device=device, progress=progress)
+            drawn = generate.redraw(old, stored, solver=named, guide=guide, device=device, progress=progress)
     else:
         stored = model_at(run, model)
         place = out or samples_folder(stored)
-        if label is not None:
-            options["labels"] = labels_of(options.pop("label"), stored)
+        labels, guidance = asked.labels(stored), asked.settings()
         if tolerance is not None:
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
         tuned = None
         if not any(k in options for k in OWN_WAY):
-            tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE))
+            tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
-        towards = {k: v for k, v in options.items() if k in ("labels", "guidance")}
         if profile:  # before the samples: not every solver estimates its error
             network = load(stored, device=str(device_for(device or "auto")))
             local = error_profile(network, generate.settings_for(stored, settings))
         with bar() as progress:
-            drawn = generate.draw(stored, n, settings, device=device or "auto", progress=progress, **towards)
+            drawn = generate.draw(
+                stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", progress=progress
+            )
         if chosen is not None:
             drawn.record["choice"] = chosen.to_dict()
     made = drawn.record
@@ -261,14 +258,20 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def labels_of(text: str, stored: StoredModel) -> list[int]:
-    """The classes that --label names, by name or number; ``all`` gives every class of the network."""
-    classes = (stored.model["network"]["settings"] or {}).get("classes")
-    if text == "all":
-        return list(range(classes or 0))
-    if classes is None:  # names raise an error here, numbers when the samples are drawn
-        return whole_numbers(text, "--label")
-    return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in text.split(",")]
+def recorded_guide(record: SampleRecord, path: Path, named: Path | None) -> StoredModel | None:
+    """The weaker model of a record with autoguidance: the one that was named, or the record's own if allowed."""
+    if named is not None:
+        return find_model(named)
+    entry = record.get("guidance_rule", {}).get("guide")
+    if entry is None:
+        return None
+    try:
+        return find_model(recorded_model(entry["path"], path))
+    except (InputError, NotFoundError):
+        raise InputError(
+            f"the record was made with the guide {entry['path']}, which is not taken from there; name it: "
+            "--autoguide RUN"
+        ) from None
 
 
 def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> SolverChoice:

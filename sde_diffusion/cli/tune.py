@@ -10,12 +10,22 @@ from typing import Annotated
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, ModelOption, RunArgument, model_at, refuse, whole_numbers
+from sde_diffusion.cli.options import (
+    DeviceOption,
+    GuidanceArguments,
+    ModelOption,
+    RunArgument,
+    model_at,
+    refuse,
+    whole_numbers,
+    with_guidance,
+)
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, save_tuned, tuned_folder
-from sde_diffusion.tuning.effort import bar
+from sde_diffusion.tuning.effort import MOST_TIMED, bar
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
 EXAMPLES = """
@@ -25,9 +35,11 @@ sdediff tune                               latest run, or bundled, at 8 NFE
 sdediff tune runs/digits-vp --nfe 5,8,10
 sdediff tune --minutes 1                   the best result within a minute
 sdediff sample --solver tuned --nfe 8      and use it
+sdediff tune runs/mnist-vp --label all --guidance 2
 """
 
 
+@with_guidance
 def tune(
     ctx: typer.Context,
     run: RunArgument = None,
@@ -56,6 +68,8 @@ def tune(
             "--out", help="Folder for nfe-NFE.json; an earlier result of tune is replaced.", show_default="RUN/tuned"
         ),
     ] = None,
+    *,
+    asked: GuidanceArguments,
 ) -> None:
     """Fit a solver to one model and one number of evaluations.
 
@@ -67,11 +81,12 @@ def tune(
     budgets = whole_numbers(nfe, "--nfe")
     if minutes is not None:
         refuse(ctx, ["noises", "held_out"], "with --minutes the numbers of samples follow from the time")
-    tune_model(stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out)
+    labels, guidance = asked.labels(stored), asked.settings()
+    tune_model(stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out, labels, guidance)
     echo(f"{time.perf_counter() - start:.0f} s")
     if out is None:
         model = stored.argument if stored.given else name_of(stored)
-        echo("use it:", f"sdediff sample {model} --nfe {budgets[0]}")
+        echo("use it:", " ".join(["sdediff sample", str(model), *asked.words(), f"--nfe {budgets[0]}"]))
     else:
         echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")
 
@@ -86,12 +101,18 @@ def tune_model(
     held_out: int = 128,
     batch_size: int = 512,
     out: Path | None = None,
+    labels: Sequence[int] | None = None,
+    guidance: GuidanceSettings | None = None,
 ) -> None:
     """Tune for each NFE, store each solver as soon as it is fitted, and print its error."""
+    guidance = guidance or GuidanceSettings()
+    tag = guidance.tag(labels)
     folder = out or tuned_folder(stored)
     for budget in budgets:
-        require_tuned(folder / file_name(budget))  # now, not after the work
-    model = load(stored, device=str(device_for(device)))
+        require_tuned(folder / file_name(budget, tag))  # now, not after the work
+    rows = noises + held_out if minutes is None else MOST_TIMED
+    loaded = load(stored, device=str(device_for(device)))
+    model, condition = guided_model(loaded, rows, labels, guidance)
     found: list[Tuned] = []
     with bar() as progress:
         for made in tuned_each(
@@ -104,9 +125,11 @@ def tune_model(
             minutes=minutes,
             progress=progress or False,
             on_effort=lambda effort: echo(f"tuning takes {effort}", err=True),
+            condition=condition,
         ):
-            path = folder / file_name(made.nfe)
-            save_tuned(path, made, stored, seed=seed, noises=made.noises, held_out=made.held_out)
+            path = folder / file_name(made.nfe, tag)
+            towards = guidance.record(labels) if tag else {}
+            save_tuned(path, made, stored, tag, seed=seed, noises=made.noises, held_out=made.held_out, **towards)
             found.append(made)
     echo(f"model {stored.path}")
     for made in found:
@@ -116,4 +139,4 @@ def tune_model(
         )
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
-        echo(f"  solver {folder / file_name(made.nfe)}")
+        echo(f"  solver {folder / file_name(made.nfe, tag)}")

@@ -76,6 +76,18 @@ class Normalization:
         """Whether z = x."""
         return self.method == "none"
 
+    def same_as(self, other: Normalization) -> bool:
+        """Return whether both are one map.
+
+        >>> IDENTITY.same_as(Normalization("standard", torch.zeros(1), torch.ones(1)))
+        True
+        """
+        try:
+            same = (self.shift == other.shift).all() & (self.scale == other.scale).all()
+        except RuntimeError:  # of other shapes
+            return False
+        return bool(same)
+
     @property
     def largest_scale(self) -> float:
         """The factor from a bound of an error in z to one in x."""

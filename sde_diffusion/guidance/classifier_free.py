@@ -96,7 +96,8 @@ class Guided(ScoreModel):
         on: "data" or "output", what ``combine`` acts on.
 
     Raises:
-        ValueError: a scale that is not finite, none at all, an empty interval, a guide on another process.
+        ValueError: a scale that is not finite, none at all, an empty interval, a guide on another process or of
+            other samples.
 
     >>> from sde_diffusion.sde import VPSDE
     >>> network = lambda x, t, label: label[:, None].to(x.dtype).expand_as(x)
@@ -128,6 +129,10 @@ class Guided(ScoreModel):
             raise InputError(f"a guidance interval is (low, high) in sigma / alpha, 0 <= low < high; got {interval}")
         if guide is not None and guide.sde != model.sde:
             raise InputError(f"the guide was made for {guide.sde}, not for {model.sde}; both need one process")
+        if guide is not None and None not in (guide.shape, model.shape) and guide.shape != model.shape:
+            raise InputError(f"the guide was made for samples of shape {guide.shape}, not {model.shape}")
+        if guide is not None and not guide.units.same_as(model.units):
+            raise InputError("the guide scales its data otherwise than the model; both need the same normalization")
         choose(on, {"data": 0, "output": 1}, "space of combine")
         cost = model.cost + (model.cost if guide is None else guide.cost)
         super().__init__(

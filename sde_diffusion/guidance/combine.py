@@ -12,6 +12,8 @@ score model is a function of (x, t), so it is left out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -38,13 +40,7 @@ def rescaled(scale: float, phi: float = 0.7) -> Combine:
     if not 0 <= phi <= 1:
         raise InputError(f"phi is the share of the rescaled prediction, from 0 to 1; got {phi}")
 
-    def combine(conditional: Tensor, unconditional: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        guided = unconditional + scale * (conditional - unconditional)
-        axes = tuple(range(1, x.ndim))
-        factor = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
-        return guided * (phi * factor + (1 - phi))
-
-    return combine
+    return _Rescaled(scale, phi)
 
 
 def projected(scale: float, eta: float = 0.0, norm: float = 15.0) -> Combine:
@@ -65,13 +61,33 @@ def projected(scale: float, eta: float = 0.0, norm: float = 15.0) -> Combine:
     if not norm > 0:
         raise InputError(f"norm is the largest norm of the update, above 0; got {norm}")
 
-    def combine(conditional: Tensor, unconditional: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    return _Projected(scale, eta, norm)
+
+
+# Classes, because a function within a function does not reach another process.
+@dataclass(frozen=True)
+class _Rescaled:
+    scale: float
+    phi: float
+
+    def __call__(self, conditional: Tensor, unconditional: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        guided = unconditional + self.scale * (conditional - unconditional)
+        axes = tuple(range(1, x.ndim))
+        factor = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.phi * factor + (1 - self.phi))
+
+
+@dataclass(frozen=True)
+class _Projected:
+    scale: float
+    eta: float
+    norm: float
+
+    def __call__(self, conditional: Tensor, unconditional: Tensor, x: Tensor, t: Tensor) -> Tensor:
         update = (conditional - unconditional).flatten(1)
         length = torch.linalg.vector_norm(update, dim=1, keepdim=True)
-        update = torch.where(length > norm, update * (norm / length), update)
+        update = torch.where(length > self.norm, update * (self.norm / length), update)
         along = torch.nn.functional.normalize(conditional.flatten(1), dim=1)
         parallel = (update * along).sum(1, keepdim=True) * along
-        update = (update - parallel) + eta * parallel
-        return conditional + (scale - 1) * update.reshape(x.shape)
-
-    return combine
+        update = (update - parallel) + self.eta * parallel
+        return conditional + (self.scale - 1) * update.reshape(x.shape)

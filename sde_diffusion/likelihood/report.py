@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,14 @@ from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likeli
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.pictures import save_figure
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from solvers.errors import InputError, require_whole
 from solvers.planning import MOST
+
+OWN = "own"  # labels: those of the data
 
 
 def levels_of(x: Tensor) -> int:
@@ -43,15 +46,24 @@ def levels_of(x: Tensor) -> int:
     return 256
 
 
-def prepare(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
-    """n samples chosen by the seed as float64 (n, ...), and the levels they had; None for real numbers.
+def chosen_rows(data: Data, n: int, seed: int) -> Tensor:
+    """The rows (n,) of the samples that a seed chooses.
 
     Raises:
         ValueError: n is not between 1 and the size of the data.
     """
     if not 1 <= n <= len(data):
         raise InputError(f"{data.name} has {len(data)} samples; n must be from 1 to {len(data)}, got {n}")
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
+    return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def prepare(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
+    """n samples chosen by the seed as float64 (n, ...), and the levels they had; None for real numbers.
+
+    Raises:
+        ValueError: n is not between 1 and the size of the data.
+    """
+    chosen = chosen_rows(data, n, seed)
     if data.x.dtype != torch.uint8:
         return data.batch(chosen).double(), None
     bins = levels_of(data.x)
@@ -75,11 +87,16 @@ def measure(
     seed: int = 0,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
+    labels: Sequence[int] | str | None = None,
+    guidance: GuidanceSettings | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[dict[str, Any], Bound | None]:
     """The results as JSON, with the bound if elbo_steps is given.
 
     The arguments are those of ``log_likelihood``, at t_min and at 10 t_min; trace None is exact up to the limit.
+
+    Labels are classes that the samples take in turn, or "own" for those of the data. With guidance the likelihood is
+    that of the guided probability flow, whose samples the guided model draws.
 
     Raises:
         ValueError: arguments out of range or in conflict, see the message.
@@ -93,25 +110,32 @@ def measure(
         require_whole(name, value, least, most)
     model = load(stored, device=str(device)).requires_grad_(False)
     x, bins = prepare(data, n, seed)
+    own = isinstance(labels, str)
+    given = _own_labels(data, chosen_rows(data, n, seed)) if isinstance(labels, str) else labels
+    guidance = guidance or GuidanceSettings()
+    model, condition = guided_model(model, n, given, guidance)
+    conditional = labels is not None or not guidance.plain
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
     seeds, parts, bounds = seeds_of(seed, n), [], []
     for start in range(0, n, batch_size):
         rows = slice(start, start + batch_size)
         batch = x[rows].to(device)
+        part = {name: value[rows].to(device) for name, value in condition.items()}
         parts.append(
             log_likelihood(
                 model, batch, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds[rows], tolerance=tolerance,
-                solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5),
+                solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5), **part,
             )
         )  # fmt: skip
         if elbo_steps is not None:
-            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start))
+            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start, **part))
         if progress is not None:
             progress(min(start + batch_size, n) / n)
     report = {
         "checkpoint": {"path": name_of(stored), "sha256": stored.sha256},
         "data": {"name": data.name, "n": n, "fingerprint": data.fingerprint, "seed": seed},
         "solver": {"name": solver, "tolerance": tolerance, "steps": steps},
+        **({**guidance.record(given), **({"labels": OWN} if own else {})} if conditional else {}),
         **_summary(parts, bins, probe),
     }
     bound = _joined(bounds)
@@ -125,6 +149,13 @@ def measure(
             "bits_per_dim": None if bins is None else _mean(bits_per_dim(bound, bins).bits),
         }
     return report, bound
+
+
+def _own_labels(data: Data, rows: Tensor) -> list[int]:
+    """The labels of some samples of the data."""
+    if data.labels is None:
+        raise InputError(f"--label own takes the labels of the data, and {data.name} has none; name a class")
+    return [int(label) for label in data.labels[rows]]
 
 
 def _summary(parts: list[LogLikelihood], bins: int | None, probe: str) -> dict[str, Any]:

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
-from sde_diffusion.guidance.classifier_free import Guided
-from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.sampler import check_status, sample_batches
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.storage import solver_json
@@ -37,12 +35,15 @@ def default_count(shape: Sequence[int]) -> int:
     return 2000 if tuple(shape) == (2,) else 64
 
 
-def settings_for(stored: StoredModel, settings: SamplingSettings) -> SamplingSettings:
-    """The settings with the solver that a name stands for: "tuned" is what ``sdediff tune`` has made for the model."""
+def settings_for(stored: StoredModel, settings: SamplingSettings, condition: str = "") -> SamplingSettings:
+    """The settings with the solver that a name stands for.
+
+    "tuned" is what ``sdediff tune`` has made for the model and the condition, a tag of ``GuidanceSettings``.
+    """
     if isinstance(settings.solver, Solver):
         return settings
     tuned = settings.solver == TUNED
-    solver = find_tuned(stored, settings.nfe) if tuned else find_solver(settings.solver)[1]
+    solver = find_tuned(stored, settings.nfe, condition) if tuned else find_solver(settings.solver)[1]
     return settings.with_solver(solver, settings.called)
 
 
@@ -53,7 +54,7 @@ def draw(
     settings: SamplingSettings | None = None,
     *,
     labels: Sequence[int] | None = None,
-    guidance: float = 1.0,
+    guidance: float | GuidanceSettings = 1.0,
     device: str = "auto",
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -64,8 +65,8 @@ def draw(
         n: number of samples; ``default_count`` of the model's shape by default.
         settings: the settings of the run; the solver may also be "tuned".
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
-        guidance: w of classifier-free guidance towards the labels, see ``guidance.Guided``. Where it is not 1, every
-            call of the network counts two evaluations.
+        guidance: w of classifier-free guidance towards the labels, or all settings of guidance. Where w is not 1, every
+            prediction counts two evaluations.
         device: a name in ``DEVICES``.
         progress: called with the share of the work that is done, after every step.
 
@@ -75,14 +76,15 @@ def draw(
     """
     asked = settings or SamplingSettings()
     file = solver_file(asked.called)
-    settings = settings_for(stored, asked)
+    rule = guidance if isinstance(guidance, GuidanceSettings) else GuidanceSettings(guidance)
+    settings = settings_for(stored, asked, rule.tag(labels))
     place = device_for(device)
     model = load(stored, device=str(place))
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
     shape = model.shape
     n = default_count(model.shape) if n is None else n
-    model, condition = _conditional(model, labels, guidance, n)
+    model, condition = guided_model(model, n, labels, rule)
     run = settings.resolve(model, shape)
     parts: list[Solution] = []
     size = settings.batch_size
@@ -113,7 +115,7 @@ def draw(
         "seed": settings.seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None if labels is None else list(labels),
-        "guidance": guidance,
+        "guidance": rule.scale,
         "solver": {"name": settings.called, **solver_json.describe(run.solver)},
         "grid": {
             "name": spacing if isinstance(spacing, str) else None,
@@ -131,6 +133,8 @@ def draw(
         "machine": {"device": place.type, "threads": torch.get_num_threads()},
         "versions": versions(),
     }
+    if entry := rule.entry():
+        record["guidance_rule"] = entry
     if file is not None:
         record["solver_file_sha256"] = file_hash(file)
     if stored.source_sha256 is not None:
@@ -138,28 +142,12 @@ def draw(
     return Samples(x, seeds_of(settings.seed, n), record)
 
 
-def _conditional(
-    model: ScoreModel, labels: Sequence[int] | None, guidance: float, n: int
-) -> tuple[ScoreModel, dict[str, Tensor]]:
-    """The model that is sampled, and the condition of each sample."""
-    if labels is None:
-        if guidance != 1:
-            raise InputError(f"guidance {guidance} needs labels to guide to; name them: --label 3, or --label all")
-        return model, {}
-    classes = getattr(model.network, "settings", {}).get("classes")
-    if classes is None:
-        raise InputError("the model was trained without labels and cannot take one; train with --labels")
-    if not labels or not all(0 <= label < classes for label in labels):
-        raise InputError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
-    label = torch.tensor(labels, device="cpu").repeat(-(-n // len(labels)))[:n]
-    return (model if guidance == 1 else Guided(model, guidance)), {"label": label}
-
-
 def redraw(
     record: SampleRecord,
     stored: StoredModel,
     *,
     solver: str | None = None,
+    guide: StoredModel | None = None,
     device: str | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Samples:
@@ -170,6 +158,7 @@ def redraw(
         stored: the model, with the same weights.
         solver: ``path/to/file.py:Name`` of a record whose solver comes from a file. A record never runs a file: only
             one that is named here is run, after its SHA-256 was compared with that of the record.
+        guide: the weaker model of a record with autoguidance, with the same weights.
         device: instead of the record's.
         progress: as in ``draw``.
 
@@ -177,7 +166,7 @@ def redraw(
         Samples; ``same`` tells whether they are bit-equal to those of the record.
 
     Raises:
-        ValueError: another checkpoint (the message has both hashes), or a solver that this version
+        ValueError: another checkpoint or guide (the message has both hashes), or a solver that this version
             does not have.
     """
     wanted = record["checkpoint"]
@@ -208,7 +197,7 @@ def redraw(
             partial=(record["grid"]["times"][0], record["grid"]["times"][-1]) != (1.0, 0.0),
         ),
         labels=record.get("labels"),
-        guidance=record.get("guidance", 1.0),
+        guidance=GuidanceSettings.from_entry(record.get("guidance", 1.0), record.get("guidance_rule", {}), guide),
         device=device or record["machine"]["device"],
         progress=progress,
     )

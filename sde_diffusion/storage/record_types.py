@@ -164,9 +164,20 @@ class MachineEntry(TypedDict):
     threads: Count
 
 
+class GuidanceEntry(TypedDict, total=False):
+    """What guidance has beside its scale: ``sampling.guidance_settings.GuidanceSettings``."""
+
+    interval: list[float]
+    rescale: float
+    eta_parallel: float
+    norm: float
+    guide: CheckpointEntry
+
+
 class _SampleRecordOptional(TypedDict, total=False):
     labels: list[int] | None
     guidance: float
+    guidance_rule: GuidanceEntry
     choice: dict[str, Any]
     solver_file_sha256: str
     model_file_sha256: str
@@ -265,6 +276,7 @@ class _TunedRecordOptional(TypedDict, total=False):
     default_error: float
     stages: dict[str, float]
     teacher_error: float
+    condition: str
 
 
 class TunedRecord(_TunedRecordOptional):

@@ -34,22 +34,25 @@ def tuned_folder(stored: StoredModel) -> Path:
     return folder_of(stored, NAME)
 
 
-def file_name(nfe: int) -> str:
-    """The name of the file for a budget.
+def file_name(nfe: int, condition: str = "") -> str:
+    """The name of the file for a budget, and for a condition such as labels with a guidance scale.
 
-    >>> file_name(8)
-    'nfe-8.json'
+    >>> file_name(8), file_name(8, "label-w2")
+    ('nfe-8.json', 'nfe-8-label-w2.json')
     """
-    return f"nfe-{nfe}.json"
+    return f"nfe-{nfe}-{condition}.json" if condition else f"nfe-{nfe}.json"
 
 
-def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, **settings: Any) -> None:
+def save_tuned(
+    path: str | os.PathLike[str], found: Tuned, stored: StoredModel, condition: str = "", **settings: Any
+) -> None:
     """Write a tuned solver, whole or not at all.
 
     Args:
         path: the file; its folder is made. A tuned solver there is replaced.
         found: result of ``tuned``.
         stored: the model.
+        condition: what it was tuned for beside the weights, a tag of ``sampling.guidance_settings.GuidanceSettings``.
         settings: settings of the tuning, such as seed=0.
 
     Raises:
@@ -70,6 +73,8 @@ def save_tuned(path: str | os.PathLike[str], found: Tuned, stored: StoredModel, 
         "teacher_error": found.teacher_error,
         "solver": describe(found.table),
     }
+    if condition:
+        content["condition"] = condition
     write_file(path, to_json(content))
 
 
@@ -89,8 +94,8 @@ def require_tuned(path: Path) -> None:
     raise ExistsError(f"{path} is no tuned solver, and is kept; choose another folder with --out, or move the file")
 
 
-def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> Solver:
-    """Read a tuned solver and check that it is for this model and budget.
+def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int, condition: str = "") -> Solver:
+    """Read a tuned solver and check that it is for this model, budget and condition.
 
     Raises:
         FileNotFoundError: no such file or folder exists.
@@ -99,7 +104,9 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
     """
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"no tuned solver at {path}; make one: sdediff tune {stored.argument} --nfe {nfe}")
+        raise NotFoundError(
+            f"no tuned solver at {path}; make one: sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
+        )
     plain = read_json(path)
     if plain.get("kind") != TUNED_KIND:
         raise CheckpointError(f"{path} is no tuned solver: expected a file that sdediff tune wrote")
@@ -115,14 +122,25 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int) -> S
             f"{stored.path} has {stored.sha256[:12]} (step {stored.step}); tune again: sdediff tune {stored.argument} "
             f"--nfe {nfe}"
         )
+    if content.get("condition", "") != condition:
+        made = content.get("condition") or "no label and no guidance"
+        raise InputError(
+            f"{path} is made for {made}, and {condition or 'no label and no guidance'} is asked for; tune again: "
+            f"sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
+        )
     try:
         return restore(content["solver"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
-def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
-    """The tuned solver of a model for an NFE; without an NFE the only one.
+def _same(condition: str) -> str:
+    """The end of a command line that tunes for a condition."""
+    return " with the same --label and --guidance" if condition else ""
+
+
+def find_tuned(stored: StoredModel, nfe: int | None, condition: str = "") -> Solver:
+    """The tuned solver of a model and a condition for an NFE; without an NFE the only one.
 
     Raises:
         FileNotFoundError: no such file or folder exists for this model, or this budget.
@@ -130,20 +148,21 @@ def find_tuned(stored: StoredModel, nfe: int | None) -> Solver:
     """
     if nfe is None:
         names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
-        budgets = sorted(int(n[4:-5]) for n in names if re.fullmatch(r"nfe-\d+\.json", n))
+        own = re.compile(re.escape(file_name(0, condition)).replace("0", r"(\d+)", 1))
+        budgets = sorted(int(found[1]) for n in names if (found := own.fullmatch(n)))
         if len(budgets) > 1:
             raise InputError(
                 f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
             )
         nfe = budgets[0] if budgets else 8
-    return load_tuned(tuned_folder(stored) / file_name(nfe), stored, nfe)
+    return load_tuned(tuned_folder(stored) / file_name(nfe, condition), stored, nfe, condition)
 
 
-def usable_tuned(stored: StoredModel, nfe: int) -> Path | None:
-    """The file of the tuned solver for these weights and this budget; None where there is none."""
+def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | None:
+    """The file of the tuned solver for these weights, this budget and this condition; None where there is none."""
     try:
-        path = tuned_folder(stored) / file_name(nfe)
-        load_tuned(path, stored, nfe)
+        path = tuned_folder(stored) / file_name(nfe, condition)
+        load_tuned(path, stored, nfe, condition)
     except (InputError, NotFoundError, CheckpointError):
         return None
     return path

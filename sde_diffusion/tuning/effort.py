@@ -22,7 +22,7 @@ from sde_diffusion.report import terminal
 from solvers.conditions import cut
 
 _REFERENCE_SHARE = 0.35
-_MOST, _LEAST = 256, 8
+MOST_TIMED, _LEAST = 256, 8  # samples, where the time is given
 _STEPS, _MOST_STEPS = 64, 256
 CHECKED = 4  # number of samples whose reference solution is computed twice
 _COLUMNS = 4  # number of fitted weights in a row
@@ -118,12 +118,16 @@ def iteration(steps: int) -> int:
 
 
 @torch.no_grad()
-def seconds_per_evaluation(model: ScoreModel, x1: Tensor, batch_size: int, condition: dict[str, Tensor]) -> float:
-    """The measured time of one network evaluation of one sample, the faster of two calls."""
-    n = min(len(x1), batch_size, 32, *(len(value) for value in condition.values()))
+def seconds_per_evaluation(
+    model: ScoreModel, x1: Tensor, batch_size: int, given: dict[str, Any], rows: int | None
+) -> float:
+    """The measured time of one network evaluation of one sample, the faster of two calls.
+
+    The conditions are bound to the model and have rows for ``rows`` samples, None for any number.
+    """
+    n = min(len(x1), batch_size, 32, rows or 32)
     x, t = x1[:n], torch.full((n,), 0.5, dtype=torch.float64, device=x1.device)
-    several = len(next(iter(condition.values()), x1))
-    given = cut(model.bind(condition), several, torch.arange(n, device="cpu"))
+    given = given if rows is None else cut(given, rows, torch.arange(n, device="cpu"))
     best = math.inf
     for _ in range(2):
         start = time.perf_counter()
@@ -157,8 +161,8 @@ def effort_for(
         return Effort(noises, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
     fine = max(_STEPS, 6 * max(steps))
     pays = _REFERENCE_SHARE * seconds / call
-    total = max(_LEAST, min(_MOST, int(pays / (1.1 * fine))))
-    if total == _MOST:
+    total = max(_LEAST, min(MOST_TIMED, int(pays / (1.1 * fine))))
+    if total == MOST_TIMED:
         fine = max(fine, min(_MOST_STEPS, int(pays / (1.1 * total))))
     return Effort(total - total // 2, total // 2, fine, seconds, True, evaluation)
 

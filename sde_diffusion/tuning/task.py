@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,25 +23,54 @@ from solvers.fitted.compile import compile_table
 
 # Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
+_LEAST_ROWS = 8
 
 
-def check_condition(condition: dict[str, Tensor], expected: int | None) -> None:
-    """Check that each condition is a tensor with one row for each expected sample.
+def rows_of(condition: Mapping[str, Any], expected: int | None) -> int | None:
+    """The number of samples that conditions have rows for; None where nothing has a row for each sample.
+
+    Args:
+        condition: by name. A tensor has a row for each sample; within dicts and tuples the tensors of most rows have,
+            and others are shared by all samples, as is anything else.
+        expected: the number of samples, where it is known.
 
     Raises:
-        InputError: other values, or other lengths.
+        InputError: tensors of another length or of several, or fewer than 8 rows.
+
+    >>> rows_of({"label": torch.zeros(16), "strength": 0.5}, None), rows_of({"strength": 0.5}, None)
+    (16, None)
     """
     sizes = set()
     for name, value in condition.items():
-        if not isinstance(value, Tensor) or value.ndim == 0:
+        if not isinstance(value, Tensor):
+            continue
+        if value.ndim == 0:
             raise InputError(
-                f"tune has no argument '{name}'; a condition of the network is a tensor, a row for each noise sample"
+                f"condition '{name}' is a tensor without rows; give a row for each noise sample, or a number"
             )
         if expected is not None and len(value) != expected:
             raise InputError(f"condition '{name}' has {len(value)} entries for {expected} noise samples; give one each")
         sizes.add(len(value))
-    if len(sizes) > 1 or (sizes and min(sizes) < 8):
+    if len(sizes) > 1 or (sizes and min(sizes) < _LEAST_ROWS):
         raise InputError(f"conditions have the same number of entries, 8 or more; got {sorted(sizes)}")
+    if sizes:
+        return sizes.pop()
+    if expected is not None:
+        return expected
+    most = max((len(value) for value in _tensors(condition)), default=0)
+    if 0 < most < _LEAST_ROWS:
+        raise InputError(f"conditions have the same number of entries, 8 or more; got {most}")
+    return most or None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors within, those that could have rows."""
+    if isinstance(value, Tensor):
+        if value.ndim > 0:
+            yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(entry)
 
 
 def place(model: ScoreModel) -> tuple[torch.device, torch.dtype]:
@@ -68,13 +99,12 @@ class Task:
         seed: int,
         effort: Effort,
         batch_size: int,
-        condition: dict[str, Tensor],
+        given: dict[str, Any],
     ) -> Task:
-        """Draw the initial noise and compute its endpoints."""
+        """Draw the initial noise and compute its endpoints; the conditions are bound to the model."""
         device, dtype = place(model)
         noises, total = effort.noises, effort.noises + effort.held_out
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
-        given = cut(model.bind(condition), total, torch.arange(total, device="cpu"), device)
         x0, error = converged(
             model,
             x1,

@@ -51,8 +51,9 @@ from sde_diffusion.tuning.fit import (
     with_source,
 )
 from sde_diffusion.tuning.grid_search import Start, search
-from sde_diffusion.tuning.task import FIRST_NOISE, Task, check_condition, place
+from sde_diffusion.tuning.task import FIRST_NOISE, Task, place, rows_of
 from solvers import Solver
+from solvers.conditions import cut
 from solvers.errors import InputError, require_whole
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -138,8 +139,9 @@ def tuned_each(
             result on the load of the machine.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
         on_effort: called with the planned ``Effort`` before the work.
-        condition: per-sample tensors ``(noises + held_out, ...)`` that are passed to the network, by name; with minutes
-            any number of rows from 8 up, half of them for the fits.
+        condition: what the network takes beside (x, t), by name: tensors ``(noises + held_out, ...)`` with a row
+            for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
+            Anything else is passed on unchanged.
         conditions: conditions as keywords.
 
     Raises:
@@ -160,14 +162,13 @@ def tuned_each(
     if noises < _FEW or held_out < 2:
         raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
-    check_condition(given, None if minutes is not None else noises + held_out)
+    rows = rows_of(given, None if minutes is not None else noises + held_out)
+    settings = (model, budgets, shape, seed, noises, held_out, batch_size, minutes)
     if isinstance(progress, bool):
         with bar(progress) as shown:
-            yield from _each(
-                model, budgets, shape, seed, noises, held_out, batch_size, minutes, shown, on_effort, given
-            )
+            yield from _each(*settings, shown, on_effort, given, rows)
     else:
-        yield from _each(model, budgets, shape, seed, noises, held_out, batch_size, minutes, progress, on_effort, given)
+        yield from _each(*settings, progress, on_effort, given, rows)
 
 
 def _each(
@@ -181,25 +182,27 @@ def _each(
     minutes: float | None,
     callback: Callable[[Progress], None] | None,
     on_effort: Callable[[Effort], None] | None,
-    condition: dict[str, Tensor],
+    condition: dict[str, Any],
+    rows: int | None,
 ) -> Iterator[Tuned]:
     model.eval()
     clock = Clock(None if minutes is None else 60 * minutes)
     reporter = Reporter(callback, clock)
     device, dtype = place(model)
     x1 = model.sde.prior((32, *shape), seeds=seeds_of(seed, 32, FIRST_NOISE), device=device, dtype=dtype)
-    given = {name: value.to(device) for name, value in condition.items()}
-    speed = seconds_per_evaluation(model, x1, batch_size, given)
+    # Bound while they are whole: a null with a row for each sample is cut together with its condition.
+    given = _first(model.bind(condition), rows, rows, device)
+    speed = seconds_per_evaluation(model, x1, batch_size, given, rows)
     calls = [nfe // model.cost for nfe in budgets]
     made = effort_for(clock.seconds, speed, calls, noises, held_out, model.cost)
-    if condition and minutes is not None:  # as many as there are conditions
-        n = min(len(next(iter(condition.values()))), made.noises + made.held_out)
+    if rows is not None and minutes is not None:  # as many as there are conditions
+        n = min(rows, made.noises + made.held_out)
         made = replace(made, noises=n - n // 2, held_out=n // 2)
-        condition = {name: value[:n] for name, value in condition.items()}
+        given = _first(given, rows, n, device)
     if on_effort is not None:
         on_effort(made)
     reporter.tell(0.0, "reference solutions")
-    task = Task.prepare(model, shape, seed, made, batch_size, condition)
+    task = Task.prepare(model, shape, seed, made, batch_size, given)
     # A solver of n steps takes about n^2 calls for each sample and iteration.
     weights = [n**2 for n in calls]
     first = 0.3
@@ -209,6 +212,11 @@ def _each(
         reporter.within(first, width, f"{nfe} evaluations: ")
         yield _tuned(task, nfe, reporter, clock.part(share))
         first += width
+
+
+def _first(given: dict[str, Any], rows: int | None, n: int | None, device: torch.device) -> dict[str, Any]:
+    """The conditions of the first n samples, on a device."""
+    return given if rows is None or n is None else cut(given, rows, torch.arange(n, device="cpu"), device)
 
 
 def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:

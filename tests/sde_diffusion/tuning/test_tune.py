@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, tune
 from sde_diffusion.cli import app
+from sde_diffusion.guidance import Guided
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.tuned_solver import find_tuned, load_tuned, save_tuned
@@ -299,3 +300,38 @@ def test_bad_times_and_unknown_arguments_are_refused() -> None:
         tune(model, 4, minute=1)
     with pytest.raises((TypeError, ValueError), match=r"8 or more; got \[3\]|'label'"):
         tune(model, 4, minutes=1, label=torch.zeros(3))
+
+
+def test_conditions_are_tensors_within_dicts_flags_and_shared_values_too() -> None:
+    seen = []
+
+    def network(x: Tensor, t: Tensor, text: dict[str, Any], strength: float) -> Tensor:
+        seen.append((len(x), len(text["rows"]), len(text["shared"]), strength))
+        alpha, sigma = (c.to(x).reshape(-1, 1) for c in VPSDE().marginal(t))
+        mean = strength * text["rows"] + text["shared"].mean()
+        return sigma * (x - alpha * mean) / (0.04 * alpha**2 + sigma**2)
+
+    model = ScoreModel(network, VPSDE(), shape=(1,))
+    rows = torch.linspace(-1, 1, 24).reshape(24, 1)
+    text = {"rows": rows, "shared": torch.ones(3)}
+    solver = tune(model, 4, noises=16, held_out=8, condition={"text": text, "strength": 2.0})
+    assert solver.evaluations(4) == 4
+    assert all(n == of and shared == 3 and strength == 2.0 for n, of, shared, strength in seen)
+    with pytest.raises(ValueError, match="23 entries for 24 noise samples"):
+        tune(model, 4, noises=16, held_out=8, condition={"text": rows[:23], "strength": 2.0})
+
+
+def test_a_null_with_a_row_for_each_sample_is_cut_with_its_condition_when_the_time_is_given() -> None:
+    """Each null belongs to its sample: here null = -condition, so that a call tells whether both were cut alike."""
+    wrong = []
+
+    def network(x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        if len(x) % 2 == 0 and not torch.equal(text[: len(x) // 2], -text[len(x) // 2 :]):
+            wrong.append(text)
+        alpha, sigma = (c.to(x).reshape(-1, 1) for c in VPSDE().marginal(t))
+        return sigma * (x - alpha * text) / (0.04 * alpha**2 + sigma**2)
+
+    plain = ScoreModel(network, VPSDE(), shape=(1,))
+    text = torch.linspace(0.1, 1, 300).reshape(300, 1)
+    found = tuned_for(Guided(plain, 1.5, null={"text": -text}), [4], minutes=0.01, text=text)[4]
+    assert not wrong and 8 <= found.noises + found.held_out < 300

@@ -1,0 +1,249 @@
+r"""The model that commands run: a stored model, given its labels, with the guidance that was asked for.
+
+With D_c the prediction with the label and D_u the one without it, or that of a weaker ``guide``,
+
+    D = D_u + w (D_c - D_u)                                        w = ``scale``, 1 for no guidance,
+
+changed by at most one rule of ``guidance.combine``: ``rescale`` (phi) brings D back to the standard deviation of D_c,
+``eta_parallel`` damps the part of the update along D_c (projected guidance). With an ``interval`` guidance acts where
+low < sigma / alpha <= high. Each guided prediction is two network evaluations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.guidance.classifier_free import Guided, null_of
+from sde_diffusion.guidance.combine import projected, rescaled
+from sde_diffusion.models.conditions import condition_names
+from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.storage.checkpoint import StoredModel, load
+from sde_diffusion.storage.locate import name_of
+from sde_diffusion.storage.record_types import GuidanceEntry
+from solvers.errors import InputError
+
+APG_NORM = 15.0
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """The guidance of a run.
+
+    Args:
+        scale: w; 1 is the plain conditional model.
+        interval: (low, high) of sigma / alpha where guidance acts; everywhere when None.
+        rescale: phi, from 0 to 1, of ``guidance.rescaled``, which acts on the network's output.
+        eta_parallel: weight of the parallel part in ``guidance.projected``; None for no projection.
+        norm: largest norm of the update in projected guidance.
+        guide: a weaker model on the same process, for autoguidance.
+
+    Raises:
+        ValueError: values out of range, two rules at once, or a rule without a scale.
+
+    >>> GuidanceSettings(3.0, interval=(0.2, 5.0)).plain
+    False
+    >>> GuidanceSettings(3.0, rescale=2.0)
+    Traceback (most recent call last):
+    ...
+    solvers.errors.InputError: rescale (--rescale) is phi, from 0 to 1; got 2.0
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] | None = None
+    rescale: float | None = None
+    eta_parallel: float | None = None
+    norm: float = APG_NORM
+    guide: StoredModel | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise InputError(f"the guidance scale (--guidance) is a finite number; got {self.scale}")
+        if self.interval is not None:
+            low, high = self.interval
+            if not (0 <= low < high < math.inf):
+                raise InputError(
+                    "a guidance interval (--guidance-interval) is LOW,HIGH in sigma / alpha with 0 <= LOW < HIGH, both "
+                    f"finite; got {low:g},{high:g}"
+                )
+        if self.rescale is not None and not 0 <= self.rescale <= 1:
+            raise InputError(f"rescale (--rescale) is phi, from 0 to 1; got {self.rescale}")
+        if self.eta_parallel is not None and not math.isfinite(self.eta_parallel):
+            raise InputError(f"eta_parallel (--eta-parallel) is a finite number; got {self.eta_parallel}")
+        if self.rescale is not None and self.eta_parallel is not None:
+            raise InputError("rescaled and projected guidance are two rules: give --rescale or --apg, not both")
+        if self.scale == 1 and (unused := self._rules()):
+            raise InputError(f"{', '.join(unused)} changes guidance, and there is none: give --guidance, such as 2")
+
+    def _rules(self) -> list[str]:
+        """The options that change what the scale alone does."""
+        given = {
+            "--guidance-interval": self.interval,
+            "--rescale": self.rescale,
+            "--apg": self.eta_parallel,
+            "--autoguide": self.guide,
+        }
+        return [name for name, value in given.items() if value is not None]
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is no guidance."""
+        return self.scale == 1
+
+    def entry(self) -> GuidanceEntry:
+        """All but the scale, for a record."""
+        found: GuidanceEntry = {}
+        if self.interval is not None:
+            found["interval"] = list(self.interval)
+        if self.rescale is not None:
+            found["rescale"] = self.rescale
+        if self.eta_parallel is not None:
+            found["eta_parallel"] = self.eta_parallel
+            found["norm"] = self.norm
+        if self.guide is not None:
+            found["guide"] = {"path": name_of(self.guide), "step": self.guide.step, "sha256": self.guide.sha256}
+        return found
+
+    def record(self, labels: Sequence[int] | None) -> dict[str, Any]:
+        """Labels and guidance as a record has them.
+
+        >>> GuidanceSettings(2.0, interval=(0.2, 5.0)).record([3])
+        {'labels': [3], 'guidance': 2.0, 'guidance_rule': {'interval': [0.2, 5.0]}}
+        """
+        found = {"labels": None if labels is None else list(labels), "guidance": self.scale}
+        return {**found, "guidance_rule": entry} if (entry := self.entry()) else found
+
+    @classmethod
+    def from_entry(cls, scale: float, entry: GuidanceEntry, guide: StoredModel | None = None) -> GuidanceSettings:
+        """The settings of a record.
+
+        Args:
+            scale: w.
+            entry: from ``entry``.
+            guide: the model that the entry names, if it names one.
+
+        Raises:
+            ValueError: a guide that is missing, not named, or has other weights.
+        """
+        wanted = entry.get("guide")
+        if (wanted is None) != (guide is None):
+            raise InputError(
+                "the samples of the record were made without autoguidance; leave out --autoguide"
+                if wanted is None
+                else f"the record was made with the guide {wanted['path']}; name it: --autoguide {wanted['path']}"
+            )
+        if wanted is not None and guide is not None and guide.sha256 != wanted["sha256"]:
+            raise InputError(
+                f"the record was made with a guide of the weights {wanted['sha256']} ({wanted['path']}), but "
+                f"{guide.path} has {guide.sha256}; name the guide of the record: --autoguide RUN"
+            )
+        interval = entry.get("interval")
+        if interval is not None and len(interval) != 2:
+            raise InputError(f"a guidance interval has two ends; got {interval}")
+        return cls(
+            scale,
+            None if interval is None else (interval[0], interval[1]),
+            entry.get("rescale"),
+            entry.get("eta_parallel"),
+            entry.get("norm", APG_NORM),
+            guide,
+        )
+
+    def tag(self, labels: Sequence[int] | None) -> str:
+        """A short name of what a tuned solver belongs to beside the weights: "" without label and guidance.
+
+        >>> GuidanceSettings().tag(None), GuidanceSettings(2.5).tag([3])
+        ('', 'label-w2.5')
+        """
+        parts = [] if labels is None else ["label"]
+        if not self.plain:
+            parts.append(f"w{self.scale!r}".removesuffix(".0"))
+        rule = self.entry()
+        if rule:
+            if self.guide is not None:
+                rule["guide"]["path"] = ""  # the weights count, wherever they lie
+            digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
+            parts.append(digest[:8])
+        return "-".join(parts)
+
+
+def guided_model(
+    model: ScoreModel, n: int, labels: Sequence[int] | None = None, guidance: GuidanceSettings | None = None
+) -> tuple[ScoreModel, dict[str, Any]]:
+    """The model with its guidance, and the conditions of n samples.
+
+    Args:
+        model: any ScoreModel.
+        n: number of samples.
+        labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
+        guidance: none by default.
+
+    Returns:
+        A model that costs two evaluations if it is guided, and ``{"label": (n,)}``, or ``{}`` without labels.
+
+    Raises:
+        ValueError: labels that the model cannot take, or guidance without labels and without a guide.
+
+    >>> from sde_diffusion.networks import build
+    >>> from sde_diffusion.sde import VPSDE
+    >>> plain = ScoreModel(build("mlp", shape=(2,), classes=3), VPSDE(), shape=(2,))
+    >>> model, condition = guided_model(plain, 5, [2, 0], GuidanceSettings(3.0))
+    >>> model.cost, condition["label"].tolist()
+    (2, [2, 0, 2, 0, 2])
+    """
+    guidance = guidance or GuidanceSettings()
+    condition = {} if labels is None else {"label": _label(model, labels, n)}
+    if guidance.plain:
+        return model, condition
+    if labels is None and guidance.guide is None:
+        raise InputError(
+            f"guidance {guidance.scale:g} needs labels to guide to; name them: --label 3, or --label all; or name a "
+            "weaker model to guide away from: --autoguide RUN"
+        )
+    guide = None
+    if guidance.guide is not None:
+        guide = load(guidance.guide, device=str(model.device))
+        if labels is not None:
+            own, other = _classes(model), _classes(guide)
+            if own != other:
+                raise InputError(
+                    f"the guide {guidance.guide.path} was trained with {other or 'no'} classes and the model with "
+                    f"{own or 'no'}; autoguidance gives both networks the same label"
+                )
+    elif not isinstance(model, Guided):
+        null_of(model.network, "label")  # now, with its own message, not in the first step
+    combine, on = None, "data"
+    if guidance.rescale is not None:
+        combine, on = rescaled(guidance.scale, guidance.rescale), "output"
+    elif guidance.eta_parallel is not None:
+        combine = projected(guidance.scale, guidance.eta_parallel, guidance.norm)
+    scale = guidance.scale if combine is None else None
+    made = Guided(model, scale, interval=guidance.interval, combine=combine, guide=guide, on=on)
+    return made.eval(), condition
+
+
+def _classes(model: ScoreModel) -> int | None:
+    """The number of classes that a network was built with; None if it does not say."""
+    classes = (getattr(model.network, "settings", None) or {}).get("classes")
+    return None if classes is None else int(classes)
+
+
+def _label(model: ScoreModel, labels: Sequence[int], n: int) -> Tensor:
+    """The label of each of n samples."""
+    classes = _classes(model)
+    if classes is None:
+        names = None if model.network is None else condition_names(model)
+        if hasattr(model.network, "settings") or names is None or "label" not in names:
+            raise InputError("the model was trained without labels and cannot take one; train with --labels")
+        if not labels or min(labels) < 0:
+            raise InputError(f"labels are whole numbers from 0 up, one or more; got {list(labels)}")
+    elif not labels or not all(0 <= label < classes for label in labels):
+        raise InputError(f"the labels of this model run from 0 to {classes - 1}; got {list(labels)}")
+    return torch.tensor(labels, device="cpu").repeat(-(-n // len(labels)))[:n]
