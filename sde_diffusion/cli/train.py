@@ -37,7 +37,7 @@ sdediff train --data cats/ --out my-cats   a folder of images
 sdediff train --data mnist --data-dir data
 sdediff train --labels                     for guidance
 sdediff train --config cats.toml           every option from a file
-sdediff train --resume                     go on with the latest run
+sdediff train --resume                     resume the latest run
 accelerate launch -m sde_diffusion train --out DIR  all GPUs
 """
 DATA, MODEL = "Data and run", "Model"

@@ -111,7 +111,7 @@ class Comparison:
     reference_error: float | None
 
     def verdict(self, row: ComparisonRow) -> Verdict | None:
-        """The row against the best of its budget; None without a paired error."""
+        """The row against the best at its NFE; None without a paired error."""
         return self._verdicts.get((row.solver, row.nfe))
 
     @cached_property
@@ -157,7 +157,7 @@ def compare(
         model: any ScoreModel with a shape.
         solvers: by the names to show; one, or one for each budget.
         budgets: network evaluations for each sample.
-        n: samples of each solver and budget.
+        n: number of samples for each solver and NFE.
         paired: number of samples, the first ones, that are compared with the reference solution; at most n.
         seed: sample k starts from the noise that ``sample(model, n, seed=seed)`` gives it.
         data: (m, ...) to measure the distance of the samples to; without it there is none.
@@ -181,8 +181,7 @@ def compare(
     given = conditions_for(compare, model, conditions, condition)
     if not solvers or not budgets or min(budgets) < 1:
         raise InputError(
-            f"expected one solver or more and budgets of at least 1 evaluation; got solvers {list(solvers)}, "
-            f"nfe {list(budgets)}"
+            f"expected one solver or more and NFE of at least 1; got solvers {list(solvers)}, nfe {list(budgets)}"
         )
     ways = {(name, nfe): _for(name, solver, nfe) for name, solver in solvers.items() for nfe in budgets}
     if model.shape is None:
@@ -220,7 +219,7 @@ def compare(
 
 
 def _for(name: str, solver: Solver | Mapping[int, Solver], nfe: int) -> Solver:
-    """The solver of a name for a budget."""
+    """The solver of a name for an NFE."""
     if isinstance(solver, Solver):
         return solver
     if nfe not in solver:

@@ -70,7 +70,7 @@ class SolverChoice:
             f"estimated on {self.pilot} other samples, within {self.tolerance:g}"
         )
         if others:
-            text += f" (at that budget {others})"
+            text += f" (at this NFE {others})"
         if below:
             budget = max(nfe for nfe, _ in below)
             text += f"; {budget} evaluations give {min(b for nfe, b in below if nfe == budget):.2g}"
@@ -125,7 +125,7 @@ def choose_solver(
     for name, solver in solvers.items():
         if solver.stochastic or solver.adaptive:
             kind = "draws noise and has no error of this kind" if solver.stochastic else "chooses its own steps"
-            raise InputError(f"a tolerance chooses the budget of a deterministic fixed-step solver; {name} {kind}")
+            raise InputError(f"a tolerance chooses the NFE of a deterministic fixed-step solver; {name} {kind}")
     say = on_try or (lambda what: None)
     model.eval()
     device = model.device
@@ -156,9 +156,7 @@ def choose_solver(
         if bound <= tolerance:
             return SolverChoice(name, nfe, tolerance, errors[nfe, name], bound, n, own, tried)
     if not tried:
-        raise InputError(
-            f"no solver of {', '.join(solvers)} takes a budget of {', '.join(map(str, LADDER))} evaluations"
-        )
+        raise InputError(f"no solver of {', '.join(solvers)} runs with {', '.join(map(str, LADDER))} evaluations")
     nearest = min(tried, key=lambda entry: entry[2])
     raise InputError(
         f"no solver of {', '.join(solvers)} meets the tolerance {tolerance:g} with {LADDER[-1]} evaluations or fewer; "

@@ -22,7 +22,7 @@ ENOUGH = 20  # a reference is fit to measure errors that many times its own
 
 
 def table(found: Comparison) -> Table:
-    """The rows, grouped by budget, best first."""
+    """The rows, grouped by NFE, best first."""
     distances = any(row.sliced is not None for row in found.rows)
     heads = ["NFE", "solver", "error", "against the best", *(["Frechet", "sliced W"] if distances else []), "seconds"]
     out = Table(*heads, box=SIMPLE_HEAD, pad_edge=False)
@@ -36,7 +36,7 @@ def table(found: Comparison) -> Table:
 
 
 def against(found: Comparison, row: ComparisonRow) -> str:
-    """The row beside the best of its budget, in words."""
+    """The comparison of a row with the best at its NFE, in words."""
     verdict = found.verdict(row)
     if verdict is None:
         return row.note or "stochastic: no paired error"
@@ -49,7 +49,7 @@ def against(found: Comparison, row: ComparisonRow) -> str:
 
 def summary(found: Comparison) -> list[str]:
     """Remarks below the table."""
-    lines = [f"{found.n} samples of seed {found.seed} for every solver and budget"]
+    lines = [f"{found.n} samples of seed {found.seed} for every solver and NFE"]
     if found.reference_error is not None:
         lines.append(
             f"error: root mean square distance to the model's reference solution from the same noise, mean over "

@@ -4,7 +4,7 @@
 name                                   what                                      splits
 =====================================  ========================================  ==================
 digits                                 8 x 8 handwritten digits, bundled         1,500 / 297
-moons, rings, checkerboard, swiss-roll points in the plane, generated            20,000 / 20,000
+moons, rings, checkerboard, swiss-roll points in 2-D, generated                  20,000 / 20,000
 mnist                                  28 x 28 digits, from `data_dir`           60,000 / 10,000
 cifar10                                32 x 32 colour images, from `data_dir`    50,000 / 10,000
 a path                                 .npy, .npz, a folder of images, or what   train only

@@ -119,7 +119,7 @@ def last_time(model: ScoreModel, drawing: SamplingSettings) -> float:
         raise InputError("the model does not know the shape of a sample")
     run = drawing.resolve(model, model.shape)
     if run.solver.adaptive:
-        raise InputError("the error budget is of a grid of times, and an adaptive solver has none: name another solver")
+        raise InputError("the error budget needs a solver with a time grid; adaptive solvers have none")
     times = run.times
     if len(times) < 3:
         raise InputError("one evaluation goes from noise to data at once and has no time to truncate at; use more")

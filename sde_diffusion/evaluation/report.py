@@ -24,7 +24,7 @@ BEST = {figure: best for metric in METRICS.values() for figure, best in zip(metr
 def record(
     source: Mapping[str, Any], reference: FeatureStatistics, runs: Sequence[Mapping[str, Any]]
 ) -> EvaluationRecord:
-    """All of an evaluation but its budget."""
+    """An evaluation as JSON values, without its error budget."""
     return {
         "format": FORMAT,
         "kind": EVALUATION_KIND,
@@ -70,7 +70,7 @@ def columns(points: Sequence[CurvePoint]) -> list[tuple[str, Mapping[str, Estima
 
 
 def budget_dict(budget: Budget) -> dict[str, Any]:
-    """A budget as JSON can hold it."""
+    """An error budget as JSON values."""
     return {
         **figures_dict({"total": budget.total}),
         "terms": figures_dict(budget.terms),
@@ -81,7 +81,7 @@ def budget_dict(budget: Budget) -> dict[str, Any]:
 
 
 def budget_table(budget: Budget) -> Table:
-    """The terms of a budget, and their sum."""
+    """The table of the terms of an error budget, and their sum."""
     out = Table("error", "squared Frechet distance", title="Error budget", box=SIMPLE_HEAD, pad_edge=False)
     for name, estimate in budget.terms.items():
         out.add_row(name, show(estimate))

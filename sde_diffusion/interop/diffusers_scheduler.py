@@ -252,7 +252,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self._run.begin_at(index)
 
     def _fresh(self, shape: tuple[int, ...]) -> Asked | None:
-        """The plan for another shape with the budget of this one; None on a grid that was given."""
+        """The plan for another shape with the same NFE; None on a given grid."""
         assert self._asked is not None
         if self._given:
             return None

@@ -1,6 +1,6 @@
 r"""The usual mistakes of a model that is put together from a network and what is believed of it, found by regression.
 
-On held data x_0 with fresh noise, x_t = alpha x_0 + sigma eps is denoised at several noise levels, and the error is
+On held-out data x_0 with fresh noise, x_t = alpha x_0 + sigma eps is denoised at several noise levels, and the error is
 compared with that of the best isotropic linear denoiser of the same data,
 
     r(t) = |D(x_t, t) - x_0|^2 / |D_lin(x_t, t) - x_0|^2,     D_lin = m + alpha v / (alpha^2 v + sigma^2) (x_t - alpha

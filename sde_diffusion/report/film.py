@@ -26,7 +26,7 @@ def film_frames(states: Tensor, denoised: Tensor, times: Sequence[float]) -> lis
         times: K times.
 
     Raises:
-        ValueError: samples that are neither images nor points in the plane.
+        ValueError: samples that are neither images nor points in 2-D.
 
     >>> frames = film_frames(torch.zeros(2, 4, 1, 8, 8), torch.zeros(2, 4, 1, 8, 8), [1.0, 0.0])
     >>> len(frames), frames[0].size

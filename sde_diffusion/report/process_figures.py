@@ -79,7 +79,7 @@ def strip_figure(rows: Mapping[str, Tensor], times: Sequence[float]) -> Any:
         times: K times, the headings of the columns.
 
     Raises:
-        ValueError: samples that are neither images nor points in the plane.
+        ValueError: samples that are neither images nor points in 2-D.
     """
     columns = len(times)
     figure = _figure(1.3 * columns + 0.6, 1.45 * len(rows) + 0.2)
@@ -111,7 +111,7 @@ def strip_figure(rows: Mapping[str, Tensor], times: Sequence[float]) -> Any:
 
 
 def score_figure(score: Callable[[Tensor, Tensor], Tensor], sde: SDE, data: Tensor, times: Sequence[float]) -> Any:
-    """Arrows of sigma(t) times the score in the plane, over samples of p_t.
+    """Arrows of sigma(t) times the score in 2-D, over samples of p_t.
 
     Args:
         score: (x, t) -> grad log p_t(x), x (B, 2) and t (B,).
@@ -123,7 +123,7 @@ def score_figure(score: Callable[[Tensor, Tensor], Tensor], sde: SDE, data: Tens
         ValueError: data of another shape.
     """
     if data.ndim != 2 or data.shape[1] != 2:
-        raise InputError(f"the score field is drawn for data in the plane (N, 2); got {tuple(data.shape)}")
+        raise InputError(f"the score field needs data in 2-D (N, 2); got {tuple(data.shape)}")
     figure = _figure(3.1 * len(times), 3.3)
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(data.shape, generator=generator, dtype=data.dtype)
@@ -148,7 +148,7 @@ def trajectory_figure(trajectory: Tensor, times: Tensor, title: str) -> Any:
     """Paths of samples from noise to data.
 
     Args:
-        trajectory: (steps + 1, B, 2) in the plane, or (steps + 1, B, ...) of which one entry is drawn against t.
+        trajectory: (steps + 1, B, 2) in 2-D, or (steps + 1, B, ...) of which one entry is drawn against t.
         times: (steps + 1,).
         title: the heading.
     """

@@ -38,7 +38,7 @@ def save_restoration(
     from matplotlib.figure import Figure
 
     if samples.ndim != 4 or samples.shape[1] not in (1, 3):
-        raise InputError(f"a picture of a restoration shows images (n, 1 or 3, H, W); got {tuple(samples.shape)}")
+        raise InputError(f"the figure of a restoration needs images (n, 1 or 3, H, W); got {tuple(samples.shape)}")
     columns: list[tuple[str, Tensor]] = [("observation", observation)]
     if original is not None:
         columns.insert(0, ("original", original))

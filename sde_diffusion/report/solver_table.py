@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 _SOURCE = 30  # columns that a source needs at least
-_CAPTION = "order: weak (strong) for SDEs; N: steps, the last one to sigma = 0; least: smallest budget"
+_CAPTION = "order: weak (strong) for SDEs; N: steps, the last one to sigma = 0; least: minimum NFE"
 
 
 def table_of_solvers(declarations: Mapping[str, Mapping[str, Any]], width: int = 80) -> Table:

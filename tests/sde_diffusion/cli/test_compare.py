@@ -19,7 +19,7 @@ FEW = ["--n", "16", "--paired", "8", "--reference-steps", "200"]
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small untrained model of points in the plane, in place of the bundled one."""
+    """A small untrained model of points in 2-D, in place of the bundled one."""
     moons = load_data("moons")
     untrained = default_model(moons, network_settings={"width": 8, "depth": 1})
     path = export(untrained, "model.safetensors", data={"name": "moons", "fingerprint": moons.fingerprint}, step=0)
@@ -66,7 +66,7 @@ def test_the_initial_noise_is_that_of_sample_and_json_agrees() -> None:
     ("args", "message"),
     [
         ("--solvers ddmi", "unknown solver 'ddmi'"),
-        ("--nfe 0", "budgets of at least 1 evaluation"),
+        ("--nfe 0", "NFE of at least 1"),
         ("--nfe five", "--nfe takes whole numbers separated by commas"),
         ("--n 1", "an interval needs at least 2 samples; got n=1"),
         ("--paired 1", "an interval needs at least 2 samples"),

@@ -66,7 +66,7 @@ def test_files_are_not_overwritten_and_formats_follow_the_name() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score", "bundled"], "data in the plane"),
+        (["score", "bundled"], "data in 2-D"),
         (["schedule", "--sde", "vpp"], "did you mean"),
         (["schedule", "--out", "a.gif"], "written as .png, .svg, .pdf"),
         (["trajectories", "bundled", "--solver", "rk45"], "chooses its own steps"),

@@ -132,7 +132,7 @@ def test_what_cannot_run_is_a_row_with_the_reason() -> None:
     found = compare(MODEL, pick("ddim", "sde", "heun"), [1, 4], n=8, paired=8, data=DATA[:1], reference_steps=50)
     rows = {(row.solver, row.nfe): row for row in found.rows}
     assert rows["heun", 4].used == 3
-    assert rows["ddim", 4].frechet is None and rows["ddim", 4].sliced is not None  # one sample of data in the plane
+    assert rows["ddim", 4].frechet is None and rows["ddim", 4].sliced is not None  # one sample of data in 2-D
     assert any("no Frechet distance" in line for line in summary(found))
     found = compare(MODEL, {"dear": Expensive(), **pick("ddim")}, [4], n=4, reference_steps=50)
     assert "needs at least 5" in against(found, found.rows[0]) and found.rows[1].error
@@ -163,7 +163,7 @@ def test_a_reference_that_is_too_coarse_is_named() -> None:
 
 def test_bad_input_is_refused() -> None:
     for budgets in ([0], [10, -1], []):
-        with pytest.raises(ValueError, match=r"budgets of at least 1 evaluation; got .* nfe"):
+        with pytest.raises(ValueError, match=r"NFE of at least 1; got .* nfe"):
             compare(MODEL, pick("ddim"), budgets)
     for n, paired in ((1, 64), (8, 1)):
         with pytest.raises(ValueError, match=f"at least 2 samples; got n={n}, of which 1 are paired"):
