@@ -49,6 +49,9 @@ RULED_OUT = {
     r"seen through more noise": "decided at higher noise levels",
     r"the best fixed-budget deterministic solver of this library, whatever": "the default solver",
     r"which solvers can follow": "that solvers resolve",
+    r"points of the plane": "points in 2-D",
+    r"(least|smallest) budget": "minimum NFE",
+    r"with the budget of|takes a budget": "NFE",
 }
 PATTERN = {re.compile(rf"\b(?:{phrase})\b", re.I): better for phrase, better in RULED_OUT.items()}
 
