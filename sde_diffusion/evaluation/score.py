@@ -92,6 +92,7 @@ def evaluate(
         names = [name for name in names if name not in few]
     for name in names:
         choose(name, METRICS, "metric")
+    require_whole("seed", seed, 0, 2**31 - 1)
     require_whole("draws", draws, 2, MOST_DRAWS)
     sets = Sets(samples.features, reference.features, reference.moments, samples.probabilities, draws, seed)
     return measure(sets, names)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from sde_diffusion.models.outputs import tensor_of
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import DDPM, EDM, SDE, VPSDE, CosineVPSDE, Flow
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 
 LEVELS = (0.05, 0.15, 0.4, 1.0, 2.5, 6.0, 15.0)  # rho over the standard deviation of the data
 _FLOOR = 0.05  # of r: below it better is not more convincing
@@ -247,6 +247,7 @@ def examine(model: ScoreModel, data: Tensor, *, seed: int = 0, **condition: Any)
     """
     if len(data) < 8 or not bool(data.isfinite().all()):
         raise InputError(f"an examination needs at least 8 finite samples of the data; got {len(data)}")
+    require_whole("seed", seed, 0, 2**31 - 1)
     exam = _Examination(model, data, seed, condition)
     declared = Reading("", "as declared", "", model.predicts)
     early = _before_regression(exam, declared)

@@ -54,6 +54,7 @@ def chosen_rows(data: Data, n: int, seed: int) -> Tensor:
     """
     if not 1 <= n <= len(data):
         raise InputError(f"{data.name} has {len(data)} samples; n must be from 1 to {len(data)}, got {n}")
+    require_whole("seed", seed, 0, 2**31 - 1)
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sde_diffusion.data.images import decode
 from sde_diffusion.guidance import Blur, Downsample, Grey, Mask, Operator
 from sde_diffusion.report.restored import as_image
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def degraded(
     """
     if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
         raise InputError(f"restore needs a model of images (1 or 3, H, W); this one samples {shape}")
+    require_whole("seed", seed, 0, 2**31 - 1)
     channels, height, width = shape
     if task == "colorize" and channels != 3:
         raise InputError("colorize needs a model of RGB images; this one has 1 channel")

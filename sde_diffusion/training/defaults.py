@@ -177,6 +177,11 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
         config, like = TrainConfig.from_dict(before["train"]), before["model"]
         name = name or recorded_data(before["data"].get("name", ""), "--data")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
+    if like is not None and given.get("normalize", config.normalize) != config.normalize:
+        raise InputError(
+            f"the run has normalize={config.normalize}, and its network keeps the units that it was trained in; leave "
+            f"normalize={given['normalize']} out, or start a new run"
+        )
     config = config.with_options(given)
     data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"))
     network = dict(options.get("network", {}))

@@ -71,6 +71,10 @@ def refused(*args: str) -> str:
         ("restore superres images/0.png --n 99999999999999999999", "--n must be at most"),
         ("doctor bundled --n -1", "--n must be at least 1"),
         ("show reverse bundled --n 99999999999999999999", "--n must be at most"),
+        ("doctor bundled --n 8 --seed 99999999999999999999", "seed must be at most"),
+        ("likelihood bundled --n 1 --seed -1", "seed must be at least 0"),
+        ("restore superres images/0.png --simulate --run bundled --seed 99999999999999999999", "seed must be at most"),
+        ("evaluate set.npz --reference digits --metrics kid --seed 99999999999999999999", "seed must be at most"),
         ("show schedule bundled", "takes no model"),
         ("show schedule --nfe 5 --n 3", "--nfe, --n would have no effect"),
         ("show forward bundled --solver ddim", "--solver would have no effect"),
@@ -92,6 +96,15 @@ def refused(*args: str) -> str:
 def test_an_option_that_would_be_ignored_is_refused(command: str, message: str) -> None:
     files()
     assert message in refused(*command.split())
+
+
+def test_a_resumed_network_keeps_its_units_also_with_force() -> None:
+    files()
+    train = "train --data x.npy --steps 1 --batch-size 4 --width 8 --depth 1 --out run"
+    assert CliRunner().invoke(app, train.split()).exit_code == 0
+    resume = "train --resume --out run --steps 2 --force --normalize"
+    assert "keeps the units that it was trained in" in refused(*resume.split(), "none")
+    assert CliRunner().invoke(app, [*resume.split(), "auto"]).exit_code == 0
 
 
 def test_the_same_options_are_taken_where_they_have_an_effect() -> None:
