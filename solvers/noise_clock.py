@@ -45,12 +45,3 @@ def regular_clock(inverse: Tensor) -> Tensor:
     tensor([True, True])
     """
     return clock(1 / (inverse + 1 / _R))
-
-
-def inverse_of_regular_clock(tau: Tensor) -> Tensor:
-    """1 / rho at a value of ``regular_clock``.
-
-    >>> inverse_of_regular_clock(regular_clock(torch.tensor([0.5], dtype=torch.float64)))
-    tensor([0.5000], dtype=torch.float64)
-    """
-    return 1 / noise_level(tau) - 1 / _R

@@ -157,9 +157,7 @@ class ReverseProcess:
         path: t -> Scales; an SDE, or anything with these marginals.
         eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
         cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
-        data_std: standard deviation of the data where it is known: solvers that are made for data of one size
-            (``pf-ode``) measure noise levels in it.
-        condition: what every call of ``model`` receives beside (x, t), by name; see ``solvers.conditions``.
+        condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
 
     Raises:
         ValueError: eta is negative or not finite, or cost < 1.
@@ -176,7 +174,6 @@ class ReverseProcess:
     path: Callable[[Tensor], Scales]
     eta: float = 0.0
     cost: int = field(default=1, kw_only=True)
-    data_std: float | None = field(default=None, kw_only=True)
     condition: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ class ScoreModel(nn.Module):
         predicts: the parametrization of the network's output: noise, data, velocity, score or edm, or a
             ``Parametrization`` of one's own.
         shape: shape of one sample, so that sampling needs no other argument.
-        sigma_data: standard deviation of the data, for "edm" and for solvers; 1 states nothing unless it is "edm".
+        sigma_data: standard deviation of the data, for "edm".
         cost: network passes in one evaluation (2 for a guided pair).
         normalization: units of the data against those of x_0 here, see below; None where they are not decided yet:
             ``train`` then measures them.
@@ -119,11 +119,6 @@ class ScoreModel(nn.Module):
     def units(self) -> Normalization:
         """The map between data and what the network sees; the identity where none is decided."""
         return IDENTITY if self.normalization is None else self.normalization
-
-    @property
-    def data_std(self) -> float | None:
-        """Standard deviation of the data; None where nothing states it."""
-        return self.sigma_data if self.predicts == "edm" or self.sigma_data != 1 else None
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's inputs at (x, t), before x is cast to the network's dtype."""

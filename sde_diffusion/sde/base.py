@@ -261,8 +261,7 @@ class SDE(ABC):
         if model.sde != self:
             raise InputError(f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)")
         model.check_defined_at_pure_noise()
-        std = getattr(model, "data_std", None)
-        return ReverseProcess(model.denoise, self, eta, cost=model.cost, data_std=std, condition=condition)
+        return ReverseProcess(model.denoise, self, eta, cost=model.cost, condition=condition)
 
     def probability_flow(self, model: Denoiser, **condition: Any) -> ReverseProcess:
         """The probability-flow ODE, ``reverse(model, eta=0)`` (Song et al. 2021, eq. 13)."""

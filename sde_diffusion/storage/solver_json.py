@@ -60,8 +60,6 @@ def restore(description: SolverEntry | NamedSolverEntry, known: Iterable[Solver]
     hints = get_type_hints(type(start))
     settings = {}
     for key, entry in description["settings"].items():
-        if (name, key) == ("ProbabilityFlow", "large"):  # of earlier versions; the shape of a sample says it now
-            continue
         choose(key, {f.name: 0 for f in fields(start) if f.init}, f"setting of {name}")
         settings[key] = _decode(entry, known)
         if not _fits(settings[key], hints[key]):

@@ -57,7 +57,7 @@ from solvers.conditions import cut
 from solvers.errors import InputError, require_whole
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import ProbabilityFlow, fixed_order_engine
+from solvers.fitted.pf_ode import ProbabilityFlow, fixed_order_engine, is_high_dim
 from solvers.fitted.table import Table
 from solvers.planning import plan
 from solvers.problem import ReverseProcess
@@ -237,7 +237,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
         found.offer("default", default)
         one = mean_table(default, fit)
     else:
-        found.offer("default", ProbabilityFlow(), times)
+        found.offer("default", ProbabilityFlow(is_high_dim(shape)), times)
         one = compile_table(fixed_order_engine(steps), sde, steps, times)
     plain = [found.tried("default, one table", one)]
     if timed:  # the surest gain first

@@ -125,7 +125,7 @@ class ExponentialAdams(Solver):
         form: the interpolated prediction: "data", "noise" or "velocity".
         variable: in what it is a polynomial: "lambda", "rho", "angle" or "time", that of ``solvers.noise_clock``.
         corrector: whether each state is corrected once the value at its end is known.
-        sigma_data: the d of the velocity form, of the angle and of the clock, which is that of rho / d.
+        sigma_data: the d of the velocity form and of the angle.
         lower_order_final: whether the order falls to 1 towards the end of the grid. It steadies the last
             steps of few-step runs and costs the convergence order: the method is then of order 2 at most.
         sde: whether it is offered for processes with noise.

@@ -163,7 +163,7 @@ def _angle(v: Array, d: float) -> Array:
 
 
 def _clock(v: Array, d: float) -> Array:
-    return regular_clock(torch.from_numpy(d * v)).numpy()
+    return regular_clock(torch.from_numpy(v)).numpy()
 
 
 # psi of v = alpha / sigma, with d = sigma_data.

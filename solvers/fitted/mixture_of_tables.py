@@ -4,15 +4,13 @@ No single table is accurate for both images of a few sharp strokes and mixtures 
 of a sample separate these cases long before the last step. With z = x / alpha and rho = sigma / alpha, after the
 evaluation D_i = D(x_i, t_i)
 
-    u_i = log rms((z_i - D_i) / rho_i) - log rms((z_0 - D_0) / rho_0),
-    d_i = log rms((D_i - D_{i-1}) / rho_i),
+    u_i = log rms((z_i - D_i) / rho_i) - log rms(eps),      eps = x_T / sqrt(alpha_T^2 + sigma_T^2),
+    n_i = log rms(D_i),         d_i = log rms(D_i - D_{i-1}),
 
-are the log of the fraction of the noise that the model predicts as noise, and the log of the change of the denoised
-sample. Both are invariant to a shift of the data and, with noise levels in units of the data, to its scale. For a
-Gaussian of variances c_k the mean of exp(2 u_i) is the mean of rho^2 / (c_k + rho^2): u measures the spectrum of the
-data at the noise level of the step. From
-these features a multinomial logistic regression gives each of K kinds a weight g_k (a ``GatingNetwork``; they sum to
-1), and the coefficients of the row are
+measure the fraction of the noise that is predicted as noise, the size of the denoised sample, and its last change. For
+a Gaussian of variances c_k the mean of exp(2 u_i) is that of rho^2 / (c_k + rho^2), a summary of the spectrum of the
+data at the noise level of the step. From these features a multinomial logistic regression (``GatingNetwork``) gives
+each of K experts a weight g_k, with sum 1, and the coefficients of the row are
 
     a_i = sum_k g_k a_i^k,       b_ij = sum_k g_k b_ij^k,
 
@@ -22,6 +20,7 @@ experts (Jacobs et al. 1991) whose experts are tables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,9 +39,8 @@ from solvers.solver import LocalErrorEstimate, sample_rms
 
 # Features are clamped at this many standard deviations from their mean in the fit.
 FAR = 4.0
-_UNLIKE = 6.0  # a sample with features this far away gets the safe table, if any
-_LOWER = ExponentialAdams(2, variable="time")  # the solver that the error estimate compares with
-_LEAST = -6.0  # log of the smallest root mean square
+_LOWER = ExponentialAdams(2, variable="time")  # what the error estimate compares with
+_LEAST = -4.0  # log of the smallest root mean square that counts
 
 
 class GatingNetwork(NamedTuple):
@@ -83,22 +81,15 @@ class GatingNetwork(NamedTuple):
         # Sums, because the rounding of a matrix product would depend on the batch.
         return torch.softmax((far[:, :, None] * slopes).sum(1).add_(offset), 1)
 
-    @staticmethod
-    def nearness(features: Tensor, numbers: tuple[Tensor, ...]) -> Tensor:
-        """1 if every feature is within 4 standard deviations of the fit, 0 if one is 6 away: (B, 1)."""
-        start, factor = numbers[:2]
-        away = torch.addcmul(start, features, factor).abs_().amax(1, keepdim=True)
-        return ((_UNLIKE - away) / (_UNLIKE - FAR)).clamp_(0, 1)
-
 
 class GateFeatures(NamedTuple):
     """Features of the evaluations so far.
 
     Attributes:
-        number: number of completed rows.
-        values: outputs of the model, newest first.
-        start: log rms((z_0 - D_0) / rho_0), (B, 1).
-        features: up to three residuals u_i, then up to two changes d_i from the second on, each newest first:
+        number: number of rows done.
+        values: predictions of the model, newest first.
+        start: log rms(eps), (B, 1).
+        features: up to three residuals u_i, the size n_i, up to two changes d_i from the second on, each newest first:
             (B, features) float64.
         row: the coefficients of the last row, (B or 1, 1 + weights): decay, then weights, newest value first.
     """
@@ -110,20 +101,24 @@ class GateFeatures(NamedTuple):
     row: Tensor | None = None
 
     def after(self, x: Tensor, value: Tensor, alpha: Tensor, sigma: Tensor) -> GateFeatures:
-        """The features after one more evaluation, at x_t = x."""
-        residual = _log_rms(float(sigma), x.sub(value, alpha=float(alpha)))
+        """With one evaluation more, at x_t = x."""
         if self.number == 0:
-            return self._replace(values=(value,), start=residual)
+            return self._replace(values=(value,), start=_log_rms(math.hypot(alpha, sigma), x))
         assert self.start is not None
-        now = residual - self.start
-        parts = [now] if self.features is None else [now, self.features[:, : min(self.number - 1, 2)]]
-        if self.number > 1:  # D at pure noise is close to the data mean, and a network's D is inaccurate there
-            parts.append(_log_rms(float(sigma / alpha), value - self.values[0]))
-        if self.number > 2:
-            assert self.features is not None
-            residuals = min(self.number - 1, 3)
-            parts.append(self.features[:, residuals : residuals + 1])
-        return self._replace(values=(value, *self.values), features=torch.cat(parts, 1))
+        parts = [x.sub(value, alpha=float(alpha)), value]
+        if self.number > 1:  # D at pure noise has no information on the data, and that of a network is far off
+            parts.append(value - self.values[0])
+        now = _log_rms(float(sigma), *parts)
+        now[:, :1] -= self.start
+        return self._replace(values=(value, *self.values), features=self._joined(now))
+
+    def _joined(self, now: Tensor) -> Tensor:
+        """The features with the residual, size and change of this evaluation in front of their like."""
+        if self.features is None:
+            return now
+        residuals = min(self.number - 1, 3)
+        earlier, changes = self.features[:, : min(residuals, 2)], self.features[:, residuals + 1 : residuals + 2]
+        return torch.cat([now[:, :1], earlier, now[:, 1:], changes], 1)
 
 
 def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -141,11 +136,13 @@ def weighted_sum(row: Tensor, x: Tensor, values: Sequence[Tensor]) -> Tensor:
     return out
 
 
-def _log_rms(unit: float, x: Tensor) -> Tensor:
-    """Log of the root mean square of each sample in a unit, (B, 1) float64; clamped below at -6."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=dtype).to(torch.float64)
-    return norm.div_(x[0].numel() ** 0.5 * unit).log_().clamp_min_(_LEAST)[:, None]
+def _log_rms(unit: float, *parts: Tensor) -> Tensor:
+    """Log of the root mean square of each sample, the first in units, (B, parts) float64, clamped below at -4."""
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
+    norms = [torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=dtype) for part in parts]
+    out = torch.stack(norms, 1).to(torch.float64).div_(parts[0][0].numel() ** 0.5)
+    out[:, 0] /= unit
+    return out.log_().clamp_min_(_LEAST)
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,6 @@ class MixtureOfTables(FixedGridSolver):
         tables: one for each expert, with the same times.
         gates: one for each row; None where all tables have the same row, which is always so for the first.
         source: origin of the coefficients.
-        safe: the table for samples whose features are far from the fit.
 
     Raises:
         ValueError: tables with different times, a missing gate, or a gate for the first row.
@@ -171,7 +167,6 @@ class MixtureOfTables(FixedGridSolver):
     tables: tuple[Table, ...]
     gates: tuple[GatingNetwork | None, ...]
     source: str = "mixture of tables"
-    safe: Table | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gates", tuple(gate and GatingNetwork.of(*gate) for gate in self.gates))
@@ -185,8 +180,7 @@ class MixtureOfTables(FixedGridSolver):
 
     def on(self, path: Path) -> MixtureOfTables:
         """A copy for this path alone."""
-        safe = self.safe and self.safe.on(path)
-        return replace(self, tables=tuple(table.on(path) for table in self.tables), safe=safe)
+        return replace(self, tables=tuple(table.on(path) for table in self.tables))
 
     @property
     def data_independent(self) -> bool:
@@ -221,11 +215,7 @@ class MixtureOfTables(FixedGridSolver):
         numbers, gate = self._on(x.device)[i]
         row = numbers[:1]
         if gate is not None and seen.features is not None:
-            share = GatingNetwork.weights(seen.features, gate)
-            if self.safe is not None:
-                near = GatingNetwork.nearness(seen.features, gate)
-                share = torch.cat([share * near, 1 - near], 1)
-            row = (share[:, :, None] * numbers).sum(1)
+            row = (GatingNetwork.weights(seen.features, gate)[:, :, None] * numbers).sum(1)
         out = weighted_sum(row, x, seen.values)
         return out, s, seen._replace(number=i + 1, values=seen.values[: self._kept[i]], row=row)
 
@@ -248,11 +238,8 @@ class MixtureOfTables(FixedGridSolver):
 
     @cached_property
     def _kept(self) -> list[int]:
-        """The number of values kept after each row: those that later rows use, and one for an error estimate."""
-        used = [
-            max(len(table.rows[i].weights) for table in (*self.tables, *([self.safe] if self.safe else [])))
-            for i in range(len(self.gates))
-        ]
+        """Number of values kept after each row: those of later rows, and one for an error estimate."""
+        used = [max(len(table.rows[i].weights) for table in self.tables) for i in range(len(self.gates))]
         return [max([1, *(n - k for k, n in enumerate(used[i + 1 :], 1))]) for i in range(len(used))]
 
     @cached_property
@@ -269,7 +256,7 @@ class MixtureOfTables(FixedGridSolver):
         return self._placed[device]
 
     def _numbers(self, i: int) -> Tensor:
-        rows = [table.rows[i] for table in (*self.tables, *([self.safe] if self.safe else []))]
+        rows = [table.rows[i] for table in self.tables]
         longest = max(len(row.weights) for row in rows)
         padded = [[row.decay, *row.weights, *[0.0] * (longest - len(row.weights))] for row in rows]
         return torch.tensor(padded, dtype=torch.float64, device="cpu")

@@ -1,86 +1,238 @@
-r"""``pf-ode``, the default deterministic solver for a fixed NFE.
+r"""``pf-ode``, the default deterministic solver for a fixed number of evaluations.
 
-For 5 to 8 and 10 evaluations it is a mixture of tables (``solvers.fitted.fitted_tables``) that depends on the noise
-level where the path starts and on the number of dimensions, fitted to a training set of models
-(``benchmarks/design.py``). For other NFE, for a start below rho = 2, and on a given grid, it is the exponential engine
-with data prediction and the corrector. From 7 steps the engine interpolates in the clock of ``solvers.noise_clock``
-through five values or, where the values of a sample are rough, through four (``solvers.exponential.variable_order``),
-of order 6; with fewer steps through two values. Its grid is clock u^2.5 from the start down to rho = 2 / steps^2;
-beyond 20 steps the exponent is 3 - 10 / steps, and rho falls faster.
+For few steps it is a mixture of tables (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
+a training set of models: mixtures of Gaussians on images and in 2-D, Gaussians with the spectra of images, and
+trained networks. ``benchmarks/design.py`` fits them, with evidence in docs/decisions.md; ``pf_ode.json`` holds the
+coefficients of
 
-All coefficients are functions of rho = sigma / alpha in units of the data, so the samples do not depend on the
-parametrization of time, and shift and scale with the data. The unit of the data is twice the standard deviation that
-the process declares (``ReverseProcess.data_std``), or 1 if it declares none.
+    z_{i+1} = a_i z_i + sum_j b_ij D_j,      z = x / alpha,   at given rho = sigma / alpha,
+
+so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large
+rho. The coefficients of later rows depend on the sample, by features of its own evaluations. Samples of many
+dimensions (``is_high_dim``) have separate tables in ``pf_ode_large.json``; without a table, and in the following,
+they get higher noise levels.
+
+For other numbers of steps, and on a given grid, it is the exponential engine with data prediction and the
+corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
+four (``solvers.exponential.variable_order``), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps
+u^(3 - 10 / steps), and rho falls faster); with fewer through two values, in lambda up to 6 steps and in the clock up
+to 12. The clock is a function of rho alone (``solvers.noise_clock``), so the engine too serves every path alike.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path as File
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from solvers.errors import InputTypeError
+from solvers.errors import InputError, InputTypeError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.fitted_tables import InUnits, fitted_table
-from solvers.grids import GRIDS, make_grid, power
+from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
+from solvers.fitted.table import Row, Table
+from solvers.grids import GRIDS, make_grid, power, time_at
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
 
-_FEW = ExponentialAdams(2, variable="time", corrector=True)
+_FEW = ExponentialAdams(2, variable="lambda", corrector=True)
+_SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
-_FEW_STEPS = 6
+_SOME_STEPS = 12
 _FINE = 20  # steps from which the grid is denser near the data
-_STD = 0.5  # standard deviation of data whose unit is 1
+
+# A table is used where the path starts at this many times its second rho at least.
+_ROOM = 1.25
+
+# Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
+# no table for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the
+# large ones and the factor to 500 to 3,072.
+_LARGE = 448
+_LARGER = 1.5
+_DETAIL = 0.3  # rho below which the grid of the engine is raised less
 
 
-def engine_grid(path: Path, steps: int) -> Tensor:
-    """The times of the engine for a number of steps: (steps + 1,) float64."""
+def is_high_dim(shape: Sequence[int]) -> bool:
+    """Whether samples of a shape have so many dimensions that they have tables of their own.
+
+    >>> is_high_dim((1, 16, 16)), is_high_dim((1, 28, 28))
+    (False, True)
+    """
+    return math.prod(shape) > _LARGE
+
+
+@lru_cache(maxsize=2)
+def _fitted(file: str) -> dict[int, dict[str, Any]]:
+    """The entries of a file beside this one, by number of steps."""
+    tables = json.loads(File(__file__).with_name(file).read_text())["tables"]
+    return {len(entry["rows"]): entry for entry in tables}
+
+
+def scale_noise_levels(entry: dict[str, Any], factor: float) -> dict[str, Any]:
+    """An entry for data that is larger by a factor: so are z, D and rho, and no other number changes.
+
+    >>> scale_noise_levels({"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.1, [1.0]]]], "gates": [None, None]}, 2.0)["rows"]
+    [[[2.0, [0.5]]], [[0.1, [1.0]]]]
+    """
+    # z_0 is noise of variance 1 in both.
+    first = [[decay * factor, weights] for decay, weights in entry["rows"][0]]
+    return {**entry, "rho": [rho * factor for rho in entry["rho"]], "rows": [first, *entry["rows"][1:]]}
+
+
+@lru_cache(maxsize=256)
+def fitted_table(path: Path, steps: int, large: bool = False) -> MixtureOfTables | None:
+    """The fitted table for a number of steps on a path; None where there is none, or the path starts too low.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
+    (9, None)
+    """
+    entry = _fitted("pf_ode.json").get(steps)
+    if large:
+        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, _LARGER))
+    if entry is None:
+        return None
+    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
+    if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
+        return None
+    return table_of(path, entry)
+
+
+def table_of(path: Path, entry: dict[str, Any]) -> MixtureOfTables:
+    """An entry of ``pf_ode.json`` on a path.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> table_of(straight, {"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.0, [1.0]]]], "gates": [None, None]}).times
+    (1.0, 0.5, 0.0)
+    """
+    rho = torch.tensor(entry["rho"], dtype=torch.float64, device="cpu")
+    times = (1.0, *time_at(path, -torch.log(rho)).tolist(), 0.0)
+    scale = _scales(path, times)
+    tables = tuple(
+        Table(
+            times,
+            tuple(
+                Row(decay * scale[i + 1] / scale[i], tuple(weight * scale[i + 1] for weight in weights))
+                for i, (decay, weights) in enumerate(rows[min(kind, len(rows) - 1)] for rows in entry["rows"])
+            ),
+        )
+        for kind in range(max(map(len, entry["rows"])))
+    )
+    return MixtureOfTables(
+        tables, tuple(gate and GatingNetwork.of(*gate) for gate in entry["gates"]), "solvers/fitted/pf_ode.py"
+    )
+
+
+def table_entry(path: Path, table: MixtureOfTables) -> dict[str, Any]:
+    """A table as ``pf_ode.json`` holds it: the inverse of ``fitted_table``."""
+    alpha, sigma = (c.tolist() for c in path(torch.tensor(table.times, dtype=torch.float64, device="cpu"))[:2])
+    scale = _scales(path, table.times)
+    rows = [
+        [
+            [row.decay * scale[i] / scale[i + 1], [weight / scale[i + 1] for weight in row.weights]]
+            for row in (one.rows[i] for one in (table.tables if gate else table.tables[:1]))
+        ]
+        for i, gate in enumerate(table.gates)
+    ]
+    rho = [s / a for s, a in zip(sigma[1:-1], alpha[1:-1], strict=True)]
+    return {"rho": rho, "rows": rows, "gates": [gate and list(gate) for gate in table.gates]}
+
+
+def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
+    """x / z at each time, where z at the first is taken for x / sqrt(alpha^2 + sigma^2)."""
+    alpha, sigma = (c.tolist() for c in path(torch.tensor(times, dtype=torch.float64, device="cpu"))[:2])
+    return [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
+
+
+def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
+    """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     fine = max(steps / _FINE, 1.0)
-    return power(path, steps, min(2 / steps**2, 0.5) / math.sqrt(fine), 3 - 0.5 / fine)
+    low = min(2 / steps**2, 0.5) / math.sqrt(fine)
+    times = power(path, steps, low, 3 - 0.5 / fine)
+    return shift_noise_levels(path, times, _LARGER) if large else times
+
+
+def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
+    """Times with higher noise levels, by a factor at rho well above 0.3 and less so below and near the first.
+
+    With f = 1 + (factor - 1) rho / (rho + 0.3) they are f rho / (1 + (f - 1) rho / rho_1), so the first stays. With f
+    the same for all and rho_1 infinite this is the shift of Esser et al. 2024, eq. 23; what is below 0.3 are details,
+    which many dimensions do not show any earlier.
+
+    >>> from solvers import Scales
+    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
+    >>> shift_noise_levels(straight, torch.tensor([1.0, 0.75, 0.01, 0.0], dtype=torch.float64), 2.0)
+    tensor([1.0000, 0.8514, 0.0103, 0.0000], dtype=torch.float64)
+    """
+    if factor <= 0:
+        raise InputError(f"the factor of the noise levels must be above 0; got {factor}")
+    alpha, sigma = path(times)[:2]
+    rho = (sigma / alpha)[1:-1]
+    more = (factor - 1) * rho / (rho + _DETAIL)
+    higher = (1 + more) * rho / (1 + more * rho * alpha[0] / sigma[0])
+    return torch.cat([times[:1], time_at(path, -torch.log(higher)), times[-1:]])
 
 
 def fixed_order_engine(steps: int) -> ExponentialAdams:
     """The engine for a number of steps, at its full order for every sample.
 
-    >>> fixed_order_engine(4).order, fixed_order_engine(20).order
+    >>> fixed_order_engine(8).order, fixed_order_engine(20).order
     (3, 6)
     """
-    return _FEW if steps <= _FEW_STEPS else _MANY.larger
+    member = _engine(steps)
+    return member.larger if isinstance(member, VariableOrder) else member
 
 
-def _engine(steps: int, unit: float) -> ExponentialAdams | VariableOrder:
-    engine = replace(fixed_order_engine(steps), sigma_data=unit)
-    return engine if steps <= _FEW_STEPS else VariableOrder(engine)
+def _engine(steps: int) -> ExponentialAdams | VariableOrder:
+    return _FEW if steps <= 6 else _SOME if steps <= _SOME_STEPS else _MANY
 
 
-def _grid(path: Path, steps: int) -> Tensor:
-    """The times of the engine; the times of a table also depend on the number of dimensions."""
-    return engine_grid(path, steps)
+def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
+    """The times of the table, or those of the engine."""
+    table = fitted_table(path, steps, large)
+    return (
+        engine_grid(path, steps, large)
+        if table is None
+        else torch.tensor(table.times, dtype=torch.float64, device="cpu")
+    )
 
 
 GRIDS["fitted"] = _grid
+GRIDS["fitted-large"] = partial(_grid, large=True)
 
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Solver):
     """The fitted table for the number of steps, or the exponential engine.
 
+    Args:
+        large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
+
     >>> from solvers import SOLVERS
     >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].grid
     (8, 'fitted')
     """
 
+    large: bool | None = None
+
     order = 6
     needs = (ReverseProcess,)
     uses_corrector = True
-    grid = "fitted"
     source = "docs/decisions.md, on Zhao et al. 2023 and Shaul et al. 2024"
+
+    @property
+    def grid(self) -> str:
+        """The times of the tables, and those that suit the engine beyond them."""
+        return "fitted-large" if self.large else "fitted"
 
     def resolve(
         self,
@@ -89,20 +241,13 @@ class ProbabilityFlow(Solver):
         grid: str | Tensor | Sequence[float] | None = None,
         steps: int | None = None,
     ) -> tuple[Solver, Tensor]:
-        """The table if the grid is its own, otherwise the exponential engine; and the times."""
-        unit = 1.0 if problem.data_std is None else problem.data_std / _STD
-        path = problem.path if unit == 1 else InUnits(problem.path, unit)
-        if grid is None or grid == "fitted":
-            times = make_grid("fitted", replace(problem, path=path), steps)
-            table = fitted_table(path, len(times) - 1, math.prod(shape))
-            if table is not None:
-                times = torch.tensor(table.times, dtype=torch.float64, device="cpu")
-        else:
-            times = make_grid(grid, problem, steps)
-            table = fitted_table(path, len(times) - 1, math.prod(shape))
+        """The table if the times are the table's, else a member of the exponential engine; and the times."""
+        large = is_high_dim(shape) if self.large is None else self.large
+        times = make_grid(("fitted-large" if large else "fitted") if grid is None else grid, problem, steps)
+        table = fitted_table(problem.path, len(times) - 1, large)
         if table is not None and table.times == tuple(times.tolist()):
             return table, times
-        return _engine(len(times) - 1, unit), times
+        return _engine(len(times) - 1), times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise

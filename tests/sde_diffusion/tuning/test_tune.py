@@ -75,7 +75,7 @@ def test_differences_go_backward_where_there_is_nothing_forward():
 
 
 def gated(nfe=5):
-    table = fitted_table(VPSDE(), nfe, 3)
+    table = fitted_table(VPSDE(), nfe)
     assert table is not None and table.gates[1] is not None
     return table
 
@@ -124,7 +124,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
     )
     monkeypatch.setattr("sde_diffusion.tuning.tuner.search", lambda *_: [])
     found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
-    assert found.table == ProbabilityFlow() and found.error == pytest.approx(0, abs=1e-6)
+    assert found.table == ProbabilityFlow(large=False) and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5
     stored = find_model("bundled")
     save_tuned(tmp_path / "nfe-17.json", found, stored, seed=0)

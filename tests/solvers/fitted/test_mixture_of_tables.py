@@ -10,8 +10,8 @@ import torch
 from sde_diffusion import SDE, VPSDE, CosineVPSDE, GaussianMixture
 from sde_diffusion.storage.solver_json import describe, restore
 from solvers import ReverseProcess, solve
-from solvers.fitted.fitted_tables import fitted_table
 from solvers.fitted.mixture_of_tables import GateFeatures, GatingNetwork, MixtureOfTables
+from solvers.fitted.pf_ode import fitted_table, table_entry, table_of
 from solvers.fitted.table import Row, Table
 
 VP = VPSDE()
@@ -26,10 +26,10 @@ def flat(n: int, offset: tuple[float, float]) -> GatingNetwork:
 
 
 def looking() -> MixtureOfTables:
-    """Gates that turn on the newest residual."""
+    """Gates that turn on the size of the denoised sample, the feature after the residuals."""
     gates = [None]
-    for others in (0, 2):
-        slopes = [[3.0, -3.0]] + [[0.0, 0.0]] * others
+    for residuals, changes in ((1, 0), (2, 1)):
+        slopes = [[0.0, 0.0]] * residuals + [[3.0, -3.0]] + [[0.0, 0.0]] * changes
         gates.append(GatingNetwork.of([0.0] * len(slopes), [1.0] * len(slopes), slopes, [0.5, 0.0]))
     return MixtureOfTables((Table(TIME_SAMPLERS, FIRST), Table(TIME_SAMPLERS, SECOND)), tuple(gates))
 
@@ -45,7 +45,7 @@ def initial_noise(n: int = 6) -> torch.Tensor:
 
 def test_gates_that_do_not_look_are_one_table_of_mean_numbers():
     # Weights 3/4 and 1/4 of the kinds.
-    gates = (None, flat(1, (math.log(3), 0.0)), flat(3, (math.log(3), 0.0)))
+    gates = (None, flat(2, (math.log(3), 0.0)), flat(4, (math.log(3), 0.0)))
     gated = MixtureOfTables((Table(TIME_SAMPLERS, FIRST), Table(TIME_SAMPLERS, SECOND)), gates)
     mean = Table(TIME_SAMPLERS, (FIRST[0], Row(0.5, (0.35, 0.075)), Row(0.075, (0.925, -0.15, 0.075))))
     ode = VP.probability_flow(mixture())
@@ -62,13 +62,12 @@ def test_the_numbers_are_those_of_the_features_by_hand():
     value = 0.5 * later
     seen = seen._replace(number=1).after(later, value, alpha[1], sigma[1])
     rms = lambda v: v.square().mean(1).sqrt()  # noqa: E731
-    start = rms((1 - 0.3 * alpha[0]) * x / sigma[0])
+    start = rms(x / (alpha[0] ** 2 + sigma[0] ** 2).sqrt())
     residual = rms((later - alpha[1] * value) / sigma[1]) / start
-    torch.testing.assert_close(seen.features, residual.log()[:, None])
+    torch.testing.assert_close(seen.features, torch.stack([residual.log(), rms(value).log()], 1))
     third = value + 0.25
     seen = seen._replace(number=2).after(later, third, alpha[1], sigma[1])
-    change = torch.full((2,), math.log(0.25), dtype=torch.float64) + (alpha[1] / sigma[1]).log()
-    expected = [residual.log(), change]
+    expected = [residual.log(), rms(third).log(), torch.full((2,), math.log(0.25), dtype=torch.float64)]
     torch.testing.assert_close(seen.features[:, 1:], torch.stack(expected, 1))
 
 
@@ -81,8 +80,7 @@ def test_a_gaussian_shows_its_spectrum():
     x = torch.randn(40_000, 4, dtype=torch.float64, generator=g) * (alpha**2 * variances + sigma**2).sqrt()
     posterior = alpha * variances / (alpha**2 * variances + sigma**2) * x
     ones = torch.ones_like(x)
-    first = VP.marginal(torch.ones((), dtype=torch.float64))
-    seen = GateFeatures(0).after(ones * first[1], 0 * ones, *first)
+    seen = GateFeatures(0).after(ones * VP.prior_std(), ones, *VP.marginal(torch.ones((), dtype=torch.float64)))
     u = seen._replace(number=1).after(x, posterior, alpha, sigma).features[:, 0]
     rho2 = (sigma / alpha) ** 2
     assert float((2 * u).exp().mean()) == pytest.approx(float((rho2 / (variances + rho2)).mean()), rel=0.02)
@@ -151,7 +149,12 @@ def test_a_gated_table_survives_json_and_belongs_to_its_path():
         made.steps_for(4)
     fitted = fitted_table(VP, 8)
     assert fitted is not None
-    assert restore(describe(fitted)) == fitted
+    again = table_of(VP, table_entry(VP, fitted))
+    assert again.gates == fitted.gates
+    ode = VP.probability_flow(mixture())
+    torch.testing.assert_close(
+        solve(ode, initial_noise(), solver=again).x, solve(ode, initial_noise(), solver=fitted).x
+    )
 
 
 def test_what_does_not_fit_is_refused():
