@@ -40,16 +40,13 @@ def labels_beside(root: Path, paths: Sequence[Path]) -> list[int] | None:
     Raises:
         ValueError: another content, or an image without a label.
     """
-    file = root / BESIDE
-    content = load_json(file)
+    content = load_json(file := root / BESIDE)
     entries = content.get("labels", ()) if isinstance(content, dict) else ()
     if entries is None:
         return None
     if not isinstance(entries, list):
-        raise InputError(
-            f'{file} is no file of labels: expected {{"labels": [["name.png", 3], ...]}} or "labels": null; take it '
-            "out of the folder if it is something else"
-        )
+        expected = 'expected {"labels": [["name.png", 3], ...]} or "labels": null'
+        raise InputError(f"{file} is no file of labels: {expected}; take it out of the folder if it is something else")
     known: dict[str, int] = {}
     for entry in entries:
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):

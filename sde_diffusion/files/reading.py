@@ -52,7 +52,7 @@ def parse_json(content: str | bytes, name: str) -> Any:
     >>> parse_json('{"n": NaN}', "a.json")
     Traceback (most recent call last):
     ...
-    ValueError: a.json is torn, or not JSON: NaN is no number of JSON
+    solvers.errors.InputError: a.json is torn, or not JSON: NaN is no number of JSON
     """
     try:
         return json.loads(content, parse_constant=_refuse)

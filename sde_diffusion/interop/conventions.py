@@ -225,8 +225,8 @@ def from_score_sde(
     >>> told = []
     >>> model = from_score_sde(lambda x, label: told.append(label) or torch.zeros_like(x), "ve")
     >>> _ = model.denoise(torch.zeros(2, 1), torch.tensor([0.0, 1.0], dtype=torch.float64))
-    >>> told
-    [tensor([ 0.0100, 50.0000])]
+    >>> [round(float(label), 2) for label in told[0]]
+    [0.01, 50.0]
     """
     if choose(kind, {"vp": False, "subvp": False, "ve": True}, "kind of process"):
         sde = VESDE(sigma_min, sigma_max)

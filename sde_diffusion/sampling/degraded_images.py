@@ -38,7 +38,7 @@ class Degraded:
 def read_image(path: Path, channels: int) -> Tensor:
     """An image file as (1, channels, H, W) in [-1, 1]."""
     pixels = decode(path, str(path), mode="L" if channels == 1 else "RGB")
-    return torch.tensor(pixels).movedim(-1, 0)[None].float() / 127.5 - 1
+    return torch.tensor(pixels, device="cpu").movedim(-1, 0)[None].float() / 127.5 - 1
 
 
 def degraded(
@@ -80,13 +80,13 @@ def degraded(
         )
     visible = None if mask is None else _visible(mask, height, width)
     operators: dict[str, Callable[[], Operator]] = {
-        "inpaint": lambda: Mask(torch.ones(()) if visible is None else visible),
+        "inpaint": lambda: Mask(torch.ones((), device="cpu") if visible is None else visible),
         "superres": lambda: Downsample(factor),
         "deblur": lambda: Blur.gaussian(blur),
         "colorize": lambda: Grey(channels),
     }
     operator = operators[task]()
-    observed = operator(torch.zeros(1, *shape)).shape[1:]
+    observed = operator(torch.zeros(1, *shape, device="cpu")).shape[1:]
     image = read_image(path, channels if simulated is not None else observed[0])
     wanted = shape if simulated is not None else tuple(observed)
     if tuple(image.shape[1:]) != tuple(wanted):
@@ -98,7 +98,7 @@ def degraded(
         y, original = image, None
     else:
         y, original = operator(image), image[0]
-        y = y + simulated * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+        y = y + simulated * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
     if visible is not None:
         y = operator(y)
     shown = as_image(y[0], visible)

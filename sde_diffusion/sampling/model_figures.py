@@ -86,7 +86,7 @@ def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: 
     assert run.trajectory is not None
     if kind == "trajectories":
         return trajectory_figure(run.trajectory, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
-    kept = torch.linspace(0, len(run.times) - 1, min(len(run.times), 9)).round().long()
+    kept = torch.linspace(0, len(run.times) - 1, min(len(run.times), 9), device="cpu").round().long()
     states = {r"$x_t$": run.trajectory[kept], r"$E[x_0\,|\,x_t]$": denoised(kept)}
     return strip_figure(states, run.times[kept].tolist())
 
@@ -96,4 +96,4 @@ def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: 
     model = _loaded(stored, device)
     run, denoised = _run(model, solver, nfe, n, seed)
     assert run.trajectory is not None
-    return film_frames(run.trajectory, denoised(torch.arange(len(run.times))), run.times.tolist())
+    return film_frames(run.trajectory, denoised(torch.arange(len(run.times), device="cpu")), run.times.tolist())

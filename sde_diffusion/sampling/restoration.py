@@ -102,6 +102,7 @@ def restore(
     Warns:
         UserWarning: a deterministic solver with a method that needs a stochastic one.
 
+    >>> import torch
     >>> from sde_diffusion import GaussianMixture, VPSDE
     >>> from sde_diffusion.guidance import Mask
     >>> prior = GaussianMixture(torch.tensor([[-1.0, 1.0], [1.0, -1.0]]), std=0.1, sde=VPSDE())

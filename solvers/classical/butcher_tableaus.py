@@ -93,6 +93,10 @@ _TSITOURAS_SOLUTION = _row(
     "0.09646076681806523 0.01 0.4798896504144996 1.379008574103742 -3.290069515436081 2.324710524099774"
 )
 
+_TSITOURAS_ERROR = _row(
+    "-0.00178001105222577714 -0.0008164344596567469 0.007880878010261995"
+    " -0.1447110071732629 0.5823571654525552 -0.45808210592918697 1/66"
+)
 TSITOURAS = Pair(
     name="Tsitouras 5(4)",
     order=5,
@@ -105,17 +109,7 @@ TSITOURAS = Pair(
         _row("5.86145544294642 -12.92096931784711 8.159367898576159 -0.071584973281401 -0.028269050394068383"),
         _TSITOURAS_SOLUTION,
     ),
-    embedded=tuple(
-        w + d
-        for w, d in zip(
-            (*_TSITOURAS_SOLUTION, Fraction(0)),
-            _row(
-                "-0.00178001105222577714 -0.0008164344596567469 0.007880878010261995"
-                " -0.1447110071732629 0.5823571654525552 -0.45808210592918697 1/66"
-            ),
-            strict=True,
-        )
-    ),
+    embedded=tuple(w + d for w, d in zip((*_TSITOURAS_SOLUTION, Fraction(0)), _TSITOURAS_ERROR, strict=True)),
     source="Tsitouras 2011, table 1",
 )
 

@@ -65,7 +65,7 @@ class Sizes:
         """
         if len(self._times) < 2:
             return None
-        alpha, sigma = path(torch.tensor(self._times, dtype=torch.float64))[:2]
+        alpha, sigma = path(torch.tensor(self._times, dtype=torch.float64, device="cpu"))[:2]
         x, answers = (torch.stack(c).double() / entries**0.5 for c in (self._x, self._answers))
         noise = (x[:1] / float(sigma[0])).clamp_min(1)
         alpha, sigma = (c.to(x.device)[1:, None] for c in (alpha, sigma))

@@ -132,7 +132,7 @@ def test_every_method_follows_the_observation_and_counts_one_evaluation(method: 
     model = METHODS[method](mixture(), FIRST, Y, 0.05)
     assert model.cost == 1
     x = sample(model, 200, solver="dpm++2m-sde", nfe=60)
-    assert float(residual_rms(FIRST, x.double(), Y).mean()) < 0.2
+    assert float(residual_rms(FIRST, x.double(), Y).median()) < 0.1
     assert torch.equal(sample(model, 3, nfe=8), sample(model, 3, nfe=8, batch_size=2))
 
 
