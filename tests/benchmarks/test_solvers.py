@@ -217,7 +217,7 @@ def test_more_calls_than_allowed_are_an_error() -> None:
         return out
 
     starts, _ = prepare(problem, 0, 2, 1, "test", Path())
-    with pytest.raises(RuntimeError, match="made 6 calls with a budget of 5"):
+    with pytest.raises(RuntimeError, match="made 6 calls with an NFE of 5"):
         measure(problem, Config("x", "greedy", greedy), 5, starts, 8)
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.data.preparation import prepare
-from sde_diffusion.data.prepared import write_prepared
+from sde_diffusion.data.prepared import _written, write_prepared
 
 
 def photo(seed: int, height: int = 4, width: int = 6, channels: int = 3) -> np.ndarray:
@@ -215,7 +215,7 @@ def test_training_from_2_gib_takes_less_than_1() -> None:
         np.lib.format.write_array_header_1_0(file, head)
         file.truncate(file.tell() + count * 3 * 64 * 64)
     note = json.loads(Path("big/prepared.json").read_text())
-    Path("big/prepared.json").write_text(json.dumps({**note, "samples": count}))
+    Path("big/prepared.json").write_text(json.dumps({**note, "samples": count, "written": _written(Path("big"))}))
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TRAINING]
     peak = int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout) * 1024

@@ -230,7 +230,7 @@ def test_the_command_makes_a_solver_that_sample_uses_and_makes_again(tmp_path: P
         return done.stdout
 
     said = sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
-    assert "sdediff sample bundled --solver tuned --nfe 2" in said
+    assert "use it: sdediff sample bundled --nfe 2" in said
     first = (tmp_path / "tuned" / "nfe-2.json").read_bytes()
     sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
     assert (tmp_path / "tuned" / "nfe-2.json").read_bytes() == first
