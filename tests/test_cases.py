@@ -205,7 +205,7 @@ def test_g_an_odd_side_keeps_the_levels_of_the_network() -> None:
 
 def test_h_a_context_that_nothing_feeds_is_refused() -> None:
     model = ScoreModel(build("mlp", shape=(2,), width=32, context=1), VPSDE(), "velocity")
-    with pytest.raises(InputError, match="takes a context of 1 numbers, and in training nothing gives it one"):
+    with pytest.raises(InputError, match="takes a context of 1 values, and training does not supply one"):
         train(model, noise(64, 2), steps=2, batch_size=8, progress=False)
 
 

@@ -250,7 +250,7 @@ def test_resuming_something_else_is_refused_with_the_difference(tmp_path: Path) 
         resume(model(), POINTS + 1)
     with pytest.raises(ValueError, match=r"another model .*sde: .*vp.* in the run, .*cosine.* now"):
         resume(ScoreModel(mlp(), CosineVPSDE(), "data"), POINTS)
-    with pytest.raises(ValueError, match="at step 6 already, beyond steps=4"):
+    with pytest.raises(ValueError, match="already at step 6, beyond steps=4"):
         resume(model(), POINTS, steps=4)
     with pytest.raises(ValueError, match=r"another model"):
         resume(ScoreModel(mlp(), CosineVPSDE(), "data"), POINTS, force=True)
@@ -268,7 +268,7 @@ def test_force_goes_on_with_other_options_and_says_so(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "run/config.json").read_text())["train"]
     assert (stored["seed"], stored["clip"], stored["steps"]) == (1, 0.5, 8)
     assert read_options(tmp_path / "run/config.toml")["seed"] == 1
-    with pytest.raises(ValueError, match=r"step-000008 has no ema-0.5: a run cannot begin to keep"):
+    with pytest.raises(ValueError, match=r"step-000008 has no ema-0.5: a resumed run cannot add"):
         train(model(), POINTS, out=tmp_path / "run", resume=True, force=True, progress=False, ema=(0.999, 0.5))
 
 

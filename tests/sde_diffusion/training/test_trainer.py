@@ -167,7 +167,7 @@ def test_the_network_receives_the_augmentation_labels(accumulate: int) -> None:
 def test_augmentation_needs_a_network_with_a_context() -> None:
     images = as_data(torch.randn(32, 1, 4, 4))
     config = TrainConfig(batch_size=32, device="cpu", augment=0.1)
-    with pytest.raises(ValueError, match=r"context of 9 numbers; build the network with context=9 \(it has None\)"):
+    with pytest.raises(ValueError, match=r"context of 9 values; build the network with context=9 \(it has None\)"):
         Trainer(ScoreModel(Mirrored(), VPSDE()), images, config, Distributed("cpu", "fp32"))
 
 
