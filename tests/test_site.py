@@ -19,7 +19,7 @@ import solvers
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
-WITHOUT_REFERENCE = {"sde_diffusion.cli"}  # commands, which describe themselves
+WITHOUT_REFERENCE = {"sde_diffusion.cli", "sde_diffusion.cli.commands"}  # commands, which describe themselves
 PACKAGES = [
     name
     for top in (solvers, sde_diffusion)

@@ -44,7 +44,7 @@ SUMMARIES = {
 class Program(LazyGroup):
     """`sdediff`."""
 
-    modules = {name: (f"sde_diffusion.cli.{name}", text) for name, text in SUMMARIES.items()}  # noqa: RUF012
+    modules = {name: (f"sde_diffusion.cli.commands.{name}", text) for name, text in SUMMARIES.items()}  # noqa: RUF012
 
 
 app = typer.Typer(

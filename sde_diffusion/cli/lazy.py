@@ -21,7 +21,7 @@ class LazyCommands(MutableMapping[str, Any]):
         modules: module names by command name. Each module has a function of the command's name, whose docstring is the
             help text, and optionally ``EXAMPLES``, which are appended to it.
 
-    >>> commands = LazyCommands({"solvers": "sde_diffusion.cli.solvers"})
+    >>> commands = LazyCommands({"solvers": "sde_diffusion.cli.commands.solvers"})
     >>> list(commands), commands["solvers"].name
     (['solvers'], 'solvers')
     """

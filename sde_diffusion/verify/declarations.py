@@ -57,5 +57,5 @@ def declaration(solver: Solver) -> dict[str, Any]:
 
 
 def listing() -> str:
-    """The declarations of all of ``SOLVERS``, as the text of `sde_diffusion/cli/solvers.json`."""
+    """The declarations of all of ``SOLVERS``, as the text of `sde_diffusion/cli/commands/solvers.json`."""
     return json.dumps({name: declaration(solver) for name, solver in SOLVERS.items()}, indent=2) + "\n"

@@ -7,7 +7,8 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from sde_diffusion.cli import app, verify
+from sde_diffusion.cli import app
+from sde_diffusion.cli.commands import verify
 from solvers import errors
 from solvers.errors import SdediffError
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import sde_diffusion
 from sde_diffusion import public
 from sde_diffusion.cli import SUMMARIES, app
-from sde_diffusion.cli.solvers import LISTING
+from sde_diffusion.cli.commands.solvers import LISTING
 from sde_diffusion.report.solver_table import table_of_solvers
 from sde_diffusion.verify.declarations import listing
 from solvers import SOLVERS
@@ -87,7 +87,7 @@ def test_the_overview_has_the_first_sentence_of_each_command() -> None:
 
 
 def test_the_listing_is_what_the_solvers_declare() -> None:
-    hint = "write sde_diffusion.verify.declarations.listing() into sde_diffusion/cli/solvers.json"
+    hint = "write sde_diffusion.verify.declarations.listing() into sde_diffusion/cli/commands/solvers.json"
     assert LISTING.read_text() == listing(), hint
     assert json.loads(CliRunner().invoke(app, ["solvers", "--json"]).stdout) == json.loads(listing())
 

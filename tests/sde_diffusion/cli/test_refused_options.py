@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
-from sde_diffusion.cli import evaluate as evaluate_command
-from sde_diffusion.cli import sample as sample_command
+from sde_diffusion.cli.commands import evaluate as evaluate_command
+from sde_diffusion.cli.commands import sample as sample_command
 from sde_diffusion.evaluation.metrics import METRICS, Sets, measure
 from solvers.errors import InputError
 

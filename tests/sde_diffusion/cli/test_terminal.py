@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import SUMMARIES, app
-from sde_diffusion.cli.sample import bar
+from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.report import terminal
 
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]

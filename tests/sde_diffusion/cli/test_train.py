@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app, train
+from sde_diffusion.cli import app
+from sde_diffusion.cli.commands import train
 from sde_diffusion.data import load_data
 from sde_diffusion.storage.checkpoint import find
 from sde_diffusion.storage.run_folder import checkpoints

@@ -214,7 +214,7 @@ def test_a_solver_is_stored_before_the_next_is_made(tmp_path: Path, monkeypatch:
         yield made
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sde_diffusion.cli.tune.tuned_each", interrupted)
+    monkeypatch.setattr("sde_diffusion.cli.commands.tune.tuned_each", interrupted)
     done = CliRunner().invoke(app, ["tune", "bundled", "--nfe", "2,3", "--out", str(tmp_path)])
     assert done.exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == ["nfe-2.json"]

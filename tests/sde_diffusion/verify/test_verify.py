@@ -16,8 +16,8 @@ import typer
 from torch import Tensor
 from typer.testing import CliRunner
 
-from sde_diffusion.cli.solvers import solvers as list_solvers
-from sde_diffusion.cli.verify import verify as verify_command
+from sde_diffusion.cli.commands.solvers import solvers as list_solvers
+from sde_diffusion.cli.commands.verify import verify as verify_command
 from sde_diffusion.verify import CHECKS, find_solver, run_check, verify, verify_all
 from sde_diffusion.verify.affine import affine_maps
 from sde_diffusion.verify.declarations import formula

@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.console import Console
 
+from sde_diffusion.cli.commands.sample import bar, listed, times_of
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
     DeviceOption,
@@ -21,7 +22,6 @@ from sde_diffusion.cli.options import (
     whole_numbers,
     with_guidance,
 )
-from sde_diffusion.cli.sample import bar, listed, times_of
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples

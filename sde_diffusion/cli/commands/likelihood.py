@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import (
     DeviceOption,
@@ -21,7 +22,6 @@ from sde_diffusion.cli.options import (
     refuse,
     with_guidance,
 )
-from sde_diffusion.cli.sample import bar
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.files.writing import new_folder, require_new, write_file
 from sde_diffusion.likelihood.divergence import PROBES

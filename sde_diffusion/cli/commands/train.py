@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import DATA_DIR, listed_options, option, whole_numbers
-from sde_diffusion.cli.tune import tune_model
 from sde_diffusion.data import NAMES
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.models.score_model import PREDICTS

@@ -1,0 +1,1 @@
+"""The commands of `sdediff`, one file each."""
