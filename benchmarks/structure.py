@@ -3,8 +3,8 @@
     python -m benchmarks.structure            # print the table
     python -m benchmarks.structure --write    # put it into docs/architecture.md
 
-Modules and lines are those of the files that git tracks in ``solvers`` and ``sde_diffusion``. Imports against the
-layers are found by ``tests/test_layout.py``. Frames for x are the stack frames of our packages from ``sample`` to the
+Modules and lines are those of ``solvers`` and ``sde_diffusion``, then of ``benchmarks``. Imports against the layers
+are found by ``tests/test_layout.py``. Frames for x are the stack frames of our packages from ``sample`` to the
 frame that calls the network's ``forward``, counted at every evaluation of every deterministic solver with fixed steps;
 the table has the largest count.
 """
@@ -15,6 +15,7 @@ import argparse
 import runpy
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -31,23 +32,23 @@ BEGIN, END = "<!-- counts -->\n", "<!-- /counts -->\n"
 PACKAGES = ("solvers", "sde_diffusion")
 
 
-def files() -> list[Path]:
-    """The source files of both packages."""
-    return sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+def files(names: Sequence[str] = PACKAGES) -> list[Path]:
+    """The source files of some top folders, by default of both packages."""
+    return sorted(path for name in names for path in (ROOT / name).rglob("*.py"))
 
 
-def modules_per_folder() -> dict[str, int]:
+def modules_per_folder(names: Sequence[str] = PACKAGES) -> dict[str, int]:
     """Number of modules in each folder, without ``__init__`` and ``__main__``."""
     counts: dict[str, int] = {}
-    for path in files():
+    for path in files(names):
         folder = str(path.parent.relative_to(ROOT))
         counts[folder] = counts.get(folder, 0) + (path.stem not in ("__init__", "__main__"))
     return counts
 
 
-def lines() -> dict[str, int]:
+def lines(names: Sequence[str] = PACKAGES) -> dict[str, int]:
     """Number of lines of each file."""
-    return {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files()}
+    return {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files(names)}
 
 
 def imports_against_the_layers() -> list[str]:
@@ -128,18 +129,27 @@ def fixed_step_solvers() -> list[str]:
     ]
 
 
-def counts() -> list[tuple[str, str, str]]:
-    """The rows of the table: quantity, count, limit."""
-    modules, length = modules_per_folder(), lines()
+def sizes(label: str, names: Sequence[str]) -> list[tuple[str, str, str]]:
+    """The rows on the fullest folder and the largest file of some top folders."""
+    modules, length = modules_per_folder(names), lines(names)
     crowded = max(modules, key=lambda folder: modules[folder])
     largest = max(length, key=lambda file: length[file])
+    return [
+        (f"modules in the fullest folder, {label}", f"{modules[crowded]} (`{crowded}`)", "16"),
+        (f"lines of the largest file, {label}", f"{length[largest]} (`{largest}`)", "400"),
+    ]
+
+
+def counts() -> list[tuple[str, str, str]]:
+    """The rows of the table: quantity, count, limit."""
+    length = lines()
     frames = {name: len(path_of_x(name)) for name in fixed_step_solvers()}
     deepest = max(frames, key=lambda name: frames[name])
     usual = statistics.mode(frames.values())
     return [
-        ("modules in the fullest folder", f"{modules[crowded]} (`{crowded}`)", "16"),
-        ("lines of the largest file", f"{length[largest]} (`{largest}`)", "400"),
-        ("lines of the median file", f"{statistics.median(length.values()):g}", "120"),
+        *sizes("packages", PACKAGES),
+        *sizes("`benchmarks`", ["benchmarks"]),
+        ("lines of the median file, packages", f"{statistics.median(length.values()):g}", "120"),
         ("frames for x, most solvers", f"{usual}", "7"),
         ("frames for x, at most", f"{frames[deepest]} (`{deepest}`)", "7"),
         ("imports against the layers", f"{len(imports_against_the_layers())}", "0"),
@@ -151,7 +161,9 @@ def table() -> str:
     rows = ["| count | now | limit |", "| --- | --- | ---: |"]
     rows += [f"| {what} | {now} | {limit} |" for what, now, limit in counts()]
     folders = ["| folder | modules |", "| --- | ---: |"]
-    folders += [f"| `{folder}` | {count} |" for folder, count in sorted(modules_per_folder().items())]
+    folders += [
+        f"| `{folder}` | {count} |" for folder, count in sorted(modules_per_folder((*PACKAGES, "benchmarks")).items())
+    ]
     to_data, to_network = paths_of_a_batch()
     walks = []
     for title, path in (

@@ -33,7 +33,7 @@ def default_predicts(sde: SDE) -> str:
     "edm" (preconditioned) if the noise grows far beyond the data, because x_0 is then a small difference of x and the
     noise; otherwise the velocity. The noise is not a default: x_0 = (x - sigma eps) / alpha, so that where alpha(1) is
     small (0.0066 for vp) an error of 0.2 in a predicted noise is an error of 30 in x_0, and one sample in a thousand
-    ends far from all data (benchmarks/outliers.py).
+    ends far from all data (benchmarks/training/outliers.py).
 
     >>> [default_predicts(make_sde(name)) for name in ("vp", "cosine", "ve")]
     ['velocity', 'velocity', 'edm']
@@ -46,8 +46,8 @@ def default_options(predicts: str, sde: SDE | None = None) -> dict[str, str]:
 
     For "edm", the choices of Karras et al. 2022. For velocity, the unweighted error of the output, which keeps the
     start of sampling in the loss. For data of unit scale it equals the loss of "edm", so the same log-normal times suit
-    it; uniform times spend half of the samples at high noise levels (benchmarks/outliers.py). Times stay uniform if
-    alpha(1) = 0, because log-normal times never come near that end.
+    it; uniform times spend half of the samples at high noise levels (benchmarks/training/outliers.py). Times stay
+    uniform if alpha(1) = 0, because log-normal times never come near that end.
 
     >>> default_options("edm"), default_options("velocity", make_sde("flow"))
     ({'weight': 'edm', 'time_sampling': 'log-normal'}, {'weight': 'velocity', 'time_sampling': 'stratified'})

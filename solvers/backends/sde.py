@@ -86,7 +86,7 @@ class TorchSDE(Solver):
         """One of the classes that ``torchsde.sdeint`` steps with, for all steps of this run.
 
         The function itself is as long about checking its arguments as the rest of a step is at work
-        (benchmarks/overhead.py: 0.4 ms), and so is making these classes.
+        (benchmarks/overhead: 0.4 ms), and so is making these classes.
         """
         methods, base = require("torchsde._core.methods"), require("torchsde._core.base_sde")
         calculus = TORCHSDE[self.method][0]

@@ -2,7 +2,7 @@ r"""``pf-ode``, the default deterministic solver for a fixed number of evaluatio
 
 For few steps it is a mixture of tables (``solvers.fitted.mixture_of_tables``), one for each number of steps, fitted to
 a training set of models: mixtures of Gaussians on images and in 2-D, Gaussians with the spectra of images, and
-trained networks. ``benchmarks/design.py`` fits them, with evidence in docs/decisions.md; ``pf_ode.json`` holds the
+trained networks. ``benchmarks/design`` fits them, with evidence in docs/decisions.md; ``pf_ode.json`` holds the
 coefficients of
 
     z_{i+1} = a_i z_i + sum_j b_ij D_j,      z = x / alpha,   at given rho = sigma / alpha,

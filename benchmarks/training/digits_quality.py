@@ -1,6 +1,6 @@
 """Are the samples of a digits model digits? A classifier, class shares and distances to the training set.
 
-    python -m benchmarks.digits_quality [RUN] [--n 1000] [--solver pf-ode] [--nfe 20] [--json FILE]
+    python -m benchmarks.training.digits_quality [RUN] [--n 1000] [--solver pf-ode] [--nfe 20] [--json FILE]
 
 Prints the same metrics for held-out real digits, which are not in the training data of the model or the classifier:
 

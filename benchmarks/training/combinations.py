@@ -1,6 +1,6 @@
 """Training of every process, parametrization, weight and time sampler: a table over combinations on the digits.
 
-    python -m benchmarks.combinations [--seconds 180 | --steps N] [--only NAME ...] [--table]
+    python -m benchmarks.training.combinations [--seconds 180 | --steps N] [--only NAME ...] [--table]
 
 Each combination is trained, sampled and evaluated. Its result is a file ``runs/combinations/NAME.json`` and an image.
 Finished combinations are not repeated, and interrupted ones resume from their newest checkpoint. ``--table`` writes
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.digits_quality import classifier, figures
+from benchmarks.training.digits_quality import classifier, figures
 from sde_diffusion import frechet_distance, sample, train
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.models.score_model import ScoreModel
@@ -39,8 +39,8 @@ from sde_diffusion.training.defaults import default_model
 from sde_diffusion.training.losses import denoising_loss
 from sde_diffusion.training.time_sampling import stratified
 
-RESULTS = Path(__file__).parent / "results"
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "combinations.png"
+RESULTS = Path(__file__).parent.parent / "results"
+PICTURE = Path(__file__).parent.parent.parent / "docs" / "images" / "combinations.png"
 
 
 @dataclass(frozen=True)

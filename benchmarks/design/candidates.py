@@ -1,6 +1,6 @@
 """Settings for the default solver: exponential Adams over forms, variables, orders and grids.
 
-    python -m benchmarks.candidates [--problems ...] [--run RUN] [--nfe ...] [--out DIR]
+    python -m benchmarks.design.candidates [--problems ...] [--run RUN] [--nfe ...] [--out DIR]
 
 The initial noise differs from that of ``benchmarks.solvers``, so that the choice and the report use
 different samples. A grid is a grid family and the last rho before 0, a factor times the rule
@@ -129,7 +129,7 @@ def show(errors: Errors, peers: dict[tuple[str, int], float], console: Console, 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure the missing settings and print the tables."""
-    parser = argparse.ArgumentParser(prog="benchmarks.candidates", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.design.candidates", description=__doc__.splitlines()[0])
     parser.add_argument("--problems", nargs="*", default=list(problem_table.EXACT))
     parser.add_argument("--run", nargs="*", default=[])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))

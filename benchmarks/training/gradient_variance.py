@@ -1,6 +1,6 @@
 """Variance of the gradient of a training step for each time sampler.
 
-    python -m benchmarks.gradient_variance [RUN] [--batches 128] [--batch-size 64] [--json FILE]
+    python -m benchmarks.training.gradient_variance [RUN] [--batches 128] [--batch-size 64] [--json FILE]
 
 For a trained model (the bundled digits network by default) and a weight, every time sampler estimates the same
 gradient: log-normal and logit-normal samples have importance weights. The result is the total variance of the gradient

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.combinations import COMBINATIONS, Combination, build, main, noise_error, options, samples
+from benchmarks.training.combinations import COMBINATIONS, Combination, build, main, noise_error, options, samples
 from sde_diffusion import train
 from sde_diffusion.data import load_data
 from sde_diffusion.models.score_model import PREDICTS

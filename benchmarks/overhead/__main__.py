@@ -3,7 +3,7 @@
     python -m benchmarks.overhead [--solvers pf-ode,ddim,...] [--nfe 20] [--batch 64] [--rounds 15] [--json FILE]
     python -m benchmarks.overhead --empty [--nfe 20] [--rounds 200] [--json FILE]
 
---empty measures steps on an empty network, with k-diffusion and diffusers (benchmarks/empty_overhead.py).
+--empty measures steps on an empty network, with k-diffusion and diffusers (benchmarks/empty.py).
 --solvers measures some solvers and keeps the other rows of the JSON file.
 
 After every step of the solver the bundled digits network is called directly, on the same batch and as often as the step
@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import empty_overhead
+from benchmarks.overhead import empty
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.storage.locate import BUNDLED
 from solvers import SOLVERS, Step, solve
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.empty:
-        empty_overhead.report(arguments.nfe, arguments.rounds or 200, arguments.json)
+        empty.report(arguments.nfe, arguments.rounds or 200, arguments.json)
         return
     model = load(arguments.run or BUNDLED).to(arguments.device)
     able = [name for name, solver in SOLVERS.items() if not solver.adaptive]

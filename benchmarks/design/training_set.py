@@ -13,7 +13,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from benchmarks.design_data import letters, strokes
+from benchmarks.design.images import letters, strokes
 from benchmarks.problems import gaussian_spectrum
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load
 from sde_diffusion.sampling.reference_solution import converged, rms

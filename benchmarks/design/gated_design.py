@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.design_family import FEW, Member, base, judged
-from benchmarks.design_kinds import Kinds
+from benchmarks.design.kinds import Kinds
+from benchmarks.design.training_set import FEW, Member, base, judged
 from sde_diffusion.tuning.fit import descend, run
 from solvers.fitted.pf_ode import table_of
 

@@ -1,6 +1,6 @@
 """Distance of the farthest samples, by parametrization.
 
-    python -m benchmarks.outliers [--sets NAME ...] [--recipes NAME ...] [--seeds 0 1 2] [--json FILE]
+    python -m benchmarks.training.outliers [--sets NAME ...] [--recipes NAME ...] [--seeds 0 1 2] [--json FILE]
 
 A recipe is a parametrization with its default loss weight and time sampling; noise:log-normal has another sampling.
 

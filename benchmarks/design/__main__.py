@@ -1,6 +1,6 @@
 """The tables of ``pf-ode``: times, weights and gates fitted to a family of models at once.
 
-    python -m benchmarks.design --plain --run DIGITS --out benchmarks/design_start.json --nfe 3 4 5 ...
+    python -m benchmarks.design --plain --run DIGITS --out benchmarks/design/start.json --nfe 3 4 5 ...
     python -m benchmarks.design --run DIGITS STROKES GREY [--nfe 8 5 10 ...] [--out solvers/fitted/pf_ode.json]
     python -m benchmarks.design --settings 16 20 30 50 --run DIGITS STROKES GREY
     python -m benchmarks.design --large --run STROKES-28 LETTERS-28 GREY-28 [--nfe 8 5 10 ...]
@@ -10,7 +10,7 @@
 The family is of the kinds that ``benchmarks.solvers`` reports on, but of other data: two mixtures of Gaussians on
 handwritten digits (other images and widths), 24 Gaussians at random places and 40 on two rings in the plane, clouds of
 Gaussians in 3, 8 and 24 dimensions, Gaussians with three spectra, and the networks of ``--run``
-(``benchmarks.design_data`` makes the images of the last two):
+(``benchmarks.design.images`` makes the images of the last two):
 
     sdediff train --sde vp --steps 6000 --out runs/digits-6000
     sdediff train --data strokes.npz --channels 16 --batch-size 64 --steps 4000 --ema 0.998 --out runs/strokes
@@ -25,7 +25,7 @@ that even a good solver takes to another mode is left out there. Held-out noise 
 fewer): the best pairs for all start, then their times are fitted, with the weights that belong to them, then all
 numbers. The file in use was made before the clouds joined the family. From there (or, where that file has no table,
 from the engine), or from the existing mixture of tables, if that is better, every expert gets coefficients of its
-own, and gates that recognise it (``design_kinds``). Tables for other numbers of steps in the file are kept; those for 3
+own, and gates that recognise it (``kinds``). Tables for other numbers of steps in the file are kept; those for 3
 and 4 are plain.
 
 For many steps there is a member of the exponential engine instead: ``--settings 16 20 30 50`` ranks settings for it by
@@ -58,8 +58,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.design_family import Member, base, error, family, judged
-from benchmarks.design_gated import KINDS, LARGE_KINDS, GatedDesign
+from benchmarks.design.gated_design import KINDS, LARGE_KINDS, GatedDesign
+from benchmarks.design.training_set import Member, base, error, family, judged
 from sde_diffusion import VPSDE
 from sde_diffusion.tuning.fit import (
     Derivatives,
@@ -94,7 +94,7 @@ _NETWORK_WEIGHT_FEW = 12  # with five steps or fewer
 _SIZE = 0.5  # RMS of the data, for the scale of the weights
 NETWORKS = {"digits-6000", "strokes", "grey"}
 LARGE_NETWORKS = {"strokes-28", "letters-28", "grey-28"}
-START = Path(__file__).with_name("design_start.json")
+START = Path(__file__).with_name("start.json")
 TABLES, LARGE_TABLES = Path("solvers/fitted/pf_ode.json"), Path("solvers/fitted/pf_ode_large.json")
 _FACTORS = (1.0, 1.5, 2.0, 2.5)  # of the noise levels of a table that the large ones start from
 _MOST = 2.0  # see GatedDesign

@@ -1,6 +1,6 @@
 """Training images of the networks in the training set of ``benchmarks.design``, different from all reported problems.
 
-python -m benchmarks.design_data OUT --data-dir DATA
+python -m benchmarks.design.images OUT --data-dir DATA
 
 OUT/strokes.npz     1,797 handwritten digits of scikit-learn enlarged to 16 x 16, their contrast raised until most
 pixels are black or white

@@ -8,8 +8,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.design_family import Member
-from benchmarks.design_gated import GatedDesign
+from benchmarks.design.gated_design import GatedDesign
+from benchmarks.design.training_set import Member
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.fit import TableFit, objective, run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.outliers import measure, sliced
+from benchmarks.training.outliers import measure, sliced
 from sde_diffusion.data import load_data
 
 N = 20_000

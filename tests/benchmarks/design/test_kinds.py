@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.design_kinds import Kinds, Run
+from benchmarks.design.kinds import Kinds, Run
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.fit import TableFit, descend, run

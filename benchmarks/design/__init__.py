@@ -1,0 +1,1 @@
+"""The fit of the tables of `pf-ode`."""

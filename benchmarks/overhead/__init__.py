@@ -1,0 +1,1 @@
+"""Overhead of a solver beside the calls of its network."""

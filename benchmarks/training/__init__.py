@@ -1,0 +1,1 @@
+"""Training: throughput, combinations of settings, and the quality of what they give."""
