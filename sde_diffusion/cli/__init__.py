@@ -26,6 +26,7 @@ Set SDEDIFF_TRACEBACK=1 to show full tracebacks."""
 # Repeats the first sentence of each command's docstring, so that the overview needs no import of the command.
 SUMMARIES = {
     "train": "Train a score model by denoising score matching.",
+    "config": "Print a TOML file of all training options, for train --config.",
     "sample": "Draw samples from a trained model.",
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
     "show": "Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film.",

@@ -12,6 +12,9 @@ import typer.main
 from typer.core import TyperCommand
 
 from sde_diffusion.cli.errors import Guarded
+from sde_diffusion.cli.output import with_output
+
+PRINTING = ("solvers", "inspect", "config")  # commands that print what they are asked for and write nothing
 
 
 class LazyCommands(MutableMapping[str, Any]):
@@ -56,7 +59,7 @@ def command_of(name: str, function: Any, examples: str | None) -> Any:
     paragraphs = (getdoc(function) or "").split("\n\n")
     unwrapped = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    app.command(name=name, help=unwrapped, epilog=examples)(function)
+    app.command(name=name, help=unwrapped, epilog=examples)(with_output(function, quiet=name not in PRINTING))
     return typer.main.get_command(app)
 
 

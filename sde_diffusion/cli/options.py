@@ -38,6 +38,20 @@ def completion_of(values: Iterable[str]) -> Callable[[str], list[str]]:
     return complete
 
 
+def complete_solver(incomplete: str) -> list[str]:
+    """The names of solvers after the last comma; for commands that import the solvers late."""
+    from solvers import SOLVERS
+
+    return completion_of(SOLVERS)(incomplete)
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """The names of data sets."""
+    from sde_diffusion.data import NAMES
+
+    return completion_of(NAMES)(incomplete)
+
+
 DATA_DIR = "Folder with the files of mnist and cifar10."
 
 RunArgument = Annotated[
@@ -56,7 +70,10 @@ ModelOption = Annotated[
         "ScoreModel and is run; or diffusers:FOLDER.",
     ),
 ]
-DeviceOption = Annotated[str | None, option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto")]
+DeviceOption = Annotated[
+    str | None,
+    option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto", values=("auto", "cpu", "cuda")),
+]
 LabelOption = Annotated[
     str | None,
     option(
@@ -102,7 +119,6 @@ AutoguideOption = Annotated[
     ),
 ]
 DataDirOption = Annotated[Path | None, option("--data-dir", DATA_DIR)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")]
 
 
 class GuidanceArguments(NamedTuple):
@@ -190,7 +206,7 @@ class GuidanceArguments(NamedTuple):
         return low, high
 
 
-def with_guidance(command: Callable[..., None]) -> Callable[..., None]:
+def with_guidance(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of guidance; it gets them as ``asked``, one ``GuidanceArguments``.
 
     >>> @with_guidance
@@ -201,9 +217,9 @@ def with_guidance(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def wrapper(**values: Any) -> None:
+    def wrapper(**values: Any) -> Any:
         typed = {name: values.pop(name) for name in GuidanceArguments._fields if name in values}
-        command(**values, asked=GuidanceArguments(**typed))
+        return command(**values, asked=GuidanceArguments(**typed))
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "asked"]
     hints = get_type_hints(GuidanceArguments, include_extras=True)
@@ -249,10 +265,14 @@ class Listed(Protocol):
     def flags(self) -> tuple[str, ...]:
         """The option's spellings on the command line."""
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The names that the option takes, if it takes names."""
+
 
 def listed_options(
     panels: Mapping[str, Sequence[Listed]],
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that adds listed options to a command, which receives the given ones as ``settings``.
 
     Args:
@@ -270,9 +290,9 @@ def listed_options(
     """
     found = {f"{o.table}_{o.name}" if o.table else o.name: (panel, o) for panel, list_ in panels.items() for o in list_}
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapper(**values: Any) -> None:
+        def wrapper(**values: Any) -> Any:
             settings: dict[str, Any] = {}
             for key, (_, listed) in found.items():
                 value = values.pop(key)
@@ -280,7 +300,7 @@ def listed_options(
                     continue
                 place = settings.setdefault(listed.table, {}) if listed.table else settings
                 place[listed.name] = value
-            command(**values, settings=settings)
+            return command(**values, settings=settings)
 
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
         added = [
@@ -289,7 +309,14 @@ def listed_options(
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    o.kind | None, typer.Option(*o.flags, help=o.text, rich_help_panel=panel, show_default=o.usual)
+                    o.kind | None,
+                    typer.Option(
+                        *o.flags,
+                        help=o.text,
+                        rich_help_panel=panel,
+                        show_default=o.usual,
+                        autocompletion=completion_of(o.values) if o.values else None,
+                    ),
                 ],
             )
             for key, (panel, o) in found.items()

@@ -232,6 +232,13 @@ def _some(data: Tensor) -> Tensor:
     return data[torch.linspace(0, len(data) - 1, min(len(data), _MOST), dtype=torch.float64).long()]
 
 
+def _far(x: Tensor, data: Tensor) -> int:
+    """The number of samples more than 1.5 times as far from the mean of the data as any of the data."""
+    centre = data.double().flatten(1).mean(0)
+    reach = (data.double().flatten(1) - centre).norm(dim=1).max()
+    return int(((x.flatten(1) - centre).norm(dim=1) > 1.5 * reach).sum())
+
+
 def _row(
     name: str,
     nfe: int,
@@ -259,6 +266,8 @@ def _row(
     errors = None if endpoints is None else rms(x[: len(endpoints)] - endpoints)
     frechet = sliced = None
     if target is not None:
+        if far := _far(x, target[0]):
+            note = "; ".join(filter(None, [note, f"{far} of {len(x)} samples far from all data decide the distances"]))
         sliced = sliced_wasserstein(x, target[0], projections=_LINES)
         if min(len(x), target[1].n) >= max(x[0].numel(), 2):
             frechet = unbiased_frechet_distance(x, target[1])

@@ -83,8 +83,17 @@ def save_grid(path: str | os.PathLike[str], x: Tensor, *, columns: int | None = 
         ValueError: as `image_grid`.
         OSError: the file cannot be written.
     """
+    save_image(path, image_grid(x, columns=columns, scale=scale))
+
+
+def save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Write an image to a PNG file, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; an existing one is unchanged.
+    """
     content = io.BytesIO()
-    image_grid(x, columns=columns, scale=scale).save(content, format="PNG")
+    image.save(content, format="PNG")
     write_file(Path(path), content.getvalue())
 
 
@@ -94,7 +103,8 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
     Args:
         path: the file to write.
         points: (B, 2).
-        reference: (N, 2) to compare with, drawn first; the axes are those of the reference.
+        reference: (N, 2) to compare with, drawn first; the axes are those of the reference, and the title counts the
+            points outside of them.
 
     Raises:
         ValueError: another shape, or values that are not finite.
@@ -113,10 +123,35 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
             raise InputError(f"expected finite points (B, 2); got shape {tuple(cloud.shape)}")
         x, y = cloud.detach().double().cpu().numpy().T
         axes.scatter(x, y, s=3, color=colour, linewidths=0)
-        if cloud is reference:  # a few samples far away must not set the axes
-            axes.set_xlim(axes.get_xlim())
-            axes.set_ylim(axes.get_ylim())
+    if reference is not None:  # a few samples far away must not set the axes
+        low, high = _frame(reference)
+        axes.set_xlim(float(low[0]), float(high[0]))
+        axes.set_ylim(float(low[1]), float(high[1]))
+        axes.set_title(outside(points, reference), fontsize=10, color="tab:red")
     save_figure(path, figure, dpi=100)
+
+
+def _frame(reference: Tensor) -> tuple[Tensor, Tensor]:
+    """The corners of the axes of a figure: the reference with a margin of 5 %."""
+    low, high = reference.double().amin(0).cpu(), reference.double().amax(0).cpu()
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
+
+
+def outside(points: Tensor, reference: Tensor) -> str:
+    """Return how many points the axes of the reference leave out, in words; empty for none.
+
+    >>> square = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    >>> outside(torch.tensor([[0.0, 1.05], [3.0, 4.0]]), square), outside(square, square)
+    ('1 of 2 samples outside of the picture, the farthest at |x| = 5', '')
+    """
+    x = points.double().cpu()
+    low, high = _frame(reference)
+    out = ((x < low) | (x > high)).any(1)
+    if not out.any():
+        return ""
+    farthest = float(x[out].norm(dim=1).max())
+    return f"{int(out.sum()):,} of {len(x):,} samples outside of the picture, the farthest at |x| = {farthest:.3g}"
 
 
 def save_figure(path: str | os.PathLike[str], figure: Figure, dpi: int) -> None:

@@ -13,15 +13,18 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from sde_diffusion.report import terminal
 
 _BAR_SECONDS = 0.2
 _LINE_SECONDS = 15.0
+OTHERS = 68  # columns of a terminal that all but the bar take, with totals of five digits
+WAITING = 0.05  # share of time spent on data from which it is shown
 
 
 class Meter:
-    """Shows step, loss, images/s, the share of time spent waiting for data, and the time left.
+    """Shows step, loss, images/s, the time left, and the share of time spent waiting for data where it is large.
 
     Args:
         total: the number of the last step.
@@ -48,10 +51,10 @@ class Meter:
         if self._show and self._bar_fits:
             self._bar = Progress(
                 TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=min(40, max(5, self._console.width - OTHERS))),
+                MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(self._total)) + 1)),
+                TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=8)),
                 console=self._console,
             )
             self._bar.start()
@@ -94,9 +97,13 @@ class Meter:
         >>> meter = Meter(10, show=False)
         >>> meter.measured(0.12345, 2100.0, 0.004)
         >>> meter.figures()
-        'loss 0.1235  2,100 images/s  data wait 0.4 %'
+        'loss 0.1235  2,100 images/s'
+        >>> meter.measured(0.12345, 2100.0, 0.4)
+        >>> meter.figures()
+        'loss 0.1235  2,100 images/s  data wait 40 %'
         """
         if self._figures is None:
             return ""
         loss, rate, wait = self._figures
-        return f"loss {loss:.4f}  {rate:,.0f} images/s  data wait {100 * wait:.1f} %"
+        waiting = f"  data wait {100 * wait:.0f} %" if wait >= WAITING else ""
+        return f"loss {loss:.4f}  {rate:,.0f} images/s{waiting}"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -11,10 +15,54 @@ from rich.text import Text
 from sde_diffusion.files.text import printable
 
 
-@cache
+class Muted(NamedTuple):
+    """What is not printed: the lines of stdout, and the progress on stderr."""
+
+    lines: bool = False
+    progress: bool = False
+
+
+_muted: ContextVar[Muted] = ContextVar("muted", default=Muted())  # noqa: B039 (immutable)
+
+
+@contextmanager
+def muted(*, lines: bool, progress: bool) -> Iterator[None]:
+    """A context without lines on stdout, or without progress on stderr; warnings and errors are always printed.
+
+    >>> with muted(lines=True, progress=False):
+    ...     echo("not printed")
+    """
+    token = _muted.set(Muted(lines, progress))
+    try:
+        yield
+    finally:
+        _muted.reset(token)
+
+
+def shows_progress() -> bool:
+    """Whether bars, and lines in their place, are printed."""
+    return not _muted.get().progress
+
+
+def stdout() -> Console:
+    """The console of stdout."""
+    return Console(quiet=_muted.get().lines)
+
+
 def stderr() -> Console:
     """The console of stderr: one for all, so that a warning is printed above a bar and not into it."""
+    return _stderr() if shows_progress() else _without_bars()
+
+
+@cache
+def _stderr() -> Console:
     return Console(stderr=True)
+
+
+@cache
+def _without_bars() -> Console:
+    """A console that every bar takes for a file."""
+    return Console(stderr=True, force_terminal=False)
 
 
 def lines_of(text: str, width: int) -> str:
@@ -46,7 +94,9 @@ def echo(text: str, command: str = "", *, err: bool = False, console: Console | 
     >>> echo("trained in 3 s; next:", "sdediff sample")
     trained in 3 s; next: sdediff sample
     """
-    console = console or (stderr() if err else Console())
+    if console is None and err and not shows_progress():
+        return
+    console = console or (stderr() if err else stdout())
     text, command = printable(text), printable(command)
     whole = f"{text} {command}" if command else text
     if console.is_terminal:

@@ -26,7 +26,8 @@ from sde_diffusion.data import load_data
 from sde_diffusion.data.labels import class_values
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import new_folder, write_file
-from sde_diffusion.report.pictures import save_grid, scatter, stretched
+from sde_diffusion.report.grid_of_classes import labelled_grid
+from sde_diffusion.report.pictures import outside, save_grid, save_image, scatter, stretched
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import DataEntry, SampleRecord
 from sde_diffusion.storage.typed_json import checked
@@ -122,12 +123,25 @@ def picture(path: Path, samples: Samples) -> bool:
     if len(shape) == 3 and shape[0] in (1, 3):
         # Unscaled values have no black and white.
         own = samples.record["model"].get("normalization") is not None
-        save_grid(path, stretched(samples.x) if own else samples.x)
+        x = stretched(samples.x) if own else samples.x
+        asked = samples.record.get("labels") or []
+        if len(set(asked)) < 2:
+            save_grid(path, x)
+        else:
+            classes = [asked[k % len(asked)] for k in range(len(x))]
+            save_image(path, labelled_grid(x, classes, samples.record["data"].get("class_names")))
     elif shape == (2,):
         scatter(path, samples.x, _reference(samples.record["data"]))
     else:
         return False
     return True
+
+
+def outliers(samples: Samples) -> str:
+    """How many points the figure leaves out, in words; empty for none, and for samples other than points."""
+    known = samples.x.ndim == 2 and samples.x.shape[1] == 2
+    reference = _reference(samples.record["data"]) if known else None
+    return "" if reference is None else outside(samples.x, reference)
 
 
 def _reference(data: DataEntry) -> Tensor | None:

@@ -35,13 +35,21 @@ def cosine(progress: float) -> float:
 SCHEDULES = {"constant": constant, "cosine": cosine}
 PRECISIONS = ("fp32", "bf16", "fp16")
 TRACKERS = ("none", "tensorboard", "wandb")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 # Names of fields in files of earlier versions.
 RENAMED = {"times": "time_sampling"}
 
 
-def setting(default: Any, text: str, *, usual: str | None = None, options: tuple[str, ...] = ()) -> Any:
+def setting(
+    default: Any,
+    text: str,
+    *,
+    usual: str | None = None,
+    options: tuple[str, ...] = (),
+    values: Iterable[str] = (),
+) -> Any:
     """A field with its help text for the command line, the docstring and docs/training.md.
 
     Args:
@@ -49,8 +57,9 @@ def setting(default: Any, text: str, *, usual: str | None = None, options: tuple
         text: the help text.
         usual: the default in words, if it is not a fixed value.
         options: the spellings on the command line; ``--the-name`` by default.
+        values: the names that it takes, which the shell completes.
     """
-    return field(default=default, metadata={"help": text, "usual": usual, "options": options})
+    return field(default=default, metadata={"help": text, "usual": usual, "options": options, "values": tuple(values)})
 
 
 def _names(table: Iterable[str]) -> str:
@@ -77,14 +86,22 @@ class TrainConfig:
         2e-3, "Learning rate of AdamW after the warm-up.", options=("--learning-rate", "--lr")
     )
     warmup: int = setting(100, "Number of updates over which the learning rate rises linearly from 0.")
-    schedule: str = setting("cosine", f"Learning-rate schedule after the warm-up: {_names(SCHEDULES)}.")
+    schedule: str = setting(
+        "cosine", f"Learning-rate schedule after the warm-up: {_names(SCHEDULES)}.", values=SCHEDULES
+    )
     weight_decay: float = setting(0.0, "Weight decay of AdamW.")
     clip: float = setting(1.0, "Largest norm of the gradient; larger gradients are scaled down to it.")
     weight: str = setting(
-        "simple", f"Weight of the loss over time: {_names(LOSS_WEIGHTS)}.", usual="by what the network predicts"
+        "simple",
+        f"Weight of the loss over time: {_names(LOSS_WEIGHTS)}.",
+        usual="by what the network predicts",
+        values=LOSS_WEIGHTS,
     )
     time_sampling: str = setting(
-        "stratified", f"How training times are drawn: {_names(TIME_SAMPLERS)}.", usual="by what the network predicts"
+        "stratified",
+        f"How training times are drawn: {_names(TIME_SAMPLERS)}.",
+        usual="by what the network predicts",
+        values=TIME_SAMPLERS,
     )
     t_min: float = setting(1e-5, "Smallest training time, in (0, 1).")
     ema: float | tuple[float, ...] = setting(
@@ -105,6 +122,7 @@ class TrainConfig:
         AUTO,
         "Units that the network sees: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
         "else), range ([-1, 1]), none (as they are), or auto: range for images of bytes, standard for floats.",
+        values=(AUTO, *METHODS),
     )
     flip: bool = setting(False, "Random horizontal flips of images.")
     augment: float = setting(
@@ -112,12 +130,14 @@ class TrainConfig:
         "Probability of each part of EDM's augmentation of images, such as 0.12; its labels are the network's context.",
     )
     precision: str = setting(
-        "fp32", f"Precision of the network: {_names(PRECISIONS)}. Loss, weights and averages stay float32."
+        "fp32",
+        f"Precision of the network: {_names(PRECISIONS)}. Loss, weights and averages stay float32.",
+        values=PRECISIONS,
     )
     accumulate: int = setting(1, "Number of micro-batches in one update (gradient accumulation).")
     seed: int = setting(0, "Random seed of initial weights, data order, times, noise and dropout.")
-    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one.")
-    tracker: str = setting("none", f"Also log metrics to {_names(TRACKERS)}.")
+    device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one.", values=DEVICES)
+    tracker: str = setting("none", f"Also log metrics and samples to {_names(TRACKERS)}.", values=TRACKERS)
     log_every: int = setting(50, "Number of updates between lines of metrics.jsonl.")
     checkpoint_every: int = setting(500, "Number of updates between checkpoints.")
     keep: int = setting(2, "Number of checkpoints to keep, the newest.")
@@ -127,7 +147,7 @@ class TrainConfig:
         choose(self.weight, LOSS_WEIGHTS, "weight")
         choose(self.time_sampling, TIME_SAMPLERS, "time sampling")
         choose(self.normalize, dict.fromkeys((AUTO, *METHODS)), "normalize")
-        choose(self.device, dict.fromkeys(("auto", "cpu", "cuda")), "device")
+        choose(self.device, dict.fromkeys(DEVICES), "device")
         choose(self.precision, dict.fromkeys(PRECISIONS), "precision")
         choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "snapshot_every"):

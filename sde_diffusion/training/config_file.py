@@ -81,19 +81,24 @@ def write_options(options: Mapping[str, Any]) -> bytes:
     [process]
     beta_min = 0.1
     """
-    lines = [f"{name} = {_toml(v)}" for name, v in options.items() if v is not None and not isinstance(v, dict)]
+    lines = [f"{name} = {to_toml(v)}" for name, v in options.items() if v is not None and not isinstance(v, dict)]
     for name, table in options.items():
         if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {_toml(v)}" for key, v in table.items() if v is not None)]
+            lines += ["", f"[{name}]", *(f"{key} = {to_toml(v)}" for key, v in table.items() if v is not None)]
     return ("\n".join(lines) + "\n").encode()
 
 
-def _toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """A value as TOML.
+
+    >>> to_toml((0.1, 1e-5)), to_toml("vp")
+    ('[0.1, 1e-05]', '"vp"')
+    """
     # Strings, booleans, lists and finite numbers are written as in JSON.
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(to_toml, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 

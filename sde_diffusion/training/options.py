@@ -6,13 +6,19 @@ arguments of several classes and are listed here.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
+from sde_diffusion.data import NAMES
+from sde_diffusion.data.dataset import LAYOUTS
+from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.networks import NETWORKS
 from sde_diffusion.networks.embeddings import EMBEDDINGS
+from sde_diffusion.sde import SDES
 from sde_diffusion.training.config import TrainConfig
+from sde_diffusion.training.config_file import to_toml
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class TrainOption:
         usual: the default, in words.
         table: the table of the TOML file, "process" or "network"; None for the top level.
         spellings: the spellings on the command line.
+        values: the names that it takes, which the shell completes.
+        example: the default, or a value in its place where the default depends on other options.
     """
 
     name: str
@@ -34,6 +42,8 @@ class TrainOption:
     usual: str
     table: str | None = None
     spellings: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
+    example: Any = None
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -56,26 +66,82 @@ def _of_config() -> tuple[TrainOption, ...]:
         if kind is bool:
             usual = field.name if field.default else f"no-{field.name}"
         options.append(
-            TrainOption(field.name, kind, field.metadata["help"], usual, spellings=field.metadata["options"])
+            TrainOption(
+                field.name,
+                kind,
+                field.metadata["help"],
+                usual,
+                spellings=field.metadata["options"],
+                values=field.metadata["values"],
+                example=field.default,
+            )
         )
     return tuple(options)
 
 
 TRAINING = _of_config()
+RUN = (
+    TrainOption(
+        "data",
+        str,
+        f"Training data: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
+        "digits",
+        values=NAMES,
+        example="digits",
+    ),
+    TrainOption("data_dir", str, "Folder with the files of mnist and cifar10.", "none", example="data"),
+    TrainOption(
+        "layout",
+        str,
+        f"Layout of an array of images: {', '.join(LAYOUTS)}.",
+        "by its shape",
+        values=LAYOUTS,
+        example=LAYOUTS[0],
+    ),
+    TrainOption(
+        "out", str, "Folder of the run; with --resume, the run to resume.", "runs/DATA-SDE", example="runs/mine"
+    ),
+    TrainOption("sde", str, f"The forward process: {', '.join(SDES)}.", "vp", values=tuple(SDES), example="vp"),
+    TrainOption(
+        "predicts",
+        str,
+        f"Parametrization, the target of the network: {', '.join(PREDICTS)}.",
+        "velocity; edm for ve and edm",
+        values=tuple(PREDICTS),
+        example="velocity",
+    ),
+)
 PROCESS = (
-    TrainOption("beta_min", float, "beta at t = 0 (vp, subvp).", "0.1", "process"),
-    TrainOption("beta_max", float, "beta at t = 1 (vp, subvp).", "20.0", "process"),
-    TrainOption("sigma_min", float, "Smallest sigma (ve).", "0.01", "process"),
-    TrainOption("sigma_max", float, "Largest sigma (ve, edm).", "50, edm 80", "process"),
+    TrainOption("beta_min", float, "beta at t = 0 (vp, subvp).", "0.1", "process", example=0.1),
+    TrainOption("beta_max", float, "beta at t = 1 (vp, subvp).", "20.0", "process", example=20.0),
+    TrainOption("sigma_min", float, "Smallest sigma (ve).", "0.01", "process", example=0.01),
+    TrainOption("sigma_max", float, "Largest sigma (ve, edm).", "50, edm 80", "process", example=50.0),
 )
 NETWORK = (
-    TrainOption("name", str, f"Network: {', '.join(NETWORKS)}.", "by the data", "network", ("--network",)),
-    TrainOption("width", int, "Hidden width of an MLP.", "by the data", "network"),
-    TrainOption("depth", int, "Number of residual blocks of an MLP.", "4", "network"),
-    TrainOption("channels", int, "Base channels of a U-Net.", "by the data", "network"),
-    TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network"),
-    TrainOption("dropout", float, "Dropout probability.", "by the data", "network"),
-    TrainOption("embedding", str, f"Time embedding: {', '.join(EMBEDDINGS)}.", "log; with edm sinusoidal", "network"),
+    TrainOption(
+        "name",
+        str,
+        f"Network: {', '.join(NETWORKS)}.",
+        "by the data",
+        "network",
+        ("--network",),
+        tuple(NETWORKS),
+        "unet",
+    ),
+    TrainOption("width", int, "Hidden width of an MLP.", "by the data", "network", example=128),
+    TrainOption("depth", int, "Number of residual blocks of an MLP.", "4", "network", example=4),
+    TrainOption("channels", int, "Base channels of a U-Net.", "by the data", "network", example=32),
+    TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network", example=2),
+    TrainOption("dropout", float, "Dropout probability.", "by the data", "network", example=0.0),
+    TrainOption(
+        "embedding",
+        str,
+        f"Time embedding: {', '.join(EMBEDDINGS)}.",
+        "log; with edm sinusoidal",
+        "network",
+        values=tuple(EMBEDDINGS),
+        example="log",
+    ),
 )
 
 
@@ -93,3 +159,33 @@ def table_of_options(options: Iterable[TrainOption] = (*TRAINING, *PROCESS, *NET
         key = option.name if option.table is None else f"[{option.table}] {option.name}"
         lines.append(f"| {flags} | `{key}` | {option.usual} | {option.text} |")
     return "\n".join(lines)
+
+
+def template() -> str:
+    r"""A TOML file of all options with their defaults, which ``train --config`` accepts and which changes nothing.
+
+    A default that depends on the data or on other options stands behind a ``#``.
+
+    >>> print("\n".join(template().splitlines()[:8]))
+    # Options of sdediff train --config FILE. Remove the # before a key to set
+    # it: the default of these keys depends on other options.
+    <BLANKLINE>
+    # Training data: digits, moons, rings, checkerboard, swiss-roll, mnist,
+    # cifar10; or the path of an .npy or .npz file or a folder of images.
+    data = "digits"
+    <BLANKLINE>
+    # Folder with the files of mnist and cifar10. Default: none.
+    """
+    lines = [
+        "# Options of sdediff train --config FILE. Remove the # before a key to set",
+        "# it: the default of these keys depends on other options.",
+    ]
+    for heading, options in ((None, RUN), (None, TRAINING), ("process", PROCESS), ("network", NETWORK)):
+        lines += ["", f"[{heading}]"] if heading else []
+        for option in options:
+            fixed = heading is None and (option.usual in (str(option.example), "none") or option.kind is bool)
+            fixed = fixed and option.name != "data_dir"
+            usual = "" if fixed else f" Default: {option.usual}."
+            lines += ["", *textwrap.wrap(option.text + usual, 79, initial_indent="# ", subsequent_indent="# ")]
+            lines.append(f"{'' if fixed else '# '}{option.name} = {to_toml(option.example)}")
+    return "\n".join(lines) + "\n"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor
 
 from sde_diffusion.cli.errors import echo, say
@@ -17,6 +16,7 @@ from sde_diffusion.cli.options import (
     GuidanceArguments,
     ModelOption,
     RunArgument,
+    complete_data,
     completion_of,
     model_at,
     whole_numbers,
@@ -84,6 +84,7 @@ def compare(
             "--data",
             help="Data that distances are measured to: a data set or a path, as for train.",
             show_default="what the model was trained on",
+            autocompletion=complete_data,
         ),
     ] = None,
     data_dir: Annotated[
@@ -101,7 +102,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
     *,
     asked: GuidanceArguments,
-) -> None:
+) -> dict[str, Any] | None:
     """Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.
 
     The error of a sample is its distance to the reference solution: the endpoint of the model's probability flow from
@@ -149,13 +150,14 @@ def compare(
     folder = save(found, folder, about)
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))
-        return
+        return None
     echo(f"model {stored.path}")
-    Console().print(table(found))
+    terminal.stdout().print(table(found))
     for line in summary(found):
         echo(line)
     echo(f"figures {folder / 'compare.json'}")
     echo(f"picture {folder / 'compare.png'}")
+    return {"written": [folder / "compare.json", folder / "compare.png"]}
 
 
 def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:

@@ -10,13 +10,14 @@ from typing import Annotated
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DataDirOption, DeviceOption, JsonOption, ModelOption, RunArgument, model_at
+from sde_diffusion.cli.options import DataDirOption, DeviceOption, ModelOption, RunArgument, complete_data, model_at
+from sde_diffusion.cli.output import JsonOption
 from sde_diffusion.data import load_data
 from sde_diffusion.interop.doctor import Diagnosis, examine
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.checkpoint import load
@@ -40,7 +41,10 @@ def doctor(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Held-out data: a data set or a path, as for train.", show_default="that of the run"
+            "--data",
+            help="Held-out data: a data set or a path, as for train.",
+            show_default="that of the run",
+            autocompletion=complete_data,
         ),
     ] = None,
     data_dir: DataDirOption = None,
@@ -78,7 +82,7 @@ def _show(result: Diagnosis) -> None:
     table = Table("sigma / alpha", "error / linear", box=SIMPLE_HEAD, pad_edge=False)
     for rho, ratio in zip(result.rho, result.ratio, strict=True):
         table.add_row(f"{rho:.3g}", f"{ratio:.3g}")
-    Console().print(table)
+    terminal.stdout().print(table)
     if result.healthy:
         echo("no fault found: no usual mistake explains its answers better than what it is declared to be")
         if weak := [f"{rho:.3g}" for rho, q in zip(result.rho, result.ratio, strict=True) if q > WEAK]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 
 from sde_diffusion.cli.commands.sample import bar, listed, times_of
 from sde_diffusion.cli.errors import echo, say
@@ -15,6 +14,7 @@ from sde_diffusion.cli.options import (
     DeviceOption,
     GuidanceArguments,
     ModelOption,
+    complete_data,
     completion_of,
     model_at,
     refuse,
@@ -35,6 +35,7 @@ from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.files.text import printable
 from sde_diffusion.files.writing import require_writable
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
@@ -45,7 +46,7 @@ from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, folder_of, na
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
-from solvers import SOLVERS
+from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError, require_whole
 
 EXAMPLES = """
@@ -84,6 +85,7 @@ def evaluate(
             "--reference",
             help="Reference data: a data set or path as in 'sdediff train --data', or a --save-reference file.",
             show_default="the training data of the run",
+            autocompletion=complete_data,
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of the reference: train or test.")] = "train",
@@ -95,6 +97,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--features",
+            autocompletion=completion_of(NAMES),
             help=f"Feature extractor: {', '.join(NAMES)}.",
             show_default="a stored reference's own, else by shape",
         ),
@@ -103,7 +106,12 @@ def evaluate(
         Path | None, typer.Option("--weights", help="Weights of inception or dinov2.", show_default=False)
     ] = None,
     metrics: Annotated[
-        str, typer.Option("--metrics", help=f"Metrics, separated by commas: all, or some of {', '.join(METRICS)}.")
+        str,
+        typer.Option(
+            "--metrics",
+            help=f"Metrics, separated by commas: all, or some of {', '.join(METRICS)}.",
+            autocompletion=completion_of(METRICS),
+        ),
     ] = ",".join(DEFAULT_METRICS),
     n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[
@@ -122,7 +130,13 @@ def evaluate(
         int | None, typer.Option("--steps", help="Number of steps, instead of --nfe.", show_default=False)
     ] = None,
     grid: Annotated[
-        str | None, typer.Option("--grid", help="As in 'sdediff sample'.", show_default="the solver's own")
+        str | None,
+        typer.Option(
+            "--grid",
+            help="As in 'sdediff sample'.",
+            show_default="the solver's own",
+            autocompletion=completion_of(GRIDS),
+        ),
     ] = None,
     eta: Annotated[
         float | None, typer.Option("--eta", help="As in 'sdediff sample'.", show_default="1 if stochastic, else 0")
@@ -163,7 +177,7 @@ def evaluate(
     ] = None,
     *,
     asked: GuidanceArguments,
-) -> None:
+) -> dict[str, Any]:
     """Measure sample quality, with standard errors.
 
     Draws samples from a model, or reads samples from a file, and compares them with a reference. Several NFE or
@@ -234,13 +248,12 @@ def evaluate(
     if stored is None:
         assert samples is not None and source is not None
         found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
-        Console().print(reports.table([(printable(str(source)), found)], len(samples)))
+        terminal.stdout().print(reports.table([(printable(str(source)), found)], len(samples)))
         run = {"n": len(samples), "figures": as_dict(found)}
-        saved = write_evaluation(
-            out or unused(FOLDER / source.stem), reports.record({"path": str(source)}, what, [run])
-        )
+        content = reports.record({"path": str(source)}, what, [run])
+        saved = write_evaluation(out or unused(FOLDER / source.stem), content)
         echo(f"figures {saved}")
-        return
+        return {"written": [saved], **content}
     network = load(stored, device=device)
     what.check_shape(network.shape or ())
     usual = 1 if device != "cpu" or stored.given is not None else min(default_processes(), -(-n // batch_size))
@@ -248,19 +261,19 @@ def evaluate(
     with Workers(guided, extractor, usual if processes is None else processes, condition) as workers:
         with bar() as progress:
             points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
-        Console().print(reports.table(reports.columns(points), n))
+        terminal.stdout().print(reports.table(reports.columns(points), n))
         made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
         made |= guidance.record(labels) if asked.given() else {}
         content = reports.record(made, what, [p.as_dict() for p in points])
         if budget:
             assert data is not None  # checked above
-            with bar() as progress:
+            with bar("error budget") as progress:
                 parts = error_budget(
                     workers, ways[0], n, what, data, held_out(data, split), draws=draws, progress=progress
                 )
             content["budget"] = reports.budget_dict(parts)
             for table in (reports.budget_table(parts), reports.loss_table(parts)):
-                Console().print(table)
+                terminal.stdout().print(table)
             echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
     first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
     name = folder_name(first) if len(points) == 1 else "curve"
@@ -272,6 +285,7 @@ def evaluate(
     echo(f"figures {saved}")
     if several:
         echo(f"picture {saved.with_name(CURVE)}")
+    return {"written": [saved, *([saved.with_name(CURVE)] if several else [])], **content}
 
 
 def feasible(metrics: str, n: int, reference: FeatureStatistics, *, named: bool) -> list[str]:

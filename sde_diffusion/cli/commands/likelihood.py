@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from sde_diffusion.cli.commands.sample import bar
@@ -18,6 +17,8 @@ from sde_diffusion.cli.options import (
     GuidanceArguments,
     ModelOption,
     RunArgument,
+    complete_data,
+    complete_solver,
     model_at,
     refuse,
     with_guidance,
@@ -27,6 +28,7 @@ from sde_diffusion.files.writing import new_folder, require_new, write_file
 from sde_diffusion.likelihood.divergence import PROBES
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
 from sde_diffusion.likelihood.report import OWN, headline, measure, plot_terms, table_of_terms
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 from sde_diffusion.storage.locate import recorded_data
@@ -56,6 +58,7 @@ def likelihood(
             "--data",
             help=f"Data: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
             show_default="what the model was trained on",
+            autocompletion=complete_data,
         ),
     ] = None,
     data_dir: Annotated[
@@ -82,7 +85,12 @@ def likelihood(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of an adaptive solver, per step and value.")
     ] = 1e-4,
-    solver: Annotated[str, typer.Option("--solver", help="rk23, rk45, tsit5; or adams, heun with --steps.")] = "rk45",
+    solver: Annotated[
+        str,
+        typer.Option(
+            "--solver", help="rk23, rk45, tsit5; or adams, heun with --steps.", autocompletion=complete_solver
+        ),
+    ] = "rk45",
     steps: Annotated[
         int | None, typer.Option("--steps", help="Steps of a fixed-step solver.", show_default=False)
     ] = None,
@@ -108,7 +116,7 @@ def likelihood(
     ] = None,
     *,
     asked: GuidanceArguments,
-) -> None:
+) -> dict[str, Any]:
     """Measure the log-likelihood of data under a trained model.
 
     Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. With --label own
@@ -129,7 +137,7 @@ def likelihood(
         refuse(ctx, ["steps"], f"{solver} chooses its own steps; see --tolerance")
     else:
         refuse(ctx, ["tolerance"], f"{solver} has fixed steps; see --steps")
-    with bar() as progress:
+    with bar("likelihood") as progress:
         report, bound = measure(
             stored,
             samples,
@@ -149,19 +157,24 @@ def likelihood(
             guidance=guidance,
             progress=progress,
         )
-    for line in headline(report):
+    lines = headline(report)
+    for line in lines:
         echo(line)
+    written = []
     if bound is not None:
         table = Table("term", "nats", title="Terms of the bound", box=SIMPLE_HEAD, pad_edge=False)
         for term, nats in table_of_terms(bound):
             table.add_row(term, f"{nats:.4f}")
-        Console().print(table)
+        terminal.stdout().print(table)
     if out is not None:
         with new_folder(out, taken="next") as new:
             content = to_json({"format": FORMAT, "kind": "sdediff likelihood", **report})
             write_file(new.temporary / "likelihood.json", content)
             if bound is not None:
                 plot_terms(new.temporary / "elbo.png", bound)
-        echo(f"figures {new.path / 'likelihood.json'}")
+        written.append(new.path / "likelihood.json")
+        echo(f"figures {written[0]}")
         if bound is not None:
             echo(f"picture {new.path / 'elbo.png'}")
+            written.append(new.path / "elbo.png")
+    return {"written": written, "summary": lines[0], **report}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -21,6 +21,7 @@ from sde_diffusion.report import terminal
 from solvers.errors import InputError
 
 SHOWN = 5  # number of skipped images to name
+FACTS = ("samples", "shape", "classes", "class_names", "fingerprint", "source", "skipped")  # of the note, for --json
 
 EXAMPLES = """
 \b
@@ -75,7 +76,7 @@ def prepare(
         str | None,
         typer.Option("--label-column", help="Column of the labels in a table.", show_default="label, labels"),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Decode and resize a data set once, into one array that training maps from disk.
 
     Training then holds one batch in memory, not the whole data set.
@@ -116,6 +117,8 @@ def prepare(
         say(f"skipped {len(skipped)} in all; {target / 'prepared.json'} names every one", "yellow")
     echo(data.describe())
     echo(f"prepared in {time.perf_counter() - start:.1f} s; next:", f"sdediff train --data {target}")
+    note = read_note(target)
+    return {"written": [target], **{name: note.get(name) for name in FACTS}}
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:

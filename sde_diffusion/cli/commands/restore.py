@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, refuse
+from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.options import DeviceOption, complete_solver, refuse
 
 EXAMPLES = """
 \b
@@ -56,7 +56,10 @@ def restore(
     ] = "moment",
     n: Annotated[int, typer.Option("--n", help="Number of posterior samples for each image.")] = 8,
     solver: Annotated[
-        str, typer.Option("--solver", help="Stochastic solver; 'sdediff solvers' lists them.")
+        str,
+        typer.Option(
+            "--solver", help="Stochastic solver; 'sdediff solvers' lists them.", autocompletion=complete_solver
+        ),
     ] = "dpm++2m-sde",
     nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations for each sample.")] = 60,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of simulated noise.")] = 0,
@@ -65,7 +68,7 @@ def restore(
         Path | None,
         typer.Option("--out", help="Folder for the images and arrays; must be new.", show_default="restored"),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Restore images: fill in hidden parts, enlarge, deblur or colour them.
 
     Draws several samples from the posterior of the clean image, and shows them with their mean and their standard
@@ -96,6 +99,7 @@ def restore(
         (path, degraded(path, task.value, model.shape, mask, factor, blur, noise if simulate else None, seed))
         for path in images
     ]
+    facts = []
     with new_folder(folder) as new:
         for number, (path, job) in enumerate(jobs, 1):
             found = run_restoration(
@@ -125,11 +129,22 @@ def restore(
                     f"{psnr(job.baseline[None], job.original[None]):.1f} dB"
                 )
             echo(line)
+            facts.append(
+                {
+                    "image": path,
+                    "residual": float(found.residual.mean()),
+                    "spread": float(found.std.square().mean().sqrt()),
+                    "nfe": found.nfe,
+                    "seconds": found.seconds,
+                }
+            )
             if torch.is_nonzero((found.residual.mean() > 2 * noise) & torch.tensor(noise > 0)):
-                typer.echo(
-                    "  the residual is far above the noise: the samples do not fit the observation; try "
+                say(
+                    "warning: the residual is far above the noise: the samples do not fit the observation; try "
                     "--method moment, more --nfe, or a larger --noise",
-                    err=True,
+                    "yellow",
                 )
-    for number, (path, _) in enumerate(jobs, 1):
-        echo(f"picture {new.path / f'{number:02d}-{path.stem}.png'}")
+    pictures = [new.path / f"{number:02d}-{path.stem}.png" for number, (path, _) in enumerate(jobs, 1)]
+    for picture in pictures:
+        echo(f"picture {picture}")
+    return {"written": pictures, "noise": noise, "images": facts}

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
     DeviceOption,
     GuidanceArguments,
@@ -96,6 +95,7 @@ def sample(
         str | None,
         typer.Option(
             "--grid",
+            autocompletion=completion_of(GRIDS),
             help=f"Time grid of the solver: {', '.join(GRIDS)}; or the times, such as 1,0.6,0.2,0.",
             show_default="the solver's own",
         ),
@@ -158,7 +158,7 @@ def sample(
     ] = False,
     *,
     asked: GuidanceArguments,
-) -> None:
+) -> dict[str, Any]:
     """Draw samples from a trained model.
 
     Writes an image, the samples as arrays, and a record that reproduces them.
@@ -173,7 +173,7 @@ def sample(
         options["partial"] = True
     if out is not None:
         require_new(out)  # fails before the computation starts
-    chosen = None
+    chosen, waited = None, 0.0
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options] + asked.given()):
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
@@ -201,8 +201,10 @@ def sample(
         place = out or samples_folder(stored)
         labels, guidance = asked.labels(stored), asked.settings()
         if tolerance is not None:
+            pilot = time.perf_counter()
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
+            waited = time.perf_counter() - pilot
         tuned = None
         if not any(k in options for k in OWN_WAY):
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
@@ -218,6 +220,7 @@ def sample(
             )
         if chosen is not None:
             drawn.record["choice"] = chosen.to_dict()
+    seconds = time.perf_counter() - start - waited
     made = drawn.record
     out = out or unused(place / sample_record.folder_name(made))
     shown = sample_record.save(drawn, out)
@@ -226,8 +229,10 @@ def sample(
     echo(f"model {stored.path}{trained}")
     echo(
         f"{made['n']} samples by {made['solver']['name']}, {sample_record.evaluations(made)} evaluations "
-        f"each, in {time.perf_counter() - start:.1f} s"
+        f"each, in {seconds:.1f} s{'' if chosen is None else f', after a pilot of {waited:.1f} s'}"
     )
+    if far := sample_record.outliers(drawn):
+        say(f"warning: {far}", "yellow")
     if record is None and tuned is not None:
         echo(f"the solver that was tuned for this model: {tuned}; --solver pf-ode samples without it")
     if chosen is not None:
@@ -247,6 +252,16 @@ def sample(
         echo(f"no image for samples of shape {tuple(made['shape'])}; see {shown}")
     if profile:
         show_profile(local)
+    return {
+        "written": [shown, *([out / "samples.npz"] if shown.suffix == ".png" else []), out / sample_record.RECORD],
+        "model": stored.path,
+        "n": made["n"],
+        "solver": made["solver"]["name"],
+        "nfe": made["nfe"],
+        "seed": made["seed"],
+        "seconds": seconds,
+        "choice": made.get("choice"),
+    }
 
 
 def listed(names: Iterable[str]) -> str:
@@ -287,7 +302,7 @@ def show_profile(found: Profile) -> None:
     largest = max(found.error)
     for t, s, error in zip(found.t, found.s, found.error, strict=True):
         table.add_row(f"{t:.4f}", f"{s:.4f}", f"{error:.2e}", "#" * round(40 * error / largest))
-    Console().print(table)
+    terminal.stdout().print(table)
     echo(f"half of the error is made between t = {found.half[0]:.4g} and {found.half[1]:.4g}")
 
 
@@ -308,12 +323,12 @@ def times_of(grid: str | None) -> str | list[float] | None:
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[float], None] | None]:
+def bar(text: str = "sampling") -> Iterator[Callable[[float], None] | None]:
     """A progress bar on stderr if it is a terminal."""
     console = terminal.stderr()
     if not console.is_terminal:
         yield None
         return
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("sampling", total=1.0)
+        task = progress.add_task(text, total=1.0)
         yield lambda share: progress.update(task, completed=share)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, RunArgument, refuse
+from sde_diffusion.cli.options import DeviceOption, RunArgument, complete_solver, refuse
 
 EXAMPLES = """
 \b
@@ -56,7 +56,9 @@ def show(
             "--sde", help="Processes, separated by commas, for schedule: vp, cosine, subvp, ve, edm, flow, ddpm."
         ),
     ] = "vp,cosine,flow,edm",
-    solver: Annotated[str, typer.Option("--solver", help="Solver, for reverse and trajectories.")] = "pf-ode",
+    solver: Annotated[
+        str, typer.Option("--solver", help="Solver, for reverse and trajectories.", autocompletion=complete_solver)
+    ] = "pf-ode",
     nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations, for reverse and trajectories.")] = 20,
     n: Annotated[int, typer.Option("--n", help="Number of points or paths.")] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
@@ -67,7 +69,7 @@ def show(
             "--out", help="Output file: .png, .svg or .pdf; .gif or .webp for a film.", show_default="FIGURE.png"
         ),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film."""
     from sde_diffusion.files.writing import temporary
     from sde_diffusion.report.film import check_film, save_film
@@ -103,3 +105,4 @@ def show(
     finally:
         partial.unlink(missing_ok=True)
     echo(f"picture {path}")
+    return {"written": [path], "figure": figure.value}

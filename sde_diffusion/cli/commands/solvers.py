@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from sde_diffusion.report import terminal
 from sde_diffusion.report.solver_table import table_of_solvers
 
 LISTING = Path(__file__).with_name("solvers.json")
@@ -26,5 +26,5 @@ def solvers(
     if as_json:
         typer.echo(listing, nl=False)
         return
-    console = Console()
+    console = terminal.stdout()
     console.print(table_of_solvers(json.loads(listing), console.width))

@@ -7,21 +7,19 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DATA_DIR, listed_options, option, whole_numbers
-from sde_diffusion.data import NAMES
-from sde_diffusion.data.dataset import LAYOUTS
-from sde_diffusion.models.score_model import PREDICTS
+from sde_diffusion.cli.options import listed_options, option, whole_numbers
+from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate
-from sde_diffusion.sde import SDES
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
 from sde_diffusion.storage.run_folder import run_config
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options
 from sde_diffusion.training.defaults import merged, set_up
-from sde_diffusion.training.options import NETWORK, PROCESS, TRAINING
+from sde_diffusion.training.options import NETWORK, PROCESS, RUN, TRAINING
 from sde_diffusion.training.training_run import train as run_training
 from solvers.errors import InputError
 
@@ -43,25 +41,18 @@ accelerate launch -m sde_diffusion train --out DIR  all GPUs
 DATA, MODEL = "Data and run", "Model"
 
 
+def of_run(name: str, panel: str = DATA) -> Any:
+    """The option of this name in ``options.RUN``."""
+    found = next(option for option in RUN if option.name == name)
+    return option(found.flags[0], found.text, found.usual, panel, found.values)
+
+
 @listed_options({MODEL: PROCESS, "Training": TRAINING, "Network": NETWORK})
 def train(
-    data: Annotated[
-        str | None,
-        option(
-            "--data",
-            f"Training data: {', '.join(NAMES)}; or the path of an .npy or .npz file or a folder of images.",
-            "digits",
-            DATA,
-        ),
-    ] = None,
-    data_dir: Annotated[Path | None, option("--data-dir", DATA_DIR, False, DATA)] = None,
-    layout: Annotated[
-        str | None, option("--layout", f"Layout of an array of images: {', '.join(LAYOUTS)}.", "by its shape", DATA)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        option("--out", "Folder of the run; with --resume, the run to resume.", "runs/DATA-SDE", DATA),
-    ] = None,
+    data: Annotated[str | None, of_run("data")] = None,
+    data_dir: Annotated[Path | None, of_run("data_dir")] = None,
+    layout: Annotated[str | None, of_run("layout")] = None,
+    out: Annotated[Path | None, of_run("out")] = None,
     resume: Annotated[
         bool,
         option(
@@ -73,16 +64,8 @@ def train(
         option("--config", "A TOML file with any of these options; every run keeps one as config.toml.", False, DATA),
     ] = None,
     force: Annotated[bool, option("--force", "Allow changed options with --resume.", True, DATA)] = False,
-    sde: Annotated[str | None, option("--sde", f"The forward process: {', '.join(SDES)}.", "vp", MODEL, SDES)] = None,
-    predicts: Annotated[
-        str | None,
-        option(
-            "--predicts",
-            f"Parametrization, the target of the network: {', '.join(PREDICTS)}.",
-            "velocity; edm for ve and edm",
-            MODEL,
-        ),
-    ] = None,
+    sde: Annotated[str | None, of_run("sde", MODEL)] = None,
+    predicts: Annotated[str | None, of_run("predicts", MODEL)] = None,
     tune: Annotated[
         str | None,
         option(
@@ -91,7 +74,7 @@ def train(
     ] = None,
     *,
     settings: dict[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """Train a score model by denoising score matching.
 
     Images get a U-Net and everything else an MLP, of a size that suits the data. The run is a
@@ -136,13 +119,15 @@ def train(
                 f"{before.learning_rate_at(max(step, 1)):.3g}"
             )
     start = time.perf_counter()
-    run_training(model, made.data, config, out=folder, resume=resume, force=force)
+    run_training(model, made.data, config, out=folder, resume=resume, force=force, progress=terminal.shows_progress())
     tell(f"trained in {time.perf_counter() - start:.0f} s")
     if not main:
-        return
-    drawn = generate.draw(find_model(folder), device=config.device)
+        return {}
+    with bar("sampling") as progress:
+        drawn = generate.draw(find_model(folder), device=config.device, progress=progress)
     picture = sample_record.save(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
     if budgets:
         tune_model(find_model(folder), budgets, minutes=TUNING_MINUTES * len(budgets), device=config.device)
     tell("next:", f"sdediff sample {folder} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+    return {"written": [picture], "run": folder, "steps": config.steps, "parameters": size}

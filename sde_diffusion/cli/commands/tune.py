@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def tune(
     ] = None,
     *,
     asked: GuidanceArguments,
-) -> None:
+) -> dict[str, Any]:
     """Fit a solver to one model and one number of evaluations.
 
     Fits times and weights to the endpoints of the model's reference solution, and keeps the candidate with the lowest
@@ -82,13 +82,16 @@ def tune(
     if minutes is not None:
         refuse(ctx, ["noises", "held_out"], "with --minutes the numbers of samples follow from the time")
     labels, guidance = asked.labels(stored), asked.settings()
-    tune_model(stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out, labels, guidance)
+    found = tune_model(
+        stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out, labels, guidance
+    )
     echo(f"{time.perf_counter() - start:.0f} s")
-    if out is None:
+    if out is None or out.resolve() == tuned_folder(stored).resolve():
         model = stored.argument if stored.given else name_of(stored)
         echo("use it:", " ".join(["sdediff sample", str(model), *asked.words(), f"--nfe {budgets[0]}"]))
     else:
         echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")
+    return {"written": [made["file"] for made in found], "solvers": found}
 
 
 def tune_model(
@@ -103,8 +106,8 @@ def tune_model(
     out: Path | None = None,
     labels: Sequence[int] | None = None,
     guidance: GuidanceSettings | None = None,
-) -> None:
-    """Tune for each NFE, store each solver as soon as it is fitted, and print its error."""
+) -> list[dict[str, Any]]:
+    """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors."""
     guidance = guidance or GuidanceSettings()
     tag = guidance.tag(labels)
     folder = out or tuned_folder(stored)
@@ -140,3 +143,14 @@ def tune_model(
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
         echo(f"  solver {folder / file_name(made.nfe, tag)}")
+    return [
+        {
+            "file": folder / file_name(made.nfe, tag),
+            "nfe": made.nfe,
+            "error": made.error,
+            "default_error": made.default_error,
+            "teacher_error": made.teacher_error,
+            "held_out": made.held_out,
+        }
+        for made in found
+    ]

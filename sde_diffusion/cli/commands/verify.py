@@ -6,7 +6,6 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from sde_diffusion.report import terminal
 from sde_diffusion.verify import verify_all
@@ -22,7 +21,7 @@ def verify(
     jobs: Annotated[int | None, typer.Option(min=1, help="Number of processes; one per core by default.")] = None,
 ) -> None:
     """Measure order, evaluations, batch independence and more on exact targets."""
-    console = Console()
+    console = terminal.stdout()
     with terminal.stderr().status("measuring") as status:
         reports = verify_all(
             solvers or None,

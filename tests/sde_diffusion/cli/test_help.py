@@ -66,7 +66,7 @@ def test_options_of_several_commands_have_one_name() -> None:
 
 
 EXAMPLES = [
-    line.split("   ")[0].strip()
+    line.split("   ")[0].split(" > ")[0].strip()
     for text in (PROGRAM.help, *(command.epilog or "" for command in COMMANDS.values()))
     for line in text.splitlines()
     if line.startswith("sdediff ")
