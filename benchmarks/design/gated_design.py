@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.design.kinds import Kinds
-from benchmarks.design.training_set import FEW, Member, base, judged
+from benchmarks.design.training_problems import FEW, TrainingProblem, base, judged
 from sde_diffusion.tuning.fit import descend, run
 from solvers.fitted.pf_ode import table_of
 
@@ -22,7 +22,7 @@ _EACH_NETWORK = 3  # where there are gates
 _EACH_NETWORK_FEW = 5  # with six steps or fewer
 _FEW_STEPS = 6
 _TURNS, _STEPS = 2, 6  # gates and numbers in turns, and steps in each
-KINDS = {
+EXPERTS = {
     "strokes": ("strokes",),
     "network": ("digits-6000",),
     "narrow": ("digits, narrow",),
@@ -30,7 +30,7 @@ KINDS = {
     "plane": ("plane", "rings"),
     "cloud": ("cloud, 3", "cloud, 8", "cloud, 24"),
 }
-LARGE_KINDS = {
+LARGE_EXPERTS = {
     "drawn": ("strokes-28", "letters-28"),
     "photo": ("grey-28",),
     "narrow": ("strokes, narrow",),
@@ -46,8 +46,8 @@ class GatedDesign:
     """The mixture of tables for one number of steps.
 
     Args:
-        members: the family.
-        kinds: the names of the members of each kind.
+        problems: the training set.
+        kinds: the names of the problems of each kind.
         starts: entries to start from, the best of them; one with gates gives each kind the mean of its rows.
         most: a model for which no start is within so many times its base does not count for more than that: else
             one for which some pair happens to be nearly exact would decide all.
@@ -56,25 +56,25 @@ class GatedDesign:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        problems: Sequence[TrainingProblem],
         kinds: dict[str, tuple[str, ...]],
         starts: Sequence[dict[str, Any]],
         console: Console,
         most: float = math.inf,
         search: bool = True,
     ) -> None:
-        self.members, self.console, self.steps = members, console, len(starts[0]["rows"])
-        self.kinds = [next(k for k, names in enumerate(kinds.values()) if one.name in names) for one in members]
+        self.problems, self.console, self.steps = problems, console, len(starts[0]["rows"])
+        self.kinds = [next(k for k, names in enumerate(kinds.values()) if one.name in names) for one in problems]
         # A network is expensive, and has many dimensions.
-        self.fits = [one.part(FEW) if one.network else one.fit for one in members]
+        self.fits = [one.part(FEW) if one.network else one.fit for one in problems]
         tables = [table_of(self.fits[0].sde, start) for start in starts]
-        lowest = [min(float(one.held.errors(run(table, one.held)).mean()) for table in tables) for one in members]
+        lowest = [min(float(one.held.errors(run(table, one.held)).mean()) for table in tables) for one in problems]
         self.bases = [
             max(base(one, self.steps), least / most) if search or not one.network else least
-            for one, least in zip(members, lowest, strict=True)
+            for one, least in zip(problems, lowest, strict=True)
         ]
         weight = _EACH_NETWORK if self.steps > _FEW_STEPS else _EACH_NETWORK_FEW
-        weights = [weight if one.network else 1 for one in members]
+        weights = [weight if one.network else 1 for one in problems]
         self.units = [b / math.sqrt(w) for b, w in zip(self.bases, weights, strict=True)]
         self.best = math.inf
         self.starts = [Kinds.mean_table(start, self.fits, self.kinds, _SIZE) for start in starts]
@@ -82,14 +82,14 @@ class GatedDesign:
 
     def offer(self, stage: str, made: Kinds) -> bool:
         """Compare on the held-out noise samples."""
-        ends = [made.endpoints(one.held) for one in self.members]
-        found = judged(f"{self.steps} {stage}", self.members, ends, self.bases, self.units, self.console)
+        ends = [made.endpoints(one.held) for one in self.problems]
+        found = judged(f"{self.steps} {stage}", self.problems, ends, self.bases, self.units, self.console)
         if found < self.best:
             self.best, self.found = found, made
         return True
 
     def fit(self, stage: str, which: Sequence[int], numbers: Sequence[int], iterations: int) -> None:
-        """Fit some of the numbers to some of the members."""
+        """Fit some of the coefficients to some of the problems."""
         fits, units = [self.fits[k] for k in which], [self.units[k] for k in which]
         now, places = self.found, torch.tensor(numbers)
 
@@ -113,7 +113,7 @@ class GatedDesign:
         for turn in range(_TURNS):
             self.best = math.inf
             self.offer_gates(f"gates {turn + 1}", [self.found] if turn else self.starts)
-            self.fit("numbers", range(len(self.members)), range(self.found.total), _STEPS)
+            self.fit("numbers", range(len(self.problems)), range(self.found.total), _STEPS)
             turns.append((self.best, self.found))
         self.best, self.found = min(turns, key=lambda one: one[0])
         return self.exact()
@@ -125,7 +125,7 @@ class GatedDesign:
 
     def exact(self) -> dict[str, Any]:
         """Gates, and the rows of the kinds without a network alone, which are cheap; the times stay."""
-        networks = {kind for kind, one in zip(self.kinds, self.members, strict=True) if one.network}
+        networks = {kind for kind, one in zip(self.kinds, self.problems, strict=True) if one.network}
         exact = [k for k, kind in enumerate(self.kinds) if kind not in networks]
         numbers = [n for n, (kind, _, _) in enumerate(self.found.places) if kind >= 0 and kind not in networks]
         for _ in range(_EXACT_TURNS):

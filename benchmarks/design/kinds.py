@@ -4,7 +4,7 @@ From one table for all, every kind gets its own copy of the rows after the first
 
     gates      at each evaluation a multinomial logistic regression from the features of
     ``solvers.fitted.mixture_of_tables`` to the kinds
-               of the models of the family;
+               of the models of the training set;
     numbers    Levenberg-Marquardt steps (``sde_diffusion.tuning.fit.descend``) on the rows of all kinds and the times.
 
 The derivative of a sample's end with respect to a number of one kind is that with respect to the number of its own row,

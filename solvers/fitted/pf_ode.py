@@ -21,7 +21,6 @@ to 12. The clock is a function of rho alone (``solvers.noise_clock``), so the en
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from torch import Tensor
 from solvers.errors import InputError, InputTypeError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
+from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
 from solvers.fitted.table import Row, Table
 from solvers.grids import GRIDS, make_grid, power, time_at
@@ -71,8 +71,7 @@ def is_high_dim(shape: Sequence[int]) -> bool:
 @lru_cache(maxsize=2)
 def _fitted(file: str) -> dict[int, dict[str, Any]]:
     """The entries of a file beside this one, by number of steps."""
-    tables = json.loads(File(__file__).with_name(file).read_text())["tables"]
-    return {len(entry["rows"]): entry for entry in tables}
+    return {len(entry["rows"]): entry for entry in read_coefficients(File(__file__).with_name(file))["tables"]}
 
 
 def scale_noise_levels(entry: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.design.gated_design import GatedDesign
-from benchmarks.design.training_set import Member
+from benchmarks.design.training_problems import TrainingProblem
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.fit import TableFit, objective, run
@@ -20,10 +20,10 @@ from solvers.fitted.pf_ode import scale_noise_levels, table_entry, table_of
 
 SDE = VPSDE()
 STEPS = 4
-KINDS = {"narrow": ("narrow",), "wide": ("wide",), "wider": ("wider",)}
+EXPERTS = {"narrow": ("narrow",), "wide": ("wide",), "wider": ("wider",)}
 
 
-def member(name: str, std: float, network: bool) -> Member:
+def member(name: str, std: float, network: bool) -> TrainingProblem:
     g = torch.Generator().manual_seed(1)
     model = GaussianMixture(0.6 * torch.randn(5, 6, dtype=torch.float64, generator=g), std=std, sde=SDE)
     x1 = SDE.prior((32, 6), seeds=range(32), dtype=torch.float64)
@@ -31,10 +31,10 @@ def member(name: str, std: float, network: bool) -> Member:
     first, second = (
         TableFit(lambda x, t, rows: model.denoise(x, t), SDE, x1[p], x0[p]) for p in (slice(16), slice(16, 32))
     )
-    return Member(name, first, second, network)
+    return TrainingProblem(name, first, second, network)
 
 
-def members() -> list[Member]:
+def problems() -> list[TrainingProblem]:
     return [member("narrow", 0.05, True), member("wide", 0.4, False), member("wider", 1.0, False)]
 
 
@@ -47,12 +47,12 @@ def starts():
 
 @pytest.fixture
 def design(starts):
-    return GatedDesign(members(), KINDS, starts, Console(file=io.StringIO()))
+    return GatedDesign(problems(), EXPERTS, starts, Console(file=io.StringIO()))
 
 
 def score(design: GatedDesign, entry) -> float:
-    ends = [run(table_of(SDE, entry), one.held) for one in design.members]
-    return objective([one.held for one in design.members], ends, design.units)
+    ends = [run(table_of(SDE, entry), one.held) for one in design.problems]
+    return objective([one.held for one in design.problems], ends, design.units)
 
 
 def test_what_is_made_is_better_than_every_start(design, starts):
@@ -72,8 +72,8 @@ def test_some_numbers_are_fitted_and_no_others(design):
 
 
 def test_the_last_stage_leaves_times_and_the_rows_of_networks(starts):
-    design = GatedDesign(members(), KINDS, starts, Console(file=io.StringIO()), search=False)
-    network = design.members[0]
+    design = GatedDesign(problems(), EXPERTS, starts, Console(file=io.StringIO()), search=False)
+    network = design.problems[0]
     errors = [float(network.held.errors(run(table_of(SDE, start), network.held)).mean()) for start in starts]
     assert design.bases[0] == pytest.approx(min(errors), rel=1e-9)
     design.offer_gates("gates", design.starts)
@@ -86,8 +86,8 @@ def test_the_last_stage_leaves_times_and_the_rows_of_networks(starts):
 
 
 def test_a_model_far_from_every_start_does_not_decide_all(starts):
-    few = members()
-    free, bound = (GatedDesign(few, KINDS, starts, Console(file=io.StringIO()), most) for most in (1e9, 1.0))
+    few = problems()
+    free, bound = (GatedDesign(few, EXPERTS, starts, Console(file=io.StringIO()), most) for most in (1e9, 1.0))
     for one, least, most in zip(few, free.bases, bound.bases, strict=True):
         errors = [float(one.held.errors(run(table_of(SDE, start), one.held)).mean()) for start in starts]
         assert most == pytest.approx(max(least, min(errors)), rel=1e-9)

@@ -1,4 +1,4 @@
-"""The family of models that ``benchmarks.design`` fits the tables of ``pf-ode`` to."""
+"""The training set of models that ``benchmarks.design`` fits the tables of ``pf-ode`` to."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _BATCH = 64  # what fits into the caches
 
 
 @dataclass(frozen=True)
-class Member:
-    """A model of the family.
+class TrainingProblem:
+    """A model of the training set.
 
     Attributes:
         name: as printed.
@@ -140,7 +140,7 @@ def large_spectra(sde: VPSDE) -> dict[str, ScoreModel]:
     }
 
 
-def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> Member:
+def training_problem(name: str, model: ScoreModel, n: int, held_out: int, network: bool = False) -> TrainingProblem:
     """Draw initial noise and compute its endpoints."""
     dtype = torch.float32 if network else torch.float64
     assert model.shape is not None
@@ -152,7 +152,9 @@ def member(name: str, model: ScoreModel, n: int, held_out: int, network: bool = 
     call: Callable[..., Tensor] = lambda x, t, rows: torch.cat(  # noqa: E731
         [model.denoise(a, b) for a, b in zip(x.split(_BATCH), t.split(_BATCH), strict=True)]
     )
-    return Member(name, TableFit(call, model.sde, x1[:n], x0[:n]), TableFit(call, model.sde, x1[n:], x0[n:]), network)
+    return TrainingProblem(
+        name, TableFit(call, model.sde, x1[:n], x0[:n]), TableFit(call, model.sde, x1[n:], x0[n:]), network
+    )
 
 
 def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
@@ -163,16 +165,30 @@ def _settled(model: ScoreModel, x1: Tensor, x0: Tensor) -> Tensor:
     return errors < 3 * errors.median()
 
 
-def family(networks: Sequence[str], large: bool = False) -> list[Member]:
-    """All of it: the small models, or the large."""
+def exact_models(large: bool = False) -> dict[str, ScoreModel]:
+    """The exact models by name: the small ones, or the large."""
     sde = VPSDE()
-    if large:
-        out = [member(name, model, 64, 64) for name, model in large_mixtures(sde).items()]
-        out += [member(name, model, 24, 24) for name, model in large_spectra(sde).items()]
-        return [*out, *(member(Path(run).name, load(run).eval(), 40, 40, network=True) for run in networks)]
-    out = [member(name, model, 192, 192) for name, model in mixtures(sde).items()]
-    out += [member(name, model, 48, 48) for name, model in spectra(sde).items()]
-    return [*out, *(member(Path(run).name, load(run).eval(), 48, 48, network=True) for run in networks)]
+    return {**large_mixtures(sde), **large_spectra(sde)} if large else {**mixtures(sde), **spectra(sde)}
+
+
+def exact_problems(
+    large: bool = False, names: Sequence[str] | None = None, n: int | None = None
+) -> list[TrainingProblem]:
+    """The exact models with initial noise and endpoints, or those of some names, with n samples for each purpose."""
+    out = []
+    for name, model in exact_models(large).items():
+        mixture = isinstance(model, GaussianMixture)
+        count = n or ((64 if mixture else 24) if large else (192 if mixture else 48))
+        if names is None or name in names:
+            out.append(training_problem(name, model, count, count))
+    return out
+
+
+def training_set(networks: Sequence[str], large: bool = False) -> list[TrainingProblem]:
+    """The small models, or the large, and the networks of some runs."""
+    n = 40 if large else 48
+    runs = [training_problem(Path(run).name, load(run).eval(), n, n, network=True) for run in networks]
+    return [*exact_problems(large), *runs]
 
 
 def error(fit: TableFit, solver: Solver, times: Tensor) -> float:
@@ -180,21 +196,21 @@ def error(fit: TableFit, solver: Solver, times: Tensor) -> float:
     return float(fit.errors(run(solver, fit, times)).mean())
 
 
-def base(one: Member, steps: int) -> float:
+def base(one: TrainingProblem, steps: int) -> float:
     """The error of the best pair for one model."""
     return search(one.fit.sde, steps, partial(error, one.few), partial(error, one.fit), 1)[0].error
 
 
 def judged(
     label: str,
-    members: Sequence[Member],
+    problems: Sequence[TrainingProblem],
     ends: Sequence[Tensor],
     bases: Sequence[float],
     units: Sequence[float],
     console: Console,
 ) -> float:
-    """The objective at the endpoints of the held-out samples, printed with the error of every member over its base."""
-    found = objective([one.held for one in members], ends, units)
-    each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(members, ends, bases, strict=True)]
+    """The objective at the endpoints of the held-out samples, printed with the error of every model over its base."""
+    found = objective([one.held for one in problems], ends, units)
+    each = [float(one.held.errors(x).mean()) / b for one, x, b in zip(problems, ends, bases, strict=True)]
     console.print(f"{label}: {found:.3f} from", " ".join(f"{v:.2f}" for v in each))
     return found
