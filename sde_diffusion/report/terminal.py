@@ -16,7 +16,7 @@ from sde_diffusion.files.text import printable
 
 
 class Muted(NamedTuple):
-    """What is not printed: the lines of stdout, and the progress on stderr."""
+    """The muted outputs: the lines of stdout, and the progress on stderr."""
 
     lines: bool = False
     progress: bool = False
