@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders of sde_diffusion, bottom first. A module may import its own folder and those of earlier rows only, inside
 # functions and for annotations as well, so the folders of one row know nothing of each other.
 LAYERS = [
-    {"files"},
+    {"files", "parallel"},
     {"networks", "data", "sde"},
     {"models", "report"},
     {"guidance"},

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from sde_diffusion.parallel.launcher import rank
 from sde_diffusion.report.terminal import echo as echo
 from sde_diffusion.report.terminal import say as say
 
@@ -39,7 +40,7 @@ class Guarded(TyperGroup):
                 if os.environ.get("SDEDIFF_TRACEBACK", "0") not in ("", "0") or _is_usage(error):
                     raise
                 if is_expected(error):
-                    say(f"error: {sentence(error)}", "red")
+                    say(f"error{_where()}: {sentence(error)}", "red")
                     raise typer.Exit(2) from None
                 if out_of_memory(error):
                     say(f"error: out of memory: {sentence(error)}; a smaller --batch-size needs less", "red")
@@ -47,6 +48,11 @@ class Guarded(TyperGroup):
                 traceback.print_exception(error)
                 say(f"error: {REPORT}", "red")
                 raise typer.Exit(1) from None
+
+
+def _where() -> str:
+    """Which of several processes has an error."""
+    return f" in process {rank()}" if rank() > 0 else ""
 
 
 def _is_usage(error: Exception) -> bool:

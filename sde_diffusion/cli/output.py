@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sde_diffusion.parallel.launcher import rank
 from sde_diffusion.report import terminal
 
 JSON, QUIET = "as_json", "quiet"
@@ -57,6 +58,8 @@ def with_output(function: Callable[..., Any], *, quiet: bool = True) -> Callable
         programs = values.get(JSON, False) if prints_json else values.pop(JSON, False)
         with terminal.muted(lines=silent or programs, progress=silent):
             found = function(**values) or {}
+        if rank() > 0:  # of several processes, the first alone writes
+            return
         if programs and not prints_json:
             typer.echo(json.dumps(plain(found), indent=2))
         elif silent and not programs:

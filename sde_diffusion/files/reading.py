@@ -6,6 +6,7 @@ three are found before a byte of the content is read or allocated.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -113,6 +114,18 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
             raise InputError(f"cannot read {path} as numbers: neither .npy nor .npz ({error})") from None
         with archive:
             return _members(archive, size, path)
+
+
+def array_of(content: bytes, name: str) -> np.ndarray[Any, Any]:
+    """The array of the bytes of an .npy file.
+
+    Raises:
+        ValueError: it is torn, holds Python objects, or claims more values than there are bytes for.
+    """
+    file = io.BytesIO(content)
+    _check_header(file, len(content), name)
+    file.seek(0)
+    return _load(file, name)
 
 
 def _members(archive: zipfile.ZipFile, size: int, path: Path) -> dict[str, np.ndarray[Any, Any]]:

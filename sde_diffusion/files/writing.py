@@ -128,7 +128,7 @@ def new_folder(path: Path, taken: Literal["refuse", "next"] = "refuse") -> Itera
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
         new.temporary.mkdir()
-        handle = _hold(new.temporary)
+        handle = hold(new.temporary)
         yield new
         _sync(new.temporary)
         while not _claim(new.temporary, new.path):
@@ -258,7 +258,7 @@ def _abandoned(path: Path) -> bool:
     try:
         if path.is_symlink() or not path.is_dir() or time.time() - path.stat().st_mtime < _OLD:
             return False
-        handle = _hold(path)
+        handle = hold(path)
     except OSError:
         return False
     if handle is not None:
@@ -266,7 +266,7 @@ def _abandoned(path: Path) -> bool:
     return True
 
 
-def _hold(folder: Path) -> int | None:
+def hold(folder: Path) -> int | None:
     """Lock a folder until the handle is closed or the process ends.
 
     Raises:

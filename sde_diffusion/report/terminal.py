@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sde_diffusion.files.text import printable
+from sde_diffusion.parallel.launcher import rank
 
 
 class Muted(NamedTuple):
@@ -41,12 +42,12 @@ def muted(*, lines: bool, progress: bool) -> Iterator[None]:
 
 def shows_progress() -> bool:
     """Whether bars, and lines in their place, are printed."""
-    return not _muted.get().progress
+    return not _muted.get().progress and rank() == 0
 
 
 def stdout() -> Console:
     """The console of stdout."""
-    return Console(quiet=_muted.get().lines)
+    return Console(quiet=_muted.get().lines or rank() > 0)
 
 
 def stderr() -> Console:
@@ -85,6 +86,8 @@ def say(text: str, style: str) -> None:
 def echo(text: str, command: str = "", *, err: bool = False, console: Console | None = None) -> None:
     """Write lines to stdout, or stderr; in a terminal they are wrapped between words.
 
+    Of several processes that a launcher started, the first alone writes.
+
     Args:
         text: the lines; what a terminal would obey is escaped.
         command: what ends the last one; in a terminal it stands on a line of its own where it does not fit.
@@ -94,7 +97,7 @@ def echo(text: str, command: str = "", *, err: bool = False, console: Console | 
     >>> echo("trained in 3 s; next:", "sdediff sample")
     trained in 3 s; next: sdediff sample
     """
-    if console is None and err and not shows_progress():
+    if rank() > 0 or (console is None and err and not shows_progress()):
         return
     console = console or (stderr() if err else stdout())
     text, command = printable(text), printable(command)

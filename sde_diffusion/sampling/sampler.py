@@ -52,8 +52,12 @@ def batches(
     settings: SamplingSettings,
     shape: Iterable[int] | None = None,
     condition: Mapping[str, Any] | None = None,
+    which: Iterable[int] | None = None,
 ) -> Iterator[tuple[ReverseProcess, Tensor, Tensor, SamplingRun]]:
     """Yields (process, x_1, seeds, run) of each batch of n samples: what ``solve`` needs for them.
+
+    Batch b holds samples b * batch_size up to (b + 1) * batch_size, whoever runs it; ``which`` are the numbers of the
+    batches, all by default.
 
     Raises:
         ValueError: an unknown shape, no samples, or a condition with another number of rows.
@@ -61,7 +65,7 @@ def batches(
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
         raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")
-    check_count(n, shape)
+    check_count(n, shape if which is None else ())
     condition = dict(condition or {})
     for name, value in condition.items():
         if isinstance(value, Tensor) and (value.ndim == 0 or len(value) != n):
@@ -71,7 +75,8 @@ def batches(
     run = settings.resolve(model, shape)
     scale = start_scale(model, run.times)
     bound = model.bind(condition)
-    for start in range(0, n, settings.batch_size):
+    for batch in range(math.ceil(n / settings.batch_size)) if which is None else which:
+        start = batch * settings.batch_size
         size = min(settings.batch_size, n - start)
         seeds = seeds_of(settings.seed, size, start)
         x1 = noise_for(model, shape, seeds) * scale
@@ -101,6 +106,7 @@ def sample_batches(
     shape: Iterable[int] | None = None,
     on_step: Callable[[Step], None] | None = None,
     condition: Mapping[str, Any] | None = None,
+    which: Iterable[int] | None = None,
     **conditions: Any,
 ) -> Iterator[Solution]:
     """Generate n samples in batches; ``sample`` with the solver's own account of each batch, x in units of the data.
@@ -112,10 +118,11 @@ def sample_batches(
         shape: shape of one sample; the model's own by default.
         on_step: called after every step of every batch.
         condition: as in ``sample``.
+        which: numbers of the batches, as in ``batches``.
         conditions: the same as keywords.
     """
     given = {**conditions, **(condition or {})}
-    for process, x1, seeds, run in batches(model, n, settings or SamplingSettings(), shape, given):
+    for process, x1, seeds, run in batches(model, n, settings or SamplingSettings(), shape, given, which):
         out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=on_step)
         yield replace(out, x=model.units.to_data(out.x))
 

@@ -4,13 +4,14 @@ config.json        ``RunConfig``           a run
 state.json         ``CheckpointState``     a checkpoint
 MODEL.safetensors  ``ExportHeader``        the header of an exported model
 samples.json       ``SampleRecord``        a set of samples
+shard-N.json       ``ShardRecord``         a part of a large set
 evaluation.json    ``EvaluationRecord``    the quality of samples
 nfe-NFE.json       ``TunedRecord``         a tuned solver
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from sde_diffusion.data.normalization import NormalizationEntry
 from sde_diffusion.storage.typed_json import Between
@@ -174,7 +175,36 @@ class GuidanceEntry(TypedDict, total=False):
     guide: CheckpointEntry
 
 
+ShardForm = Literal["npz", "safetensors", "webdataset"]
+
+
+class ShardsEntry(TypedDict):
+    """How samples are cut into files: samples in each, and the format of the files."""
+
+    size: Samples
+    form: ShardForm
+
+
+class ShardRecord(TypedDict):
+    """The record beside a shard: its samples, its file and its evaluations.
+
+    ``sha256`` is of the file, ``x_sha256`` of the float32 bytes of the samples.
+    """
+
+    format: int
+    kind: str
+    first: Count
+    n: Samples
+    bytes: Count
+    sha256: str
+    x_sha256: str
+    least: Steps
+    most: Steps
+    sum: Count
+
+
 class _SampleRecordOptional(TypedDict, total=False):
+    shards: ShardsEntry
     labels: list[int] | None
     guidance: float
     guidance_rule: GuidanceEntry

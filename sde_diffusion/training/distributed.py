@@ -10,10 +10,8 @@ float64. float16 scales the loss so that small gradients do not vanish, and skip
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.parallel.processes import leave_at_exit
 from solvers.errors import InputError, MissingPackageError
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FAREWELL = 0.1  # seconds that the threads of a process group may take to end
 
 
 class Precise(nn.Module):
@@ -185,14 +183,5 @@ def _accelerator(cpu: bool, tracker: str, folder: Path | None) -> Accelerator:
     log_with = None if tracker == "none" else tracker
     accelerator = Accelerator(cpu=cpu, mixed_precision="no", log_with=log_with, project_dir=folder)
     if accelerator.num_processes > 1:
-        atexit.register(_leave)
+        leave_at_exit()
     return accelerator
-
-
-def _leave() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        # A thread of gloo may still have to release the tensors of the last exchange, for which it needs the
-        # interpreter; after the interpreter has ended it aborts the process. DistributedDataParallel keeps these
-        # threads.
-        time.sleep(_FAREWELL)

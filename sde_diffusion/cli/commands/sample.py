@@ -21,20 +21,27 @@ from sde_diffusion.cli.options import (
     RunArgument,
     completion_of,
     model_at,
+    option,
     with_guidance,
 )
+from sde_diffusion.cli.shards import begin, fill
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
-from sde_diffusion.sampling import generate
+from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.job import prepare, prepare_again, settings_for
 from sde_diffusion.sampling.local_errors import Profile, error_profile
 from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
+from sde_diffusion.sampling.sharded import FORMS, FROM, SIZE, shards_for
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import find_model, recorded_model, samples_folder, unused
 from sde_diffusion.storage.record_types import SampleRecord
+from sde_diffusion.storage.sharded_set import JOB, SHARDS, open_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import usable_tuned
 from solvers import GRIDS, SOLVERS
@@ -54,6 +61,8 @@ sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
+sdediff sample --n 100000 --out many       in shards; then --resume many
+torchrun --nproc-per-node 2 -m sde_diffusion -- sample --n 4096
 """
 # Options that --tolerance excludes.
 HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
@@ -143,6 +152,30 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    shards: Annotated[
+        str | None,
+        option(
+            "--shards",
+            f"Write the samples part by part into files of this format: {', '.join(FORMS)}.",
+            f"npz from {FROM:,} samples",
+            "Large sets",
+            FORMS,
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int | None,
+        option("--shard-size", "Number of samples in a file, rounded up to whole batches.", f"{SIZE}", "Large sets"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        option(
+            "--resume",
+            "Continue the shards in this folder after an interruption: whole files are kept. Only RUN, --device, "
+            "--solver FILE.py:NAME and --autoguide may be given with it, as with --record.",
+            False,
+            "Large sets",
+        ),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -164,6 +197,7 @@ def sample(
     Writes an image, the samples as arrays, and a record that reproduces them.
     """
     start = time.perf_counter()
+    processes = Processes.join(device or "auto")
     drawing: dict[str, Any] = {
         "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
         "seed": seed, "batch_size": batch_size,
@@ -173,7 +207,7 @@ def sample(
         options["partial"] = True
     if out is not None:
         require_new(out)  # fails before the computation starts
-    chosen, waited = None, 0.0
+    chosen, local, waited = None, None, 0.0
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options] + asked.given()):
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
@@ -184,18 +218,22 @@ def sample(
         raise InputError(f"--profile needs samples without a class; leave out {listed(clash)}")
     if partial and not isinstance(drawing["grid"], list):
         raise InputError("--partial would have no effect: it allows the times of a --grid, such as 1,0.5; leave it out")
-    if record is not None:
-        if tolerance is not None:
-            options["tolerance"] = tolerance
+    if record is not None and resume is not None:
+        raise InputError("--record makes samples again and --resume continues them; give one of them")
+    again = record if resume is None else resume / JOB
+    old, tuned = None, None
+    if again is not None:
+        options |= {name: value for name, value in (("tolerance", tolerance), ("shards", shards)) if value is not None}
+        options |= {name: value for name, value in (("shard_size", shard_size), ("out", out)) if resume and value}
         named = options.pop("solver", None)
         if clash := [*options, *(name for name in asked.given() if name != "autoguide")]:
             raise InputError(f"the record holds all settings of its samples; leave out {listed(clash)}")
-        old = sample_record.read_record(record)
-        stored = model_at(run or (recorded_model(old["checkpoint"]["path"], record) if model is None else None), model)
+        old = sample_record.read_record(again) if resume is None else open_set(resume).record
+        where = recorded_model(old["checkpoint"]["path"], again) if run is None and model is None else run
+        stored = model_at(where, model)
         place = out or samples_folder(stored)  # a link is refused now, not after the work
-        guide = recorded_guide(old, record, asked.autoguide)
-        with bar() as progress:
-            drawn = generate.redraw(old, stored, solver=named, guide=guide, device=device, progress=progress)
+        guide = recorded_guide(old, again, asked.autoguide)
+        job = prepare_again(old, stored, solver=named, guide=guide, device=device)
     else:
         stored = model_at(run, model)
         place = out or samples_folder(stored)
@@ -205,7 +243,6 @@ def sample(
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
             waited = time.perf_counter() - pilot
-        tuned = None
         if not any(k in options for k in OWN_WAY):
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
         if tuned is not None:
@@ -213,47 +250,50 @@ def sample(
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
         if profile:  # before the samples: not every solver estimates its error
             network = load(stored, device=str(device_for(device or "auto")))
-            local = error_profile(network, generate.settings_for(stored, settings))
-        with bar() as progress:
-            drawn = generate.draw(
-                stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", progress=progress
-            )
+            local = error_profile(network, settings_for(stored, settings))
+        parts = shards_for(n, shards, shard_size, settings.batch_size)
+        job = prepare(stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", shards=parts)
         if chosen is not None:
-            drawn.record["choice"] = chosen.to_dict()
+            job.record["choice"] = chosen.to_dict()
+    far = ""
+    with Pool({**generate.work_of(job), **sharded.work_of(job)}, processes) as pool, bar() as progress:
+        if pool is None:
+            return {}
+        if "shards" in job.record:
+            found = open_set(resume) if resume else begin(job, out, place)
+            made, shown = fill(job, found, pool, progress)
+            arrays = found.folder / SHARDS
+        else:
+            drawn = generate.run_job(job, pool, progress)
+            made = drawn.record
+            shown = sample_record.save(drawn, out or unused(place / sample_record.folder_name(made)))
+            far, arrays = sample_record.outliers(drawn), shown.parent / "samples.npz"
     seconds = time.perf_counter() - start - waited
-    made = drawn.record
-    out = out or unused(place / sample_record.folder_name(made))
-    shown = sample_record.save(drawn, out)
     out = shown.parent
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
     echo(f"model {stored.path}{trained}")
     echo(
         f"{made['n']} samples by {made['solver']['name']}, {sample_record.evaluations(made)} evaluations "
-        f"each, in {seconds:.1f} s{'' if chosen is None else f', after a pilot of {waited:.1f} s'}"
+        f"each, in {seconds:.1f} s{'' if chosen is None else f', after a pilot of {waited:.1f} s'}{processes}"
     )
-    if far := sample_record.outliers(drawn):
+    if far:
         say(f"warning: {far}", "yellow")
-    if record is None and tuned is not None:
+    if tuned is not None:
         echo(f"the solver that was tuned for this model: {tuned}; --solver pf-ode samples without it")
     if chosen is not None:
         echo(f"chosen: {chosen.reason}")
-    if record is not None and sample_record.same(drawn, old):
-        echo("bit-equal to the samples of the record")
-    elif record is not None:
-        echo(
-            "not bit-equal to the samples of the record, made with "
-            f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
-        )
-    echo(f"arrays {out / 'samples.npz'}")
+    if record is not None and old is not None:
+        report_same(made, old)
+    echo(f"shards {found.describe()}" if "shards" in made else f"arrays {arrays}")
     echo(f"record {out / sample_record.RECORD}")
     if shown.suffix == ".png":
         echo(f"picture {shown}")
     else:
         echo(f"no image for samples of shape {tuple(made['shape'])}; see {shown}")
-    if profile:
+    if local is not None:
         show_profile(local)
     return {
-        "written": [shown, *([out / "samples.npz"] if shown.suffix == ".png" else []), out / sample_record.RECORD],
+        "written": [*dict.fromkeys([shown, arrays]), out / sample_record.RECORD],
         "model": stored.path,
         "n": made["n"],
         "solver": made["solver"]["name"],
@@ -262,6 +302,17 @@ def sample(
         "seconds": seconds,
         "choice": made.get("choice"),
     }
+
+
+def report_same(made: SampleRecord, old: SampleRecord) -> None:
+    """Say whether samples that were made again are bit-equal to those of their record."""
+    if made["x"]["sha256"] == old["x"]["sha256"]:
+        echo("bit-equal to the samples of the record")
+        return
+    echo(
+        "not bit-equal to the samples of the record, made with "
+        f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
+    )
 
 
 def listed(names: Iterable[str]) -> str:

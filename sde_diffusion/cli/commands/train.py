@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,8 @@ from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import listed_options, option, whole_numbers
+from sde_diffusion.parallel.launcher import launched, rank
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate
 from sde_diffusion.storage import sample_record
@@ -94,7 +95,7 @@ def train(
     ):
         if name in settings and not on:
             raise InputError(f"--{name.replace('_', '-')} would have no effect without {other}")
-    main = int(os.environ.get("RANK", "0")) == 0
+    main = rank() == 0
 
     def tell(text: str, command: str = "") -> None:
         if main:
@@ -120,7 +121,7 @@ def train(
             )
     start = time.perf_counter()
     run_training(model, made.data, config, out=folder, resume=resume, force=force, progress=terminal.shows_progress())
-    tell(f"trained in {time.perf_counter() - start:.0f} s")
+    tell(f"trained in {time.perf_counter() - start:.0f} s{Processes(world=launched())}")
     if not main:
         return {}
     with bar("sampling") as progress:

@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from sde_diffusion.sampling import generate
+from sde_diffusion.sampling.settings import SamplingSettings
+from sde_diffusion.storage.locate import find_model
+
 ROOT = Path(__file__).resolve().parents[3]
 
 CHILD = """
@@ -155,7 +159,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path: Path) -> None:
 EXCHANGE = """
 import atexit
 import torch
-from sde_diffusion.training.distributed import _leave
+from sde_diffusion.parallel.processes import _leave
 
 atexit.register(_leave)
 torch.distributed.init_process_group("gloo")
@@ -191,20 +195,28 @@ def test_an_error_of_the_process_that_writes_is_the_error_of_all(tmp_path: Path)
     assert not new.exists()
 
 
-@pytest.mark.slow
-def test_accelerate_launches_the_command_and_gets_what_one_process_gets(tmp_path: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port()]
-    options = ["-m", "sde_diffusion", "train", "--data", "moons", "--steps", "20", "--batch-size", "64"]
-    options += ["--width", "16", "--depth", "1", "--device", "cpu", "--out"]
+def launched(world: int, *words: str) -> str:
+    """What a command prints that torchrun starts; on the CPU ``accelerate launch`` starts one process."""
+    # Behind -m the parser of torchrun would take --n for one of its own options, were it not for the two dashes.
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(world), "--master-port", port()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for folder, how in (("one", []), ("two", launch)):
-        done = subprocess.run(
-            [sys.executable, *how, *options, folder], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("picture ") == 1  # one process speaks
-    one, two = (checkpoint(tmp_path / folder, 20) for folder in ("one", "two"))
+    command = [sys.executable, *(torchrun if world > 1 else []), "-m", "sde_diffusion"]
+    command += ["--"] * (world > 1) + list(words)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (f" on {world} processes" in done.stdout) == (world > 1)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_torchrun_launches_the_commands_and_gets_what_one_process_gets(tmp_path: Path) -> None:
+    options = ["train", "--data", "moons", "--steps", "20", "--batch-size", "64", "--width", "16", "--depth", "1"]
+    for world in (1, 2):
+        assert launched(world, *options, "--device", "cpu", "--out", str(world)).count("picture ") == 1  # one speaks
+    one, two = (checkpoint(tmp_path / folder, 20) for folder in ("1", "2"))
     for key, value in one.items():
         if not key.startswith("optimizer"):
             np.testing.assert_allclose(value, two[key], rtol=2e-6, atol=2e-6, err_msg=key)
+    launched(2, "sample", "1", "--n", "96", "--nfe", "2", "--batch-size", "32", "--out", "samples")
+    alone = generate.draw(find_model("1"), 96, SamplingSettings(nfe=2, batch_size=32))
+    assert json.loads(Path("samples/samples.json").read_text())["x"] == alone.record["x"]
