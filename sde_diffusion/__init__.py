@@ -31,6 +31,7 @@ __all__ = [
     "SubVPSDE",
     "bits_per_dim",
     "decode",
+    "distill",
     "encode",
     "evaluate",
     "frechet_distance",

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401 (they are imported to be exported)
 
+from sde_diffusion.distillation import distill
 from sde_diffusion.evaluation import evaluate
 from sde_diffusion.evaluation.metrics import frechet_distance
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics

@@ -130,6 +130,11 @@ class Solver(ABC):
         """The name of its default grid in ``GRIDS``, or the times themselves."""
         return "quadratic"
 
+    @property
+    def usual_nfe(self) -> int:
+        """The number of evaluations where none is given."""
+        return 20
+
     def evaluations(self, steps: int, finish: bool = True) -> int:
         """Model evaluations of a run; of an adaptive solver the fewest, with one attempt in each interval.
 

@@ -21,7 +21,7 @@ LAYERS = [
     {"guidance"},
     {"storage"},
     {"training", "sampling"},
-    {"likelihood", "tuning", "verify"},
+    {"likelihood", "tuning", "verify", "distillation"},
     {"evaluation"},
     {"comparison"},
     {"interop"},

@@ -35,6 +35,7 @@ SUMMARIES = {
     "likelihood": "Measure the log-likelihood of data under a trained model.",
     "prepare": "Decode and resize a data set once, into one array that training maps from disk.",
     "compare": "Compare solvers on a trained model: same initial noise, paired error, distance to the data, time.",
+    "distill": "Distill a trained model into a student that needs one to four evaluations.",
     "tune": "Fit a solver to one model and one number of evaluations.",
     "doctor": "Check a model for common mistakes: parametrization, time, schedule, data range, mode, dtype.",
     "solvers": "List every solver: order, evaluations for N steps, minimum NFE, default grid and source.",

@@ -24,6 +24,7 @@ from sde_diffusion.models.parametrization import (
 from sde_diffusion.sde import SDE
 from sde_diffusion.sde.base import per_sample
 from solvers.errors import InputError, InputTypeError
+from solvers.solver import Solver
 
 PREDICTS = tuple(PARAMETRIZATIONS)
 _KNOWN = 4096  # times whose (p, q) are kept
@@ -43,6 +44,7 @@ class ScoreModel(nn.Module):
         cost: network passes in one evaluation (2 for a guided pair).
         normalization: units of the data against those of x_0 here, see below; None where they are not decided yet:
             ``train`` then measures them.
+        sampler: the solver that the model was made for, if it was distilled; ``sample`` takes it by default.
 
     The methods of a model and its reverse processes are in the units of the network, in which the data have about unit
     scale. ``sample``, ``log_likelihood``, ``encode`` and all else that takes or gives data convert by ``units``.
@@ -65,6 +67,7 @@ class ScoreModel(nn.Module):
         sigma_data: float = 1.0,
         cost: int = 1,
         normalization: Normalization | None = None,
+        sampler: Solver | None = None,
     ) -> None:
         super().__init__()
         if not sigma_data > 0:
@@ -82,6 +85,7 @@ class ScoreModel(nn.Module):
         self.sigma_data = own.sigma_data if isinstance(own, EDMPrediction) else sigma_data
         self.cost = cost
         self.normalization = normalization
+        self.sampler = sampler
         if normalization is not None and self.shape is not None:
             normalization.check_shape(self.shape)
         self._pure_noise_at_1 = float(sde.marginal(1.0)[0]) == 0

@@ -94,13 +94,19 @@ def default_count(shape: Sequence[int]) -> int:
     return 2000 if tuple(shape) == (2,) else 64
 
 
+DISTILLED = "distilled"  # what the sampler of a distilled model is called
+
+
 def settings_for(stored: StoredModel, settings: SamplingSettings, condition: str = "") -> SamplingSettings:
     """The settings with the solver that a name stands for.
 
-    "tuned" is what ``sdediff tune`` has made for the model and the condition, a tag of ``GuidanceSettings``.
+    Without a name it is the sampler of a distilled model, else pf-ode; "tuned" is what ``sdediff tune`` has made for
+    the model and the condition, a tag of ``GuidanceSettings``.
     """
-    if isinstance(settings.solver, Solver):
-        return settings
+    if settings.solver is None and (own := stored.model.get("sampler")) is not None:
+        return settings.with_solver(solver_json.restore(own), DISTILLED)
+    if settings.solver is None or isinstance(settings.solver, Solver):
+        return settings.with_solver(settings.chosen(), settings.called)
     tuned = settings.solver == TUNED
     solver = find_tuned(stored, settings.nfe, condition) if tuned else find_solver(settings.solver)[1]
     return settings.with_solver(solver, settings.called)

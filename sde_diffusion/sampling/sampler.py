@@ -132,7 +132,7 @@ def sample(
     model: ScoreModel,
     n: int,
     *,
-    solver: str | Solver = "pf-ode",
+    solver: str | Solver | None = None,
     nfe: int | None = None,
     steps: int | None = None,
     grid: Grid = None,
@@ -149,7 +149,7 @@ def sample(
     Args:
         model: any ScoreModel.
         n: number of samples.
-        solver: a name in ``SOLVERS`` or a Solver.
+        solver: a name in ``SOLVERS`` or a Solver; by default the model's own sampler if it was distilled, else pf-ode.
         nfe: network evaluations per sample; 20 unless steps or the times are given.
         steps: grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.

@@ -15,6 +15,7 @@ from solvers.errors import InputError, require_whole
 from solvers.plugin import find_solver
 
 DEFAULT_NFE = 20
+DEFAULT_SOLVER = "pf-ode"
 _SEED_STRIDE = 2**32
 
 Grid = str | Tensor | Sequence[float] | None
@@ -45,7 +46,8 @@ class SamplingSettings:
     """Settings of sampling: the fields are the arguments of ``sample``.
 
     Args:
-        solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, or a Solver.
+        solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, or a Solver; by default the model's own sampler if it
+            was distilled, else pf-ode.
         nfe: network evaluations per sample; 20 unless steps or the times are given.
         steps: grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves from 1 to 0, or None for the solver's own.
@@ -66,7 +68,7 @@ class SamplingSettings:
     solvers.errors.InputError: samples start from noise at t = 1 and end as data at t = 0; this grid goes...
     """
 
-    solver: str | Solver = "pf-ode"
+    solver: str | Solver | None = None
     nfe: int | None = None
     steps: int | None = None
     grid: Grid = None
@@ -87,12 +89,15 @@ class SamplingSettings:
     @property
     def called(self) -> str:
         """What the solver is called."""
-        solver = self.solver
+        solver = DEFAULT_SOLVER if self.solver is None else self.solver
         return self.name or (solver if isinstance(solver, str) else type(solver).__name__)
 
-    def chosen(self) -> Solver:
-        """The solver that these settings name."""
-        return find_solver(self.solver)[1] if isinstance(self.solver, str) else self.solver
+    def chosen(self, model: ScoreModel | None = None) -> Solver:
+        """The solver that these settings name, or the default of a model."""
+        if self.solver is None and model is not None and model.sampler is not None:
+            return model.sampler
+        solver = DEFAULT_SOLVER if self.solver is None else self.solver
+        return find_solver(solver)[1] if isinstance(solver, str) else solver
 
     def resolve(self, model: ScoreModel, shape: Sequence[int]) -> SamplingRun:
         """The run of these settings on a model, with the solver's defaults for settings that are not given.
@@ -106,10 +111,10 @@ class SamplingSettings:
         >>> len(run.times), run.eta
         (21, 1.0)
         """
-        solver = self.chosen()
+        solver = self.chosen(model)
         named = isinstance(solver.grid if self.grid is None else self.grid, str)
         none_given = self.nfe is None and self.steps is None
-        nfe = DEFAULT_NFE if none_given and named and not solver.adaptive else self.nfe
+        nfe = solver.usual_nfe if none_given and named and not solver.adaptive else self.nfe
         eta = float(solver.stochastic) if self.eta is None else self.eta
         chosen, times = plan(model.sde.reverse(model, eta), shape, solver, nfe, self.steps, self.grid)
         return SamplingRun(chosen, times, eta, nfe)

@@ -26,6 +26,7 @@ from sde_diffusion.files.writing import require_writable
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import NETWORKS, build
 from sde_diffusion.sde import SDE, SDES, make_sde, sde_name
+from sde_diffusion.storage import solver_json
 from sde_diffusion.storage.atomic_folder import (
     FORMAT,
     STATE,
@@ -94,7 +95,7 @@ def describe(model: ScoreModel) -> ModelDescription:
     network = model.network
     kind = type(network)
     name = next((n for n, known in NETWORKS.items() if known is kind), None)
-    return {
+    entry: ModelDescription = {
         "sde": {"name": sde_name(model.sde), "settings": json.loads(json.dumps(asdict(model.sde)))},
         "network": {
             "name": name,
@@ -106,6 +107,9 @@ def describe(model: ScoreModel) -> ModelDescription:
         "shape": None if model.shape is None else list(model.shape),
         "normalization": None if model.units.is_identity else model.units.entry(),
     }
+    if model.sampler is not None:
+        entry["sampler"] = solver_json.describe(model.sampler)
+    return entry
 
 
 def rebuild(description: ModelDescription, network: nn.Module | None = None) -> ScoreModel:
@@ -129,6 +133,7 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
         shape=None if shape is None else tuple(shape),
         sigma_data=description["sigma_data"],
         normalization=Normalization.from_entry(description.get("normalization")),
+        sampler=None if (solver := description.get("sampler")) is None else solver_json.restore(solver),
     )
 
 

@@ -42,10 +42,14 @@ NamedSolverEntry = TypedDict("NamedSolverEntry", {"name": str, "class": str, "se
 
 class _ModelDescriptionOptional(TypedDict, total=False):
     normalization: NormalizationEntry | None
+    sampler: SolverEntry | None
 
 
 class ModelDescription(_ModelDescriptionOptional):
-    """The description of a model without its weights; without a normalization the data are not scaled."""
+    """The description of a model without its weights; without a normalization the data are not scaled.
+
+    ``sampler`` is the solver of a distilled model.
+    """
 
     sde: SdeEntry
     network: NetworkEntry
@@ -71,8 +75,17 @@ class CheckpointEntry(TypedDict):
     sha256: str
 
 
+class ObjectiveEntry(TypedDict, total=False):
+    """The objective of a distillation: its method, settings, and the weights of the teacher."""
+
+    method: str
+    settings: dict[str, Any]
+    teacher: CheckpointEntry | None
+
+
 class _RunConfigOptional(TypedDict, total=False):
     versions: dict[str, str]
+    objective: ObjectiveEntry
 
 
 class RunConfig(_RunConfigOptional):

@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from sde_diffusion.storage.record_types import NamedSolverEntry, SolverEntry
 from solvers import SOLVERS, Solver
 from solvers.classical.butcher_tableaus import PAIRS, Pair
+from solvers.diffusion.renoising import Renoising
 from solvers.errors import InputError, choose
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
@@ -26,7 +27,7 @@ from solvers.fitted.table import Row, Table
 
 # Solvers without a name.
 _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
-_INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(ExponentialAdams(4)))
+_INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(ExponentialAdams(4)), Renoising())
 
 # Names of classes in files of earlier versions.
 _RENAMED = {"GatedTable": "MixtureOfTables", "Gate": "GatingNetwork"}

@@ -22,6 +22,7 @@ without a division by a small number after the network. c is formed in float64 a
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from sde_diffusion.training.vlb import variational_bound
 # lambda T of eq. 16 for T = 1000; the bound is a mean over steps here and a sum over steps in the paper.
 HYBRID = 1.0
 
-__all__ = ["HYBRID", "LossModule", "denoising_loss"]
+__all__ = ["HYBRID", "LossModule", "Objective", "denoising_loss"]
 
 
 def denoising_loss(
@@ -82,8 +83,38 @@ def denoising_loss(
     return loss + HYBRID * bound.float()
 
 
-class LossModule(nn.Module):
-    """The loss of a model.
+class Objective(nn.Module, ABC):
+    """What a ``Trainer`` minimises.
+
+    Args:
+        model: the model in training.
+        network: module that replaces its network, with the same parameters.
+
+    Attributes:
+        model: a view of the model with that network.
+        learned: a learned weight over time, or None.
+    """
+
+    learned: nn.Module | None = None
+
+    def __init__(self, model: ScoreModel, network: nn.Module) -> None:
+        super().__init__()
+        view = copy.copy(model)
+        view._modules = {**model._modules, "network": network}
+        self.model = view
+
+    def begin(self, step: int) -> None:
+        """Called before each update with its number, 1, 2, ..., for a loss that changes during training."""
+
+    @abstractmethod
+    def forward(
+        self, x0: Tensor, t: Tensor, eps: Tensor, factor: Tensor, condition: dict[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The losses (B,) to log and those to minimise; the arguments are those of ``LossModule.forward``."""
+
+
+class LossModule(Objective):
+    """Weighted denoising score matching of a model.
 
     Args:
         model: the score model.
@@ -105,10 +136,7 @@ class LossModule(nn.Module):
     """
 
     def __init__(self, model: ScoreModel, network: nn.Module, weight: str) -> None:
-        super().__init__()
-        view = copy.copy(model)
-        view._modules = {**model._modules, "network": network}
-        self.model = view
+        super().__init__(model, network)
         self.weight = weight
         self.learned = learned_weight(weight)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from sde_diffusion.training.checks import (
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.ema import EMA, power_decay
-from sde_diffusion.training.losses import LossModule
+from sde_diffusion.training.losses import LossModule, Objective
 from sde_diffusion.training.randomness import StepRandomness
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 from solvers.errors import InputError, NonFiniteError
@@ -75,6 +75,7 @@ class Trainer:
         data: a data set, or an array (N, ...) that ``as_data`` understands.
         config: the options.
         engine: the processes and their devices; a single process by default.
+        objective: (model, network) -> what is minimised; denoising score matching by default.
 
     Attributes:
         step: number of updates so far.
@@ -101,6 +102,7 @@ class Trainer:
         data: Data | Tensor | ArrayLike,
         config: TrainConfig,
         engine: Distributed | None = None,
+        objective: Callable[[ScoreModel, nn.Module], Objective] | None = None,
     ) -> None:
         data = checked_data(model, data)
         decide_units(model, data, config)
@@ -123,8 +125,9 @@ class Trainer:
                 f"{shares} = {engine.world} (processes) x {config.accumulate} (accumulate)"
             )
         self.micro = config.batch_size // shares
-        objective = LossModule(self.model, engine.precise(self.network), config.weight).to(self.device)
-        self.weight = objective.learned
+        make = objective or (lambda model, network: LossModule(model, network, config.weight))
+        self.loss = make(self.model, engine.precise(self.network)).to(self.device)
+        self.weight = self.loss.learned
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError("the network has no parameters that require a gradient")
@@ -147,7 +150,7 @@ class Trainer:
         self.skipped = 0
         self.waited = 0.0
         self._unread: list[_Figures] = []
-        self.objective = engine.shared(objective, self._try(objective))
+        self.objective = engine.shared(self.loss, self._try(self.loss))
         if engine.world > 1:
             self._settle()
         # Only from here on all processes have the weights of the first process.
@@ -208,6 +211,7 @@ class Trainer:
     def advance(self) -> None:
         """Make one update of the weights and of their averages."""
         k, config = self.step + 1, self.config
+        self.loss.begin(k)
         index = self.draws.index(k)
         t, factor = self.times.sample(
             config.batch_size, config.t_min, self.draws.generator("times", k), self.model.sde, self.times_state

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, nn
 
 from sde_diffusion.data import Data
 from sde_diffusion.data.normalization import Normalization
@@ -32,7 +32,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
 from sde_diffusion.storage.checkpoint import describe
-from sde_diffusion.storage.record_types import DataEntry, RunConfig, TrainingState
+from sde_diffusion.storage.record_types import DataEntry, ObjectiveEntry, RunConfig, TrainingState
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
 from sde_diffusion.training import interrupts as signals
@@ -40,6 +40,7 @@ from sde_diffusion.training.checks import TrainingDivergedError, check_finite, c
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
+from sde_diffusion.training.losses import Objective
 from sde_diffusion.training.trainer import Trainer
 from solvers.errors import InputError
 
@@ -56,6 +57,7 @@ def train(
     resume: bool = False,
     force: bool = False,
     progress: bool = True,
+    objective: tuple[ObjectiveEntry, Callable[[ScoreModel, nn.Module], Objective]] | None = None,
     **options: Any,
 ) -> ScoreModel:
     """Train a model by weighted denoising score matching.
@@ -73,6 +75,8 @@ def train(
             same number of threads, the result is bit-equal to that of an uninterrupted run.
         force: resume although options or data differ from those of the run, with a warning.
         progress: show a bar in a terminal, otherwise a line every 15 s.
+        objective: another objective, as ``Trainer`` takes it, and its description in the run; denoising score
+            matching by default.
         options: single options by name, such as ``steps=2000``.
 
     Returns:
@@ -105,7 +109,7 @@ def train(
         run = _Shared(engine, path, stack)
         if stored:
             run.reopen()
-        trainer = Trainer(model, data, config, engine)
+        trainer = Trainer(model, data, config, engine, None if objective is None else objective[1])
         about: RunConfig = {
             "format": FORMAT,
             "train": config.to_dict(),
@@ -113,6 +117,8 @@ def train(
             "data": _about(data),
             "versions": _versions(),
         }
+        if objective is not None:
+            about["objective"] = objective[0]
         toml = write_options(options_of(about["train"], about["model"], data.name))
         if stored:
             _continue(trainer, run, stored, about, toml, force)
@@ -216,6 +222,7 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
         "model": (stored["model"], about["model"]),
         "data": (stored["data"], about["data"]),
         "train": (TrainConfig.from_dict(stored["train"]).to_dict(), about["train"]),
+        "objective": (_plain(stored.get("objective")), _plain(about.get("objective"))),
     }
     changed = []
     for part, (before, now) in parts.items():
@@ -253,6 +260,10 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
     run.once(cut)
     if changed and trainer.engine.main:
         warnings.warn(f"{path} goes on with {' and '.join(changed)}", stacklevel=3)
+
+
+def _plain(entry: ObjectiveEntry | None) -> Mapping[str, Any]:
+    return {"method": "denoising score matching"} if entry is None else entry
 
 
 def _identity(about: RunConfig) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def sample(
             "--solver",
             autocompletion=completion_of(SOLVERS),
             help=f"{', '.join(SOLVERS)}; or your own as path/to/file.py:Name. 'sdediff solvers' describes each.",
-            show_default="the solver tuned for the model and --nfe, else pf-ode",
+            show_default="of a distilled model its own; the solver tuned for the model and --nfe; else pf-ode",
         ),
     ] = None,
     nfe: Annotated[
@@ -243,7 +243,7 @@ def sample(
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
             waited = time.perf_counter() - pilot
-        if not any(k in options for k in OWN_WAY):
+        if not any(k in options for k in OWN_WAY) and stored.model.get("sampler") is None:
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
