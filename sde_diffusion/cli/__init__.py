@@ -17,6 +17,7 @@ sdediff sample --solver pf-ode --nfe 20    sample the latest run, or bundled
 sdediff evaluate                           quality of its samples, with errors
 sdediff likelihood                         likelihood of held-out data
 sdediff tune --nfe 8                       a solver for one model and NFE
+sdediff distill                            a student of 1 to 4 evaluations
 sdediff doctor --model mine.py:model       check a network of your own
 sdediff solvers                            the table of solvers
 sdediff verify                             test the declared properties

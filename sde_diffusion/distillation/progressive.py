@@ -76,6 +76,10 @@ class ProgressiveLoss(Objective):
         ValueError: another process, or an odd number of steps.
     """
 
+    times: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
     def __init__(self, model: ScoreModel, network: nn.Module, teacher: ScoreModel, times: Sequence[float]) -> None:
         super().__init__(model, network)
         check_teacher(model, teacher)

@@ -1,0 +1,1 @@
+"""Students of few evaluations beside solvers of their teachers."""
