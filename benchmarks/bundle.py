@@ -19,7 +19,7 @@ import argparse
 from pathlib import Path
 
 from sde_diffusion.storage.atomic_folder import read_json
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 from sde_diffusion.storage.locate import BUNDLED
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("command", help="the command that trained the run, for the header of the file")
     parser.add_argument("--out", type=Path, default=BUNDLED)
     arguments = parser.parse_args()
-    config, stored = read_json(arguments.run / "config.json"), find(arguments.run)
+    config, stored = read_json(arguments.run / "config.json"), checkpoint_at(arguments.run)
     provenance = {
         "command": arguments.command,
         "weights": "exponential moving average",

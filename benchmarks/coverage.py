@@ -27,7 +27,7 @@ from torch import Tensor
 from sde_diffusion.comparison.comparison import Comparison, ComparisonRow
 from sde_diffusion.evaluation.metrics import METRICS, Moments, Sets, frechet_distance, measure
 
-SOLVERS, NOISES = (2, 6, 12), (16, 64, 256)
+SOLVERS, SAMPLES = (2, 6, 12), (16, 64, 256)
 LAWS: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
     "normal": lambda rng, k, n: 5 + rng.standard_normal((k, n)),
     "log-normal": lambda rng, k, n: np.exp(rng.standard_normal((k, n))),
@@ -152,7 +152,7 @@ def markdown(command: str, false: list[dict[str, Any]], rows: list[dict[str, Any
     out += ["| law of errors | samples | " + " | ".join(f"{k} solvers" for k in SOLVERS) + " |"]
     out += ["| --- | ---: |" + " ---: |" * len(SOLVERS)]
     for law in LAWS:
-        for n in NOISES:
+        for n in SAMPLES:
             cells = [x for x in false if x["law"] == law and x["n"] == n]
             shown = [f"{x['share']:.3f} +- {x['standard_error']:.3f}" for x in cells]
             out.append(f"| {law} | {n} | " + " | ".join(shown) + " |")
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     false: list[dict[str, Any]] = []
     for law in LAWS if not args.metrics_only else ():
-        for n in NOISES:
+        for n in SAMPLES:
             for solvers in SOLVERS:
                 usual = 1000 if solvers * n < 500 else 500 if solvers * n < 2000 else 300
                 count = max(2, round(args.share * usual))

@@ -29,7 +29,7 @@ from sde_diffusion import ScoreModel, load
 from sde_diffusion.data import load_data
 from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
 from sde_diffusion.likelihood.flow import log_likelihood
-from sde_diffusion.likelihood.report import prepare
+from sde_diffusion.likelihood.report import likelihood_data
 from sde_diffusion.storage.locate import BUNDLED
 from solvers.classical.adams import Adams
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, default=Path("docs/images/likelihood.png"))
     args = parser.parse_args()
     model = load(BUNDLED).double().requires_grad_(False)
-    x, _ = prepare(load_data("digits", split="test"), args.samples, seed=0)
+    x, _ = likelihood_data(load_data("digits", split="test"), args.samples, seed=0)
     records = sweep(model, x)
     table = Table("solver", "setting", "NFE", "median", "rms")
     for r in records:

@@ -45,7 +45,7 @@ from benchmarks.problems import Problem
 from benchmarks.report import write_report
 from sde_diffusion import GaussianMixture
 from sde_diffusion.sampling.reference_solution import rms
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
@@ -78,11 +78,11 @@ def tuned_path(problem: Problem, folder: Path, nfe: int) -> Path:
 def make_tuned(problem: Problem, folder: Path, budgets: Sequence[int], samples: int = 128) -> None:
     """Tune the solvers for a problem, and store each as soon as it is fitted."""
     started = time.perf_counter()
-    for made in tuned_each(problem.model, budgets, shape=problem.shape, noises=samples, held_out=samples):
+    for made in tuned_each(problem.model, budgets, shape=problem.shape, noise_samples=samples, held_out=samples):
         path = tuned_path(problem, folder, made.nfe)
         path.parent.mkdir(parents=True, exist_ok=True)
         now = time.perf_counter()
-        content = {"seconds": round(now - started, 1), "stages": made.stages, "solver": describe(made.table)}
+        content = {"seconds": round(now - started, 1), "stages": made.stages, "solver": describe_solver(made.table)}
         path.write_text(json.dumps(content))
         started = now
 
@@ -92,7 +92,7 @@ def run_tuned(problem: Problem, folder: Path, task: Task, nfe: int) -> Tensor:
     path = tuned_path(problem, folder, nfe)
     if not path.exists():
         make_tuned(problem, folder, (nfe,))
-    result = run_ours(restore(json.loads(path.read_text())["solver"]), task, nfe)
+    result = run_ours(restore_solver(json.loads(path.read_text())["solver"]), task, nfe)
     assert result is not None
     return result
 
@@ -171,7 +171,9 @@ class InitialNoise:
     sets: int
 
 
-def prepare(problem: Problem, first: int, n: int, sets: int, label: str, out: Path) -> tuple[InitialNoise, float]:
+def with_references(
+    problem: Problem, first: int, n: int, sets: int, label: str, out: Path
+) -> tuple[InitialNoise, float]:
     """Initial noise with its endpoints, stored or computed, and the endpoints' error."""
     x1 = problem.initial_noise(first, n * sets)
     path = out / "references" / f"{problem.name}-{problem.fingerprint}-{label}-{first}-{n * sets}.npz"
@@ -334,10 +336,10 @@ def main(argv: list[str] | None = None) -> None:
         n = min(args.samples, problem.samples)
         # Not for the screening: a better reference does not change the selected peers.
         label = f"full-{problem.reference_steps}"
-        starts, references[problem.name] = prepare(problem, 0, n, args.sets, label, args.out)
+        starts, references[problem.name] = with_references(problem, 0, n, args.sets, label, args.out)
         contenders = [(config, nfe) for config in theirs for nfe in args.nfe]
         if args.screen:
-            few, _ = prepare(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
+            few, _ = with_references(problem, _SCREEN_SEEDS, args.screen, 1, "screen", args.out)
             kept = best_of(compute(problem, contenders, few, records, args.batch, console), args.keep)
             contenders = [(c, nfe) for c, nfe in contenders if (str(c), nfe) in kept]
         # A problem of thousands of dimensions with an exact flow is not worth a large Jacobian.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sde_diffusion.sde import SDE, SDES, make_sde
 from sde_diffusion.storage.atomic_folder import FORMAT, pack, read_json, read_state, to_json, unpack, write_folder
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from sde_diffusion.training.config import PRECISIONS, SCHEDULES, TRACKERS, TrainConfig
 from sde_diffusion.training.config_file import read_options, write_options
 from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
@@ -172,10 +172,10 @@ def test_a_learning_rate_is_between_0_and_the_largest(options: dict[str, Any], s
 )
 def test_a_solver_is_restored_from_json(order: int, form: str, sde: bool, corrector: bool, source: str) -> None:
     solver = ExponentialAdams(order, form=form, sde=sde, corrector=corrector, source=source)
-    assert restore(json.loads(json.dumps(describe(solver)))) == solver
+    assert restore_solver(json.loads(json.dumps(describe_solver(solver)))) == solver
 
 
 @pytest.mark.parametrize("name", sorted(SOLVERS))
 def test_every_solver_is_restored_from_json(name: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(to_json({"format": FORMAT, "solver": describe(SOLVERS[name])}))
-    assert restore(read_json(tmp_path / "a.json")["solver"]) == SOLVERS[name]
+    (tmp_path / "a.json").write_bytes(to_json({"format": FORMAT, "solver": describe_solver(SOLVERS[name])}))
+    assert restore_solver(read_json(tmp_path / "a.json")["solver"]) == SOLVERS[name]

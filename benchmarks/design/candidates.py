@@ -29,7 +29,7 @@ from torch import Tensor
 from benchmarks import problems as problem_table
 from benchmarks.problems import Problem
 from benchmarks.report import geometric_mean
-from benchmarks.solvers import NFE, prepare
+from benchmarks.solvers import NFE, with_references
 from sde_diffusion import SDE
 from sde_diffusion.sampling.reference_solution import rms
 from sde_diffusion.tuning.grid_families import spaced
@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     ready: list[tuple[Problem, Any]] = []
     for problem in tasks:
         n = min(args.samples, problem.samples)
-        ready.append((problem, prepare(problem, _SEEDS, n, 1, "candidates", args.out)[0]))
+        ready.append((problem, with_references(problem, _SEEDS, n, 1, "candidates", args.out)[0]))
     wanted = [
         s
         for s in settings()

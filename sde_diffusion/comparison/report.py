@@ -104,7 +104,7 @@ def as_dict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def save(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
+def save_comparison(found: Comparison, folder: Path, about: Mapping[str, Any]) -> Path:
     """Write compare.json and compare.png into a new folder, all or nothing.
 
     Args:

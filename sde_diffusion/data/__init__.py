@@ -63,11 +63,11 @@ def load_data(
     'digits: 297 images of shape (1, 8, 8), 10 classes; values -1 to 1, mean -0.3937, std 0.7495'
     """
     choose(split, dict.fromkeys(SPLITS), "split")
-    data = find(os.fspath(name), data_dir, split, layout)
+    data = find_data(os.fspath(name), data_dir, split, layout)
     return data if labels else replace(data, labels=None, class_names=None)
 
 
-def find(name: str, data_dir: str | os.PathLike[str] | None, split: str, layout: str | None = None) -> Data:
+def find_data(name: str, data_dir: str | os.PathLike[str] | None, split: str, layout: str | None = None) -> Data:
     """Return the data set of this name or at this path, with its labels."""
     if data_dir is not None and name not in PUBLISHED:
         raise InputError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sde_diffusion.data.dataset import Data, as_data
-from sde_diffusion.data.images import decode, describe, folder_classes, image_paths
+from sde_diffusion.data.images import decode, folder_classes, image_paths, size_text
 from sde_diffusion.data.prepared import NOTE, load_prepared
 from sde_diffusion.files.reading import load_arrays
 from solvers.errors import InputError, NotFoundError
@@ -82,7 +82,7 @@ def load_folder(root: Path) -> Data:
         image = first if k == 0 else read_image(path)
         if image.shape != first.shape or image.dtype != first.dtype:
             raise InputError(
-                f"{path} is {describe(image)}, but {paths[0]} is {describe(first)}; all images of a "
+                f"{path} is {size_text(image)}, but {paths[0]} is {size_text(first)}; all images of a "
                 "folder must have one size and mode; sdediff prepare makes them so"
             )
         x[k] = image

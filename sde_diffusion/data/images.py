@@ -130,10 +130,10 @@ def _sixteen_bits(image: Image.Image, mode: str | None, size: tuple[int, int] | 
     return np.asarray(grey, np.uint8).reshape(*values.shape, -1)
 
 
-def describe(image: np.ndarray[Any, Any]) -> str:
+def size_text(image: np.ndarray[Any, Any]) -> str:
     """Return the size and mode of an image (H, W, C) in words.
 
-    >>> describe(np.zeros((4, 6, 3)))
+    >>> size_text(np.zeros((4, 6, 3)))
     '6 x 4 RGB'
     """
     height, width, channels = image.shape

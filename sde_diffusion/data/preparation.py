@@ -14,7 +14,7 @@ from PIL import ImageColor
 
 from sde_diffusion.data.dataset import Data
 from sde_diffusion.data.files import load_path
-from sde_diffusion.data.images import BACKGROUND, CHANNELS, decode, describe
+from sde_diffusion.data.images import BACKGROUND, CHANNELS, decode, size_text
 from sde_diffusion.data.prepared import write_prepared
 from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
 from solvers.errors import ExistsError, InputError, NotFoundError, choose
@@ -177,7 +177,7 @@ def _decoded(
                     first = name, image
                 elif image.shape != first[1].shape or image.dtype != first[1].dtype:
                     raise InputError(
-                        f"{name} is {describe(image)}, but {first[0]} is {describe(first[1])}; make all alike with "
+                        f"{name} is {size_text(image)}, but {first[0]} is {size_text(first[1])}; make all alike with "
                         "--size HEIGHTxWIDTH and --mode L or RGB"
                     )
                 image = image.transpose(2, 0, 1)

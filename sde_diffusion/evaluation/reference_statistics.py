@@ -107,7 +107,7 @@ class FeatureStatistics:
         }
         if isinstance(extractor, InRange):
             record["range"] = [extractor.low, extractor.high]
-        return cls(total, torch.cat(some), record, describe(extractor), dict(extractor.tensors))
+        return cls(total, torch.cat(some), record, extractor_properties(extractor), dict(extractor.tensors))
 
     @property
     def of_floats(self) -> bool:
@@ -120,7 +120,7 @@ class FeatureStatistics:
         Raises:
             ValueError: another name, hash or preprocessing; the message has both.
         """
-        for key, value in describe(extractor).items():
+        for key, value in extractor_properties(extractor).items():
             if self.extractor[key] != value:
                 raise InputError(
                     f"the reference has features '{self.extractor['name']}' with {key} '{self.extractor[key]}', but "
@@ -238,7 +238,7 @@ def _check_statistics(tensors: Mapping[str, Tensor], n: int, path: Path) -> None
             raise CheckpointError(f"{path} is damaged: {name} must have finite numbers")
 
 
-def describe(extractor: Extractor) -> dict[str, str]:
+def extractor_properties(extractor: Extractor) -> dict[str, str]:
     """Properties that must agree for two sets of features to be comparable."""
     return {"name": extractor.name, "sha256": extractor.sha256, "preprocessing": extractor.preprocessing}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion.interop.k_diffusion_sampler import sampler
-from sde_diffusion.storage.solver_json import restore
+from sde_diffusion.storage.solver_json import restore_solver
 from solvers import SOLVERS
 from solvers.errors import InputError, NotFoundError
 
@@ -73,7 +73,7 @@ class SdediffTunedSampler:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no file of sdediff tune: {error!r}") from None
         samplers = importlib.import_module("comfy.samplers")
-        return (samplers.KSAMPLER(sampler(restore(entry), "solver")),)
+        return (samplers.KSAMPLER(sampler(restore_solver(entry), "solver")),)
 
 
 def register() -> list[str]:

@@ -27,7 +27,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
 from sde_diffusion.sde import DDPM, SDE, VPSDE, CosineVPSDE, Flow
 from sde_diffusion.storage.atomic_folder import require_new
-from sde_diffusion.storage.checkpoint import describe
+from sde_diffusion.storage.checkpoint import describe_model
 from solvers.errors import InputError, choose
 
 _PREDICTIONS = {"noise": "epsilon", "velocity": "v_prediction", "data": "sample"}
@@ -113,7 +113,7 @@ def export_diffusers(model: ScoreModel, folder: str | Path, steps: int = 1000) -
     """
     folder = Path(folder)
     require_new(folder)
-    entry = describe(model)
+    entry = describe_model(model)
     name, settings = entry["network"]["name"], entry["network"]["settings"]
     if name is None or model.shape is None or len(model.shape) != 3:
         raise InputError(

@@ -23,7 +23,7 @@ from sde_diffusion.interop.diffusers_schedule import process_of, read_schedule
 from sde_diffusion.interop.driven_run import Asked, DrivenRun, asked_times
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde.base import per_sample
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import Solver, find
 from solvers.brownian_path import BrownianPath
 from solvers.errors import InputError, StateError
@@ -91,9 +91,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         process: str = "betas",
     ) -> None:
         if isinstance(solver, Solver):
-            self.register_to_config(solver=describe(solver))
+            self.register_to_config(solver=describe_solver(solver))
         self.register_to_config(sample_shape=list(sample_shape), trained_betas=_listed(trained_betas))
-        self.solver = restore(cast(Any, solver)) if isinstance(solver, dict) else find(solver)
+        self.solver = restore_solver(cast(Any, solver)) if isinstance(solver, dict) else find(solver)
         self.schedule = read_schedule({**self.config, "trained_betas": _listed(trained_betas)})
         sde = self.schedule.sde
         self.model = ScoreModel(None, sde, self.schedule.predicts, sigma_data=self.schedule.sigma_data)

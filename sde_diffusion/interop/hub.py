@@ -36,9 +36,9 @@ class HubModel(  # type: ignore[call-arg]
     """
 
     def __init__(self, model: ScoreModel) -> None:
-        from sde_diffusion.storage.checkpoint import describe
+        from sde_diffusion.storage.checkpoint import describe_model
 
-        entry = describe(model)
+        entry = describe_model(model)
         if entry["network"]["name"] is None:
             raise InputError(
                 f"a network of your own, {entry['network']['class']}, cannot be read from a file alone; share its "

@@ -21,7 +21,7 @@ from typing import Any
 from sde_diffusion.interop.diffusers_model import from_diffusers
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.atomic_folder import pack
-from sde_diffusion.storage.checkpoint import StoredModel, describe
+from sde_diffusion.storage.checkpoint import StoredModel, describe_model
 from sde_diffusion.storage.record_types import ModelDescription
 from solvers.errors import InputError, InputTypeError, SdediffError, choose
 from solvers.plugin import file_hash, run_file
@@ -105,7 +105,7 @@ def _called(names: dict[str, Any], name: str, words: list[str], place: str) -> S
 def _described(model: ScoreModel) -> ModelDescription:
     """The description; a process of one's own is described by its class."""
     try:
-        return describe(model)
+        return describe_model(model)
     except InputError:
         kind, network = type(model.sde), type(model.network)
         try:

@@ -58,7 +58,7 @@ def chosen_rows(data: Data, n: int, seed: int) -> Tensor:
     return torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def prepare(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
+def likelihood_data(data: Data, n: int, seed: int) -> tuple[Tensor, int | None]:
     """n samples chosen by the seed as float64 (n, ...), and the levels they had; None for real numbers.
 
     Raises:
@@ -110,7 +110,7 @@ def measure(
     ):
         require_whole(name, value, least, most)
     model = load(stored, device=str(device)).requires_grad_(False)
-    x, bins = prepare(data, n, seed)
+    x, bins = likelihood_data(data, n, seed)
     own = isinstance(labels, str)
     given = _own_labels(data, chosen_rows(data, n, seed)) if isinstance(labels, str) else labels
     guidance = guidance or GuidanceSettings()

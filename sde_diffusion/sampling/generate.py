@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings
-from sde_diffusion.sampling.job import SampleJob, prepare, prepare_again
+from sde_diffusion.sampling.job import SampleJob, job_again, new_job
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.record_types import SampleRecord
@@ -34,7 +34,7 @@ def draw(
     """Draw samples from a stored model, and write down how.
 
     Args:
-        stored: from ``checkpoint.find``.
+        stored: from ``checkpoint.checkpoint_at``.
         n: number of samples; ``default_count`` of the model's shape by default.
         settings: the settings of the run; the solver may also be "tuned".
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
@@ -47,7 +47,7 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sampling.sampler``.
         CheckpointError: the weights do not fit the described network.
     """
-    return run_job(prepare(stored, n, settings, labels=labels, guidance=guidance, device=device), progress=progress)
+    return run_job(new_job(stored, n, settings, labels=labels, guidance=guidance, device=device), progress=progress)
 
 
 def redraw(
@@ -77,7 +77,7 @@ def redraw(
         ValueError: another checkpoint or guide (the message has both hashes), or a solver that this version
             does not have.
     """
-    return run_job(prepare_again(record, stored, solver=solver, guide=guide, device=device), progress=progress)
+    return run_job(job_again(record, stored, solver=solver, guide=guide, device=device), progress=progress)
 
 
 def work_of(job: SampleJob) -> dict[str, Callable[..., Any]]:

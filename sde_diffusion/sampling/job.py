@@ -104,7 +104,7 @@ def settings_for(stored: StoredModel, settings: SamplingSettings, condition: str
     the model and the condition, a tag of ``GuidanceSettings``.
     """
     if settings.solver is None and (own := stored.model.get("sampler")) is not None:
-        return settings.with_solver(solver_json.restore(own), DISTILLED)
+        return settings.with_solver(solver_json.restore_solver(own), DISTILLED)
     if settings.solver is None or isinstance(settings.solver, Solver):
         return settings.with_solver(settings.chosen(), settings.called)
     tuned = settings.solver == TUNED
@@ -112,7 +112,7 @@ def settings_for(stored: StoredModel, settings: SamplingSettings, condition: str
     return settings.with_solver(solver, settings.called)
 
 
-def prepare(
+def new_job(
     stored: StoredModel,
     n: int | None = None,
     settings: SamplingSettings | None = None,
@@ -125,7 +125,7 @@ def prepare(
     """Load the model and resolve the settings of a run.
 
     Args:
-        stored: from ``checkpoint.find``.
+        stored: from ``checkpoint.checkpoint_at``.
         n: number of samples; ``default_count`` of the model's shape by default.
         settings: the settings of the run; the solver may also be "tuned".
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
@@ -164,7 +164,7 @@ def prepare(
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None if labels is None else list(labels),
         "guidance": rule.scale,
-        "solver": {"name": settings.called, **solver_json.describe(run.solver)},
+        "solver": {"name": settings.called, **solver_json.describe_solver(run.solver)},
         "grid": {"name": spacing if isinstance(spacing, str) else None, "times": run.times.tolist()},
         "eta": run.eta,
         "nfe": {"asked": settings.nfe, "least": 0, "most": 0, "mean": 0.0},
@@ -184,7 +184,7 @@ def prepare(
     return SampleJob(model, condition, n, settings, run, record)
 
 
-def prepare_again(
+def job_again(
     record: SampleRecord,
     stored: StoredModel,
     *,
@@ -208,7 +208,7 @@ def prepare_again(
         )
     name, instance = _solver(record, solver)
     times = record["grid"]["times"]
-    job = prepare(
+    job = new_job(
         stored,
         record["n"],
         SamplingSettings(
@@ -239,7 +239,7 @@ def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:
     file = solver_file(entry["name"])
     if named is None:
         try:
-            return entry["name"], solver_json.restore(entry)
+            return entry["name"], solver_json.restore_solver(entry)
         except ValueError:
             if file is None:
                 raise
@@ -259,4 +259,4 @@ def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:
             f"{own} is not the file that made the samples of the record: its SHA-256 is {found}, that of the record is "
             f"{record['solver_file_sha256']}"
         )
-    return named, solver_json.restore(entry, (find_solver(named)[1],))
+    return named, solver_json.restore_solver(entry, (find_solver(named)[1],))

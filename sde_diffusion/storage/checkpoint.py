@@ -79,7 +79,7 @@ class StoredModel:
         return str(self.path) if self.given is None else f"--model {self.path}"
 
 
-def describe(model: ScoreModel) -> ModelDescription:
+def describe_model(model: ScoreModel) -> ModelDescription:
     """The description of a model in JSON, from which it can be rebuilt.
 
     A network that is not in ``NETWORKS`` is described by its class alone.
@@ -88,7 +88,7 @@ def describe(model: ScoreModel) -> ModelDescription:
         ValueError: a process that is not in ``SDES``.
 
     >>> from sde_diffusion.sde import VPSDE
-    >>> entry = describe(ScoreModel(build("mlp", shape=(2,)), VPSDE(), shape=(2,)))
+    >>> entry = describe_model(ScoreModel(build("mlp", shape=(2,)), VPSDE(), shape=(2,)))
     >>> entry["sde"], entry["predicts"], entry["network"]["name"]
     ({'name': 'vp', 'settings': {'beta_min': 0.1, 'beta_max': 20.0}}, 'noise', 'mlp')
     """
@@ -108,7 +108,7 @@ def describe(model: ScoreModel) -> ModelDescription:
         "normalization": None if model.units.is_identity else model.units.entry(),
     }
     if model.sampler is not None:
-        entry["sampler"] = solver_json.describe(model.sampler)
+        entry["sampler"] = solver_json.describe_solver(model.sampler)
     return entry
 
 
@@ -133,7 +133,7 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
         shape=None if shape is None else tuple(shape),
         sigma_data=description["sigma_data"],
         normalization=Normalization.from_entry(description.get("normalization")),
-        sampler=None if (solver := description.get("sampler")) is None else solver_json.restore(solver),
+        sampler=None if (solver := description.get("sampler")) is None else solver_json.restore_solver(solver),
     )
 
 
@@ -183,7 +183,7 @@ def check_described(description: ModelDescription, file: Path) -> None:
             raise CheckpointError(f"the weights in {file} do not fit this network: {name} {what}; expected {expected}")
 
 
-def find(path: str | os.PathLike[str]) -> StoredModel:
+def checkpoint_at(path: str | os.PathLike[str]) -> StoredModel:
     """Find the model in a run, a checkpoint or an exported file, and check that it is whole; "bundled" is one too.
 
     Raises:
@@ -253,7 +253,7 @@ def load(
     >>> load("bundled").shape
     (1, 8, 8)
     """
-    stored = path if isinstance(path, StoredModel) else find(path)
+    stored = path if isinstance(path, StoredModel) else checkpoint_at(path)
     if stored.given is not None:
         return stored.given().to(device).eval()
     file = stored.weights
@@ -322,7 +322,7 @@ def export(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"an exported model ends in .safetensors; got {path}")
-    entry: ExportHeader = {"format": FORMAT, "model": describe(model), "data": data or {}, "step": step}
+    entry: ExportHeader = {"format": FORMAT, "model": describe_model(model), "data": data or {}, "step": step}
     if provenance is not None:
         require_writable(path.with_suffix(".json"), ".json", force)
     write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}), replace=force)

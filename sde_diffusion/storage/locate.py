@@ -11,7 +11,7 @@ from sde_diffusion.files.writing import unused as unused
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import BUNDLED as BUNDLED
 from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
-from sde_diffusion.storage.checkpoint import StoredModel, check_described, find
+from sde_diffusion.storage.checkpoint import StoredModel, check_described, checkpoint_at
 from sde_diffusion.storage.record_types import RunConfig
 from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_config
 from solvers.errors import InputError, NotFoundError
@@ -113,13 +113,13 @@ def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
         CheckpointError: an incomplete or foreign file, or one of another version.
     """
     if path is not None and (str(path) != BUNDLED_NAME or Path(path).exists()):
-        return find(path)
+        return checkpoint_at(path)
     run = None if path is not None else latest_run(RUNS)
     if run is None and not BUNDLED.is_file():
         raise NotFoundError(
             f"no run in {RUNS}/ and no bundled model at {BUNDLED}; train one first: sdediff train --sde vp"
         )
-    return find(BUNDLED if run is None else run)
+    return checkpoint_at(BUNDLED if run is None else run)
 
 
 def folder_of(stored: StoredModel, name: str) -> Path:

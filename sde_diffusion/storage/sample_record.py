@@ -95,7 +95,7 @@ def read_record(path: str | os.PathLike[str]) -> SampleRecord:
     return checked(record, SampleRecord, str(path))
 
 
-def save(samples: Samples, folder: str | os.PathLike[str]) -> Path:
+def save_samples(samples: Samples, folder: str | os.PathLike[str]) -> Path:
     """Write figure, arrays and record into a new folder, all or nothing.
 
     Returns:

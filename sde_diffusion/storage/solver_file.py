@@ -20,7 +20,7 @@ import torch
 
 from sde_diffusion.sde import SDE
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import Solver
 from solvers.errors import InputError, NotFoundError
 from solvers.fitted.table import Row, Table
@@ -39,7 +39,7 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"format": FORMAT, "kind": KIND, "solver": describe(solver)}
+    content: dict[str, Any] = {"format": FORMAT, "kind": KIND, "solver": describe_solver(solver)}
     if isinstance(solver, Table):
         rho, size = _levels(sde, solver.times)
         rows = [
@@ -81,7 +81,7 @@ def load_solver(path: str | os.PathLike[str], sde: SDE) -> Solver:
         raise CheckpointError(f"{path} is no solver: expected a file that save_solver wrote")
     try:
         if "solver" in content:
-            return restore(content["solver"])
+            return restore_solver(content["solver"])
         rho = [math.inf if r is None else float(r) for r in content["rho"]]
         rows = [[float(c) for c in row] for row in content["rows"]]
         source = str(content["source"])

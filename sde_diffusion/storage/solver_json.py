@@ -1,9 +1,9 @@
 """A solver as JSON can hold it, and back.
 
 >>> from solvers import SOLVERS
->>> describe(SOLVERS["pc"])["settings"]["predictor"]
+>>> describe_solver(SOLVERS["pc"])["settings"]["predictor"]
 {'class': 'DDPM', 'settings': {}}
->>> restore(describe(SOLVERS["pc"])) == SOLVERS["pc"]
+>>> restore_solver(describe_solver(SOLVERS["pc"])) == SOLVERS["pc"]
 True
 """
 
@@ -33,7 +33,7 @@ _INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(Exponential
 _RENAMED = {"GatedTable": "MixtureOfTables", "Gate": "GatingNetwork"}
 
 
-def describe(solver: Solver) -> SolverEntry:
+def describe_solver(solver: Solver) -> SolverEntry:
     """The class of a solver and all its settings.
 
     Raises:
@@ -43,7 +43,7 @@ def describe(solver: Solver) -> SolverEntry:
     return {"class": type(solver).__name__, "settings": settings}
 
 
-def restore(description: SolverEntry | NamedSolverEntry, known: Iterable[Solver] = ()) -> Solver:
+def restore_solver(description: SolverEntry | NamedSolverEntry, known: Iterable[Solver] = ()) -> Solver:
     """The solver of a description.
 
     Args:
@@ -81,7 +81,7 @@ def _encode(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"number": repr(value)}  # JSON has no infinity
     if is_dataclass(value):
-        return describe(value)  # type: ignore[arg-type]
+        return describe_solver(value)  # type: ignore[arg-type]
     return [_encode(entry) for entry in value] if isinstance(value, tuple) else value
 
 
@@ -92,7 +92,7 @@ def _decode(value: Any, known: Iterable[Solver]) -> Any:
         return value
     if "number" in value:
         return choose(value["number"], {"inf": math.inf, "-inf": -math.inf}, "number")
-    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore(cast(SolverEntry, value), known)
+    return choose(value["pair"], PAIRS, "pair") if "pair" in value else restore_solver(cast(SolverEntry, value), known)
 
 
 def _fits(value: object, kind: Any) -> bool:

@@ -16,7 +16,7 @@ from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_js
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import folder_of
 from sde_diffusion.storage.record_types import TunedRecord
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
 from solvers.errors import ExistsError, InputError, NotFoundError
@@ -71,7 +71,7 @@ def save_tuned(
         "default_error": found.default_error,
         "stages": found.stages,
         "teacher_error": found.teacher_error,
-        "solver": describe(found.table),
+        "solver": describe_solver(found.table),
     }
     if condition:
         content["condition"] = condition
@@ -129,7 +129,7 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int, cond
             f"sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
         )
     try:
-        return restore(content["solver"])
+        return restore_solver(content["solver"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
 
@@ -179,7 +179,7 @@ class Tuned:
         default_error: the same of the default solver.
         stages: the same of the best of each stage, by name.
         teacher_error: error of the converged endpoints themselves.
-        noises: initial noise samples that it was fitted on.
+        noise_samples: initial noise samples that it was fitted on.
         held_out: others, which chose it, so that its error on them is a little too small.
     """
 
@@ -189,7 +189,7 @@ class Tuned:
     default_error: float
     stages: dict[str, float]
     teacher_error: float
-    noises: int = 0
+    noise_samples: int = 0
     held_out: int = 0
 
     @property

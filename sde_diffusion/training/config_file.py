@@ -107,7 +107,7 @@ def options_of(train: Mapping[str, Any], model: ModelDescription, data: str) -> 
 
     Args:
         train: from ``TrainConfig.to_dict``.
-        model: from ``checkpoint.describe``.
+        model: from ``checkpoint.describe_model``.
         data: name or path of the data.
     """
     network = dict(model["network"]["settings"] or {})

@@ -82,7 +82,7 @@ def default_model(
         sde_settings: settings of the process that differ from its own defaults.
         network_settings: settings of the network that differ from ``default_network``.
         seed: seed of the weights.
-        like: the description of a model (``checkpoint.describe``), whose choices replace
+        like: the description of a model (``checkpoint.describe_model``), whose choices replace
             the defaults, including its normalization.
         normalize: units that the network sees, as in ``TrainConfig``; measured here.
 

@@ -31,7 +31,7 @@ from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
-from sde_diffusion.storage.checkpoint import describe
+from sde_diffusion.storage.checkpoint import describe_model
 from sde_diffusion.storage.record_types import DataEntry, ObjectiveEntry, RunConfig, TrainingState
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
@@ -113,7 +113,7 @@ def train(
         about: RunConfig = {
             "format": FORMAT,
             "train": config.to_dict(),
-            "model": describe(model),
+            "model": describe_model(model),
             "data": _about(data),
             "versions": _versions(),
         }

@@ -77,7 +77,7 @@ class Effort:
     """The planned work of tuning.
 
     Attributes:
-        noises: initial noise samples for the fits.
+        noise_samples: initial noise samples for the fits.
         held_out: held-out noise samples that select the result.
         reference_steps: evaluations of a reference solution.
         seconds: estimate of the total time.
@@ -85,7 +85,7 @@ class Effort:
         evaluation: seconds of one network evaluation of one sample.
     """
 
-    noises: int
+    noise_samples: int
     held_out: int
     reference_steps: int
     seconds: float
@@ -95,7 +95,7 @@ class Effort:
     def __str__(self) -> str:
         """The cost as text."""
         return (
-            f"about {duration(self.seconds)}: {self.noises} + {self.held_out} samples, reference solutions of "
+            f"about {duration(self.seconds)}: {self.noise_samples} + {self.held_out} samples, reference solutions of "
             f"{self.reference_steps} evaluations, {1000 * self.evaluation:.2g} ms for an evaluation of a sample"
         )
 
@@ -137,7 +137,7 @@ def seconds_per_evaluation(
 
 
 def effort_for(
-    seconds: float | None, evaluation: float, steps: Sequence[int], noises: int, held_out: int, cost: int = 1
+    seconds: float | None, evaluation: float, steps: Sequence[int], noise_samples: int, held_out: int, cost: int = 1
 ) -> Effort:
     """The planned work for a time limit, or for given numbers of samples if there is no limit.
 
@@ -145,20 +145,20 @@ def effort_for(
         seconds: the time limit, or None.
         evaluation: seconds of one network evaluation of one sample.
         steps: model calls of every solver that is made.
-        noises: number of samples for the fits, without a time limit.
+        noise_samples: number of samples for the fits, without a time limit.
         held_out: number of held-out samples.
         cost: network evaluations in one call.
 
     >>> made = effort_for(20.0, 0.005, [8], 128, 128)
-    >>> made.noises + made.held_out, made.reference_steps
+    >>> made.noise_samples + made.held_out, made.reference_steps
     (19, 64)
     """
     call = evaluation * cost
     if seconds is None:
         # Two reference runs in float64, about four times as slow as a float32 network.
-        reference = (noises + held_out) * (_MOST_STEPS + _MOST_STEPS // 2) * 4
-        fits = sum((8 * noises + 20 * max(noises // 4, 16)) * iteration(n) + 4000 * n for n in steps)
-        return Effort(noises, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
+        reference = (noise_samples + held_out) * (_MOST_STEPS + _MOST_STEPS // 2) * 4
+        fits = sum((8 * noise_samples + 20 * max(noise_samples // 4, 16)) * iteration(n) + 4000 * n for n in steps)
+        return Effort(noise_samples, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
     fine = max(_STEPS, 6 * max(steps))
     pays = _REFERENCE_SHARE * seconds / call
     total = max(_LEAST, min(MOST_TIMED, int(pays / (1.1 * fine))))

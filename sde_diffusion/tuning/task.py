@@ -103,7 +103,7 @@ class Task:
     ) -> Task:
         """Draw the initial noise and compute its endpoints; the conditions are bound to the model."""
         device, dtype = place(model)
-        noises, total = effort.noises, effort.noises + effort.held_out
+        noise_samples, total = effort.noise_samples, effort.noise_samples + effort.held_out
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
         x0, error = converged(
             model,
@@ -130,8 +130,8 @@ class Task:
 
             return call
 
-        fit = TableFit(denoise(0), model.sde, x1[:noises], x0[:noises])
-        held = TableFit(denoise(noises), model.sde, x1[noises:], x0[noises:])
+        fit = TableFit(denoise(0), model.sde, x1[:noise_samples], x0[:noise_samples])
+        held = TableFit(denoise(noise_samples), model.sde, x1[noise_samples:], x0[noise_samples:])
         return cls(model, fit, held, error, effort)
 
     def part(self, n: int) -> TableFit:

@@ -86,7 +86,7 @@ def tune(
         seed: seed of the initial noise.
         minutes: time limit; more time gives a better solver. No limit by default.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
-        options: of ``tuned_each``, such as ``noises``, or the condition of the model.
+        options: of ``tuned_each``, such as ``noise_samples``, or the condition of the model.
 
     Raises:
         TypeError: a keyword that is no option and no condition of the network.
@@ -96,7 +96,7 @@ def tune(
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
     >>> model = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), std=0.2, sde=VPSDE())
-    >>> solver = tune(model, nfe=2, shape=(2,), noises=16, held_out=16)
+    >>> solver = tune(model, nfe=2, shape=(2,), noise_samples=16, held_out=16)
     >>> solver.evaluations(2)
     2
     """
@@ -115,7 +115,7 @@ def tuned_each(
     *,
     shape: Iterable[int] | None = None,
     seed: int = 0,
-    noises: int = 128,
+    noise_samples: int = 128,
     held_out: int = 128,
     batch_size: int = 512,
     minutes: float | None = None,
@@ -132,14 +132,14 @@ def tuned_each(
             reference solutions.
         shape: shape of one sample; the model's own by default.
         seed: seed of the initial noise.
-        noises: number of initial noise samples that times and weights are fitted on.
+        noise_samples: number of initial noise samples that times and weights are fitted on.
         held_out: number of held-out noise samples, which select the result.
         batch_size: samples in one call of the network.
         minutes: time for all NFE together. The numbers of samples then depend on the speed of the network, and the
             result on the load of the machine.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
         on_effort: called with the planned ``Effort`` before the work.
-        condition: what the network takes beside (x, t), by name: tensors ``(noises + held_out, ...)`` with a row
+        condition: what the network takes beside (x, t), by name: tensors ``(noise_samples + held_out, ...)`` with a row
             for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
             Anything else is passed on unchanged.
         conditions: conditions as keywords.
@@ -157,13 +157,15 @@ def tuned_each(
     require_whole("batch_size", batch_size, 1, 2**53)
     if minutes is not None and not 0 < minutes < math.inf:
         raise InputError(f"minutes is how long tuning may take, a positive number; got {minutes}")
-    for name, count in (("noises", noises), ("held_out", held_out)):
+    for name, count in (("noise_samples", noise_samples), ("held_out", held_out)):
         require_whole(name, count, 0, _MANY)
-    if noises < _FEW or held_out < 2:
-        raise InputError(f"tuning needs at least {_FEW} noise samples and 2 held out; got {noises} and {held_out}")
+    if noise_samples < _FEW or held_out < 2:
+        raise InputError(
+            f"tuning needs at least {_FEW} noise samples and 2 held out; got {noise_samples} and {held_out}"
+        )
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
-    rows = rows_of(given, None if minutes is not None else noises + held_out)
-    settings = (model, budgets, shape, seed, noises, held_out, batch_size, minutes)
+    rows = rows_of(given, None if minutes is not None else noise_samples + held_out)
+    settings = (model, budgets, shape, seed, noise_samples, held_out, batch_size, minutes)
     if isinstance(progress, bool):
         with bar(progress) as shown:
             yield from _each(*settings, shown, on_effort, given, rows)
@@ -176,7 +178,7 @@ def _each(
     budgets: Sequence[int],
     shape: tuple[int, ...],
     seed: int,
-    noises: int,
+    noise_samples: int,
     held_out: int,
     batch_size: int,
     minutes: float | None,
@@ -194,10 +196,10 @@ def _each(
     given = _first(model.bind(condition), rows, rows, device)
     speed = seconds_per_evaluation(model, x1, batch_size, given, rows)
     calls = [nfe // model.cost for nfe in budgets]
-    made = effort_for(clock.seconds, speed, calls, noises, held_out, model.cost)
+    made = effort_for(clock.seconds, speed, calls, noise_samples, held_out, model.cost)
     if rows is not None and minutes is not None:  # as many as there are conditions
-        n = min(rows, made.noises + made.held_out)
-        made = replace(made, noises=n - n // 2, held_out=n // 2)
+        n = min(rows, made.noise_samples + made.held_out)
+        made = replace(made, noise_samples=n - n // 2, held_out=n // 2)
         given = _first(given, rows, n, device)
     if on_effort is not None:
         on_effort(made)
@@ -269,7 +271,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
         found.stages["default"],
         dict(found.stages),
         task.teacher_error,
-        task.effort.noises,
+        task.effort.noise_samples,
         task.effort.held_out,
     )
 

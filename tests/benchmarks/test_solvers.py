@@ -21,7 +21,7 @@ from benchmarks.peers import LIBRARIES, Config, Task, peers
 from benchmarks.problems import Problem, digits, spectrum
 from benchmarks.report import main as merge
 from benchmarks.report import summarise, write_report
-from benchmarks.solvers import Records, command_of, compute, main, measure, ours, prepare
+from benchmarks.solvers import Records, command_of, compute, main, measure, ours, with_references
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.comparison.simultaneous import against_others, interval
 from sde_diffusion.sampling.reference_solution import converged, rms
@@ -153,7 +153,7 @@ def test_no_peer_exceeds_its_budget(library: str) -> None:
     for config in installed(library)[::3]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            starts, _ = prepare(problem, 0, 2, 1, "test", Path())
+            starts, _ = with_references(problem, 0, 2, 1, "test", Path())
             measure(problem, config, 6, starts, 8)
 
 
@@ -216,7 +216,7 @@ def test_more_calls_than_allowed_are_an_error() -> None:
             out = task.denoise(task.z1, 1.0)
         return out
 
-    starts, _ = prepare(problem, 0, 2, 1, "test", Path())
+    starts, _ = with_references(problem, 0, 2, 1, "test", Path())
     with pytest.raises(RuntimeError, match="made 6 calls with an NFE of 5"):
         measure(problem, Config("x", "greedy", greedy), 5, starts, 8)
 
@@ -331,7 +331,7 @@ def test_records_are_kept_by_key(tmp_path: Path) -> None:
     from rich.console import Console
 
     problem, _, _ = endpoints()
-    starts, _ = prepare(problem, 0, 2, 1, "test", tmp_path)
+    starts, _ = with_references(problem, 0, 2, 1, "test", tmp_path)
     records = Records.open(tmp_path / "records.jsonl")
     calls = []
 

@@ -24,7 +24,7 @@ from sde_diffusion.cli.options import (
 )
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
-from sde_diffusion.comparison.report import as_dict, save, summary, table
+from sde_diffusion.comparison.report import as_dict, save_comparison, summary, table
 from sde_diffusion.data import load_data
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
@@ -147,7 +147,7 @@ def compare(
         "versions": versions(),
         "threads": torch.get_num_threads(),
     }
-    folder = save(found, folder, about)
+    folder = save_comparison(found, folder, about)
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))
         return None

@@ -87,7 +87,7 @@ def distill(
     student = find_model(place / f"steps-{nfe}" if method == "progressive" else place)
     folder = student.path.parent.parent
     drawn = generate.draw(student, device=device or "auto")
-    picture = sample_record.save(drawn, unused(folder / "samples" / sample_record.folder_name(drawn.record)))
+    picture = sample_record.save_samples(drawn, unused(folder / "samples" / sample_record.folder_name(drawn.record)))
     echo("next:", f"sdediff sample {folder}")
     echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
 

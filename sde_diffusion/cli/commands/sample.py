@@ -32,7 +32,7 @@ from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.sampling.job import prepare, prepare_again, settings_for
+from sde_diffusion.sampling.job import job_again, new_job, settings_for
 from sde_diffusion.sampling.local_errors import Profile, error_profile
 from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
 from sde_diffusion.sampling.sharded import FORMS, FROM, SIZE, shards_for
@@ -233,7 +233,7 @@ def sample(
         stored = model_at(where, model)
         place = out or samples_folder(stored)  # a link is refused now, not after the work
         guide = recorded_guide(old, again, asked.autoguide)
-        job = prepare_again(old, stored, solver=named, guide=guide, device=device)
+        job = job_again(old, stored, solver=named, guide=guide, device=device)
     else:
         stored = model_at(run, model)
         place = out or samples_folder(stored)
@@ -252,7 +252,7 @@ def sample(
             network = load(stored, device=str(device_for(device or "auto")))
             local = error_profile(network, settings_for(stored, settings))
         parts = shards_for(n, shards, shard_size, settings.batch_size)
-        job = prepare(stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", shards=parts)
+        job = new_job(stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", shards=parts)
         if chosen is not None:
             job.record["choice"] = chosen.to_dict()
     far = ""
@@ -266,7 +266,7 @@ def sample(
         else:
             drawn = generate.run_job(job, pool, progress)
             made = drawn.record
-            shown = sample_record.save(drawn, out or unused(place / sample_record.folder_name(made)))
+            shown = sample_record.save_samples(drawn, out or unused(place / sample_record.folder_name(made)))
             far, arrays = sample_record.outliers(drawn), shown.parent / "samples.npz"
     seconds = time.perf_counter() - start - waited
     out = shown.parent

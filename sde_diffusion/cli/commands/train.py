@@ -126,7 +126,7 @@ def train(
         return {}
     with bar("sampling") as progress:
         drawn = generate.draw(find_model(folder), device=config.device, progress=progress)
-    picture = sample_record.save(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
+    picture = sample_record.save_samples(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
     if budgets:
         tune_model(find_model(folder), budgets, minutes=TUNING_MINUTES * len(budgets), device=config.device)
     tell("next:", f"sdediff sample {folder} --nfe {budgets[0] if budgets else 20}")

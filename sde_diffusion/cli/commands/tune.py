@@ -48,7 +48,10 @@ def tune(
         str, typer.Option("--nfe", help="Network evaluations of the tuned solver; several separated by commas.")
     ] = "8",
     seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise.")] = 0,
-    noises: Annotated[int, typer.Option("--noises", help="Number of initial noise samples for the fit.")] = 128,
+    noise_samples: Annotated[
+        int, typer.Option("--noise-samples", help="Number of initial noise samples for the fit.")
+    ] = 128,
+    noises: Annotated[int | None, typer.Option("--noises", hidden=True, help="Former name of --noise-samples.")] = None,
     held_out: Annotated[
         int, typer.Option("--held-out", help="Number of held-out noise samples, on which the candidates are compared.")
     ] = 128,
@@ -80,10 +83,13 @@ def tune(
     stored = model_at(run, given)
     budgets = whole_numbers(nfe, "--nfe")
     if minutes is not None:
-        refuse(ctx, ["noises", "held_out"], "with --minutes the numbers of samples follow from the time")
+        refuse(
+            ctx, ["noise_samples", "noises", "held_out"], "with --minutes the numbers of samples follow from the time"
+        )
     labels, guidance = asked.labels(stored), asked.settings()
+    noise_samples = noise_samples if noises is None else noises
     found = tune_model(
-        stored, budgets, minutes, device or "auto", seed, noises, held_out, batch_size, out, labels, guidance
+        stored, budgets, minutes, device or "auto", seed, noise_samples, held_out, batch_size, out, labels, guidance
     )
     echo(f"{time.perf_counter() - start:.0f} s")
     if out is None or out.resolve() == tuned_folder(stored).resolve():
@@ -100,7 +106,7 @@ def tune_model(
     minutes: float | None,
     device: str = "auto",
     seed: int = 0,
-    noises: int = 128,
+    noise_samples: int = 128,
     held_out: int = 128,
     batch_size: int = 512,
     out: Path | None = None,
@@ -113,7 +119,7 @@ def tune_model(
     folder = out or tuned_folder(stored)
     for budget in budgets:
         require_tuned(folder / file_name(budget, tag))  # now, not after the work
-    rows = noises + held_out if minutes is None else MOST_TIMED
+    rows = noise_samples + held_out if minutes is None else MOST_TIMED
     loaded = load(stored, device=str(device_for(device)))
     model, condition = guided_model(loaded, rows, labels, guidance)
     found: list[Tuned] = []
@@ -122,7 +128,7 @@ def tune_model(
             model,
             budgets,
             seed=seed,
-            noises=noises,
+            noise_samples=noise_samples,
             held_out=held_out,
             batch_size=batch_size,
             minutes=minutes,
@@ -132,7 +138,8 @@ def tune_model(
         ):
             path = folder / file_name(made.nfe, tag)
             towards = guidance.record(labels) if tag else {}
-            save_tuned(path, made, stored, tag, seed=seed, noises=made.noises, held_out=made.held_out, **towards)
+            counts = {"noise_samples": made.noise_samples, "held_out": made.held_out}
+            save_tuned(path, made, stored, tag, seed=seed, **counts, **towards)
             found.append(made)
     echo(f"model {stored.path}")
     for made in found:

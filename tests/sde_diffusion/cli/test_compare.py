@@ -11,7 +11,7 @@ from sde_diffusion import sample
 from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
 from sde_diffusion.storage import locate as places
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 from sde_diffusion.training.defaults import default_model
 
 FEW = ["--n", "16", "--paired", "8", "--reference-steps", "200"]
@@ -38,7 +38,8 @@ def test_a_shortlist_on_the_bundled_model() -> None:
         assert word in result.stdout
     found = json.loads(Path("compare/compare.json").read_text())
     assert (
-        found["checkpoint"]["path"] == "bundled" and found["checkpoint"]["sha256"] == find("model.safetensors").sha256
+        found["checkpoint"]["path"] == "bundled"
+        and found["checkpoint"]["sha256"] == checkpoint_at("model.safetensors").sha256
     )
     assert {row["nfe"] for row in found["rows"]} == {5, 10, 20}
     for row in found["rows"]:
@@ -119,7 +120,7 @@ def test_the_tuned_solvers_of_the_model_take_part() -> None:
     result = run(*asked)
     assert result.exit_code != 0 and "sdediff tune" in result.output
     for nfe in ("2", "3"):
-        made = ["tune", "model.safetensors", "--nfe", nfe, "--noises", "16", "--held-out", "16"]
+        made = ["tune", "model.safetensors", "--nfe", nfe, "--noise-samples", "16", "--held-out", "16"]
         assert CliRunner().invoke(app, made).exit_code == 0
     rows = {(row["solver"], row["nfe"]): row for row in json.loads(run(*asked).stdout)["rows"]}
     for nfe in (2, 3):

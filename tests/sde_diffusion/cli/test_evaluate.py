@@ -70,7 +70,7 @@ def test_the_tuned_solver_of_a_model_is_evaluated() -> None:
     assert CliRunner().invoke(app, train.split()).exit_code == 0
     asked = ("runs/moons", *FEW, "--nfe", "2", "--solver", "pf-ode,tuned")
     assert "sdediff tune" in refused(*asked)
-    made = "tune runs/moons --nfe 2 --noises 16 --held-out 16"
+    made = "tune runs/moons --nfe 2 --noise-samples 16 --held-out 16"
     assert CliRunner().invoke(app, made.split()).exit_code == 0
     default, tuned = evaluated(*asked)["runs"]
     assert (default["solver"], tuned["solver"], tuned["nfe"]) == ("pf-ode", "tuned", 2)

@@ -141,7 +141,7 @@ def test_bundled_is_a_model_in_python() -> None:
 @pytest.mark.slow
 def test_tune_says_how_to_use_its_files(moons: Path, tmp_path: Path) -> None:
     moons = shutil.copytree(moons, tmp_path / "moons")
-    few = ("--nfe", 2, "--noises", 16, "--held-out", 2)
+    few = ("--nfe", 2, "--noise-samples", 16, "--held-out", 2)
     assert re.search(r"sdediff sample \S+ --nfe 2", run("tune", moons, *few, "--out", moons / "tuned").stdout)
     assert "move the files there" in run("tune", moons, *few, "--out", tmp_path / "elsewhere").stdout
 

@@ -89,7 +89,7 @@ def test_the_five_commands_on_a_function_of_ones_own() -> None:
 
 @pytest.mark.slow
 def test_a_solver_is_tuned_for_a_function_of_ones_own() -> None:
-    hint = run("tune --model mine.py:model --nfe 4 --noises 16 --held-out 8")
+    hint = run("tune --model mine.py:model --nfe 4 --noise-samples 16 --held-out 8")
     assert "sdediff sample --model mine.py:model --nfe 4" in hint
     shown = run("sample --model mine.py:model --solver tuned --nfe 4 --n 8 --out t")
     assert "by tuned, 4 evaluations" in shown

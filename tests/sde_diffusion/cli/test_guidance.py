@@ -16,7 +16,7 @@ from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
 from sde_diffusion.guidance import Guided, projected, rescaled
 from sde_diffusion.likelihood import log_likelihood
-from sde_diffusion.likelihood.report import chosen_rows, prepare
+from sde_diffusion.likelihood.report import chosen_rows, likelihood_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, sample
@@ -25,7 +25,7 @@ from sde_diffusion.storage.checkpoint import load
 
 TRAIN = "train --data digits --sde vp --batch-size 16 --lr 0.01 --channels 8 --ema 0.5 --device cpu"
 LABELS = "--labels --drop-label 0.3"
-TUNE = "tune run --nfe 4 --noises 16 --held-out 8"
+TUNE = "tune run --nfe 4 --noise-samples 16 --held-out 8"
 
 
 def invoke(command: str) -> Result:
@@ -160,8 +160,8 @@ def test_likelihood_is_conditional_on_a_class_or_on_the_labels_of_the_data() -> 
     labels = digits.labels[chosen_rows(digits, 4, 0)]
     assert len(set(labels.tolist())) > 1
     expected = log_likelihood(
-        load("run"), prepare(digits, 4, 0)[0], trace="hutchinson", n_probes=2, seeds=seeds_of(0, 4), solver="adams",
-        steps=6, t_min=1e-3, label=labels,
+        load("run"), likelihood_data(digits, 4, 0)[0], trace="hutchinson", n_probes=2, seeds=seeds_of(0, 4),
+        solver="adams", steps=6, t_min=1e-3, label=labels,
     )  # fmt: skip
     found = read("own/likelihood.json")
     assert found["labels"] == "own" and found["nats"]["mean"] == pytest.approx(float(expected.nats.mean()), rel=1e-6)
@@ -233,7 +233,7 @@ def test_a_model_of_ones_own_takes_labels() -> None:
 COMMANDS = {
     "sample": "sample {run} --n 2 --nfe 4",
     "compare": "compare {run} --solvers ddim --nfe 4 --n 4 --paired 2 --reference-steps 8",
-    "tune": "tune {run} --nfe 4 --noises 16 --held-out 8",
+    "tune": "tune {run} --nfe 4 --noise-samples 16 --held-out 8",
     "evaluate": "evaluate {run} --n 8 --nfe 4 --features pixels --metrics kid --processes 1",
     "likelihood": "likelihood {run} --n 2 --solver adams --steps 2",
 }

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 
 
 def test_a_run_and_what_was_exported_from_it_describe_themselves() -> None:
@@ -20,7 +20,7 @@ def test_a_run_and_what_was_exported_from_it_describe_themselves() -> None:
     assert facts["sde"] == {"name": "ve", "settings": {"sigma_min": 0.01, "sigma_max": 50.0}}
     assert facts["parameters"] == sum(p.numel() for p in load("run").parameters())
     assert (facts["steps"], facts["shape"], facts["data"]["name"]) == (2, [2], "moons")
-    assert facts["sha256"] == find("run").sha256
+    assert facts["sha256"] == checkpoint_at("run").sha256
     text = runner.invoke(app, ["inspect", "run"]).stdout
     assert "ve (sigma_min 0.01, sigma_max 50.0)" in text and f"{facts['parameters']:,}" in text
 

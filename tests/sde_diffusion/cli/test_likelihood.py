@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.likelihood.lower_bound import elbo
-from sde_diffusion.likelihood.report import levels_of, prepare, table_of_terms
+from sde_diffusion.likelihood.report import levels_of, likelihood_data, table_of_terms
 from sde_diffusion.models.analytic import Gaussian
 from sde_diffusion.sde import Flow
-from sde_diffusion.storage.checkpoint import find
+from sde_diffusion.storage.checkpoint import checkpoint_at
 
 TRAIN = "train --data moons --sde flow --steps 2 --batch-size 4 --width 8 --depth 1 --out run"
 OPTIONS = "--n 6 --solver adams --steps 10 --t-min 1e-3"
@@ -30,7 +30,7 @@ def test_a_run_is_measured_on_held_out_data() -> None:
     options = OPTIONS.split()
     shown = run("likelihood", "run", *options, "--elbo", "12", "--out", "figures")
     report = json.loads(Path("figures/likelihood.json").read_text())
-    assert report["checkpoint"]["sha256"] == find("run").sha256
+    assert report["checkpoint"]["sha256"] == checkpoint_at("run").sha256
     assert report["data"]["n"] == 6 and report["data"]["fingerprint"] == load_data("moons", split="test").fingerprint
     assert f"{report['nats']['mean']:.4f}" in shown and "bits" not in shown
     parts = report["elbo"]
@@ -48,11 +48,11 @@ def test_levels_are_counted_and_spread_over_their_ranges() -> None:
     digits = load_data("digits", split="test")
     assert levels_of(digits.x) == 17
     assert levels_of(torch.arange(256, dtype=torch.uint8)) == 256
-    x, bins = prepare(digits, 20, seed=1)
+    x, bins = likelihood_data(digits, 20, seed=1)
     assert bins == 17 and x.dtype == torch.float64
     chosen = torch.randperm(len(digits), generator=torch.Generator().manual_seed(1))[:20]
     assert (x - digits.batch(chosen)).abs().max() <= 1 / 16 + 2 / 255
-    assert prepare(as_data([[1.5, 2.5]]), 1, 0)[1] is None
+    assert likelihood_data(as_data([[1.5, 2.5]]), 1, 0)[1] is None
 
 
 def test_the_table_has_all_of_the_bound() -> None:

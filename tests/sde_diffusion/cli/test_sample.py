@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from sde_diffusion.cli import app
 from sde_diffusion.sampling.sampler import sample as library_sample
 from sde_diffusion.storage import locate as places
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 
 TRAIN = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
 
@@ -66,7 +66,7 @@ def test_the_command_of_the_first_page(moons: Path) -> None:
 
 
 def test_without_a_run_the_bundled_model_is_sampled(moons: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundled = export(load(moons), "bundled.safetensors", data=find(moons).data, step=3)
+    bundled = export(load(moons), "bundled.safetensors", data=checkpoint_at(moons).data, step=3)
     shutil.rmtree("runs")
     monkeypatch.setattr(places, "BUNDLED", bundled)
     folder = sampled("--solver", "pf-ode", "--nfe", "20")
@@ -147,7 +147,7 @@ def test_the_card_of_another_model_is_refused(moons: Path) -> None:
     train = [*TRAIN.split()[:-1], "runs/other", "--seed", "1"]
     assert CliRunner().invoke(app, train).exit_code == 0
     message = refused("runs/other", "--record", str(record))
-    assert find("runs/moons").sha256 in message and find("runs/other").sha256 in message
+    assert checkpoint_at("runs/moons").sha256 in message and checkpoint_at("runs/other").sha256 in message
     assert "leave out --n, --batch-size" in refused("--record", str(record), "--n", "3", "--batch-size", "2")
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from sde_diffusion.cli import app
 from sde_diffusion.cli.commands import train
 from sde_diffusion.data import load_data
-from sde_diffusion.storage.checkpoint import find
+from sde_diffusion.storage.checkpoint import checkpoint_at
 from sde_diffusion.storage.run_folder import checkpoints
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import default_model
@@ -67,7 +67,7 @@ def test_with_nothing_else_given_the_digits_are_learned_in_a_run_of_their_own() 
         assert picture.size == (8 * 66 + 2, 8 * 66 + 2)
     assert lines[-2] == "next: sdediff sample runs/digits-vp --nfe 20"
     assert trained("--sde", "vp", *SMALL_UNET)[-1].startswith("picture runs/digits-vp-2/")
-    assert find("runs/digits-vp").sha256 == find("runs/digits-vp-2").sha256
+    assert checkpoint_at("runs/digits-vp").sha256 == checkpoint_at("runs/digits-vp-2").sha256
 
 
 def test_every_option_reaches_the_run() -> None:
@@ -199,7 +199,7 @@ def test_your_own_data_needs_only_its_path() -> None:
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"my data/{k}.png")
     trained("--data", "my data", *SMALL_UNET)
-    assert find("runs/my-data-vp").model["shape"] == [3, 4, 4]
+    assert checkpoint_at("runs/my-data-vp").model["shape"] == [3, 4, 4]
 
 
 def test_a_run_is_repeated_by_the_file_it_keeps() -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sde_diffusion import VPSDE, Gaussian, ScoreModel, frechet_distance, sample
 from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow, compare
-from sde_diffusion.comparison.report import against, as_dict, save, summary, table
+from sde_diffusion.comparison.report import against, as_dict, save_comparison, summary, table
 from sde_diffusion.comparison.simultaneous import critical_value, interval
 from sde_diffusion.evaluation.metrics import sliced_wasserstein
 from sde_diffusion.sampling.settings import seeds_of
@@ -178,10 +178,10 @@ def test_bad_input_is_refused() -> None:
 
 def test_a_failed_save_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     found = made(a=[0.1, 0.2], b=[0.2, 0.3])
-    save(found, Path("whole"), {})
+    save_comparison(found, Path("whole"), {})
     assert sorted(p.name for p in Path("whole").iterdir()) == ["compare.json", "compare.png"]
     with pytest.raises(FileExistsError, match="choose another folder"):
-        save(found, Path("whole"), {})
+        save_comparison(found, Path("whole"), {})
     with pytest.raises(ValueError):
-        save(found, Path("torn"), {"not": float("nan")})
+        save_comparison(found, Path("torn"), {"not": float("nan")})
     assert [p.name for p in Path().iterdir()] == ["whole"]

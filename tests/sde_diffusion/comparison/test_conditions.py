@@ -56,7 +56,7 @@ def test_guided_models_with_a_null_for_each_sample_are_compared_and_tuned() -> N
         guided, {"unipc": SOLVERS["unipc"]}, [20], n=24, paired=24, batch_size=7, reference_steps=100, text=TEXT
     )
     assert found.rows[0].error < 0.05
-    table = tune(guided, nfe=6, noises=16, held_out=8, batch_size=9, text=TEXT)
+    table = tune(guided, nfe=6, noise_samples=16, held_out=8, batch_size=9, text=TEXT)
     assert bool(sample(guided, 24, solver=table, nfe=6, text=TEXT).isfinite().all())
 
 
@@ -64,4 +64,4 @@ def test_mistakes_are_refused() -> None:
     with pytest.raises(InputTypeError, match="'txet'"):
         compare(MODEL, {"ddim": SOLVERS["ddim"]}, [4], n=24, txet=TEXT)
     with pytest.raises(InputError, match="has 23 entries for 24"):
-        tune(MODEL, nfe=4, noises=16, held_out=8, text=TEXT[:23])
+        tune(MODEL, nfe=4, noise_samples=16, held_out=8, text=TEXT[:23])

@@ -33,7 +33,7 @@ from sde_diffusion.guidance import DDNM, Mask
 from sde_diffusion.guidance.twisted import twisted_particles
 from sde_diffusion.likelihood.lower_bound import continuous_elbo, elbo
 from sde_diffusion.networks import build
-from sde_diffusion.storage.checkpoint import describe, export, rebuild
+from sde_diffusion.storage.checkpoint import describe_model, export, rebuild
 from sde_diffusion.training.defaults import default_model
 from solvers import SOLVERS
 from solvers.errors import InputError
@@ -189,7 +189,7 @@ def test_options_decide_the_units() -> None:
 
 def test_descriptions_of_before_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
     model = default_model(as_data(300 + 10 * noise(64, 2)), network_settings={"width": 8})
-    entry = describe(model)
+    entry = describe_model(model)
     assert rebuild(entry).units.entry() == model.units.entry()
     path = export(model, tmp_path / "m.safetensors")
     assert load(path).units.entry() == model.units.entry()

@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_refused_or_warned_of(tmp_path: Path) -> None
 
 def test_samples_of_our_own_have_a_range(tmp_path: Path) -> None:
     drawn = generate.draw(find_model("bundled"), 4, SamplingSettings(nfe=2))
-    sample_record.save(drawn, tmp_path / "own")
+    sample_record.save_samples(drawn, tmp_path / "own")
     for path in (tmp_path / "own", tmp_path / "own" / "samples.npz"):
         torch.testing.assert_close(read_samples(path), drawn.x)
 

@@ -391,7 +391,7 @@ def test_steps_out_of_order_and_other_shapes_are_refused() -> None:
 @pytest.mark.slow
 def test_what_tune_returns_runs_in_a_pipeline() -> None:
     model = from_diffusers_stub()
-    table = tune(model, nfe=3, noises=16, held_out=4, seed=0)
+    table = tune(model, nfe=3, noise_samples=16, held_out=4, seed=0)
     scheduler = ours(table)
     scheduler.set_timesteps(3)
     found = step_through(scheduler, lambda i, x: x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sde_diffusion import EDM, Flow, GaussianMixture
 from sde_diffusion.interop import from_denoiser, sampler
 from sde_diffusion.interop.comfyui_node import NODE_CLASS_MAPPINGS, register
-from sde_diffusion.storage.solver_json import describe
+from sde_diffusion.storage.solver_json import describe_solver
 from solvers import SOLVERS, plan, solve
 from solvers.errors import InputError, NotFoundError
 from solvers.fitted.compile import compile_table
@@ -173,7 +173,7 @@ def test_comfyui_nodes(comfy: SimpleNamespace, tmp_path: Path) -> None:
     times = plan(problem, (3,), "unipc", nfe=6)[1]
     table = compile_table(SOLVERS["unipc"], model.sde, 6, times)
     file = tmp_path / "nfe-6.json"
-    file.write_text(json.dumps({"solver": describe(table)}))
+    file.write_text(json.dumps({"solver": describe_solver(table)}))
     tuned = NODE_CLASS_MAPPINGS["SdediffTunedSampler"]
     (made,) = getattr(tuned(), tuned.FUNCTION)(file=str(file))
     sigmas = torch.tensor([14.6, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0])

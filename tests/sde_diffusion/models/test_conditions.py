@@ -49,8 +49,9 @@ CALLS = {
     ("name", "keyword", "nearest"),
     [
         ("sample", "sampler", None), ("sample", "solvr", "solver"), ("sample", "num_steps", "steps"),
-        ("sample", "batchsize", "batch_size"), ("tune", "noise", "noises"), ("tune", "heldout", "held_out"),
-        ("compare", "pair", "paired"), ("compare", "seeds", "seed"), ("encode", "tolerence", "tolerance"),
+        ("sample", "batchsize", "batch_size"), ("tune", "noise_sample", "noise_samples"),
+        ("tune", "heldout", "held_out"), ("compare", "pair", "paired"), ("compare", "seeds", "seed"),
+        ("encode", "tolerence", "tolerance"),
         ("decode", "sover", "solver"), ("log_likelihood", "n_probe", "n_probes"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from sde_diffusion.networks import build
 from sde_diffusion.sampling.ancestral_chain import ancestral
 from sde_diffusion.sde import DDPM, VPSDE, make_sde
 from sde_diffusion.sde.step_posterior import first_variance, learned_log_variance, posterior
-from sde_diffusion.storage.checkpoint import describe, rebuild
+from sde_diffusion.storage.checkpoint import describe_model, rebuild
 from sde_diffusion.training.losses import HYBRID, denoising_loss
 from sde_diffusion.training.time_sampling import stratified
 from sde_diffusion.training.vlb import variational_bound
@@ -134,7 +134,7 @@ def test_a_description_with_its_own_betas_rebuilds_the_process() -> None:
 
     sde = DDPM(betas=torch.tensor([0.25, 0.5]))
     model = ScoreModel(build("mlp", shape=(2,), width=8), sde, shape=(2,))
-    record = describe(model)
+    record = describe_model(model)
     assert json.loads(json.dumps(record)) == record
     assert rebuild(record).sde == sde and hash(rebuild(record).sde) == hash(sde)
     assert make_sde("ddpm", schedule="cosine") != make_sde("ddpm")

@@ -20,7 +20,7 @@ from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.storage import sample_record
-from sde_diffusion.storage.checkpoint import StoredModel, export, find, load
+from sde_diffusion.storage.checkpoint import StoredModel, checkpoint_at, export, load
 from solvers import SOLVERS, solve
 from solvers.classical.euler import Euler
 
@@ -35,7 +35,7 @@ def model(seed: int = 0, shape: tuple[int, ...] = (2,), classes: int | None = No
     for parameter in small.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     path = Path(f"model-{seed}-{len(shape)}.safetensors")
-    return find(export(ScoreModel(small, VPSDE(), shape=shape), path, force=True))
+    return checkpoint_at(export(ScoreModel(small, VPSDE(), shape=shape), path, force=True))
 
 
 def through_file(samples: sample_record.Samples) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_another_checkpoint_is_refused_with_both_hashes() -> None:
 
 def test_samples_are_written_once_and_completely() -> None:
     samples = generate.draw(model(), 6, SamplingSettings(nfe=3))
-    shown = sample_record.save(samples, "new/set")
+    shown = sample_record.save_samples(samples, "new/set")
     assert shown == Path("new/set/samples.png") and shown.is_file()
     with np.load("new/set/samples.npz") as file:
         arrays = dict(file)
@@ -175,7 +175,7 @@ def test_samples_are_written_once_and_completely() -> None:
     assert arrays["seeds"].tolist() == [0, 1, 2, 3, 4, 5]
     assert sample_record.read_record("new/set/samples.json") == samples.record
     with pytest.raises(FileExistsError, match="new/set exists already"):
-        sample_record.save(samples, "new/set")
+        sample_record.save_samples(samples, "new/set")
 
 
 def test_a_full_disk_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +186,13 @@ def test_a_full_disk_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(sample_record, "write_file", full)
     with pytest.raises(OSError, match="No space left"):
-        sample_record.save(samples, "new/set")
+        sample_record.save_samples(samples, "new/set")
     assert list(Path("new").iterdir()) == []
 
 
 def test_images_are_shown_as_their_pixels() -> None:
     samples = generate.draw(model(shape=(1, 4, 4)), 1, SamplingSettings(nfe=2))
-    with Image.open(sample_record.save(samples, "one")) as image:
+    with Image.open(sample_record.save_samples(samples, "one")) as image:
         picture = np.asarray(image)
     # 4 x 4 pixels, each 16 wide, within a margin of 2
     assert np.array_equal(picture[2:66:16, 2:66:16], to_uint8(samples.x)[0, 0].numpy())
@@ -200,7 +200,7 @@ def test_images_are_shown_as_their_pixels() -> None:
 
 def test_samples_without_a_picture_are_kept_as_arrays() -> None:
     samples = generate.draw(model(shape=(3,)), 2, SamplingSettings(nfe=2))
-    assert sample_record.save(samples, "vectors") == Path("vectors/samples.npz")
+    assert sample_record.save_samples(samples, "vectors") == Path("vectors/samples.npz")
     assert sorted(p.name for p in Path("vectors").iterdir()) == ["samples.json", "samples.npz"]
 
 

@@ -27,7 +27,7 @@ from sde_diffusion.cli import app
 from sde_diffusion.networks import build
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sampling import generate, sharded
-from sde_diffusion.sampling.job import prepare
+from sde_diffusion.sampling.job import new_job
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.locate import find_model
@@ -57,7 +57,7 @@ def made(*args: str) -> dict[str, Any]:
 
 
 def begun(form: str = "npz", size: int = 64, labels: list[int] | None = None) -> tuple[Any, ShardedSet]:
-    job = prepare(find_model("bundled"), N, SETTINGS, shards=sharded.shards_for(N, form, size, 32), device="cpu")
+    job = new_job(find_model("bundled"), N, SETTINGS, shards=sharded.shards_for(N, form, size, 32), device="cpu")
     return job, create(Path("set"), job.record)
 
 
@@ -226,7 +226,7 @@ def killed(n: int, kills: int, seed: int) -> tuple[str, int]:
     """The hash of a set in shards whose sampling is killed several times, and the shards that were there meanwhile."""
     torch.manual_seed(0)
     model = ScoreModel(Slow(), VPSDE(), shape=(2,))
-    job = prepare(find_model("bundled"), n, SETTINGS, shards=sharded.shards_for(n, "npz", 32, 32), device="cpu")
+    job = new_job(find_model("bundled"), n, SETTINGS, shards=sharded.shards_for(n, "npz", 32, 32), device="cpu")
     job.record["shape"] = [2]
     job = type(job)(model, {}, n, job.settings, job.run, job.record)
     found, chance, seen = create(Path(f"set-{kills}"), job.record), random.Random(seed), 0

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
 from sde_diffusion.files.writing import new_folder, sweep, temporary, write_file
-from sde_diffusion.storage.checkpoint import find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, load
 from sde_diffusion.storage.run_folder import Run
 
 ROUNDS = int(os.environ.get("SDEDIFF_ROUNDS", "3"))
@@ -67,7 +67,7 @@ def whole_run(path: Path) -> None:
     """A run with all its parts, whose model can be loaded and which can be resumed."""
     assert {p.name for p in path.iterdir()} >= {"config.json", "config.toml", "metrics.jsonl", "checkpoints", "samples"}
     assert json.loads((path / "config.json").read_text())["format"] == 1
-    load(find(path))
+    load(checkpoint_at(path))
 
 
 def whole_samples(folder: Path) -> int:

@@ -242,7 +242,7 @@ def test_files_of_a_run_that_are_links_are_not_written_through(home: Path, name:
         ("samples", "sample run --n 2 --nfe 1"),
         ("samples", "train --resume --out run --steps 9"),
         ("tuned", "train --resume --out run --steps 9"),
-        ("tuned", "tune run --nfe 1 --noises 16 --held-out 2"),
+        ("tuned", "tune run --nfe 1 --noise-samples 16 --held-out 2"),
         ("tuned", "sample run --solver tuned --nfe 2 --n 2"),
         ("compare", "compare run --solvers ddim --nfe 1 --n 4 --paired 2 --reference-steps 4"),
         ("evaluation", "evaluate run --n 8 --nfe 1 --metrics kid --draws 2 --processes 1"),

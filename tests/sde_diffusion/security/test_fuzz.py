@@ -30,7 +30,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 from sde_diffusion.storage.tuned_solver import Tuned, save_tuned
 from solvers import SOLVERS
 
@@ -61,7 +61,7 @@ FIRST = {
     "likelihood": words("likelihood run --n 2 --solver heun --steps 2 --data x.npy --out out"),
     "compare": words("compare run --solvers ddim --nfe 2 --n 4 --paired 2 --reference-steps 4 --data x.npy --out out"),
     "prepare": words("prepare images --out out"),
-    "tune": words("tune run --nfe 0 --noises 16 --held-out 2 --out out"),
+    "tune": words("tune run --nfe 0 --noise-samples 16 --held-out 2 --out out"),
     "restore": words("restore superres small.png --run bundled --n 2 --nfe 3 --method ddnm --factor 2 --out out"),
     "show": words("show trajectories run --nfe 2 --n 2 --out out.png"),
     "doctor": words("doctor run --n 8 --data x.npy"),
@@ -139,7 +139,7 @@ def world(root: Path) -> None:
     ):
         done = runner.invoke(app, args)
         assert done.exit_code == 0, (args, done.output)
-    stored = find("run")
+    stored = checkpoint_at("run")
     export(load(stored), "model.safetensors", data=stored.data, step=stored.step)
     save_tuned("run/tuned/nfe-3.json", Tuned(SOLVERS["unipc"], 3, 0.1, 0.2, {"start": 0.1}, 0.01), stored, seed=0)
 

@@ -69,7 +69,7 @@ def test_an_export_replaces_nothing_without_force() -> None:
 def test_tuning_replaces_only_what_tuning_wrote(data: Path) -> None:
     train = ["train", "--data", data, "--steps", 1, "--batch-size", 2, "--width", 4, "--depth", 1, "--out", "run"]
     assert run(*train).exit_code == 0
-    tune = ["tune", "run", "--nfe", "1,2", "--noises", 16, "--held-out", 2, "--out", "t"]
+    tune = ["tune", "run", "--nfe", "1,2", "--noise-samples", 16, "--held-out", 2, "--out", "t"]
     Path("t").mkdir()
     for content in ("mine", "{}", '{"format": 1, "kind": "thesis"}'):
         Path("t/nfe-2.json").write_text(content)

@@ -109,7 +109,7 @@ def test_a_description_cannot_ask_for_more_than_the_weights_have(home: Path, cha
         ("train", "--channels", 10**6),
         ("compare", MODEL, "--n", 10**12),
         ("compare", MODEL, "--paired", 10**12),
-        ("tune", MODEL, "--noises", 10**12),
+        ("tune", MODEL, "--noise-samples", 10**12),
         ("likelihood", MODEL, "--elbo", 10**12),
         ("likelihood", MODEL, "--trace", "hutchinson", "--probes", 10**12),
     ],

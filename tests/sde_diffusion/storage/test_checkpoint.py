@@ -17,7 +17,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
 from sde_diffusion.sde import VPSDE, CosineVPSDE
 from sde_diffusion.storage.atomic_folder import CheckpointError, pack, unpack, write_folder
-from sde_diffusion.storage.checkpoint import export, find, load
+from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 from sde_diffusion.storage.run_folder import checkpoints, latest_run, newest_checkpoint
 from sde_diffusion.training.training_run import train
 
@@ -61,11 +61,11 @@ def test_run_checkpoint_and_export_load_without_flags(tmp_path: Path) -> None:
     assert_same(found, trained)
     assert_same(load(tmp_path / "run", weights="model"), model)
     assert_same(load(tmp_path / "run/checkpoints/step-000006"), trained)
-    stored = find(tmp_path / "run")
+    stored = checkpoint_at(tmp_path / "run")
     file = export(trained, tmp_path / "m.safetensors", data=stored.data, step=stored.step)
     assert_same(load(file), trained)
-    assert find(file).data["fingerprint"] == stored.data["fingerprint"]
-    assert find(file).step == stored.step == 6
+    assert checkpoint_at(file).data["fingerprint"] == stored.data["fingerprint"]
+    assert checkpoint_at(file).step == stored.step == 6
 
 
 def test_provenance_names_the_file_by_its_hash(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_provenance_names_the_file_by_its_hash(tmp_path: Path) -> None:
     file = export(model, tmp_path / "m.safetensors", provenance={"command": "sdediff train"})
     note = json.loads((tmp_path / "m.json").read_text())
     assert note["command"] == "sdediff train"
-    assert note["sha256"] == find(file).sha256
+    assert note["sha256"] == checkpoint_at(file).sha256
     assert file.read_bytes() == export(model, tmp_path / "again.safetensors").read_bytes()
 
 
@@ -146,7 +146,7 @@ def test_a_bad_checkpoint_is_named_and_never_the_newest(
     with pytest.raises(CheckpointError, match=f"(?s).*{message}"):
         load(run / "checkpoints/step-000006")
     with pytest.warns(UserWarning, match="using step-000004 instead"):
-        assert find(run).step == 4
+        assert checkpoint_at(run).step == 4
 
 
 def test_there_is_a_reason_when_no_checkpoint_is_whole(whole: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def model(sde: SDE) -> GaussianMixture:
 
 
 def test_a_tuned_solver_gives_the_same_samples_on_a_process_of_the_same_range(tmp_path: Path) -> None:
-    made = tune(model(Flow()), 4, noises=16, held_out=16)
+    made = tune(model(Flow()), 4, noise_samples=16, held_out=16)
     save_solver(tmp_path / "own" / "four.json", made, Flow())
     x1 = Flow().prior((16, 2), dtype=torch.float64)  # pure noise at t = 1 on both
     own = solve(Flow().probability_flow(model(Flow())), x1, solver=made, nfe=4).x

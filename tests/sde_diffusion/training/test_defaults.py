@@ -5,7 +5,7 @@ import torch
 
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.sde import SDES, VPSDE, make_sde
-from sde_diffusion.storage.checkpoint import describe
+from sde_diffusion.storage.checkpoint import describe_model
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import default_model, default_options
 
@@ -54,15 +54,15 @@ def test_the_seed_fixes_the_weights_and_leaves_torch_alone() -> None:
 
 
 def test_like_takes_the_place_of_the_defaults() -> None:
-    like = describe(
+    like = describe_model(
         default_model(
             POINTS, sde="ve", predicts="edm", sde_settings={"sigma_max": 9.0},
             network_settings={"width": 8},
         )
     )  # fmt: skip
-    assert describe(default_model(POINTS, like=like)) == like
-    assert describe(default_model(POINTS, like=like, sde="ve", predicts="edm")) == like
-    other = describe(default_model(POINTS, like=like, sde="vp"))
+    assert describe_model(default_model(POINTS, like=like)) == like
+    assert describe_model(default_model(POINTS, like=like, sde="ve", predicts="edm")) == like
+    other = describe_model(default_model(POINTS, like=like, sde="vp"))
     assert (other["sde"]["name"], other["predicts"]) == ("vp", "velocity")
 
 

@@ -105,7 +105,7 @@ def test_the_default_is_kept_with_its_gates_where_nothing_is_better(tmp_path: Pa
         "sde_diffusion.tuning.task.converged",
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=5).x, 0.0),
     )
-    found = tuned_for(model, [5], shape=(3,), noises=16, held_out=16)[5]
+    found = tuned_for(model, [5], shape=(3,), noise_samples=16, held_out=16)[5]
     assert isinstance(found.table, MixtureOfTables) and found.error == pytest.approx(0, abs=1e-6)
     stored = find_model("bundled")
     save_tuned(tmp_path / "nfe-5.json", found, stored, seed=0)
@@ -123,7 +123,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=17).x, 0.0),
     )
     monkeypatch.setattr("sde_diffusion.tuning.tuner.search", lambda *_: [])
-    found = tuned_for(model, [17], shape=(3,), noises=16, held_out=16)[17]
+    found = tuned_for(model, [17], shape=(3,), noise_samples=16, held_out=16)[17]
     assert found.table == ProbabilityFlow(large=False) and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5
     stored = find_model("bundled")
@@ -134,7 +134,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("nfe", [1, 2, 3, 6])
 def test_tuned_is_never_worse_and_uses_its_budget(nfe):
     model = mixture()
-    found = tuned_for(model, [nfe], shape=(3,), noises=32, held_out=32)[nfe]
+    found = tuned_for(model, [nfe], shape=(3,), noise_samples=32, held_out=32)[nfe]
     assert found.error <= found.default_error
     if nfe == 6:
         assert found.error < 0.7 * found.default_error
@@ -149,9 +149,9 @@ def test_tuned_is_never_worse_and_uses_its_budget(nfe):
 
 def test_one_seed_gives_one_solver():
     model = mixture()
-    tables = [tune(model, 3, shape=(3,), seed=5, noises=16, held_out=16) for _ in range(2)]
+    tables = [tune(model, 3, shape=(3,), seed=5, noise_samples=16, held_out=16) for _ in range(2)]
     assert tables[0] == tables[1]
-    assert tune(model, 3, shape=(3,), seed=6, noises=16, held_out=16) != tables[0]
+    assert tune(model, 3, shape=(3,), seed=6, noise_samples=16, held_out=16) != tables[0]
 
 
 def test_conditions_follow_their_samples():
@@ -167,13 +167,13 @@ def test_conditions_follow_their_samples():
     torch.set_default_dtype(torch.float64)
     try:
         mean = torch.arange(48.0)[:, None] % 5 - 2
-        found = tuned_for(model, [4], noises=16, held_out=32, mean=mean)[4]
+        found = tuned_for(model, [4], noise_samples=16, held_out=32, mean=mean)[4]
     finally:
         torch.set_default_dtype(torch.float32)
     # Gaussian data of one width are a linear problem: the fit is good to the ridge, with any mean.
     assert found.error < 0.3 * found.default_error
     with pytest.raises(ValueError, match="'mean' has 3 entries for 48 noise samples"):
-        tune(model, 4, noises=16, held_out=32, mean=mean[:3])
+        tune(model, 4, noise_samples=16, held_out=32, mean=mean[:3])
 
 
 def test_bad_input_is_named():
@@ -182,16 +182,16 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="does not know the shape"):
         tune(ScoreModel(lambda x, t: x, VPSDE()), 4)
     with pytest.raises(ValueError, match="at least 16 noise samples"):
-        tune(mixture(), 4, shape=(3,), noises=3)
+        tune(mixture(), 4, shape=(3,), noise_samples=3)
     lost = ScoreModel(lambda x, t: x * float("nan"), VPSDE(), shape=(3,))
     with pytest.raises(FloatingPointError, match="NaN"):
-        tune(lost, 4, noises=16, held_out=2)
+        tune(lost, 4, noise_samples=16, held_out=2)
 
 
 def test_files_hold_the_solver_and_refuse_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     stored = find_model("bundled")
-    found = tuned_for(mixture(), [3], shape=(3,), noises=16, held_out=16)[3]
+    found = tuned_for(mixture(), [3], shape=(3,), noise_samples=16, held_out=16)[3]
     path = tmp_path / "tuned" / "nfe-3.json"
     save_tuned(path, found, stored, seed=0)
     assert load_tuned(path, stored, 3) == found.table
@@ -208,7 +208,7 @@ def test_files_hold_the_solver_and_refuse_others(tmp_path: Path, monkeypatch: py
 
 
 def test_a_solver_is_stored_before_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    made = tuned_for(mixture(), [2], shape=(3,), noises=16, held_out=16)[2]
+    made = tuned_for(mixture(), [2], shape=(3,), noise_samples=16, held_out=16)[2]
 
     def interrupted(*args, **options):
         yield made
@@ -229,10 +229,10 @@ def test_the_command_makes_a_solver_that_sample_uses_and_makes_again(tmp_path: P
         )
         return done.stdout
 
-    said = sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
+    said = sdediff("tune", "bundled", "--nfe", "2", "--noise-samples", "16", "--held-out", "16")
     assert "use it: sdediff sample bundled --nfe 2" in said
     first = (tmp_path / "tuned" / "nfe-2.json").read_bytes()
-    sdediff("tune", "bundled", "--nfe", "2", "--noises", "16", "--held-out", "16")
+    sdediff("tune", "bundled", "--nfe", "2", "--noise-samples", "16", "--held-out", "16")
     assert (tmp_path / "tuned" / "nfe-2.json").read_bytes() == first
     assert [p.name for p in (tmp_path / "tuned").iterdir()] == ["nfe-2.json"]
     sdediff("sample", "bundled", "--solver", "tuned", "--n", "4", "--out", "drawn")
@@ -285,10 +285,10 @@ def test_a_time_is_kept_said_before_and_worth_its_while() -> None:
 
 def test_what_a_time_pays_for() -> None:
     short, long = (effort_for(seconds, 0.005, [8], 128, 128) for seconds in (20.0, 600.0))
-    assert short.noises + short.held_out < 25 and long.noises + long.held_out == 256
+    assert short.noise_samples + short.held_out < 25 and long.noise_samples + long.held_out == 256
     assert long.reference_steps > short.reference_steps == 64
     whole = effort_for(None, 0.005, [8], 128, 128)
-    assert (whole.noises, whole.held_out, whole.reference_steps) == (128, 128, 256) and whole.seconds > 600
+    assert (whole.noise_samples, whole.held_out, whole.reference_steps) == (128, 128, 256) and whole.seconds > 600
 
 
 def test_bad_times_and_unknown_arguments_are_refused() -> None:
@@ -314,11 +314,11 @@ def test_conditions_are_tensors_within_dicts_flags_and_shared_values_too() -> No
     model = ScoreModel(network, VPSDE(), shape=(1,))
     rows = torch.linspace(-1, 1, 24).reshape(24, 1)
     text = {"rows": rows, "shared": torch.ones(3)}
-    solver = tune(model, 4, noises=16, held_out=8, condition={"text": text, "strength": 2.0})
+    solver = tune(model, 4, noise_samples=16, held_out=8, condition={"text": text, "strength": 2.0})
     assert solver.evaluations(4) == 4
     assert all(n == of and shared == 3 and strength == 2.0 for n, of, shared, strength in seen)
     with pytest.raises(ValueError, match="23 entries for 24 noise samples"):
-        tune(model, 4, noises=16, held_out=8, condition={"text": rows[:23], "strength": 2.0})
+        tune(model, 4, noise_samples=16, held_out=8, condition={"text": rows[:23], "strength": 2.0})
 
 
 def test_a_null_with_a_row_for_each_sample_is_cut_with_its_condition_when_the_time_is_given() -> None:
@@ -334,4 +334,4 @@ def test_a_null_with_a_row_for_each_sample_is_cut_with_its_condition_when_the_ti
     plain = ScoreModel(network, VPSDE(), shape=(1,))
     text = torch.linspace(0.1, 1, 300).reshape(300, 1)
     found = tuned_for(Guided(plain, 1.5, null={"text": -text}), [4], minutes=0.01, text=text)[4]
-    assert not wrong and 8 <= found.noises + found.held_out < 300
+    assert not wrong and 8 <= found.noise_samples + found.held_out < 300

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sde_diffusion import SDE, VPSDE, CosineVPSDE, GaussianMixture
-from sde_diffusion.storage.solver_json import describe, restore
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import ReverseProcess, solve
 from solvers.fitted.mixture_of_tables import GateFeatures, GatingNetwork, MixtureOfTables
 from solvers.fitted.pf_ode import fitted_table, table_entry, table_of
@@ -140,7 +140,7 @@ def test_dtype_is_kept():
 
 def test_a_gated_table_survives_json_and_belongs_to_its_path():
     made = looking().on(VP)
-    assert restore(describe(made)) == made
+    assert restore_solver(describe_solver(made)) == made
     assert made.evaluations(3) == 3 and made.steps_for(3) == 3
     cosine = CosineVPSDE()
     with pytest.raises(ValueError, match="another process"):
