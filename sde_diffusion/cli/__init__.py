@@ -30,6 +30,7 @@ SUMMARIES = {
     "config": "Print a TOML file of all training options, for train --config.",
     "sample": "Draw samples from a trained model.",
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
+    "edit": "Edit images: variations, interpolation between two, or transport from one class to another.",
     "show": "Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",

@@ -7,6 +7,7 @@ import os
 import torch
 from torch import Tensor
 
+from sde_diffusion.report.strips import show_image
 from solvers.errors import InputError
 
 SHOWN = 6  # samples in the picture
@@ -51,9 +52,7 @@ def save_restoration(
         if title == "std":
             axes.imshow(x.mean(0).cpu().numpy(), cmap="Greys", vmin=0, vmax=1)
         else:
-            grey = x.shape[0] == 1
-            shown = ((x + 1) / 2).clamp(0, 1).cpu().movedim(0, -1).numpy()
-            axes.imshow(shown[..., 0] if grey else shown, cmap="gray" if grey else None, vmin=0, vmax=1)
+            show_image(axes, x)
         axes.set_title(title, fontsize=8)
         axes.set_axis_off()
     figure.savefig(path, format="png", dpi=130)

@@ -15,31 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.inversion import decode, encode
-from sde_diffusion.sampling.sampler import check_status
-from sde_diffusion.sampling.settings import seeds_of
-from solvers import Solver, find, make_grid, solve
-from solvers.errors import InputError
-from solvers.noise import FORWARD, standard_normal
-from solvers.problem import ReverseProcess
-
-
-def times_from(process: ReverseProcess, start: float, steps: int, grid: str = "quadratic") -> Tensor:
-    """Times from ``start`` to 0 in a number of steps: the finest named grid with as many below ``start``, float64.
-
-    >>> from sde_diffusion import GaussianMixture, VPSDE
-    >>> model = GaussianMixture(torch.zeros(1, 1), std=1.0, sde=VPSDE())
-    >>> times_from(model.sde.probability_flow(model), 0.25, 2, "uniform").tolist()
-    [0.25, 0.2, 0.0]
-    """
-    whole = steps
-    while True:
-        below = make_grid(grid, process, whole)
-        below = below[below < start * (1 - 1e-9)]
-        if len(below) >= steps:
-            return torch.cat([torch.tensor([start], dtype=torch.float64, device="cpu"), below[-steps:]])
-        whole += 1
+from sde_diffusion.sampling.noised_start import NoisedStart
+from sde_diffusion.sampling.sampler import check_status, sample_batches
+from sde_diffusion.sampling.settings import SamplingSettings
+from solvers import Solver
 
 
 @torch.no_grad()
@@ -48,10 +30,10 @@ def edit(
     x: Tensor,
     strength: float = 0.4,
     *,
-    solver: str | Solver = "dpm++2m-sde",
-    nfe: int = 20,
+    solver: str | Solver = "pf-ode",
+    nfe: int | None = None,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 256,
     eta: float | None = None,
     **condition: Any,
 ) -> Tensor:
@@ -61,8 +43,9 @@ def edit(
         model: any ScoreModel.
         x: data (B, ...). For several variations of one sample repeat it.
         strength: the time t in (0, 1] to which x is noised: near 0 nothing changes, at 1 nothing is kept.
-        solver: a fixed-step solver, by name in ``SOLVERS`` or a Solver.
-        nfe: network evaluations for each sample.
+        solver: a name in ``SOLVERS`` or a Solver that is not made for one grid.
+        nfe: network evaluations for each sample, all of them between t and the data; 20 by default, and no limit for
+            adaptive solvers.
         seed: of the run; sample k depends on (seed, k) alone.
         batch_size: samples integrated together.
         eta: noise level; 1 for stochastic solvers and 0 for the others by default.
@@ -80,26 +63,13 @@ def edit(
     >>> edit(model, torch.tensor([[1.0], [-1.0]]), strength=0.2).sign().tolist()
     [[1.0], [-1.0]]
     """
-    if not 0 < strength <= 1:
-        raise InputError(f"strength is the time to which x is noised, in (0, 1]; got {strength}")
-    if not isinstance(x, Tensor) or not x.dtype.is_floating_point or x.ndim < 2 or not bool(x.isfinite().all()):
-        raise InputError("x is a batch of finite floating point samples (B, ...)")
-    method = find(solver)
-    if method.adaptive:
-        raise InputError(f"{type(method).__name__} chooses its own steps; edit with a fixed-step solver")
-    named = method.grid if isinstance(method.grid, str) else "quadratic"
-    level = float(method.stochastic) if eta is None else eta
+    given = conditions_for(edit, model, condition)
+    start = NoisedStart(x, strength)
+    settings = SamplingSettings(solver, nfe, eta=eta, seed=seed, batch_size=batch_size)
     out: list[Tensor] = []
-    for start in range(0, len(x), batch_size):
-        seeds = seeds_of(seed, min(batch_size, len(x) - start), start)
-        part = {k: v[start : start + batch_size] if isinstance(v, Tensor) else v for k, v in condition.items()}
-        process = model.sde.reverse(model, level, **part)
-        steps = method.steps_for(nfe // process.cost)
-        eps = standard_normal(seeds, x.shape[1:], FORWARD).to(x)
-        noised = model.sde.perturb(x[start : start + batch_size], strength, eps)
-        run = solve(process, noised, solver=method, grid=times_from(process, strength, steps, named), seeds=seeds)
-        check_status(run, start)
-        out.append(run.x)
+    for part in sample_batches(model, len(x), settings, shape=x.shape[1:], start=start, condition=given):
+        check_status(part, sum(len(done) for done in out))
+        out.append(part.x)
     return torch.cat(out)
 
 

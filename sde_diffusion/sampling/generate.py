@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings
-from sde_diffusion.sampling.job import SampleJob, job_again, new_job
+from sde_diffusion.sampling.job import SampleJob, digest, job_again, new_job
+from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.record_types import SampleRecord
@@ -28,6 +28,7 @@ def draw(
     *,
     labels: Sequence[int] | None = None,
     guidance: float | GuidanceSettings = 1.0,
+    start: NoisedStart | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Samples:
@@ -40,6 +41,7 @@ def draw(
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
         guidance: w of classifier-free guidance towards the labels, or all settings of guidance. Where w is not 1, every
             prediction counts two evaluations.
+        start: data to start from instead of pure noise.
         device: a name in ``DEVICES``.
         progress: called with the share of the work that is done, after every step.
 
@@ -47,7 +49,8 @@ def draw(
         ValueError, FloatingPointError: as ``sde_diffusion.sampling.sampler``.
         CheckpointError: the weights do not fit the described network.
     """
-    return run_job(new_job(stored, n, settings, labels=labels, guidance=guidance, device=device), progress=progress)
+    job = new_job(stored, n, settings, labels=labels, guidance=guidance, start=start, device=device)
+    return run_job(job, progress=progress)
 
 
 def redraw(
@@ -56,6 +59,7 @@ def redraw(
     *,
     solver: str | None = None,
     guide: StoredModel | None = None,
+    source: Tensor | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Samples:
@@ -67,6 +71,7 @@ def redraw(
         solver: ``path/to/file.py:Name`` of a record whose solver comes from a file. A record never runs a file: only
             one that is named here is run, after its SHA-256 was compared with that of the record.
         guide: the weaker model of a record with autoguidance, with the same weights.
+        source: the data of a record whose samples start from data; a record opens no file by itself.
         device: instead of the record's.
         progress: as in ``draw``.
 
@@ -74,10 +79,11 @@ def redraw(
         Samples; ``same`` tells whether they are bit-equal to those of the record.
 
     Raises:
-        ValueError: another checkpoint or guide (the message has both hashes), or a solver that this version
+        ValueError: another checkpoint, guide or source (the message has both hashes), or a solver that this version
             does not have.
     """
-    return run_job(job_again(record, stored, solver=solver, guide=guide, device=device), progress=progress)
+    job = job_again(record, stored, solver=solver, guide=guide, source=source, device=device)
+    return run_job(job, progress=progress)
 
 
 def work_of(job: SampleJob) -> dict[str, Callable[..., Any]]:
@@ -98,8 +104,9 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
     parts: list[tuple[Tensor, Tensor]] = []
 
     def on_step(step: Step) -> None:
-        if progress is not None:  # time runs from 1 to 0, so 1 - t is the share done
-            progress(min((len(parts) + 1 - float(step.t.mean())) / job.batches, 1.0))
+        if progress is not None:  # time runs from its first value to 0
+            done = 1 - float(step.t.mean()) / max(float(job.run.times[0]), 1e-9)
+            progress(min((len(parts) + done) / job.batches, 1.0))
 
     if pool is None or pool.world == 1:
         for part in job.draw(on_step=on_step if progress is not None else None):
@@ -110,9 +117,9 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
             if progress is not None:
                 progress(len(parts) / job.batches)
     x, used = (torch.cat(column) for column in zip(*parts, strict=True))
-    digest = hashlib.sha256(x.numpy().tobytes()).hexdigest()
-    record = job.finished(digest, int(used.min()), int(used.max()), float(used.double().mean()))
-    return Samples(x, seeds_of(job.settings.seed, job.n), record)
+    record = job.finished(digest(x), int(used.min()), int(used.max()), float(used.double().mean()))
+    source = None if job.start is None else job.start.x.float().cpu()
+    return Samples(x, seeds_of(job.settings.seed, job.n), record, source)
 
 
 def _kept(part: Solution) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ Gaussian codes in d dimensions lie near a sphere of radius sqrt(d); a straight l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -73,7 +74,7 @@ def encode(
     tensor([[1.]])
     """
     given = conditions_for(encode, model, condition)
-    return _run(model, x, True, solver, tolerance, steps, t_min, given)[0]
+    return flow_map(model, x, True, solver, tolerance, steps, t_min, given)[0]
 
 
 def decode(
@@ -94,7 +95,7 @@ def decode(
     tensor([[3.]])
     """
     given = conditions_for(decode, model, condition)
-    return _run(model, z, False, solver, tolerance, steps, t_min, given)[0]
+    return flow_map(model, z, False, solver, tolerance, steps, t_min, given)[0]
 
 
 def round_trip(
@@ -115,8 +116,8 @@ def round_trip(
     True
     """
     given = conditions_for(round_trip, model, condition)
-    code, there = _run(model, x, True, solver, tolerance, steps, t_min, given)
-    again, back = _run(model, code, False, solver, tolerance, steps, t_min, given)
+    code, there = flow_map(model, x, True, solver, tolerance, steps, t_min, given)
+    again, back = flow_map(model, code, False, solver, tolerance, steps, t_min, given)
     return RoundTrip(code, again, sample_rms((again - x).double()), there + back)
 
 
@@ -165,7 +166,7 @@ def flow_solver(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> S
     """The solver of a flow; one that is named and adaptive gets the tolerance, as far as the dtype's rounding allows.
 
     Raises:
-        ValueError: a solver that draws noise.
+        ValueError: a solver that draws noise, or a tolerance that is not positive.
 
     >>> flow_solver("rk45", 1e-9, torch.float32).rtol > 1e-7
     True
@@ -174,22 +175,25 @@ def flow_solver(solver: str | Solver, tolerance: float, dtype: torch.dtype) -> S
     if method.stochastic:
         raise InputError(f"{type(method).__name__} draws noise, the flow has none; use rk45, or adams with steps=100")
     if isinstance(solver, str) and method.adaptive:
+        if not 0 < tolerance < math.inf:
+            raise InputError(f"the tolerance of a flow is positive and finite; got {tolerance}")
         finest = max(tolerance, 10 * torch.finfo(dtype).eps)
         return replace(method, rtol=finest, atol=finest)  # type: ignore[call-arg]
     return method
 
 
 @torch.no_grad()
-def _run(
+def flow_map(
     model: ScoreModel,
     x: Tensor,
     forward: bool,
-    solver: str | Solver,
-    tolerance: float,
-    steps: int | None,
-    t_min: float,
-    condition: dict[str, Tensor],
+    solver: str | Solver = "rk45",
+    tolerance: float = 1e-5,
+    steps: int | None = None,
+    t_min: float = 1e-5,
+    condition: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """Codes of data (``forward``) or data of codes, and the network evaluations of each, int64 (B,)."""
     if not 0 < t_min < 1:
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
@@ -206,7 +210,7 @@ def _run(
     )
     alpha, scale = float(model.sde.marginal(t_min)[0]), model.sde.prior_std()
     run = solve(
-        model.sde.probability_flow(model, **condition),
+        model.sde.probability_flow(model, **(condition or {})),
         x * alpha if forward else x * scale,
         solver=method,
         grid=times if forward else times.flip(0),

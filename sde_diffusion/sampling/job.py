@@ -7,16 +7,19 @@ with one number of threads.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
+from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.sampler import check_count, check_status, sample_batches
 from sde_diffusion.sampling.settings import SamplingRun, SamplingSettings
 from sde_diffusion.storage import solver_json
@@ -44,6 +47,7 @@ class SampleJob:
         settings: settings of the run, with the solver that runs.
         run: the solver and its times.
         record: how the samples are made; what they are is added at the end (``finished``).
+        start: data to start from instead of pure noise.
     """
 
     model: ScoreModel
@@ -52,6 +56,7 @@ class SampleJob:
     settings: SamplingSettings
     run: SamplingRun
     record: SampleRecord
+    start: NoisedStart | None = None
 
     @property
     def batches(self) -> int:
@@ -69,7 +74,13 @@ class SampleJob:
         """
         numbers = list(range(self.batches) if which is None else which)
         made = sample_batches(
-            self.model, self.n, self.settings, on_step=on_step, condition=self.condition, which=numbers
+            self.model,
+            self.n,
+            self.settings,
+            on_step=on_step,
+            condition=self.condition,
+            which=numbers,
+            start=self.start,
         )
         for number, part in zip(numbers, made, strict=True):
             check_status(part, start=number * self.settings.batch_size)
@@ -119,6 +130,7 @@ def new_job(
     *,
     labels: Sequence[int] | None = None,
     guidance: float | GuidanceSettings = 1.0,
+    start: NoisedStart | None = None,
     device: str = "auto",
     shards: ShardsEntry | None = None,
 ) -> SampleJob:
@@ -130,6 +142,7 @@ def new_job(
         settings: the settings of the run; the solver may also be "tuned".
         labels: classes that the samples take in turn; sample k has labels[k mod length]. None for no class.
         guidance: w of classifier-free guidance towards the labels, or all settings of guidance.
+        start: data to start from instead of pure noise.
         device: a name in ``DEVICES``.
         shards: how the samples are cut into files, where they are; they need not fit into memory then.
 
@@ -146,10 +159,12 @@ def new_job(
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
     shape = model.shape
+    if start is not None:
+        start.check_shape(shape)
     n = default_count(shape) if n is None else n
     check_count(n, shape if shards is None else ())
     model, condition = guided_model(model, n, labels, rule)
-    run = settings.resolve(model, shape)
+    run = settings.resolve(model, shape) if start is None else start.resolve(settings, model, shape)
     assert isinstance(settings.solver, Solver)
     spacing = settings.solver.grid if settings.grid is None else settings.grid
     record: SampleRecord = {
@@ -177,11 +192,18 @@ def new_job(
         record["shards"] = shards
     if entry := rule.entry():
         record["guidance_rule"] = entry
+    if start is not None:
+        record["start"] = {"strength": start.strength, "sha256": digest(start.x)}
     if file is not None:
         record["solver_file_sha256"] = file_hash(file)
     if stored.source_sha256 is not None:
         record["model_file_sha256"] = stored.source_sha256
-    return SampleJob(model, condition, n, settings, run, record)
+    return SampleJob(model, condition, n, settings, run, record, start)
+
+
+def digest(x: Tensor) -> str:
+    """The SHA-256 of samples as float32."""
+    return hashlib.sha256(x.float().cpu().numpy().tobytes()).hexdigest()
 
 
 def job_again(
@@ -190,6 +212,7 @@ def job_again(
     *,
     solver: str | None = None,
     guide: StoredModel | None = None,
+    source: Tensor | None = None,
     device: str | None = None,
 ) -> SampleJob:
     """The run of a record; the arguments and errors are those of ``generate.redraw``."""
@@ -207,6 +230,7 @@ def job_again(
             f"that of the record is {record['model_file_sha256']}"
         )
     name, instance = _solver(record, solver)
+    start = _start(record, source)
     times = record["grid"]["times"]
     job = new_job(
         stored,
@@ -219,10 +243,11 @@ def job_again(
             seed=record["seed"],
             batch_size=record["batch_size"],
             name=name,
-            partial=(times[0], times[-1]) != (1.0, 0.0),
+            partial=start is not None or (times[0], times[-1]) != (1.0, 0.0),
         ),
         labels=record.get("labels"),
         guidance=GuidanceSettings.from_entry(record.get("guidance", 1.0), record.get("guidance_rule", {}), guide),
+        start=start,
         device=device or record["machine"]["device"],
         shards=record.get("shards"),
     )
@@ -231,6 +256,25 @@ def job_again(
     if "choice" in record:
         job.record["choice"] = record["choice"]
     return job
+
+
+def _start(record: SampleRecord, source: Tensor | None) -> NoisedStart | None:
+    """The start of a record's samples; its data are compared with the given ones."""
+    entry = record.get("start")
+    if entry is None:
+        if source is not None:
+            raise InputError("the samples of the record start from pure noise; leave out --from")
+        return None
+    if source is None:
+        raise InputError(
+            f"the samples of the record start from data with the SHA-256 {entry['sha256']}; name them: --from FILE"
+        )
+    if (found := digest(source)) != entry["sha256"]:
+        raise InputError(
+            f"the samples of the record start from other data: their SHA-256 is {entry['sha256']}, that of the given "
+            f"ones is {found}"
+        )
+    return NoisedStart(source, entry["strength"])
 
 
 def _solver(record: SampleRecord, named: str | None) -> tuple[str, Solver]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.settings import Grid, SamplingRun, SamplingSettings
 from sde_diffusion.sampling.settings import seeds_of as seeds_of
 from solvers import ReverseProcess, Solution, Solver, Step, solve
@@ -53,8 +54,11 @@ def batches(
     shape: Iterable[int] | None = None,
     condition: Mapping[str, Any] | None = None,
     which: Iterable[int] | None = None,
+    start: NoisedStart | None = None,
 ) -> Iterator[tuple[ReverseProcess, Tensor, Tensor, SamplingRun]]:
-    """Yields (process, x_1, seeds, run) of each batch of n samples: what ``solve`` needs for them.
+    """Yields (process, x, seeds, run) of each batch of n samples: what ``solve`` needs for them.
+
+    x is pure noise, or the noised data of ``start``.
 
     Batch b holds samples b * batch_size up to (b + 1) * batch_size, whoever runs it; ``which`` are the numbers of the
     batches, all by default.
@@ -72,15 +76,17 @@ def batches(
             raise InputError(
                 f"condition '{name}' has {len(value) if value.ndim else 'no'} entries for {n} samples; give one each"
             )
-    run = settings.resolve(model, shape)
-    scale = start_scale(model, run.times)
+    if start is not None:
+        start.check_shape(shape)
+    run = settings.resolve(model, shape) if start is None else start.resolve(settings, model, shape)
+    scale = start_scale(model, run.times) if start is None else 1.0
     bound = model.bind(condition)
     for batch in range(math.ceil(n / settings.batch_size)) if which is None else which:
-        start = batch * settings.batch_size
-        size = min(settings.batch_size, n - start)
-        seeds = seeds_of(settings.seed, size, start)
-        x1 = noise_for(model, shape, seeds) * scale
-        part = cut(bound, n, torch.arange(start, start + size, device="cpu"), x1.device)
+        first = batch * settings.batch_size
+        size = min(settings.batch_size, n - first)
+        seeds = seeds_of(settings.seed, size, first)
+        x1 = noise_for(model, shape, seeds) * scale if start is None else start.noised(model, seeds, first)
+        part = cut(bound, n, torch.arange(first, first + size, device="cpu"), x1.device)
         yield run.process(model, part), x1, seeds, run
 
 
@@ -107,6 +113,7 @@ def sample_batches(
     on_step: Callable[[Step], None] | None = None,
     condition: Mapping[str, Any] | None = None,
     which: Iterable[int] | None = None,
+    start: NoisedStart | None = None,
     **conditions: Any,
 ) -> Iterator[Solution]:
     """Generate n samples in batches; ``sample`` with the solver's own account of each batch, x in units of the data.
@@ -119,10 +126,11 @@ def sample_batches(
         on_step: called after every step of every batch.
         condition: as in ``sample``.
         which: numbers of the batches, as in ``batches``.
+        start: data to start from instead of pure noise.
         conditions: the same as keywords.
     """
     given = {**conditions, **(condition or {})}
-    for process, x1, seeds, run in batches(model, n, settings or SamplingSettings(), shape, given, which):
+    for process, x1, seeds, run in batches(model, n, settings or SamplingSettings(), shape, given, which, start):
         out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=on_step)
         yield replace(out, x=model.units.to_data(out.x))
 

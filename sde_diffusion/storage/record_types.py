@@ -216,11 +216,19 @@ class ShardRecord(TypedDict):
     sum: Count
 
 
+class StartEntry(TypedDict):
+    """The data that samples start from, noised to the time ``strength``, by the SHA-256 of their float32 values."""
+
+    strength: Annotated[float, Between(0, 1)]
+    sha256: str
+
+
 class _SampleRecordOptional(TypedDict, total=False):
     shards: ShardsEntry
     labels: list[int] | None
     guidance: float
     guidance_rule: GuidanceEntry
+    start: StartEntry
     choice: dict[str, Any]
     solver_file_sha256: str
     model_file_sha256: str
@@ -230,7 +238,8 @@ class SampleRecord(_SampleRecordOptional):
     """samples.json: everything that is needed to make the same samples again.
 
     ``choice`` says why ``--tolerance`` took this solver, ``solver_file_sha256`` from which file it comes where it is
-    one of the user's own; records of the first versions have no labels and guidance.
+    one of the user's own, ``start`` which data the samples start from; records of the first versions have no labels and
+    guidance.
     """
 
     format: int

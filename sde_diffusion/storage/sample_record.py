@@ -1,6 +1,7 @@
 """A set of samples with its record: everything that is needed to make the same samples again.
 
-    <folder>/samples.png       a grid of images, or 2-D points over the training data
+    <folder>/samples.png       a grid of images, or 2-D points over the training data; where the samples start
+                               from images, a row for each of these
     <folder>/samples.npz       x float32 (n, ...), seeds int64 (n,), and labels (n,) where classes were asked for
     <folder>/samples.json         checkpoint and its SHA-256, solver with all its settings, times of
                                the grid, eta, evaluations, seeds, batch size, device, versions
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sde_diffusion.data import load_data
@@ -28,6 +30,7 @@ from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.grid_of_classes import labelled_grid
 from sde_diffusion.report.pictures import outside, save_grid, save_image, scatter, stretched
+from sde_diffusion.report.strips import save_strips
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import DataEntry, SampleRecord
 from sde_diffusion.storage.typed_json import checked
@@ -35,6 +38,7 @@ from solvers.errors import NotFoundError
 
 SAMPLES_KIND = "sdediff samples"
 RECORD = "samples.json"
+ROWS = 16  # given images in the picture
 EARLIER = "card.json"  # its name before version 0.2
 
 
@@ -46,11 +50,13 @@ class Samples:
         x: (n, ...) float32 on the CPU.
         seeds: (n,) int64.
         record: see the module.
+        source: (m, ...) data that the samples start from; sample k starts from row k mod m.
     """
 
     x: Tensor
     seeds: Tensor
     record: SampleRecord
+    source: Tensor | None = None
 
 
 def evaluations(record: Mapping[str, Any]) -> str:
@@ -112,6 +118,8 @@ def save_samples(samples: Samples, folder: str | os.PathLike[str]) -> Path:
         if (asked := samples.record.get("labels")) is not None:
             values = class_values(asked, samples.record["data"].get("class_names"))
             arrays["labels"] = np.resize(np.asarray(values, np.int64), len(samples.x))  # in turn
+        if samples.source is not None:
+            arrays["source"] = samples.source.numpy()
         np.savez(new.temporary / "samples.npz", **arrays)  # type: ignore[arg-type]
         write_file(new.temporary / RECORD, to_json(samples.record))
     return new.path / ("samples.png" if drawn else "samples.npz")
@@ -125,7 +133,9 @@ def picture(path: Path, samples: Samples) -> bool:
         own = samples.record["model"].get("normalization") is not None
         x = stretched(samples.x) if own else samples.x
         asked = samples.record.get("labels") or []
-        if len(set(asked)) < 2:
+        if samples.source is not None:
+            _strips(path, samples.source, samples.x, own)
+        elif len(set(asked)) < 2:
             save_grid(path, x)
         else:
             classes = [asked[k % len(asked)] for k in range(len(x))]
@@ -142,6 +152,14 @@ def outliers(samples: Samples) -> str:
     known = samples.x.ndim == 2 and samples.x.shape[1] == 2
     reference = _reference(samples.record["data"]) if known else None
     return "" if reference is None else outside(samples.x, reference)
+
+
+def _strips(path: Path, source: Tensor, x: Tensor, own: bool) -> None:
+    """A row for each given image: the image, then the samples that start from it."""
+    rows = [torch.cat([source[k : k + 1], x[k :: len(source)]]) for k in range(min(len(source), len(x), ROWS))]
+    shortest = min(len(row) for row in rows)
+    headings = ["given", *(f"sample {k}" for k in range(1, shortest))]
+    save_strips(path, [(stretched(row) if own else row)[:shortest] for row in rows], headings)
 
 
 def _reference(data: DataEntry) -> Tensor | None:

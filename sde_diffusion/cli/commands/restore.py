@@ -79,8 +79,8 @@ def restore(
 
     from sde_diffusion.files.writing import new_folder, require_new, unused
     from sde_diffusion.report.restored import save_restoration
-    from sde_diffusion.sampling.degraded_images import Degraded, degraded, psnr
     from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.sampling.given.degraded_images import Degraded, degraded, psnr
     from sde_diffusion.sampling.restoration import restore as run_restoration
     from sde_diffusion.sampling.sampler import MOST_SAMPLES
     from sde_diffusion.storage.checkpoint import load

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
-from rich.table import Table
 
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
@@ -24,29 +22,28 @@ from sde_diffusion.cli.options import (
     option,
     with_guidance,
 )
+from sde_diffusion.cli.sample_parts import choose, recorded_guide, report_same, show_profile
 from sde_diffusion.cli.shards import begin, fill
-from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
-from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.given.samples import given_samples
 from sde_diffusion.sampling.job import job_again, new_job, settings_for
-from sde_diffusion.sampling.local_errors import Profile, error_profile
+from sde_diffusion.sampling.local_errors import error_profile
+from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
 from sde_diffusion.sampling.sharded import FORMS, FROM, SIZE, shards_for
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
-from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import find_model, recorded_model, samples_folder, unused
-from sde_diffusion.storage.record_types import SampleRecord
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
 from sde_diffusion.storage.sharded_set import JOB, SHARDS, open_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import usable_tuned
 from solvers import GRIDS, SOLVERS
-from solvers.errors import InputError, NotFoundError
-from solvers.plugin import find_solver
+from solvers.errors import InputError
 
 EXAMPLES = """
 \b
@@ -59,6 +56,7 @@ sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class, of a run with --labels
+sdediff sample --from photo.png --strength 0.4
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
 sdediff sample --n 100000 --out many       in shards; then --resume many
@@ -69,6 +67,7 @@ HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
 CHOSEN = ("nfe", "steps", "grid", "eta")
 # Options with which a solver tuned for the model is not the default.
 OWN_WAY = ("solver", "steps", "grid", "eta", "partial")
+STRENGTH, VARIATIONS = 0.4, 8  # of --from
 
 
 @with_guidance
@@ -147,9 +146,26 @@ def sample(
             "--record",
             "--card",
             help="Reproduce the samples of a samples.json bit for bit; only RUN, --device, --out, "
-            "--solver FILE.py:NAME, if the solver came from a file, and --autoguide RUN, if the samples have a guide, "
-            "may be given with it.",
+            "--solver FILE.py:NAME, if the solver came from a file, --autoguide RUN, if the samples have a guide, "
+            "and --from, if they start from data, may be given with it.",
             show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="Start from an image, noised to --strength, instead of pure noise (SDEdit); also .npy or .npz. "
+            "Several are taken in turn.",
+            show_default="pure noise",
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            "--strength",
+            help="Time t in (0, 1] to which --from is noised: near 0 nothing changes, at 1 nothing is kept.",
+            show_default=str(STRENGTH),
         ),
     ] = None,
     shards: Annotated[
@@ -196,7 +212,7 @@ def sample(
 
     Writes an image, the samples as arrays, and a record that reproduces them.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     processes = Processes.join(device or "auto")
     drawing: dict[str, Any] = {
         "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
@@ -207,7 +223,19 @@ def sample(
         options["partial"] = True
     if out is not None:
         require_new(out)  # fails before the computation starts
-    chosen, local, waited = None, None, 0.0
+    chosen, local, waited, source = None, None, 0.0, source or None
+    if strength is not None and (source is None or record is not None):
+        raise InputError(
+            "--strength is of --from, the image to start from"
+            if record is None
+            else "the record holds the strength of its samples; leave out --strength"
+        )
+    alone = {
+        "--tolerance": tolerance, "--profile": profile, "--partial": partial, "--shards": shards,
+        "--shard-size": shard_size, "--resume": resume,
+    }  # fmt: skip
+    if source is not None and (clash := [name for name, value in alone.items() if value]):
+        raise InputError(f"{clash[0]} is of samples that start from pure noise; leave out {clash[0]} or --from")
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options] + asked.given()):
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
@@ -233,17 +261,22 @@ def sample(
         stored = model_at(where, model)
         place = out or samples_folder(stored)  # a link is refused now, not after the work
         guide = recorded_guide(old, again, asked.autoguide)
-        job = job_again(old, stored, solver=named, guide=guide, device=device)
+        given = None if source is None else given_samples(source, stored)
+        job = job_again(old, stored, solver=named, guide=guide, source=given, device=device)
     else:
         stored = model_at(run, model)
         place = out or samples_folder(stored)
-        labels, guidance = asked.labels(stored), asked.settings()
+        labels, guidance, start = asked.labels(stored), asked.settings(), None
+        if source is not None:
+            start = NoisedStart(given_samples(source, stored), STRENGTH if strength is None else strength)
+            n = VARIATIONS * len(start.x) if n is None else n
         if tolerance is not None:
             pilot = time.perf_counter()
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
             waited = time.perf_counter() - pilot
-        if not any(k in options for k in OWN_WAY) and stored.model.get("sampler") is None:
+        plain = start is None and stored.model.get("sampler") is None
+        if plain and not any(k in options for k in OWN_WAY):
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
@@ -251,8 +284,10 @@ def sample(
         if profile:  # before the samples: not every solver estimates its error
             network = load(stored, device=str(device_for(device or "auto")))
             local = error_profile(network, settings_for(stored, settings))
-        parts = shards_for(n, shards, shard_size, settings.batch_size)
-        job = new_job(stored, n, settings, labels=labels, guidance=guidance, device=device or "auto", shards=parts)
+        parts = None if start is not None else shards_for(n, shards, shard_size, settings.batch_size)
+        job = new_job(
+            stored, n, settings, labels=labels, guidance=guidance, start=start, device=device or "auto", shards=parts
+        )
         if chosen is not None:
             job.record["choice"] = chosen.to_dict()
     far = ""
@@ -268,7 +303,7 @@ def sample(
             made = drawn.record
             shown = sample_record.save_samples(drawn, out or unused(place / sample_record.folder_name(made)))
             far, arrays = sample_record.outliers(drawn), shown.parent / "samples.npz"
-    seconds = time.perf_counter() - start - waited
+    seconds = time.perf_counter() - began - waited
     out = shown.parent
     trained = "" if stored.step is None else f", trained {stored.step:,} steps"
     echo(f"model {stored.path}{trained}")
@@ -304,17 +339,6 @@ def sample(
     }
 
 
-def report_same(made: SampleRecord, old: SampleRecord) -> None:
-    """Say whether samples that were made again are bit-equal to those of their record."""
-    if made["x"]["sha256"] == old["x"]["sha256"]:
-        echo("bit-equal to the samples of the record")
-        return
-    echo(
-        "not bit-equal to the samples of the record, made with "
-        f"{old['versions']} on {old['machine']}; now {made['versions']} on {made['machine']}"
-    )
-
-
 def listed(names: Iterable[str]) -> str:
     """Options by name.
 
@@ -322,39 +346,6 @@ def listed(names: Iterable[str]) -> str:
     '--nfe, --batch-size'
     """
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def recorded_guide(record: SampleRecord, path: Path, named: Path | None) -> StoredModel | None:
-    """The weaker model of a record with autoguidance: the one that was named, or the record's own if allowed."""
-    if named is not None:
-        return find_model(named)
-    entry = record.get("guidance_rule", {}).get("guide")
-    if entry is None:
-        return None
-    try:
-        return find_model(recorded_model(entry["path"], path))
-    except (InputError, NotFoundError):
-        raise InputError(
-            f"the record was made with the guide {entry['path']}, which is not taken from there; name it: "
-            "--autoguide RUN"
-        ) from None
-
-
-def choose(model: ScoreModel, tolerance: float, solver: str | None, seed: int | None) -> SolverChoice:
-    """The solver and NFE for a tolerance."""
-    solvers = None if solver is None else {solver: find_solver(solver)[1]}
-    with terminal.stderr().status("pilot") as status:
-        return choose_solver(model, tolerance, solvers=solvers, seed=seed or 0, on_try=status.update)
-
-
-def show_profile(found: Profile) -> None:
-    """Print an error profile as bars."""
-    table = Table("t", "to", "error", "", title="Local error by time", box=SIMPLE_HEAD, pad_edge=False)
-    largest = max(found.error)
-    for t, s, error in zip(found.t, found.s, found.error, strict=True):
-        table.add_row(f"{t:.4f}", f"{s:.4f}", f"{error:.2e}", "#" * round(40 * error / largest))
-    terminal.stdout().print(table)
-    echo(f"half of the error is made between t = {found.half[0]:.4g} and {found.half[1]:.4g}")
 
 
 def times_of(grid: str | None) -> str | list[float] | None:

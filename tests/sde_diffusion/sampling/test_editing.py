@@ -9,7 +9,11 @@ import torch
 from scipy.stats import ks_2samp
 
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel
-from sde_diffusion.sampling.editing import edit, times_from, transport
+from sde_diffusion.data.normalization import Normalization
+from sde_diffusion.sampling.editing import edit, transport
+from sde_diffusion.sampling.noised_start import NoisedStart, times_from
+from sde_diffusion.sampling.sampler import sample_batches
+from solvers import plan
 
 MODEL = GaussianMixture(torch.tensor([[-1.0], [0.2], [1.5]]).double(), std=0.2, sde=VPSDE())
 
@@ -84,5 +88,27 @@ def test_bad_input_is_refused() -> None:
         edit(MODEL, x, 0.0)
     with pytest.raises(ValueError, match="finite floating point"):
         edit(MODEL, x.long(), 0.5)
-    with pytest.raises(ValueError, match="chooses its own steps"):
-        edit(MODEL, x, 0.5, solver="rk45")
+    with pytest.raises(ValueError, match="shape"):
+        sample_batches_from(torch.zeros(2, 3).double())
+    with pytest.raises(ValueError, match="made for its own times"):
+        table = plan(MODEL.sde.probability_flow(MODEL), (1,), "pf-ode", nfe=8)[0]
+        edit(MODEL, x, 0.5, solver=table, nfe=8)
+
+
+def sample_batches_from(x: torch.Tensor) -> None:
+    list(sample_batches(MODEL, 2, start=NoisedStart(x, 0.5)))
+
+
+def test_an_adaptive_solver_chooses_its_steps_from_the_strength_on() -> None:
+    x = MODEL.draw(40, seed=1)
+    exact = edit(MODEL, x, 0.3, nfe=200)
+    assert float((edit(MODEL, x, 0.3, solver="rk45") - exact).abs().max()) < 0.02
+
+
+def test_data_in_units_of_their_own_are_edited_in_them() -> None:
+    """A model of 300 + 10 z edits 300 + 10 x as the model of z edits x."""
+    units = Normalization("standard", torch.full((1,), 300.0), torch.full((1,), 10.0))
+    own = ScoreModel(MODEL.network, MODEL.sde, "data", (1,), normalization=units)
+    x = MODEL.draw(20, seed=1)
+    found = edit(own, 300 + 10 * x, 0.4, nfe=8, seed=3)
+    assert torch.allclose(found, 300 + 10 * edit(MODEL, x, 0.4, nfe=8, seed=3), atol=1e-9)

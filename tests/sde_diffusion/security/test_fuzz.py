@@ -63,6 +63,7 @@ FIRST = {
     "prepare": words("prepare images --out out"),
     "tune": words("tune run --nfe 0 --noise-samples 16 --held-out 2 --out out"),
     "restore": words("restore superres small.png --run bundled --n 2 --nfe 3 --method ddnm --factor 2 --out out"),
+    "edit": words("edit variations x.npy --run run --n 2 --nfe 3 --strength 0.3 --out out"),
     "show": words("show trajectories run --nfe 2 --n 2 --out out.png"),
     "doctor": words("doctor run --n 8 --data x.npy"),
 }
@@ -89,6 +90,7 @@ MORE = {
     "prepare": words("--size --mode --skip-bad --split --image-column --label-column"),
     "tune": words("--seed --batch-size --device"),
     "restore": words("--mask --factor --blur --noise --simulate --method --solver --seed --device --run --n --nfe"),
+    "edit": words("--strength --to --n --label --guidance --solver --nfe --tolerance --seed --device --run --model"),
     "show": words("--sde --solver --nfe --n --seed --device --out"),
     "doctor": words("--data --data-dir --n --seed --device --json --model"),
 }

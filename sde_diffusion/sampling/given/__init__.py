@@ -1,0 +1,1 @@
+"""Samples that a user gives: read from files, observed in part, edited."""
