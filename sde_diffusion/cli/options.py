@@ -110,6 +110,14 @@ EtaParallelOption = Annotated[
     float | None,
     option("--eta-parallel", "Weight of the parallel part of the update with --apg.", "0", "Guidance"),
 ]
+PlusPlusOption = Annotated[
+    bool,
+    typer.Option(
+        "--cfg++",
+        help="CFG++: renoise with the unconditional prediction; --guidance is its lambda, 0 to 1. For ddim and ddpm.",
+        rich_help_panel="Guidance",
+    ),
+]
 AutoguideOption = Annotated[
     Path | None,
     option(
@@ -131,6 +139,7 @@ class GuidanceArguments(NamedTuple):
     apg: ApgOption = False
     eta_parallel: EtaParallelOption = None
     autoguide: AutoguideOption = None
+    plus_plus: PlusPlusOption = False
 
     def given(self) -> list[str]:
         """The names of those that were typed."""
@@ -142,7 +151,10 @@ class GuidanceArguments(NamedTuple):
         >>> GuidanceArguments(label="3", guidance=2.0, apg=True).words()
         ['--label 3', '--guidance 2.0', '--apg']
         """
-        given = {f"--{name.replace('_', '-')}": getattr(self, name) for name in self.given()}
+        given = {
+            f"--{'cfg++' if name == 'plus_plus' else name.replace('_', '-')}": getattr(self, name)
+            for name in self.given()
+        }
         return [name if value is True else f"{name} {value}" for name, value in given.items()]
 
     def labels(self, stored: StoredModel) -> list[int] | None:
@@ -189,6 +201,7 @@ class GuidanceArguments(NamedTuple):
             rescale=self.rescale,
             eta_parallel=(self.eta_parallel or 0.0) if self.apg else None,
             guide=None if self.autoguide is None else find_model(self.autoguide),
+            plus_plus=self.plus_plus,
         )
 
     def _interval(self) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ from sde_diffusion.guidance.observations import (
 )
 from sde_diffusion.guidance.observed import Observed, residual_rms
 from sde_diffusion.guidance.pigdm import PiGDM
+from sde_diffusion.guidance.plus_plus import GuidedPlusPlus
 from sde_diffusion.guidance.replacement import Replacement
 from sde_diffusion.guidance.twisted import Particles, twisted_particles
 
@@ -45,6 +46,7 @@ __all__ = [
     "FourierMask",
     "Grey",
     "Guided",
+    "GuidedPlusPlus",
     "Mask",
     "Matrix",
     "MomentMatching",

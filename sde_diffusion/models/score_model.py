@@ -166,6 +166,22 @@ class ScoreModel(nn.Module):
         """The conditions of a whole run before it is cut into batches, with what the model adds for each sample."""
         return condition
 
+    def for_run(self, solver: Solver, times: Tensor, eta: float) -> ScoreModel:
+        """The model that a run of a solver evaluates: this one, unless its guidance depends on the steps.
+
+        Args:
+            solver: that runs.
+            times: of its grid, float64 (steps + 1,).
+            eta: noise level of the reverse process.
+
+        Raises:
+            ValueError: guidance that is not defined for the solver.
+
+        Warns:
+            UserWarning: guidance that the solver samples badly.
+        """
+        return self
+
     def output(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The network's own output at (x, t): one evaluation."""
         return self.outputs(x, t, **condition)[0]

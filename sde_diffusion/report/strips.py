@@ -82,11 +82,16 @@ def save_paths(path: str | os.PathLike[str], given: Tensor, results: Tensor, ref
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(aspect="equal")
     if reference is not None:
-        axes.scatter(*reference.double().numpy().T, s=3, color="0.8", linewidths=0)
+        _dots(axes, reference, 3, "0.8")
     for a, b in zip(given.double(), results.double(), strict=True):
         whole = torch.cat([a[None], b]).numpy()
         for end in whole[1:]:
             axes.plot([whole[0, 0], end[0]], [whole[0, 1], end[1]], color="tab:blue", linewidth=0.3, alpha=0.5)
-    axes.scatter(*results.flatten(0, 1).double().numpy().T, s=8, color="tab:blue", linewidths=0)
-    axes.scatter(*given.double().numpy().T, s=16, color="black", linewidths=0)
+    _dots(axes, results.flatten(0, 1), 8, "tab:blue")
+    _dots(axes, given, 16, "black")
     figure.savefig(path, format="png", dpi=100)
+
+
+def _dots(axes: Any, points: Tensor, size: float, colour: str) -> None:
+    x, y = points.double().cpu().numpy().T
+    axes.scatter(x, y, s=size, color=colour, linewidths=0)

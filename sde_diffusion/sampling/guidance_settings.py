@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sde_diffusion.guidance.classifier_free import Guided, null_of
 from sde_diffusion.guidance.combine import projected, rescaled
+from sde_diffusion.guidance.plus_plus import GuidedPlusPlus
 from sde_diffusion.models.conditions import condition_names
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -44,6 +45,7 @@ class GuidanceSettings:
         eta_parallel: weight of the parallel part in ``guidance.projected``; None for no projection.
         norm: largest norm of the update in projected guidance.
         guide: a weaker model on the same process, for autoguidance.
+        plus_plus: whether the scale is lambda of CFG++, ``guidance.GuidedPlusPlus``.
 
     Raises:
         ValueError: values out of range, two rules at once, or a rule without a scale.
@@ -62,6 +64,7 @@ class GuidanceSettings:
     eta_parallel: float | None = None
     norm: float = APG_NORM
     guide: StoredModel | None = None
+    plus_plus: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
@@ -79,7 +82,9 @@ class GuidanceSettings:
             raise InputError(f"eta_parallel (--eta-parallel) is a finite number; got {self.eta_parallel}")
         if self.rescale is not None and self.eta_parallel is not None:
             raise InputError("rescaled and projected guidance are two rules: give --rescale or --apg, not both")
-        if self.scale == 1 and (unused := self._rules()):
+        if self.plus_plus and (self.rescale is not None or self.eta_parallel is not None):
+            raise InputError("CFG++ is a rule of its own: give --cfg++, --rescale or --apg, not two of them")
+        if self.plain and (unused := self._rules()):
             raise InputError(f"{', '.join(unused)} changes guidance, and there is none: give --guidance, such as 2")
 
     def _rules(self) -> list[str]:
@@ -95,7 +100,7 @@ class GuidanceSettings:
     @property
     def plain(self) -> bool:
         """Whether there is no guidance."""
-        return self.scale == 1
+        return self.scale == 1 and not self.plus_plus
 
     def entry(self) -> GuidanceEntry:
         """All but the scale, for a record."""
@@ -107,6 +112,8 @@ class GuidanceSettings:
         if self.eta_parallel is not None:
             found["eta_parallel"] = self.eta_parallel
             found["norm"] = self.norm
+        if self.plus_plus:
+            found["plus_plus"] = True
         if self.guide is not None:
             found["guide"] = {"path": name_of(self.guide), "step": self.guide.step, "sha256": self.guide.sha256}
         return found
@@ -154,6 +161,7 @@ class GuidanceSettings:
             entry.get("eta_parallel"),
             entry.get("norm", APG_NORM),
             guide,
+            entry.get("plus_plus", False),
         )
 
     def tag(self, labels: Sequence[int] | None) -> str:
@@ -219,6 +227,8 @@ def guided_model(
                 )
     elif not isinstance(model, Guided):
         null_of(model.network, "label")  # now, with its own message, not in the first step
+    if guidance.plus_plus:
+        return GuidedPlusPlus(model, guidance.scale, interval=guidance.interval, guide=guide).eval(), condition
     combine, on = None, "data"
     if guidance.rescale is not None:
         combine, on = rescaled(guidance.scale, guidance.rescale), "output"

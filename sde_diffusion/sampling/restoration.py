@@ -8,18 +8,16 @@ own size if the method follows the observation.
 from __future__ import annotations
 
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from sde_diffusion.guidance import METHODS, Observed, residual_rms
+from sde_diffusion.guidance import METHODS, residual_rms
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import sample
 from solvers import Solver
 from solvers.errors import InputError, choose
-from solvers.registry import find
 
 SOLVER, METHOD, NFE = "dpm++2m-sde", "moment", 60
 
@@ -45,22 +43,6 @@ class Restoration:
     nfe: int
     backward: int
     seconds: float
-
-
-def warn_of_solver(method: type[Observed], solver: str | Solver) -> None:
-    """Warn of a solver that samples a method badly, and name a better one.
-
-    Measured on MNIST (``benchmarks/restoration.py``): with `pf-ode` and 20 evaluations the images are noise, while
-    `dpm++2m-sde` restores them.
-    """
-    chosen = find(solver)
-    if not chosen.stochastic:
-        name = solver if isinstance(solver, str) else type(solver).__name__
-        warnings.warn(
-            f"{name} is deterministic: it keeps the errors of the approximate likelihood of {method.__name__}, and "
-            f"restored images are poor at few evaluations; {SOLVER} corrects them (solver='{SOLVER}')",
-            stacklevel=3,
-        )
 
 
 def restore(
@@ -113,7 +95,6 @@ def restore(
     if n < 2:
         raise InputError(f"a mean and a spread need at least 2 samples; got n={n}")
     kind = choose(method, METHODS, "method")
-    warn_of_solver(kind, solver)
     start = time.perf_counter()
     observed = kind(model, operator, y, noise, clip=clip)
     x = sample(observed, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size, **condition)

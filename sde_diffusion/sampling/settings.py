@@ -38,7 +38,7 @@ class SamplingRun(NamedTuple):
 
     def process(self, model: ScoreModel, condition: dict[str, Any] | None = None) -> ReverseProcess:
         """The reverse process of the model, with the conditions of a batch."""
-        return model.sde.reverse(model, self.eta, **(condition or {}))
+        return model.sde.reverse(model.for_run(self.solver, self.times, self.eta), self.eta, **(condition or {}))
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,7 @@ class GuidanceEntry(TypedDict, total=False):
     eta_parallel: float
     norm: float
     guide: CheckpointEntry
+    plus_plus: bool
 
 
 ShardForm = Literal["npz", "safetensors", "webdataset"]

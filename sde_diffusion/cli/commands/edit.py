@@ -83,7 +83,7 @@ def edit(
         Path | None,
         typer.Option("--out", help="Folder for picture, arrays and record; must be new.", show_default="MODE"),
     ] = None,
-) -> None:
+) -> dict[str, Any]:
     """Edit images: variations, interpolation between two, or transport from one class to another.
 
     variations adds noise to an image up to the times --strength and samples from there. interpolate follows the
@@ -136,6 +136,12 @@ def edit(
     echo(line)
     echo(f"record {shown.parent / 'edit.json'}")
     echo(f"{'picture' if shown.suffix == '.png' else 'arrays'} {shown}")
+    return {
+        "written": [shown, shown.parent / "edit.json"],
+        "results": edits.x.shape[0] * edits.x.shape[1],
+        "nfe": {"least": least, "most": most},
+        "round_trip_error": edits.error,
+    }
 
 
 def _numbers(text: str) -> list[float]:

@@ -275,6 +275,8 @@ def sample(
             chosen = choose(load(stored, device=str(device_for(device or "auto"))), tolerance, solver, seed)
             options |= {"solver": chosen.solver, "nfe": chosen.nfe}
             waited = time.perf_counter() - pilot
+        if guidance.plus_plus:
+            options.setdefault("solver", "ddim")  # the default solver has no noise that CFG++ could exchange
         plain = start is None and stored.model.get("sampler") is None
         if plain and not any(k in options for k in OWN_WAY):
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
@@ -345,7 +347,7 @@ def listed(names: Iterable[str]) -> str:
     >>> listed(["nfe", "batch_size"])
     '--nfe, --batch-size'
     """
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+    return ", ".join("--cfg++" if name == "plus_plus" else f"--{name.replace('_', '-')}" for name in names)
 
 
 def times_of(grid: str | None) -> str | list[float] | None:

@@ -78,12 +78,13 @@ def variations(
     """
     guided, condition = guided_model(model, n * len(x), labels, guidance)
     rows = x.repeat_interleave(n, 0)
-    columns, spent = [], []
+    columns: list[Tensor] = []
+    spent: list[Tensor] = []
     for strength in strengths:
-        parts = []
+        parts: list[Tensor] = []
         start = NoisedStart(rows, strength)
         for part in sample_batches(guided, len(rows), settings, start=start, condition=condition):
-            check_status(part, sum(map(len, parts)))
+            check_status(part, sum(len(done) for done in parts))
             parts.append(part.x)
             spent.append(part.nfe)
         columns.append(torch.cat(parts).reshape(len(x), n, *x.shape[1:]))

@@ -38,7 +38,7 @@ def test_seeds_fix_the_samples() -> None:
 
 
 def test_a_deterministic_solver_is_warned_of_with_a_better_one() -> None:
-    with pytest.warns(UserWarning, match=r"pf-ode is deterministic.*dpm\+\+2m-sde"):
+    with pytest.warns(UserWarning, match=r"deterministic solver.*dpm\+\+2m-sde"):
         restore(PRIOR, FIRST, torch.zeros(1, 2).double(), 0.1, 2, clip=None, solver="pf-ode", nfe=8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
