@@ -6,9 +6,11 @@
 Ranges are noise levels sigma / alpha from the start to 0: 3, 6.6, 14.6 (Stable Diffusion's betas), 80 (EDM), 152 (VP),
 1000 (VE) and infinity (straight path, cosine). Our solvers depend on noise levels alone, so 3, 6.6, 80 and 1000 are
 processes with linear beta(t) and that end, whose times suit the grids of the peers too. No table was fitted to these
-problems. Every sampler gets the same initial noise and NFE; an error is the root mean square distance of a sample to
-the endpoint of the flow. Both "best" are chosen per cell in hindsight, from the means over the initial noise. With
-``--foreign-dir``, a network trained by others is measured on its own range; it influenced no design choice.
+problems. Thirty random models (``benchmarks.exact_family.random_models``) run on two of the ranges each, and the two
+networks of this repository on their own. Every sampler gets the same initial noise and NFE; an error is the root mean
+square distance of a sample to the endpoint of the flow. Both "best" are chosen per cell in hindsight, from the means
+over the initial noise. With ``--foreign-dir``, a network trained by others is measured on its own range; it influenced
+no design choice.
 
 ``ranges.json`` and ``ranges.md`` in the output folder are the result; ``--before`` adds the figures of an older result.
 """
@@ -30,15 +32,20 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from benchmarks.exact_family.random_models import random_models
 from benchmarks.peers import Config, Task, peers
 from benchmarks.problems import gaussian_spectrum
 from benchmarks.report import geometric_mean
 from sde_diffusion import DDPM, SDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import BUNDLED
 from solvers import solve
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
-FOREIGN = "external network"
+FOREIGN, RANDOM, HOME = "external network", "random models", "own networks"
+_NETWORKS = {"digits": (BUNDLED, 48), "MNIST": (Path("benchmarks/networks/mnist.safetensors"), 16)}
+_NOTHING = 1e-6  # an error that counts as 0
 _OURS = [(s, g) for s in ("unipc", "dpm++2m") for g in (None, "quadratic", "karras", "log-snr", "angle")]
 
 
@@ -136,11 +143,26 @@ def cells(names: Sequence[str], foreign: Path) -> Iterator[tuple[str, str, Score
         if label in names:
             for problem, make in problems().items():
                 yield label, problem, make(sde), 16
+    if RANDOM in names:
+        yield from _random_cells()
+    if HOME in names:
+        for name, (file, n) in _NETWORKS.items():
+            yield HOME, name, load(file).eval().requires_grad_(False), n
     model = _foreign(foreign)
     if model is None:
         print(f"left out: {FOREIGN} (no loaders.py in {foreign}; --foreign-dir says where it is)", file=sys.stderr)
     else:
         yield FOREIGN, "MNIST, starts at 6.6", model, 6
+
+
+def _random_cells() -> Iterator[tuple[str, str, ScoreModel, int]]:
+    """Each random model on two of the ranges; noise prediction is not defined at pure noise."""
+    processes = list(ranges().items())
+    for i, (name, make) in enumerate(random_models().items()):
+        for first in (3 * i, 3 * i + 3):
+            turn = (processes[(first + k) % len(processes)] for k in range(3))
+            label, sde = next(p for p in turn if "noise" not in name or p[0] not in ("straight", "cosine"))
+            yield RANDOM, f"{name} @ {label}", make(sde), 16
 
 
 @torch.no_grad()
@@ -149,7 +171,7 @@ def measure(
 ) -> dict[int, dict[str, Any]]:
     """By NFE: mean and median error of pf-ode, of the best peer, of our best UniPC or DPM++(2M)."""
     assert model.shape is not None
-    exact = model.network is None or not any(True for _ in model.parameters())
+    exact = not any(p.dtype == torch.float32 for p in model.parameters())
     dtype = torch.float64 if exact else torch.float32
     x1 = model.sde.prior((n, *model.shape), seeds=range(900, 900 + n), dtype=dtype)
     if stored.exists():
@@ -208,7 +230,8 @@ def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: S
             text = f"{_ratio(some, 'best peer')} ({_ratio(some, 'best of ours')})"
             pairs = [(c, old[key]) for c in some if (key := (c["range"], c["problem"], c["nfe"])) in old]
             if pairs:
-                text += f" -> {geometric_mean(a['pf-ode'][0] / b['pf-ode'][0] for a, b in pairs):.2f}"
+                gains = [(a["pf-ode"][0] + _NOTHING) / (b["pf-ode"][0] + _NOTHING) for a, b in pairs]
+                text += f" -> {geometric_mean(gains):.2f}"
             row.append(text)
         lines.append(f"| {label} | " + " | ".join(row) + " |")
     lines += [
@@ -234,7 +257,7 @@ def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: S
 
 
 def _over(cell: dict[str, Any], other: str, which: int) -> float:
-    ratio: float = cell["pf-ode"][which] / max(cell[other][1 + which], 1e-300)
+    ratio: float = (cell["pf-ode"][which] + _NOTHING) / (cell[other][1 + which] + _NOTHING)
     return ratio
 
 
@@ -252,22 +275,24 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.ranges", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
-    parser.add_argument("--ranges", nargs="*", default=list(ranges()))
+    parser.add_argument("--ranges", nargs="*", default=[*ranges(), RANDOM, HOME])
     parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
     parser.add_argument("--before", type=Path)
     parser.add_argument("--no-peers", action="store_true", help="measure our solvers only, for --before")
     parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
     parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
     args = parser.parse_args()
-    if min(args.nfe) < 1 or set(args.ranges) - set(ranges()):
-        parser.error(f"--nfe is at least 1, --ranges are some of {list(ranges())}; got {args.nfe} and {args.ranges}")
+    if min(args.nfe) < 1 or set(args.ranges) - {*ranges(), RANDOM, HOME}:
+        parser.error(
+            f"--nfe is at least 1, --ranges are some of {[*ranges(), RANDOM, HOME]}; got {args.nfe} and {args.ranges}"
+        )
     torch.set_num_threads(1)
     others = [] if args.no_peers else rivals()
     found = []
     for label, problem, model, n in track(
         list(cells(args.ranges, args.foreign_dir)), "ranges", console=Console(stderr=True)
     ):
-        stored = args.references / f"{label}-{problem}-{n}.pt"
+        stored = args.references / f"{label}-{problem}-{n}.pt".replace("/", "_")
         for nfe, cell in measure(model, n, args.nfe, others, stored).items():
             found.append({"range": label, "problem": problem, "nfe": nfe, **cell})
     before = json.loads((args.before / "ranges.json").read_text())["cells"] if args.before else []

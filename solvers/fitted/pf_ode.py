@@ -7,10 +7,12 @@ coefficients of
 
     z_{i+1} = a_i z_i + sum_j b_ij D_j,      z = x / alpha,   at given rho = sigma / alpha,
 
-so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row, and may start from any large
-rho. The coefficients of later rows depend on the sample, by features of its own evaluations. Samples of many
-dimensions (``is_high_dim``) have separate tables in ``pf_ode_large.json``; without a table, and in the following,
-they get higher noise levels.
+so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row. The coefficients of later rows
+depend on the sample, by features of its own evaluations. Rows are completed so that they keep constants, and never
+leave a trust region around the exponential Adams step (``solvers.fitted.invariance``). A path that starts low takes
+the last rows of a table with more steps. Samples of many dimensions (``is_high_dim``) have separate tables in
+``pf_ode_large.json``; without a table, and in the following, they get higher noise levels, or from a low start those
+of Karras et al.
 
 For other numbers of steps, and on a given grid, it is the exponential engine with data prediction and the
 corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
@@ -35,7 +37,9 @@ from solvers.errors import InputError, InputTypeError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.coefficients import read_coefficients
-from solvers.fitted.mixture_of_tables import GatingNetwork, MixtureOfTables
+from solvers.fitted.gating import GatingNetwork
+from solvers.fitted.invariance import Invariance
+from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
 from solvers.grids import GRIDS, make_grid, power, time_at
 from solvers.noise import Noise
@@ -48,8 +52,17 @@ _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _SOME_STEPS = 12
 _FINE = 20  # steps from which the grid is denser near the data
 
-# A table is used where the path starts at this many times its second rho at least.
-_ROOM = 1.25
+# A table is used where the path starts at this many times its next rho at least.
+_ROOM = 1.2
+# Rows that may be left out where a path starts low, and by ``large`` the steps for which that is better than the
+# engine, and the largest distance of the start to the level that it stands for.
+_MOST_LEAD = 4
+_LEAD_STEPS = {False: range(3, 11), True: range(7, 10)}
+_FARTHEST = {False: 1.8, True: 0.9}
+_BELOW = 2.5
+_NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
+_PURE = 100.0  # the rho from which x is taken for pure noise
+_LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
 
 # Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
 # no table for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the
@@ -85,27 +98,60 @@ def scale_noise_levels(entry: dict[str, Any], factor: float) -> dict[str, Any]:
     return {**entry, "rho": [rho * factor for rho in entry["rho"]], "rows": [first, *entry["rows"][1:]]}
 
 
+def _own(large: bool) -> dict[int, dict[str, Any]]:
+    """The entries that were fitted for samples of this size."""
+    return _fitted("pf_ode_large.json" if large else "pf_ode.json")
+
+
+def _entry(steps: int, large: bool) -> dict[str, Any] | None:
+    entry = _fitted("pf_ode.json").get(steps)
+    if large:
+        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, _LARGER))
+    return entry
+
+
 @lru_cache(maxsize=256)
 def fitted_table(path: Path, steps: int, large: bool = False) -> MixtureOfTables | None:
-    """The fitted table for a number of steps on a path; None where there is none, or the path starts too low.
+    """The fitted table for a number of steps on a path; None where there is none for the noise level of its start.
+
+    With n steps from rho_T it is the table of n + k steps without its first k rows. The k-th level is the one next to
+    rho_T, where a level below rho_T counts 2.5 times as far as one above; for k = 0 it is 100, or rho_T if that is
+    higher.
 
     >>> from solvers import Scales
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
     (9, None)
     """
-    entry = _fitted("pf_ode.json").get(steps)
-    if large:
-        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, _LARGER))
-    if entry is None:
+    start = _start(path)
+    found = []
+    for lead in range(_MOST_LEAD + 1):
+        entry = _entry(steps + lead, large)
+        if entry is None or (lead and not _may_be_cut(steps, lead, large)):
+            continue
+        rho = [max(_PURE, start), *entry["rho"], 0.0]
+        if start < _ROOM * rho[lead + 1]:
+            continue
+        apart = math.log(rho[lead] / start) if start < math.inf else 0.0
+        found.append((max(apart, -_BELOW * apart), lead, entry))
+    if not found or min(found)[0] > _FARTHEST[large]:
         return None
+    _, lead, entry = min(found, key=lambda each: each[:2])
+    return table_of(path, entry, Invariance(steps + lead, lead))
+
+
+def _may_be_cut(steps: int, lead: int, large: bool) -> bool:
+    whole = steps + lead
+    return steps in _LEAD_STEPS[large] and whole in _own(large) and whole != _NEVER_CUT
+
+
+def _start(path: Path) -> float:
+    """Sigma / alpha at t = 1."""
     alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
-    if entry["rho"] and sigma < _ROOM * entry["rho"][0] * alpha:
-        return None
-    return table_of(path, entry)
+    return sigma / alpha if alpha > 0 else math.inf
 
 
-def table_of(path: Path, entry: dict[str, Any]) -> MixtureOfTables:
+def table_of(path: Path, entry: dict[str, Any], invariance: Invariance | None = None) -> MixtureOfTables:
     """An entry of ``pf_ode.json`` on a path.
 
     >>> from solvers import Scales
@@ -113,22 +159,28 @@ def table_of(path: Path, entry: dict[str, Any]) -> MixtureOfTables:
     >>> table_of(straight, {"rho": [1.0], "rows": [[[1.0, [0.5]]], [[0.0, [1.0]]]], "gates": [None, None]}).times
     (1.0, 0.5, 0.0)
     """
-    rho = torch.tensor(entry["rho"], dtype=torch.float64, device="cpu")
+    lead = invariance.lead if invariance else 0
+    rho = torch.tensor(entry["rho"][lead:], dtype=torch.float64, device="cpu")
     times = (1.0, *time_at(path, -torch.log(rho)).tolist(), 0.0)
     scale = _scales(path, times)
+    source = "solvers/fitted/pf_ode.py"
+    if lead:  # the start stands for a level of the table
+        alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
+        scale[0] = sigma / entry["rho"][lead - 1]
+        source += f", rows {lead + 1} to {len(entry['rows'])}: the path starts at sigma / alpha = {sigma / alpha:.4g}"
+    used = entry["rows"][lead:]
     tables = tuple(
         Table(
             times,
             tuple(
                 Row(decay * scale[i + 1] / scale[i], tuple(weight * scale[i + 1] for weight in weights))
-                for i, (decay, weights) in enumerate(rows[min(kind, len(rows) - 1)] for rows in entry["rows"])
+                for i, (decay, weights) in enumerate(rows[min(kind, len(rows) - 1)] for rows in used)
             ),
         )
-        for kind in range(max(map(len, entry["rows"])))
+        for kind in range(max(map(len, used)))
     )
-    return MixtureOfTables(
-        tables, tuple(gate and GatingNetwork.of(*gate) for gate in entry["gates"]), "solvers/fitted/pf_ode.py"
-    )
+    gates = tuple(gate and GatingNetwork.of(*gate) for gate in entry["gates"][lead:])
+    return MixtureOfTables(tables, gates, source, invariance)
 
 
 def table_entry(path: Path, table: MixtureOfTables) -> dict[str, Any]:
@@ -154,6 +206,8 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
 
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
+    if large and _start(path) < _LOW:
+        return GRIDS["karras"](path, steps)
     fine = max(steps / _FINE, 1.0)
     low = min(2 / steps**2, 0.5) / math.sqrt(fine)
     times = power(path, steps, low, 3 - 0.5 / fine)
@@ -191,8 +245,9 @@ def fixed_order_engine(steps: int) -> ExponentialAdams:
     return member.larger if isinstance(member, VariableOrder) else member
 
 
-def _engine(steps: int) -> ExponentialAdams | VariableOrder:
-    return _FEW if steps <= 6 else _SOME if steps <= _SOME_STEPS else _MANY
+def _engine(steps: int, low: bool = False) -> ExponentialAdams | VariableOrder:
+    """The engine; on the levels of Karras et al. from a low start the order may rise from 10 steps on."""
+    return _FEW if steps <= 6 else _SOME if steps <= (9 if low else _SOME_STEPS) else _MANY
 
 
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
@@ -246,7 +301,7 @@ class ProbabilityFlow(Solver):
         table = fitted_table(problem.path, len(times) - 1, large)
         if table is not None and table.times == tuple(times.tolist()):
             return table, times
-        return _engine(len(times) - 1), times
+        return _engine(len(times) - 1, large and _start(problem.path) < _LOW), times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise

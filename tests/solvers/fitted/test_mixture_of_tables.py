@@ -149,7 +149,8 @@ def test_a_gated_table_survives_json_and_belongs_to_its_path():
         made.steps_for(4)
     fitted = fitted_table(VP, 8)
     assert fitted is not None
-    again = table_of(VP, table_entry(VP, fitted))
+    assert restore(describe(fitted)) == fitted
+    again = table_of(VP, table_entry(VP, fitted), fitted.invariance)
     assert again.gates == fitted.gates
     ode = VP.probability_flow(mixture())
     torch.testing.assert_close(

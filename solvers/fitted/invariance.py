@@ -1,0 +1,143 @@
+r"""What makes a fitted mixture of tables independent of the data's zero and unit and of where the path starts.
+
+Fitted rows x_{i+1} = a_i x_i + sum_j b_ij D_j do not keep constants: the weight that is missing,
+
+    m_i = alpha_{i+1} - a_i alpha_i - sum_j b_ij,
+
+is multiplied by a centre of the data c, so that data + v give samples + v. c is the mean of the first denoised sample
+D_0 over the entries of each channel, from the second row on that of D_1, since D_0 of a network is far off where the
+noise is large. Vectors have no channels, and c = D_0. Features of the gates are those of D - c (with the usual mean
+of images, 1/2, added to the size of D - c where there are channels), in units of the data's scale.
+
+A path that starts at rho_T below the first levels of a table of N steps takes its last N - k rows: the start stands
+for the k-th level, with the constant history D_0, D_0, ..., and what is not known of the features is their mean in the
+fit. The first of these rows is z_{k+1} = D_0 + a_k rho_k / rho_T (z_T - D_0).
+
+No row moves x further from the step of the exponential Adams method with the same values (``safe`` below) than a
+multiple of the last changes of D (``TrustRegion``),
+
+    |x_{i+1} - safe| <= C_i (sum_j w_j) max(|D_i - D_{i-1}|, |D_{i-1} - D_{i-2}|),
+
+where w are the weights of that method: on models that are answered by far smaller corrections than the fitted ones,
+such as narrow data, and exactly on a point mass, that method runs. C is four times the largest value on smooth models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.fitted.gating import LEAST, GateFeatures, log_rms
+
+_USUAL_MEAN = 0.5  # of images, in units of the data's scale
+_NOISY = 60.0  # rho of the start, in units, from which D_0 of a network is not taken for the whole missing weight
+
+
+class Invariance(NamedTuple):
+    """How a mixture is applied to a path.
+
+    Attributes:
+        steps: N, the number of rows of the whole table.
+        lead: k, the number of its first rows that are left out.
+        unit: scale of the data, in units of that of the fitted models.
+    """
+
+    steps: int
+    lead: int = 0
+    unit: float = 1.0
+
+    def limit(self, row: int) -> float:
+        """C_i of a row of this path, from 1 on."""
+        if row + self.lead == self.steps - 1:
+            return 2.0
+        return max(25.0, self.steps**2) if row == 1 else max(4.0, 0.16 * self.steps**2)
+
+    def after(self, seen: GateFeatures, x: Tensor, value: Tensor, alpha: float, sigma: float) -> GateFeatures:
+        """The features with one evaluation more, at x_t = x; see ``GateFeatures.after``."""
+        if seen.start is None:
+            centre = _channel_mean(value)
+            start = log_rms(sigma if value.ndim == 2 else math.hypot(alpha * self.unit, sigma), x - alpha * centre)
+            seen = seen._replace(start=start, centre=centre)
+            if seen.number == 0:
+                return seen._replace(values=(value,))
+        elif seen.number == 1 and value.ndim > 2:
+            seen = seen._replace(centre=_channel_mean(value))
+        assert seen.centre is not None and seen.start is not None
+        now = log_rms(sigma, x.sub(value, alpha=alpha), value - seen.centre)
+        now[:, :1] -= seen.start
+        now[:, 1] -= math.log(self.unit)
+        if value.ndim > 2:
+            now[:, 1] = torch.log(torch.exp(2 * now[:, 1]) + _USUAL_MEAN**2) / 2
+        if seen.number > 1 and seen.values:
+            change = log_rms(self.unit, value - seen.values[0])
+            now = torch.cat([now, change], 1)
+        now[:, 1:].clamp_min_(LEAST)
+        if not seen.values:
+            residuals, changes = min(seen.number, 3), min(seen.number - 1, 2)
+            unknown = now.new_full((len(now), 1), torch.nan)
+            if value.ndim == 2:
+                now[:, :1] = unknown
+            now = torch.cat([now[:, :1], *[unknown] * (residuals - 1), now[:, 1:], *[unknown] * changes], 1)
+            return seen._replace(values=(value,), features=now)
+        return seen._replace(values=(value, *seen.values), features=seen.joined(now))
+
+    def completed(
+        self, row: Tensor, seen: GateFeatures, scales: tuple[float, float, float], number: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """A row that keeps constants, and what it adds to x beside the weighted values.
+
+        Args:
+            row: (1 or B, 1 + weights).
+            seen: after the evaluation.
+            scales: alpha and sigma at the start of the step, and alpha at its end.
+            number: of the row on this path.
+        """
+        alpha, sigma, end = scales
+        known = len(seen.values)
+        if row.shape[1] - 1 > known:  # the first value stands for those before it
+            row = torch.cat([row[:, :known], row[:, known:].sum(1, keepdim=True)], 1)
+        missing = end - alpha * row[:, 0] - row[:, 1:].sum(1)
+        value, centre = seen.values[0], seen.centre
+        assert centre is not None
+        low = number == 0 and sigma < _NOISY * self.unit * alpha
+        if low or (number == 0 and value.ndim == 2):
+            row = row.clone()
+            row[:, -1] += missing
+            return row, None
+        return row, missing.to(value.dtype).reshape(-1, *[1] * (value.ndim - 1)) * centre
+
+
+def within(x: Tensor, safe: Tensor, gain: float, values: tuple[Tensor, ...], limit: float) -> Tensor:
+    """x, moved towards the safe step until it is within the trust region.
+
+    Args:
+        x: the step of the table.
+        safe: that of the exponential method.
+        gain: sum of the weights of the latter.
+        values: denoised samples, newest first, two at least.
+        limit: C of the step.
+
+    >>> one = torch.ones(1, 1)
+    >>> within(3 * one, one, 1.0, (one, one), 4.0), within(3 * one, one, 1.0, (one, 0.75 * one), 4.0)
+    (tensor([[1.]]), tensor([[2.]]))
+    """
+    apart = x - safe
+    changes = _norms(values[0] - values[1])
+    if len(values) > 2:
+        changes = torch.maximum(changes, _norms(values[1] - values[2]))
+    dtype = changes.dtype
+    share = (limit * gain * changes / _norms(apart).clamp_min_(torch.finfo(dtype).tiny)).clamp_max_(1)
+    return safe + share.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * apart
+
+
+def _norms(x: Tensor) -> Tensor:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=dtype)
+
+
+def _channel_mean(value: Tensor) -> Tensor:
+    """The mean of each channel; vectors as they are."""
+    return value if value.ndim == 2 else value.mean(tuple(range(2, value.ndim)), keepdim=True)
