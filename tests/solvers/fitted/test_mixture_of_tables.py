@@ -149,7 +149,7 @@ def test_a_gated_table_survives_json_and_belongs_to_its_path():
         made.steps_for(4)
     fitted = fitted_table(VP, 8)
     assert fitted is not None
-    assert restore(describe(fitted)) == fitted
+    assert restore_solver(describe_solver(fitted)) == fitted
     again = table_of(VP, table_entry(VP, fitted), fitted.invariance)
     assert again.gates == fitted.gates
     ode = VP.probability_flow(mixture())
