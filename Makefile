@@ -6,9 +6,8 @@ BIN := .venv/bin
 
 .PHONY: demo test check lint types docs format clean
 
-demo: .venv/base.stamp  ## train on the bundled digits and sample with 20 network evaluations
-	$(BIN)/sdediff train --sde vp
-	$(BIN)/sdediff sample --solver pf-ode --nfe 20
+demo: .venv/base.stamp  ## train on the bundled digits, sample with 20 evaluations, look at solvers side by side
+	@$(BIN)/python -m benchmarks.demo
 
 test: .venv/dev.stamp  ## the tests and doctests; ARGS="-m slow" runs the slow ones
 	$(BIN)/pytest -n $(JOBS) --doctest-modules $(ARGS) $(TESTS)

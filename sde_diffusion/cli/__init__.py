@@ -31,7 +31,7 @@ SUMMARIES = {
     "sample": "Draw samples from a trained model.",
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
     "edit": "Edit images: variations, interpolation between two, or transport from one class to another.",
-    "show": "Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film.",
+    "show": "Plot a process or a model: schedules, samples, the score field, trajectories, solvers, a film.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
     "likelihood": "Measure the log-likelihood of data under a trained model.",

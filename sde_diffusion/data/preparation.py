@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,13 @@ from PIL import ImageColor
 from sde_diffusion.data.dataset import Data
 from sde_diffusion.data.files import load_path
 from sde_diffusion.data.images import BACKGROUND, CHANNELS, decode, size_text
-from sde_diffusion.data.prepared import write_prepared
+from sde_diffusion.data.prepared import NOTE, read_note, write_prepared
 from sde_diffusion.data.sources import HUB, Source, folder, hugging_face, parquet
+from sde_diffusion.data.toy import LAWS
 from solvers.errors import ExistsError, InputError, NotFoundError, choose
 
 LARGEST = 16_384  # pixels of a side
+SETS = ("digits", *LAWS, "mnist", "cifar10")  # by name, with a size of their own
 _AHEAD = 64  # images decoded ahead
 
 
@@ -90,6 +93,61 @@ def prepare(
         found, size, mode, background, skipped if skip_bad else None, threads or os.cpu_count() or 1, progress
     )
     return write_prepared(target, samples, "image", about)
+
+
+def prepare_once(
+    source: str | os.PathLike[str], size: tuple[int, int], *, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Return the folder of a set resized before, or resize it now, to SOURCE-HEIGHTxWIDTH in the current folder.
+
+    Args:
+        source: a folder of images, a .parquet file or a folder of them, or ``hf:NAME``.
+        size: (height, width) of every image.
+        progress: as in ``prepare``.
+
+    Raises:
+        ValueError: data of a size of their own (arrays and data sets by name); images that have changed since they
+            were resized; as ``prepare``.
+        FileExistsError: another set has the folder.
+    """
+    name = str(source)
+    if name in SETS:
+        raise InputError(f"size (--size) is for image files; {name} has a size of its own, leave it out")
+    if kind_of(name) == "array":
+        raise InputError(f"size (--size) is for image files; {name} holds an array, leave it out")
+    stem = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(name.removeprefix(HUB)).stem).strip("-.") or "data"
+    target = Path(f"{stem}-{size[0]}x{size[1]}")
+    if not target.exists():
+        prepare(source, target, size=size, progress=progress)
+        return target
+    note = read_note(target) if (target / NOTE).is_file() else {}
+    found = _source(name, "train", None, None)
+    assert found is not None  # not an array
+    if note.get("source") != found.name or note.get("resized_to") != list(size):
+        raise ExistsError(
+            f"{target} exists and does not hold {name} at this size; move it away, or train on it as it is"
+        )
+    if note["samples"] + len(note["skipped"]) != found.count:
+        raise InputError(
+            f"{target} holds {note['samples']} images and {name} has {found.count} now; remove {target} to resize them "
+            f"again, or train on it as it is: --data {target}"
+        )
+    return target
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of 64 or 48x64.
+
+    Raises:
+        ValueError: text that is neither.
+
+    >>> size_of("64"), size_of("48x64")
+    ((64, 64), (48, 64))
+    """
+    parts = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if parts is None:
+        raise InputError(f"--size takes 64 or HEIGHTxWIDTH, such as 48x64; got '{text}'")
+    return int(parts[1]), int(parts[2] or parts[1])
 
 
 def _source(name: str, split: str, image: str | None, label: str | None) -> Source | None:

@@ -98,17 +98,25 @@ def save_image(path: str | os.PathLike[str], image: Image.Image) -> None:
 
 
 def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | None = None) -> None:
-    """Write 2-D points to a PNG file, over reference points in grey.
+    """Write ``points_figure`` to a PNG file.
+
+    Raises:
+        ValueError: another shape, or values that are not finite.
+        OSError: the file cannot be written.
+    """
+    save_figure(path, points_figure(points, reference), dpi=100)
+
+
+def points_figure(points: Tensor, reference: Tensor | None = None) -> Figure:
+    """Return a figure of 2-D points over reference points in grey.
 
     Args:
-        path: the file to write.
         points: (B, 2).
         reference: (N, 2) to compare with, drawn first; the axes are those of the reference, and the title counts the
             points outside of them.
 
     Raises:
         ValueError: another shape, or values that are not finite.
-        OSError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
     from matplotlib.figure import Figure
@@ -128,7 +136,7 @@ def scatter(path: str | os.PathLike[str], points: Tensor, reference: Tensor | No
         axes.set_xlim(float(low[0]), float(high[0]))
         axes.set_ylim(float(low[1]), float(high[1]))
         axes.set_title(outside(points, reference), fontsize=10, color="tab:red")
-    save_figure(path, figure, dpi=100)
+    return figure
 
 
 def _frame(reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ from solvers.errors import InputError
 FORMATS = (".png", ".svg", ".pdf")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
     from matplotlib.figure import Figure
 
@@ -50,7 +51,7 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def schedule_figure(processes: Mapping[str, SDE]) -> Any:
     """The signal alpha^2, the noise rate g^2 and log10 SNR of processes against t."""
-    figure = _figure(11, 3.2)
+    figure = new_figure(11, 3.2)
     panels = figure.subplots(1, 3)
     t = torch.linspace(0, 1, 401, dtype=torch.float64)[1:-1]
     for name, sde in processes.items():
@@ -82,7 +83,7 @@ def strip_figure(rows: Mapping[str, Tensor], times: Sequence[float]) -> Any:
         ValueError: samples that are neither images nor points in 2-D.
     """
     columns = len(times)
-    figure = _figure(1.3 * columns + 0.6, 1.45 * len(rows) + 0.2)
+    figure = new_figure(1.3 * columns + 0.6, 1.45 * len(rows) + 0.2)
     panels = figure.subplots(len(rows), columns, squeeze=False)
     for number, (row, (title, states)) in enumerate(zip(panels, rows.items(), strict=True)):
         points = states.ndim == 3 and states.shape[-1] == 2
@@ -124,7 +125,7 @@ def score_figure(score: Callable[[Tensor, Tensor], Tensor], sde: SDE, data: Tens
     """
     if data.ndim != 2 or data.shape[1] != 2:
         raise InputError(f"the score field needs data in 2-D (N, 2); got {tuple(data.shape)}")
-    figure = _figure(3.1 * len(times), 3.3)
+    figure = new_figure(3.1 * len(times), 3.3)
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(data.shape, generator=generator, dtype=data.dtype)
     for k, time in enumerate(times):
@@ -152,7 +153,7 @@ def trajectory_figure(trajectory: Tensor, times: Tensor, title: str) -> Any:
         times: (steps + 1,).
         title: the heading.
     """
-    figure = _figure(4.6, 4.4)
+    figure = new_figure(4.6, 4.4)
     axes = figure.add_subplot()
     path = trajectory.double().cpu()
     if path.ndim == 3 and path.shape[-1] == 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from sde_diffusion.data import load_data
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.film import film_frames
 from sde_diffusion.report.process_figures import schedule_figure, score_figure, strip_figure, trajectory_figure
+from sde_diffusion.report.solvers_side_by_side import solver_figure
 from sde_diffusion.sampling.sampler import noise_for, seeds_of
 from sde_diffusion.sde import make_sde
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -21,6 +22,7 @@ from solvers.errors import InputError
 from solvers.noise import FORWARD, standard_normal
 
 TIMES = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+REFERENCE = 200  # evaluations of the reference solution of a figure
 SCORE_TIMES = (0.05, 0.2, 0.5, 0.9)
 
 
@@ -89,6 +91,27 @@ def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: 
     kept = torch.linspace(0, len(run.times) - 1, min(len(run.times), 9), device="cpu").round().long()
     states = {r"$x_t$": run.trajectory[kept], r"$E[x_0\,|\,x_t]$": denoised(kept)}
     return strip_figure(states, run.times[kept].tolist())
+
+
+@torch.no_grad()
+def side_by_side(
+    stored: StoredModel, device: str, solvers: Sequence[str], budgets: Sequence[int], n: int, seed: int
+) -> Any:
+    """The figure of solvers from the same initial noise, beside the reference solution."""
+    model = _loaded(stored, device)
+    assert model.shape is not None
+    seeds = seeds_of(seed, n)
+    x1 = noise_for(model, model.shape, seeds)
+    made: dict[str, dict[int, Tensor]] = {}
+    for name in solvers:
+        method = find(name)
+        if method.stochastic or method.adaptive:
+            raise InputError(f"{name} does not follow the probability flow at a given NFE; choose others, such as ddim")
+        for nfe in budgets:
+            out = solve(model.sde.probability_flow(model), x1, solver=method, nfe=nfe)
+            made.setdefault(name, {})[nfe] = model.units.to_data(out.x).cpu()
+    reference = solve(model.sde.probability_flow(model), x1, solver="pf-ode", nfe=REFERENCE).x
+    return solver_figure(made, model.units.to_data(reference).cpu(), own_units=not model.units.is_identity)
 
 
 def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> list[Image.Image]:

@@ -30,6 +30,7 @@ from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.grid_of_classes import labelled_grid
 from sde_diffusion.report.pictures import outside, save_grid, save_image, scatter, stretched
+from sde_diffusion.report.sample_figure import sample_image
 from sde_diffusion.report.strips import save_strips
 from sde_diffusion.storage.atomic_folder import CheckpointError, read_json, to_json
 from sde_diffusion.storage.record_types import DataEntry, SampleRecord
@@ -126,7 +127,7 @@ def save_samples(samples: Samples, folder: str | os.PathLike[str]) -> Path:
 
 
 def picture(path: Path, samples: Samples) -> bool:
-    """Draw images or 2-D points; False for samples of another shape."""
+    """Draw images, points, signals or the marginals of vectors; False for samples of another shape."""
     shape = tuple(samples.x.shape[1:])
     if len(shape) == 3 and shape[0] in (1, 3):
         # Unscaled values have no black and white.
@@ -143,7 +144,10 @@ def picture(path: Path, samples: Samples) -> bool:
     elif shape == (2,):
         scatter(path, samples.x, _reference(samples.record["data"]))
     else:
-        return False
+        image = sample_image(samples.x, "vector" if len(shape) == 1 else "signal" if len(shape) == 2 else "other")
+        if image is None:
+            return False
+        write_file(path, image)
     return True
 
 

@@ -140,6 +140,12 @@ class TrainConfig:
     tracker: str = setting("none", f"Also log metrics and samples to {_names(TRACKERS)}.", values=TRACKERS)
     log_every: int = setting(50, "Number of updates between lines of metrics.jsonl.")
     checkpoint_every: int = setting(500, "Number of updates between checkpoints.")
+    sample_every: int = setting(250, "Number of updates between samples in the run folder; 0 for none.")
+    hold_out: float = setting(
+        0.0,
+        "Share of the data left out of training, on which the held-out loss is measured; data sets with a test split "
+        "need none.",
+    )
     keep: int = setting(2, "Number of checkpoints to keep, the newest.")
 
     def __post_init__(self) -> None:
@@ -152,11 +158,12 @@ class TrainConfig:
         choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "snapshot_every"):
             _check(name, getattr(self, name), int, lambda v: v >= 1, "at least 1")
-        for name in ("warmup", "seed"):
+        for name in ("warmup", "seed", "sample_every"):
             _check(name, getattr(self, name), int, lambda v: v >= 0, "at least 0")
         for name in ("learning_rate", "clip"):
             _check(name, getattr(self, name), float, lambda v: 0 < v < math.inf, "positive")
         _check("weight_decay", self.weight_decay, float, lambda v: 0 <= v < math.inf, "at least 0")
+        _check("hold_out", self.hold_out, float, lambda v: 0 <= v < 1, "in [0, 1)")
         _check("t_min", self.t_min, float, lambda v: 0 < v < 1, "in (0, 1)")
         _check("augment", self.augment, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         _check("drop_label", self.drop_label, float, lambda v: 0 <= v <= 1, "in [0, 1]")

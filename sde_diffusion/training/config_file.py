@@ -32,7 +32,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TEXTS = ("data", "data_dir", "layout", "out", "sde", "predicts")
+TEXTS = ("data", "size", "data_dir", "layout", "out", "sde", "predicts")
 TABLES = ("process", "network")
 
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sde_diffusion.data import Data, load_data
+from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.augment import LABELS
 from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
+from sde_diffusion.data.preparation import prepare_once, size_of
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import attended, default_settings
+from sde_diffusion.networks import attended, default_settings, default_size
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, run_to_resume
 from sde_diffusion.storage.record_types import ModelDescription, NetworkEntry
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
-from solvers.errors import InputError, InputTypeError
+from sde_diffusion.training.distributed import device_type
+from solvers.errors import InputError, InputTypeError, NotFoundError
 
 # Allowed types of a setting, by the type of its default. In Python a bool is an int.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
@@ -71,6 +73,7 @@ def default_model(
     seed: int = 0,
     like: ModelDescription | None = None,
     normalize: str = AUTO,
+    size: str | None = None,
 ) -> ScoreModel:
     """An untrained model with defaults for the data.
 
@@ -85,6 +88,7 @@ def default_model(
         like: the description of a model (``checkpoint.describe_model``), whose choices replace
             the defaults, including its normalization.
         normalize: units that the network sees, as in ``TrainConfig``; measured here.
+        size: a name in ``SIZE_NAMES``, that of ``default_settings`` by default.
 
     Raises:
         ValueError: an unknown name or setting, or one out of range.
@@ -106,13 +110,15 @@ def default_model(
     if like is None:
         # An "edm" network receives log(rho) / 4, which may be negative and has no logarithm.
         embedding = "sinusoidal" if predicts == "edm" else "log"
-        known, usual = default_settings(data.shape, network)
+        known, usual = default_settings(data.shape, network, size)
         entry: NetworkEntry = {"name": known, "class": "", "settings": {**usual, "embedding": embedding}}
         units = measure_normalization(data, normalize)
         sigma_data = _root_mean_square(data, units) if predicts == "edm" else 1.0
     else:
         entry, sigma_data = like["network"], like["sigma_data"]
         units = Normalization.from_entry(like.get("normalization"))
+        if size is not None:
+            raise InputError("the run keeps the size of its network; leave --network-size out, or start a new run")
         if network not in (None, entry["name"]):
             raise InputError(f"the network is {entry['name']}; it cannot become {network}")
     settings = _changed(entry["settings"] or {}, network_settings, f"the network {entry['name']}")
@@ -137,12 +143,14 @@ def default_model(
 
 @dataclass(frozen=True)
 class Setup:
-    """The arguments of ``train``."""
+    """The arguments of ``train``, and the name of the network's size."""
 
     model: ScoreModel
     data: Data
     config: TrainConfig
     out: Path
+    size: str | None = None
+    held_out: Data | None = None
 
 
 def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,12 +163,15 @@ def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
     return {**file, **typed, **{name: table for name, table in tables.items() if table}}
 
 
-def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
+def set_up(
+    options: Mapping[str, Any], *, resume: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Setup:
     """Load the data and build the untrained model that the options describe.
 
     Args:
         options: as ``config_file.read_options`` returns them.
         resume: take missing options from the run in options["out"], or from the latest.
+        progress: called with how many images are resized, and of how many, where options["size"] asks for it.
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
@@ -183,8 +194,13 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
             f"normalize={given['normalize']} out, or start a new run"
         )
     config = config.with_options(given)
+    if "size" in options:
+        name = str(prepare_once(name or "digits", size_of(options["size"]), progress=progress))
     data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"))
     network = dict(options.get("network", {}))
+    size = network.pop("size", None)
+    if size is None and not resume:
+        size = default_size(data.shape, device_type(config.device))
     if config.labels and not resume:
         network = {"classes": data.classes, **network}
     if config.augment and not resume:
@@ -199,12 +215,23 @@ def set_up(options: Mapping[str, Any], *, resume: bool = False) -> Setup:
         seed=config.seed,
         like=like,
         normalize=config.normalize,
+        size=size,
     )
     if not resume:
         suited = default_options(model.predicts, model.sde)
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
     folder = Path(out) if out else new_run(name or "digits", options.get("sde") or "vp")
-    return Setup(model, data, config, folder)
+    return Setup(model, data, config, folder, size, _test_split(data, options.get("data_dir")))
+
+
+def _test_split(data: Data, data_dir: str | os.PathLike[str] | None) -> Data | None:
+    """The test split of a data set that has one, where it needs no download."""
+    if data.name not in NAMES:
+        return None
+    try:
+        return load_data(data.name, data_dir, split="test")
+    except (NotFoundError, InputError):
+        return None
 
 
 def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,6 +50,11 @@ class Precise(nn.Module):
         return output.to(x.dtype)
 
 
+def device_type(device: str) -> str:
+    """The kind of device that a name stands for: "cuda" if it is wanted and there is one, else "cpu"."""
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 class Distributed:
     """The processes that train one model together.
 
@@ -81,7 +86,7 @@ class Distributed:
             )
         if tracker != "none" and importlib.util.find_spec(tracker) is None:
             raise MissingPackageError(f"the tracker {tracker} is not installed: pip install {tracker}")
-        self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device_type(device))
         self.rank, self.world = 0, 1
         self.accelerator: Accelerator | None = None
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1 or torch.distributed.is_initialized()
@@ -171,10 +176,22 @@ class Distributed:
             for tracker in self.accelerator.trackers if self.accelerator else ():
                 tracker.finish()
 
-    def track(self, values: dict[str, float], step: int) -> None:
-        """Pass the metrics of an update to the tracker, if any."""
-        if self.accelerator is not None:
-            self.accelerator.log(values, step=step)
+    def track(self, values: Mapping[str, float], step: int, image: Any = None) -> None:
+        """Pass the metrics of an update, and an image (H, W, 3) of bytes, to the tracker, if any."""
+        if self.accelerator is None:
+            return
+        if values:
+            self.accelerator.log(dict(values), step=step)
+        for tracker in self.accelerator.trackers if image is not None else ():
+            _track_image(tracker, image, step)
+
+
+def _track_image(tracker: Any, image: Any, step: int) -> None:
+    """Pass an image (H, W, 3) of bytes to a tracker of accelerate that takes images."""
+    if tracker.name == "tensorboard":
+        tracker.log_images({"samples": image[None]}, step=step, dataformats="NHWC")
+    elif tracker.name == "wandb":
+        tracker.log_images({"samples": [image]}, step=step)
 
 
 def _accelerator(cpu: bool, tracker: str, folder: Path | None) -> Accelerator:

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from sde_diffusion.data import NAMES
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.models.score_model import PREDICTS
-from sde_diffusion.networks import NETWORKS
+from sde_diffusion.networks import NETWORKS, SIZE_NAMES
 from sde_diffusion.networks.embeddings import EMBEDDINGS
 from sde_diffusion.sde import SDES
 from sde_diffusion.training.config import TrainConfig
@@ -89,6 +89,13 @@ RUN = (
         values=NAMES,
         example="digits",
     ),
+    TrainOption(
+        "size",
+        str,
+        "Size of images, 64 or HEIGHTxWIDTH: a folder of images is cropped and resized once, into DATA-HEIGHTxWIDTH.",
+        "as they are; they must be alike",
+        example="64",
+    ),
     TrainOption("data_dir", str, "Folder with the files of mnist and cifar10.", "none", example="data"),
     TrainOption(
         "layout",
@@ -127,6 +134,16 @@ NETWORK = (
         ("--network",),
         tuple(NETWORKS),
         "unet",
+    ),
+    TrainOption(
+        "size",
+        str,
+        f"Size of the network: {', '.join(SIZE_NAMES)}.",
+        "by data and device",
+        "network",
+        ("--network-size",),
+        SIZE_NAMES,
+        "medium",
     ),
     TrainOption("width", int, "Hidden width of an MLP.", "by the data", "network", example=128),
     TrainOption("depth", int, "Number of residual blocks of an MLP.", "4", "network", example=4),

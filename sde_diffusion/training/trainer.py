@@ -35,6 +35,7 @@ from sde_diffusion.training.ema import EMA, power_decay
 from sde_diffusion.training.losses import LossModule, Objective
 from sde_diffusion.training.randomness import StepRandomness
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
+from sde_diffusion.training.watching.held_out import split
 from solvers.errors import InputError, NonFiniteError
 
 SMALLEST_SCALE = 2.0**-14  # at smaller scales the loss would vanish in float16
@@ -78,6 +79,8 @@ class Trainer:
         objective: (model, network) -> what is minimised; denoising score matching by default.
 
     Attributes:
+        kept: positions of the data that training takes, all of them unless ``config.hold_out``.
+        held: positions of the data held out.
         step: number of updates so far.
         losses: mean loss of each step since the last line of the log.
         norms: norm of the gradient of these steps, before clipping.
@@ -113,7 +116,10 @@ class Trainer:
         self.engine = engine
         self.device = engine.device
         self.network: nn.Module = model.network
-        self.draws = StepRandomness(config.seed, len(data), config.batch_size)
+        self.kept, self.held = torch.arange(len(data), device="cpu"), torch.arange(0, device="cpu")
+        if config.hold_out:
+            self.kept, self.held = split(data, config.hold_out, config.seed)
+        self.draws = StepRandomness(config.seed, len(self.kept), config.batch_size)
         self.times = TIME_SAMPLERS[config.time_sampling]
         self.times_state = self.times.start()
         self.no_label = no_label_for(self.network, data) if config.labels else None
@@ -131,10 +137,11 @@ class Trainer:
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError("the network has no parameters that require a gradient")
-        if len(data) < config.batch_size:
+        if len(self.kept) < config.batch_size:
+            left = f", without the {len(self.held)} held out" if config.hold_out else ""
             raise InputError(
-                f"{data.name} has {len(data)} samples, fewer than one batch of {config.batch_size}; choose "
-                f"batch_size={len(data)} (--batch-size) or less"
+                f"{data.name} has {len(self.kept)} samples{left}, fewer than one batch of {config.batch_size}; choose "
+                f"batch_size={len(self.kept)} (--batch-size) or less"
             )
         if self.weight is not None:
             self.parameters |= {f"weight.{n}": p for n, p in self.weight.named_parameters()}
@@ -212,7 +219,7 @@ class Trainer:
         """Make one update of the weights and of their averages."""
         k, config = self.step + 1, self.config
         self.loss.begin(k)
-        index = self.draws.index(k)
+        index = self.kept[self.draws.index(k)]
         t, factor = self.times.sample(
             config.batch_size, config.t_min, self.draws.generator("times", k), self.model.sde, self.times_state
         )
@@ -308,7 +315,7 @@ class Trainer:
         what = "loss" if bool(bad.any()) else "gradient"
         rows = bad if bool(bad.any()) else torch.ones_like(bad)
         t = figures.t[rows]
-        index = self.draws.index(step)[rows].tolist()
+        index = self.kept[self.draws.index(step)][rows].tolist()
         shown = ", ".join(map(str, index[:8])) + (", ..." if len(index) > 8 else "")
         raise TrainingDivergedError(
             f"the {what} of step {step} is not finite: {len(index)} of {len(bad)} samples of "

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import os
 import platform
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -42,10 +43,11 @@ from sde_diffusion.training.config_file import options_of, write_options
 from sde_diffusion.training.distributed import Distributed
 from sde_diffusion.training.losses import Objective
 from sde_diffusion.training.trainer import Trainer
+from sde_diffusion.training.watching.watcher import Watcher
 from solvers.errors import InputError
 
 # Options that may change when a run is resumed, since they do not affect earlier steps.
-_FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker"})
+_FREE = frozenset({"steps", "log_every", "checkpoint_every", "keep", "device", "tracker", "sample_every"})
 
 
 def train(
@@ -58,6 +60,7 @@ def train(
     force: bool = False,
     progress: bool = True,
     objective: tuple[ObjectiveEntry, Callable[[ScoreModel, nn.Module], Objective]] | None = None,
+    held_out: Data | Tensor | ArrayLike | None = None,
     **options: Any,
 ) -> ScoreModel:
     """Train a model by weighted denoising score matching.
@@ -77,6 +80,8 @@ def train(
         progress: show a bar in a terminal, otherwise a line every 15 s.
         objective: another objective, as ``Trainer`` takes it, and its description in the run; denoising score
             matching by default.
+        held_out: data that training does not see: their loss stands beside that of training data in the run's page.
+            By default the part that ``hold_out`` leaves out, if any.
         options: single options by name, such as ``steps=2000``.
 
     Returns:
@@ -128,7 +133,10 @@ def train(
         caught: list[int] = stack.enter_context(signals.deferred()) if path else []
         stack.enter_context(engine.tracking("tracker", about["train"]))
         try:
-            _loop(trainer, run, _identity(about), caught, progress)
+            watcher = _watcher(trainer, run, None if held_out is None else checked_data(model, held_out))
+            if watcher is not None and objective is not None:
+                watcher.samples = False  # a student samples with a solver of its own, and has another loss
+            _loop(trainer, run, _identity(about), caught, progress, watcher)
         except TrainingDivergedError as error:
             details = to_json(error.details)
             run.once(lambda run: run.write("non-finite.json", details))
@@ -137,6 +145,21 @@ def train(
     result = copy.deepcopy(model)
     result.network.load_state_dict(trainer.averages["ema"].state())
     return result.eval()
+
+
+def _watcher(trainer: Trainer, run: _Shared, held_out: Data | None) -> Watcher | None:
+    """Samples and page of the run, on the process that writes it."""
+    path, engine = run.path, trainer.engine
+    if path is None or not engine.main:
+        return None
+    given = None if held_out is None else (held_out, torch.arange(len(held_out), device="cpu"))
+    if given is None and len(trainer.held):
+        given = (trainer.data, trainer.held)
+
+    def write(name: str, content: bytes) -> None:
+        run.here(lambda run: run.write(name, content))
+
+    return Watcher(trainer, path, write, given, lambda values, image, step: engine.track(values, step, image))
 
 
 class _Shared:
@@ -158,13 +181,25 @@ class _Shared:
         self._run = run
         self._stack.callback(run.close)
 
+    def here(self, action: Callable[[Run], object]) -> None:
+        """Call a function of the run on the process that writes it, without telling the others."""
+        if self._run is not None:
+            action(self._run)
+
     def once(self, action: Callable[[Run], object]) -> None:
         """Call a function of the run, if it exists."""
         if self.path is not None:
             self.engine.once(lambda: action(self._run) if self._run else None)
 
 
-def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: list[int], progress: bool) -> None:
+def _loop(
+    trainer: Trainer,
+    run: _Shared,
+    identity: Mapping[str, Any],
+    caught: list[int],
+    progress: bool,
+    watcher: Watcher | None,
+) -> None:
     config, engine = trainer.config, trainer.engine
     saved = trainer.step
     start, waited, first = time.perf_counter(), trainer.waited, trainer.step
@@ -185,8 +220,13 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
                 run.once(lambda run, record=record: run.log(record))  # type: ignore[misc]
                 engine.track({**figures, "images_per_second": rate}, k)
                 start, waited, first = time.perf_counter(), trainer.waited, k
+                if watcher is not None:
+                    watcher.logged(record)
             meter.update(k)
             pause = time.perf_counter()
+            if watcher is not None and watcher.due(k):
+                watcher.preview(k)
+                watcher.page("running")
             if trainer.powers and (k % config.snapshot_every == 0 or last):
                 # Before the checkpoint, so that a run resumed from it has all earlier snapshots.
                 powers, about = trainer.snapshot(), {"step": k, "widths": list(trainer.powers), **identity}
@@ -200,6 +240,10 @@ def _loop(trainer: Trainer, run: _Shared, identity: Mapping[str, Any], caught: l
                 break
         if saved < trainer.step:
             _save(trainer, run, identity)
+    if watcher is not None:
+        if caught and caught[0] == signal.SIGINT:  # somebody waits for it; SIGTERM leaves little time
+            watcher.preview(trainer.step)
+        watcher.page("done" if trainer.step == config.steps else "stopped")
 
 
 def _save(trainer: Trainer, run: _Shared, identity: Mapping[str, Any]) -> None:

@@ -59,7 +59,7 @@ def distill(
         Path | None, option("--out", "Folder of the new run; with --resume, of the one to resume.", "runs/DATA-METHOD")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the distillation in --out.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Distill a trained model into a student that needs one to four evaluations.
 
     The student is a run like any other: sample and evaluate take it, and sample uses the solver that it was made for.
@@ -90,6 +90,7 @@ def distill(
     picture = sample_record.save_samples(drawn, unused(folder / "samples" / sample_record.folder_name(drawn.record)))
     echo("next:", f"sdediff sample {folder}")
     echo(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
+    return {"written": [picture], "run": folder, "teacher": stored.path, "method": method, "steps": steps}
 
 
 def labelled(checkpoint: Path) -> bool:

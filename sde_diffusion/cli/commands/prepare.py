@@ -14,11 +14,10 @@ from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import refuse
 from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.data.images import BACKGROUND, CHANNELS
-from sde_diffusion.data.preparation import kind_of
+from sde_diffusion.data.preparation import kind_of, size_of
 from sde_diffusion.data.preparation import prepare as run_preparation
 from sde_diffusion.data.prepared import read_note
 from sde_diffusion.report import terminal
-from solvers.errors import InputError
 
 SHOWN = 5  # number of skipped images to name
 FACTS = ("samples", "shape", "classes", "class_names", "fingerprint", "source", "skipped")  # of the note, for --json
@@ -100,7 +99,7 @@ def prepare(
         data = run_preparation(
             source,
             target,
-            size=size_of(size),
+            size=None if size is None else size_of(size),
             mode=mode,
             background=background,
             layout=layout,
@@ -119,17 +118,3 @@ def prepare(
     echo(f"prepared in {time.perf_counter() - start:.1f} s; next:", f"sdediff train --data {target}")
     note = read_note(target)
     return {"written": [target], **{name: note.get(name) for name in FACTS}}
-
-
-def size_of(text: str | None) -> tuple[int, int] | None:
-    """(height, width) of 64 or 48x64.
-
-    >>> size_of("64"), size_of("48x64")
-    ((64, 64), (48, 64))
-    """
-    if text is None:
-        return None
-    parts = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if parts is None:
-        raise InputError(f"--size takes 64 or HEIGHTxWIDTH, such as 48x64; got '{text}'")
-    return int(parts[1]), int(parts[2] or parts[1])

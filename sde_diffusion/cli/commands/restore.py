@@ -33,7 +33,7 @@ class Task(str, Enum):
 
 def restore(
     ctx: typer.Context,
-    task: Annotated[Task, typer.Argument(help="Restoration task.")],
+    task: Annotated[Task, typer.Argument(help=f"Restoration task: {', '.join(t.value for t in Task)}.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Degraded images, restored one by one.")],
     run: Annotated[
         Path | None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import DeviceOption, RunArgument, complete_solver, refuse
+from sde_diffusion.cli.options import DeviceOption, RunArgument, complete_solver, refuse, whole_numbers
 
 EXAMPLES = """
 \b
@@ -19,6 +19,7 @@ sdediff show schedule                        alpha^2, g^2, SNR of processes
 sdediff show forward runs/digits-vp          data on its way to noise
 sdediff show reverse runs/digits-vp          from noise to data
 sdediff show film runs/digits-vp --nfe 40    the same as a film, GIF or WebP
+sdediff show solvers runs/digits-vp          solvers side by side, with errors
 sdediff show score runs/moons-vp             the score field in 2-D
 sdediff show trajectories runs/moons-vp --nfe 40 --out paths.svg
 """
@@ -33,6 +34,7 @@ class Figure(str, Enum):
     score = "score"
     trajectories = "trajectories"
     film = "film"
+    solvers = "solvers"
 
 
 # The options that each figure takes, next to --out.
@@ -43,12 +45,13 @@ TAKES = {
     Figure.reverse: ("solver", "nfe", "n", "seed", "device"),
     Figure.trajectories: ("solver", "nfe", "n", "seed", "device"),
     Figure.film: ("solver", "nfe", "n", "seed", "device"),
+    Figure.solvers: ("solver", "nfe", "n", "seed", "device"),
 }
 
 
 def show(
     ctx: typer.Context,
-    figure: Annotated[Figure, typer.Argument(help="Figure to draw.")],
+    figure: Annotated[Figure, typer.Argument(help=f"Figure to draw: {', '.join(f.value for f in Figure)}.")],
     run: RunArgument = None,
     sde: Annotated[
         str,
@@ -57,10 +60,26 @@ def show(
         ),
     ] = "vp,cosine,flow,edm",
     solver: Annotated[
-        str, typer.Option("--solver", help="Solver, for reverse and trajectories.", autocompletion=complete_solver)
-    ] = "pf-ode",
-    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations, for reverse and trajectories.")] = 20,
-    n: Annotated[int, typer.Option("--n", help="Number of points or paths.")] = 64,
+        str,
+        typer.Option(
+            "--solver",
+            help="Solver, for reverse, trajectories and film; several, separated by commas, for solvers.",
+            show_default="pf-ode; ddim,unipc,pf-ode",
+            autocompletion=complete_solver,
+        ),
+    ] = "",
+    nfe: Annotated[
+        str,
+        typer.Option(
+            "--nfe",
+            help="Network evaluations; several, separated by commas, for solvers.",
+            show_default="20; 5,10,20",
+        ),
+    ] = "",
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Number of samples, points or paths.", show_default="64; 16 images for solvers"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples.")] = 0,
     device: DeviceOption = None,
     out: Annotated[
@@ -70,12 +89,12 @@ def show(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """Plot a process or a model: schedules, intermediate samples, the score field, trajectories, a film."""
+    """Plot a process or a model: schedules, samples, the score field, trajectories, solvers, a film."""
     from sde_diffusion.files.writing import temporary
     from sde_diffusion.report.film import check_film, save_film
     from sde_diffusion.report.process_figures import check_format, save_figure
     from sde_diffusion.sampling.devices import device_for
-    from sde_diffusion.sampling.model_figures import drawn, film, schedule
+    from sde_diffusion.sampling.model_figures import drawn, film, schedule, side_by_side
     from sde_diffusion.sampling.sampler import MOST_SAMPLES
     from sde_diffusion.storage.locate import find_model
     from solvers.errors import ExistsError, InputError, require_whole
@@ -86,17 +105,27 @@ def show(
         raise InputError(f"the figure schedule is of processes and takes no model; leave out {run}, see --sde")
     is_film = figure is Figure.film
     suffix = ".gif" if is_film else ".png"
-    names = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))
-    path = out or next(name for name in names if not name.exists())
+    free = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))
+    path = out or next(name for name in free if not name.exists())
     (check_film if is_film else check_format)(path)
     if path.exists():
         raise ExistsError(f"{path} exists already; choose another file with --out")
+    several = figure is Figure.solvers
+    budgets = whole_numbers(nfe or ("5,10,20" if several else "20"), "--nfe")
+    names = (solver or ("ddim,unipc,pf-ode" if several else "pf-ode")).split(",")
+    if not several and (len(budgets) > 1 or len(names) > 1):
+        raise InputError(f"the figure {figure.value} takes one solver and one NFE; sdediff show solvers takes several")
+    place = str(device_for(device or "auto"))
+    if n is None:
+        n = 64 if not several else 16 if len(find_model(run).model["shape"] or ()) == 3 else 400
     require_whole("--n", n, 1, MOST_SAMPLES)
-    settings = (str(device_for(device or "auto")), solver, nfe, n, seed)
+    settings = (place, names[0], budgets[0], n, seed)
     partial = temporary(path).with_suffix(path.suffix)
     try:
         if figure is Figure.schedule:
             save_figure(schedule(sde), partial)
+        elif several:
+            save_figure(side_by_side(find_model(run), place, names, budgets, n, seed), partial)
         elif is_film:
             save_film(film(find_model(run), *settings), partial)
         else:

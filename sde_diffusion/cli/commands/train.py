@@ -13,6 +13,7 @@ from sde_diffusion.cli.options import listed_options, option, whole_numbers
 from sde_diffusion.parallel.launcher import launched, rank
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
+from sde_diffusion.report.page_of_training import EXPECTED
 from sde_diffusion.sampling import generate
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
@@ -22,6 +23,8 @@ from sde_diffusion.training.config_file import read_options
 from sde_diffusion.training.defaults import merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, RUN, TRAINING
 from sde_diffusion.training.training_run import train as run_training
+from sde_diffusion.training.watching.cost import measure_cost
+from sde_diffusion.training.watching.watcher import PAGE
 from solvers.errors import InputError
 
 TUNING_MINUTES = 2  # for each NFE of --tune
@@ -32,7 +35,7 @@ Examples:
 sdediff train                              the bundled digits, VP
 sdediff train --sde vp --steps 500         a quick look
 sdediff train --data moons --sde flow      points in 2-D
-sdediff train --data cats/ --out my-cats   a folder of images
+sdediff train --data cats/ --size 32x32    a folder of images, resized
 sdediff train --data mnist --data-dir data
 sdediff train --labels                     for guidance
 sdediff train --config cats.toml           every option from a file
@@ -51,6 +54,7 @@ def of_run(name: str, panel: str = DATA) -> Any:
 @listed_options({MODEL: PROCESS, "Training": TRAINING, "Network": NETWORK})
 def train(
     data: Annotated[str | None, of_run("data")] = None,
+    size: Annotated[str | None, of_run("size")] = None,
     data_dir: Annotated[Path | None, of_run("data_dir")] = None,
     layout: Annotated[str | None, of_run("layout")] = None,
     out: Annotated[Path | None, of_run("out")] = None,
@@ -78,16 +82,30 @@ def train(
 ) -> dict[str, Any]:
     """Train a score model by denoising score matching.
 
-    Images get a U-Net and everything else an MLP, of a size that suits the data. The run is a
-    folder with config.json, metrics.jsonl, checkpoints and an image of samples. Ctrl-C saves a
-    checkpoint and stops; --resume continues, and resumed training is bit-identical.
+    Images get a U-Net and everything else an MLP, of a size that suits data and device. The time is
+    estimated beforehand. The run is a folder with checkpoints, samples and index.html, a page of losses
+    and samples to watch. Ctrl-C saves a checkpoint and samples, and stops; --resume continues, and
+    resumed training is bit-identical.
     """
     budgets = [] if tune is None else whole_numbers(tune, "--tune")  # fails before the training starts
     if force and not resume:
         raise InputError("--force would have no effect: it lets --resume change options; an existing run is kept")
-    named = {"data": data, "data_dir": data_dir, "layout": layout, "out": out, "sde": sde, "predicts": predicts}
+    named = {
+        "data": data,
+        "size": size,
+        "data_dir": data_dir,
+        "layout": layout,
+        "out": out,
+        "sde": sde,
+        "predicts": predicts,
+    }
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
-    made = set_up(merged(read_options(config_file) if config_file else {}, typed), resume=resume)
+    with bar("resizing") as share:
+        made = set_up(
+            merged(read_options(config_file) if config_file else {}, typed),
+            resume=resume,
+            progress=share and (lambda done, total: share(done / total)),
+        )
     model, config, folder = made.model, made.config, made.out
     for name, other, on in (
         ("drop_label", "--labels", config.labels),
@@ -106,9 +124,8 @@ def train(
         again = ""
     except InputError:  # a run cannot make the command read files outside the current folder
         again = f" --data {made.data.name}"
-    size = sum(p.numel() for p in model.network.parameters())
     tell(made.data.describe())
-    tell(f"{model.sde}; {model.network.name} with {size:,} parameters predicts {model.predicts}")
+    tell(f"{model.sde}; {model.network.name} predicts {model.predicts}")
     tell(f"run {folder}, {config.steps} steps; after an interruption:", f"sdediff train --resume --out {folder}{again}")
     if resume and config.schedule != "constant":
         step = find_model(folder).step or 0
@@ -119,8 +136,31 @@ def train(
                 f"schedule now ends at {config.steps} steps; at step {step} of {before.steps} the learning rate was "
                 f"{before.learning_rate_at(max(step, 1)):.3g}"
             )
+    cost = None
+    if main and launched() == 1:
+        cost = measure_cost(model, made.data, config, (find_model(folder).step or 0) if resume else 0)
+        tell(str(cost))
+        if advice := cost.advice(made.size):
+            tell(advice)
+    if config.sample_every:
+        tell(f"samples every {config.sample_every} updates, and the loss: open {folder / PAGE}")
+        tell(f"what to expect: {EXPECTED[made.data.kind]}")
     start = time.perf_counter()
-    run_training(model, made.data, config, out=folder, resume=resume, force=force, progress=terminal.shows_progress())
+    try:
+        run_training(
+            model,
+            made.data,
+            config,
+            out=folder,
+            resume=resume,
+            force=force,
+            progress=terminal.shows_progress(),
+            held_out=made.held_out,
+        )
+    except KeyboardInterrupt:
+        if main:
+            interrupted(folder, config.steps, again)
+        raise
     tell(f"trained in {time.perf_counter() - start:.0f} s{Processes(world=launched())}")
     if not main:
         return {}
@@ -131,4 +171,23 @@ def train(
         tune_model(find_model(folder), budgets, minutes=TUNING_MINUTES * len(budgets), device=config.device)
     tell("next:", f"sdediff sample {folder} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
-    return {"written": [picture], "run": folder, "steps": config.steps, "parameters": size}
+    return {
+        "written": [picture, folder / PAGE],
+        "run": folder,
+        "steps": config.steps,
+        "parameters": sum(p.numel() for p in model.network.parameters()),
+        "seconds_an_update": None if cost is None else cost.seconds,
+    }
+
+
+def interrupted(folder: Path, steps: int, again: str) -> None:
+    """Say where a stopped run is, and how to go on."""
+    try:
+        step = find_model(folder).step or 0
+    except (OSError, ValueError):  # stopped before there was anything to save
+        return
+    echo(f"stopped after update {step:,} of {steps:,}, which is saved")
+    picture = folder / "samples" / f"step-{step:06d}.png"
+    if picture.is_file():
+        echo(f"picture {picture}")
+    echo("go on:", f"sdediff train --resume --out {folder}{again}")

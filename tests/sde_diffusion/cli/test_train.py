@@ -77,6 +77,7 @@ def test_every_option_reaches_the_run() -> None:
         "ema": 0.9,
         "seed": 7, "device": "cpu", "log_every": 2, "checkpoint_every": 1, "keep": 3,
         "precision": "bf16", "accumulate": 5, "tracker": "none", "snapshot_every": 2, "ema_widths": 0.1,
+        "sample_every": 2, "hold_out": 0.1,
     }  # fmt: skip
     model = {
         "sde": "ve", "sigma_min": 0.02, "sigma_max": 9.0, "predicts": "edm", "width": 6,
@@ -194,7 +195,7 @@ def test_your_own_data_needs_only_its_path() -> None:
     rng = np.random.default_rng(0)
     np.save("my data/points.npy", rng.normal(size=(20, 3)).astype(np.float32))
     lines = trained("--data", "my data/points.npy", *TINY)
-    assert lines[-1] == "arrays runs/points-vp/samples/pf-ode-step-000004/samples.npz"
+    assert lines[-1] == "picture runs/points-vp/samples/pf-ode-step-000004/samples.png"
     for k in range(4):
         pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"my data/{k}.png")

@@ -199,9 +199,15 @@ def test_images_are_shown_as_their_pixels() -> None:
 
 
 def test_samples_without_a_picture_are_kept_as_arrays() -> None:
-    samples = generate.draw(model(shape=(3,)), 2, SamplingSettings(nfe=2))
-    assert sample_record.save_samples(samples, "vectors") == Path("vectors/samples.npz")
-    assert sorted(p.name for p in Path("vectors").iterdir()) == ["samples.json", "samples.npz"]
+    samples = generate.draw(model(shape=(2, 2, 2, 2)), 2, SamplingSettings(nfe=2))
+    assert sample_record.save_samples(samples, "volumes") == Path("volumes/samples.npz")
+    assert sorted(p.name for p in Path("volumes").iterdir()) == ["samples.json", "samples.npz"]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5)])
+def test_vectors_and_signals_have_a_picture(shape: tuple[int, ...]) -> None:
+    samples = generate.draw(model(shape=shape), 4, SamplingSettings(nfe=2))
+    assert sample_record.save_samples(samples, "drawn") == Path("drawn/samples.png")
 
 
 def test_progress_runs_from_nothing_to_all() -> None:
