@@ -92,13 +92,15 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         model: a view of the model with that network.
-        learned: a learned weight over time, or None.
+        learned: a module trained and stored along with the network, such as a learned weight over time, or None.
+        gives_context: whether the objective itself supplies the network's context.
     """
 
-    learned: nn.Module | None = None
+    gives_context = False
 
     def __init__(self, model: ScoreModel, network: nn.Module) -> None:
         super().__init__()
+        self.learned: nn.Module | None = None  # of the instance: a class attribute would hide the module
         view = copy.copy(model)
         view._modules = {**model._modules, "network": network}
         self.model = view

@@ -123,7 +123,6 @@ class Trainer:
         self.times = TIME_SAMPLERS[config.time_sampling]
         self.times_state = self.times.start()
         self.no_label = no_label_for(self.network, data) if config.labels else None
-        self.augmentation = augmentation_for(self.network, data, config)
         shares = engine.world * config.accumulate
         if config.batch_size % shares:
             raise InputError(
@@ -134,6 +133,7 @@ class Trainer:
         make = objective or (lambda model, network: LossModule(model, network, config.weight))
         self.loss = make(self.model, engine.precise(self.network)).to(self.device)
         self.weight = self.loss.learned
+        self.augmentation = None if self.loss.gives_context else augmentation_for(self.network, data, config)
         self.parameters = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise InputError("the network has no parameters that require a gradient")

@@ -298,3 +298,12 @@ def test_a_custom_loop_ends_at_non_finite_values() -> None:
         for _ in training:
             pass
     assert training.step <= 20
+
+
+def test_a_learned_weight_is_trained_and_stored_with_the_network() -> None:
+    made = trainer(mlp(), steps=3, weight="uncertainty")
+    assert made.weight is not None
+    before = {name: value.clone() for name, value in made.weight.state_dict().items()}
+    list(made)
+    stored = made.groups()["weight"]
+    assert any(not torch.equal(value, before[name]) for name, value in stored.items())
