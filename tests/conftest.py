@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -55,7 +56,7 @@ def launch() -> Callable[[int, Callable[[], Any]], list[Any]]:
             from sde_diffusion.parallel.processes import _leave
 
             _leave()
-            writer.send(found)
+            writer.send_bytes(pickle.dumps(found))  # by value: a pipe would send tensors as shared memory
 
         for rank in range(world):
             reader, writer = context.Pipe(duplex=False)
@@ -64,7 +65,7 @@ def launch() -> Callable[[int, Callable[[], Any]], list[Any]]:
             writer.close()
             readers.append(reader)
             processes.append(process)
-        found = [reader.recv() if reader.poll(120) else TimeoutError() for reader in readers]
+        found = [pickle.loads(reader.recv_bytes()) if reader.poll(120) else TimeoutError() for reader in readers]
         for process in processes:
             process.join(10)
             if process.is_alive():

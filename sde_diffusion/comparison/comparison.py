@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,9 @@ from sde_diffusion.comparison.simultaneous import critical_value, studentised
 from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.reference_solution import converged, rms
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
+from sde_diffusion.sampling.reference_solution import converged, reference_work, rms
 from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from solvers import Solver
@@ -135,6 +137,14 @@ class Comparison:
         return out
 
 
+class _Part(NamedTuple):
+    """A batch of samples on the CPU, their evaluations and how they ended."""
+
+    x: Tensor
+    nfe: Tensor
+    status: list[str]
+
+
 @torch.no_grad()
 def compare(
     model: ScoreModel,
@@ -148,6 +158,7 @@ def compare(
     batch_size: int = 256,
     reference_steps: int = 800,
     on_row: Callable[[str], None] | None = None,
+    processes: Processes | None = None,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Comparison:
@@ -164,6 +175,7 @@ def compare(
         batch_size: samples integrated together.
         reference_steps: steps of the reference solution.
         on_row: called with a description of the next computation.
+        processes: processes that share the batches, each with an equal model; all but the first get no rows.
         condition: what the network takes beside (x, t), by name; tensors (n, ...) have a row for each sample.
         conditions: the same as keywords, such as ``label=...``.
 
@@ -194,23 +206,34 @@ def compare(
         raise InputError(f"an interval needs at least 2 samples; got n={n}, of which {paired} are paired")
     model.eval()
     say = on_row or (lambda what: None)
-    endpoints, reference_error = None, None
-    if not all(solver.stochastic for solver in ways.values()):
-        say("the reference solution")
-        x1 = noise_for(model, model.shape, seeds_of(seed, paired))
-        first = cut(model.bind(given), n, torch.arange(paired, device="cpu"), x1.device)
-        endpoints, reference_error = converged(model, x1, steps=reference_steps, batch_size=batch_size, **first)
-        endpoints = model.units.to_data(endpoints).cpu()
-        reference_error *= model.units.largest_scale
-    target = None if data is None else (_some(data.cpu()), Moments.of(data))
-    rows = []
-    for (name, nfe), solver in ways.items():
-        say(f"{name}, {nfe} evaluations")
-        begin = time.perf_counter()
-        made = sample_batches(
-            model, n, SamplingSettings(solver, nfe, seed=seed, batch_size=batch_size), condition=given
-        )
-        rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
+
+    def batch(name: str, nfe: int, number: int) -> _Part:
+        settings = SamplingSettings(ways[name, nfe], nfe, seed=seed, batch_size=batch_size)
+        (part,) = sample_batches(model, n, settings, condition=given, which=[number])
+        return _Part(part.x.cpu(), part.nfe.cpu(), part.status)
+
+    bound = model.bind(given)
+    with Pool({"batch": batch, **reference_work(model, bound, n)}, processes) as pool:
+        if pool is None:
+            return Comparison([], n, paired, seed, None)
+        endpoints, reference_error = None, None
+        if not all(solver.stochastic for solver in ways.values()):
+            say("the reference solution")
+            x1 = noise_for(model, model.shape, seeds_of(seed, paired))
+            first = cut(bound, n, torch.arange(paired, device="cpu"), x1.device)
+            shared = None if pool.world == 1 else pool
+            endpoints, reference_error = converged(
+                model, x1, steps=reference_steps, batch_size=batch_size, pool=shared, **first
+            )
+            endpoints = model.units.to_data(endpoints).cpu()
+            reference_error *= model.units.largest_scale
+        target = None if data is None else (_some(data.cpu()), Moments.of(data))
+        rows = []
+        for (name, nfe), solver in ways.items():
+            say(f"{name}, {nfe} evaluations")
+            begin = time.perf_counter()
+            made = pool.map("batch", ((name, nfe, number) for number in range(-(-n // batch_size))))
+            rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
         raise InputError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")
     if all(row.note.startswith("not finite") for row in rows):

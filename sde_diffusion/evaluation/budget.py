@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data import Data
+from sde_diffusion.evaluation.feature_sampler import FeatureSampler
 from sde_diffusion.evaluation.metrics import Estimate, Moments, frechet_distance, standard_error
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.workers import Workers
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sde import SDE
@@ -127,7 +127,7 @@ def last_time(model: ScoreModel, drawing: SamplingSettings) -> float:
 
 
 def error_budget(
-    workers: Workers,
+    sampler: FeatureSampler,
     drawing: SamplingSettings,
     n: int,
     reference: FeatureStatistics,
@@ -141,7 +141,7 @@ def error_budget(
     """Split the Frechet distance of samples to a reference.
 
     Args:
-        workers: with the model, and the extractor of the reference.
+        sampler: with the model, and the extractor of the reference.
         drawing: settings of the sampling; the fine runs use its solver, or pf-ode where that is stochastic or has one
             grid only.
         n: number of samples.
@@ -157,7 +157,7 @@ def error_budget(
     """
     if data.fingerprint != reference.data["fingerprint"]:
         raise InputError(f"the data '{data.name}' is not what the reference '{reference.data['name']}' was made of")
-    model = workers.model
+    model = sampler.model
     t_min = last_time(model, drawing)
     solver = drawing.chosen()
     smooth = "pf-ode" if solver.stochastic or not isinstance(solver.grid, str) else drawing.solver
@@ -173,7 +173,7 @@ def error_budget(
     fine_end = min(_T_MIN, t_min)
     runs: list[Tensor] = []
     for how, start in ((drawing, None), (to(t_min), None), (to(fine_end), None), (to(fine_end), x0)):
-        runs.append(workers.draw(how, n, start).features)
+        runs.append(sampler.draw(how, n, start).features)
         if progress is not None:
             progress(len(runs) / 4)
     distance = [frechet_distance(run, reference.moments) for run in runs]

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sde_diffusion.evaluation.feature_sampler import FeatureSampler
 from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT_METRICS, evaluate
-from sde_diffusion.evaluation.workers import Workers
 from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.sampling.settings import SamplingSettings
 from solvers.errors import InputError
@@ -72,7 +72,7 @@ def as_dict(figures: dict[str, Estimate]) -> dict[str, Any]:
 
 
 def quality(
-    workers: Workers,
+    sampler: FeatureSampler,
     drawings: Sequence[SamplingSettings],
     n: int,
     reference: FeatureStatistics,
@@ -84,7 +84,7 @@ def quality(
     """Draw and measure n samples in every given way.
 
     Args:
-        workers: with the model, and the extractor of the reference.
+        sampler: with the model, and the extractor of the reference.
         drawings: the ways; with one seed they share their noise, and differences of figures have less spread.
         n: number of samples.
         reference: the reference.
@@ -103,10 +103,10 @@ def quality(
             if on_share is not None:
                 on_share((k + share) / len(drawings))
 
-        drawn = workers.draw(drawing, n, progress=progress)
+        drawn = sampler.draw(drawing, n, progress=progress)
         took = time.perf_counter() - start
         figures = evaluate(
-            drawn, reference, extractor=workers.extractor, metrics=metrics, draws=draws, seed=drawing.seed
+            drawn, reference, extractor=sampler.extractor, metrics=metrics, draws=draws, seed=drawing.seed
         )
         points.append(CurvePoint(drawing, n, float(drawn.nfe.double().mean()), figures, took))
     return points

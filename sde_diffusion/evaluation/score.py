@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sde_diffusion.evaluation.feature_sampler import Drawn
 from sde_diffusion.evaluation.features import Extractor, Features
 from sde_diffusion.evaluation.metrics import METRICS, Estimate, Sets, measure
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.workers import Drawn
 from solvers.errors import choose, require_whole
 
 DEFAULT_METRICS = ("frechet", "kid", "neighbours")
@@ -18,9 +18,10 @@ MOST_DRAWS = 100_000
 _BATCH = 500
 
 
-def features_of(x: Tensor, extractor: Extractor, batch_size: int = _BATCH) -> Features:
-    """The features of samples (n, ...), batch by batch."""
-    parts = [extractor(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+def features_of(x: Tensor | Iterable[Tensor], extractor: Extractor, batch_size: int = _BATCH) -> Features:
+    """The features of samples (n, ...), or of their parts in order, batch by batch."""
+    pieces = (batch for part in ([x] if isinstance(x, Tensor) else x) for batch in torch.split(part, batch_size))
+    parts = [extractor(batch) for batch in pieces]
     p = [part.probabilities for part in parts if part.probabilities is not None]
     return Features(torch.cat([part.features for part in parts]).cpu(), torch.cat(p).cpu() if p else None)
 

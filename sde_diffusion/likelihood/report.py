@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from sde_diffusion.likelihood.dequantization import bits_per_dim, dequantise
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likelihood
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report.pictures import save_figure
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.settings import seeds_of
@@ -29,6 +31,7 @@ from sde_diffusion.storage.locate import name_of
 from solvers.errors import InputError, require_whole
 from solvers.planning import MOST
 
+T = TypeVar("T")
 OWN = "own"  # labels: those of the data
 
 
@@ -91,6 +94,7 @@ def measure(
     labels: Sequence[int] | str | None = None,
     guidance: GuidanceSettings | None = None,
     progress: Callable[[float], None] | None = None,
+    processes: Processes | None = None,
 ) -> tuple[dict[str, Any], Bound | None]:
     """The results as JSON, with the bound if elbo_steps is given.
 
@@ -98,6 +102,8 @@ def measure(
 
     Labels are classes that the samples take in turn, or "own" for those of the data. With guidance the likelihood is
     that of the guided probability flow, whose samples the guided model draws.
+
+    Processes share the batches; all but the first get an empty report.
 
     Raises:
         ValueError: arguments out of range or in conflict, see the message.
@@ -117,21 +123,31 @@ def measure(
     model, condition = guided_model(model, n, given, guidance)
     conditional = labels is not None or not guidance.plain
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
-    seeds, parts, bounds = seeds_of(seed, n), [], []
-    for start in range(0, n, batch_size):
+    seeds = seeds_of(seed, n)
+
+    def batch(start: int) -> tuple[LogLikelihood, Bound | None]:
         rows = slice(start, start + batch_size)
-        batch = x[rows].to(device)
+        x0 = x[rows].to(device)
         part = {name: value[rows].to(device) for name, value in condition.items()}
-        parts.append(
-            log_likelihood(
-                model, batch, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds[rows], tolerance=tolerance,
-                solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5), **part,
-            )
+        likelihood = log_likelihood(
+            model, x0, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds[rows], tolerance=tolerance,
+            solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5), **part,
         )  # fmt: skip
-        if elbo_steps is not None:
-            bounds.append(elbo(model, batch.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start, **part))
-        if progress is not None:
-            progress(min(start + batch_size, n) / n)
+        if elbo_steps is None:
+            return _on_cpu(likelihood), None
+        return _on_cpu(likelihood), _on_cpu(
+            elbo(model, x0.to(_dtype(model)), steps=elbo_steps, seed=seed, first=start, **part)
+        )
+
+    parts, bounds = [], []
+    with Pool({"batch": batch}, processes) as pool:
+        if pool is None:
+            return {}, None
+        for likelihood, terms in pool.map("batch", ((start,) for start in range(0, n, batch_size))):
+            parts.append(likelihood)
+            bounds += [] if terms is None else [terms]
+            if progress is not None:
+                progress(min(len(parts) * batch_size, n) / n)
     report = {
         "checkpoint": {"path": name_of(stored), "sha256": stored.sha256},
         "data": {"name": data.name, "n": n, "fingerprint": data.fingerprint, "seed": seed},
@@ -206,6 +222,13 @@ def _joined(bounds: list[Bound]) -> Bound | None:
         for name in ("nats", "standard_error", "prior", "steps", "decoder")
     }
     return Bound(**joined, times=first.times, nfe=first.nfe, dim=first.dim)
+
+
+def _on_cpu(found: T) -> T:
+    """The same results with their tensors on the CPU, for the way to another process."""
+    held = {f.name: getattr(found, f.name) for f in fields(found)}  # type: ignore[arg-type]
+    moved = {name: value.cpu() for name, value in held.items() if isinstance(value, Tensor)}
+    return replace(found, **moved)  # type: ignore[type-var]
 
 
 def _finite(value: float) -> float | None:

@@ -63,7 +63,8 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # After an interrupt the launcher ends the others, which may be in the middle of a job.
-        if self.world > 1 and self.processes.main and (kind is None or issubclass(kind, Exception)):
+        regular = kind is None or issubclass(kind, (Exception, GeneratorExit))
+        if self.world > 1 and self.processes.main and regular:
             self.processes.scatter([_STOP] * self.world)
 
     def map(self, name: str, jobs: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
@@ -78,6 +79,9 @@ class Pool:
             return
         left = iter(jobs)
         while some := list(islice(left, self.world)):
+            if len(some) == 1:  # a job alone is faster here than on its way
+                yield self._work[name](*some[0])
+                return
             messages: list[Any] = [(name, job) for job in some]
             mine = self.processes.scatter(messages + [None] * (self.world - len(some)))
             results = self.processes.gather(self._attempt(*mine))

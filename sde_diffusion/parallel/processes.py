@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -34,7 +35,7 @@ class Processes:
         group: the group that carries objects; None for a single process.
 
     >>> alone = Processes.join("cpu")
-    >>> alone.world, alone.main, alone.same({"seed": 3}), alone.scatter(["work"]), alone.gather("result")
+    >>> alone.world, alone.main, alone.once(lambda: {"seed": 3}), alone.scatter(["work"]), alone.gather("result")
     (1, True, {'seed': 3}, 'work', ['result'])
     """
 
@@ -74,13 +75,21 @@ class Processes:
         if self.world > 1:
             torch.distributed.barrier(self.group)
 
-    def same(self, value: T) -> T:
-        """The value of the first process, on every process."""
+    def once(self, action: Callable[[], T]) -> T:
+        """What a function returns, or its error, that the first process alone calls; the same on every process."""
         if self.world == 1:
-            return value
-        held = [value]
+            return action()
+        held: list[tuple[Any, Exception | None]] = [(None, None)]
+        if self.main:
+            try:
+                held = [(action(), None)]
+            except Exception as error:
+                held = [(None, error)]
         torch.distributed.broadcast_object_list(held, src=0, group=self.group)
-        return held[0]
+        found, failed = held[0]
+        if failed is not None:
+            raise failed
+        return found
 
     def scatter(self, values: list[Any] | None) -> Any:
         """An entry for each process, from the list of the first; others pass None."""

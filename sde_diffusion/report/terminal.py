@@ -78,7 +78,12 @@ def lines_of(text: str, width: int) -> str:
 
 
 def say(text: str, style: str) -> None:
-    """Write one line to stderr, coloured in a terminal, and there wrapped between words."""
+    """Write one line to stderr, coloured in a terminal, and there wrapped between words.
+
+    Of several processes that a launcher started, each writes its errors, in red, and the first everything else.
+    """
+    if rank() > 0 and style != "red":
+        return
     console, text = stderr(), printable(text)
     console.print(Text(lines_of(text, console.width) if console.is_terminal else text, style=style), soft_wrap=True)
 

@@ -15,6 +15,7 @@ upper bound.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sde import SDE
 from solvers import solve
 from solvers.conditions import cut, in_dtype
@@ -43,6 +45,7 @@ def converged(
     batch_size: int = 512,
     dtype: torch.dtype = torch.float64,
     checked: int | None = None,
+    pool: Pool | None = None,
     **condition: Any,
 ) -> tuple[Tensor, float]:
     """The reference solution from x_1, and its own error.
@@ -55,6 +58,7 @@ def converged(
         dtype: of the network's arithmetic; float32 is several times as fast, and a run of some hundred steps adds
             roundings of about 1e-5.
         checked: samples that the second run, which says the error, is made for; all by default.
+        pool: processes with ``reference_work`` of the model and its conditions, which share the batches.
         condition: what the network takes beside (x, t); tensors (B, ...) have a row for each sample.
 
     Returns:
@@ -73,14 +77,12 @@ def converged(
     """
     if steps < 4:
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
-    precise = copy.deepcopy(model).to(dtype).eval()
-    given = in_dtype(condition, len(x1), dtype)
+    shared = pool or Pool(reference_work(model, condition, len(x1)))
 
     def integrate(n: int, end: float, samples: int) -> Tensor:
         parts = torch.split(torch.arange(samples, device="cpu"), batch_size)
-        return torch.cat(
-            [_integrate(precise, x1[p.to(x1.device)].to(dtype), n, end, cut(given, len(x1), p)) for p in parts]
-        ).double()
+        jobs = ((x1[p.to(x1.device)] if pool is None else x1[p.to(x1.device)].cpu(), p, n, end, dtype) for p in parts)
+        return torch.cat([part.to(x1.device) for part in shared.map("reference", jobs)]).double()
 
     fine = integrate(steps, _END, len(x1))
     coarse = integrate(steps // 2, 4 * _END, len(x1) if checked is None else min(checked, len(x1)))
@@ -91,6 +93,27 @@ def converged(
             "or inf on the way; check its weights"
         )
     return fine, float(rms(fine[: len(coarse)] - coarse).mean())
+
+
+def reference_work(model: ScoreModel, condition: dict[str, Any], rows: int) -> dict[str, Callable[..., Any]]:
+    """The work of a pool that ``converged`` shares.
+
+    Args:
+        model: any ScoreModel.
+        condition: conditions that are bound to the model.
+        rows: number of samples that they have rows for.
+    """
+    kept: dict[torch.dtype, tuple[ScoreModel, dict[str, Any]]] = {}
+
+    @torch.no_grad()
+    def reference(x1: Tensor, samples: Tensor, steps: int, end: float, dtype: torch.dtype) -> Tensor:
+        if dtype not in kept:
+            kept[dtype] = copy.deepcopy(model).to(dtype).eval(), in_dtype(condition, rows, dtype)
+        precise, given = kept[dtype]
+        own = x1.to(device=precise.device if precise.dtype else x1.device, dtype=dtype)
+        return _integrate(precise, own, steps, end, cut(given, rows, samples)).to(x1.device)
+
+    return {"reference": reference}
 
 
 def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition: dict[str, Any]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.sampling.reference_solution import converged
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.sampling.reference_solution import converged, reference_work
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning.effort import CHECKED, Effort
 from sde_diffusion.tuning.fit import Denoise, TableFit, run
@@ -24,6 +25,7 @@ from solvers.fitted.compile import compile_table
 # Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
 _LEAST_ROWS = 8
+_REFERENCE_BATCH = 64  # few, so that the reference solutions of some hundred samples can be shared
 
 
 def rows_of(condition: Mapping[str, Any], expected: int | None) -> int | None:
@@ -81,6 +83,24 @@ def place(model: ScoreModel) -> tuple[torch.device, torch.dtype]:
     return parameter.device, torch.promote_types(parameter.dtype, torch.float32)
 
 
+def work_of(model: ScoreModel, given: dict[str, Any], rows: int | None) -> dict[str, Callable[..., Any]]:
+    """The work of a pool that tuning shares: network evaluations, and reference solutions.
+
+    Args:
+        model: any ScoreModel.
+        given: conditions that are bound to the model, on its device.
+        rows: number of samples that they have rows for; None for none.
+    """
+    device, _ = place(model)
+
+    @torch.no_grad()
+    def denoise(x: Tensor, t: Tensor, samples: Tensor) -> Tensor:
+        condition = given if rows is None else cut(given, rows, samples.to(device))
+        return model.denoise(x.to(device), t.to(device), **condition).to(x.device)
+
+    return {"denoise": denoise, **reference_work(model, given, rows or -1)}
+
+
 @dataclass(frozen=True)
 class Task:
     """The model, the fitting and held-out samples, the error of their reference solutions, and the effort."""
@@ -100,8 +120,9 @@ class Task:
         effort: Effort,
         batch_size: int,
         given: dict[str, Any],
+        pool: Pool,
     ) -> Task:
-        """Draw the initial noise and compute its endpoints; the conditions are bound to the model."""
+        """Draw the initial noise and compute its endpoints, on a pool with ``work_of`` the model and its conditions."""
         device, dtype = place(model)
         noise_samples, total = effort.noise_samples, effort.noise_samples + effort.held_out
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
@@ -109,24 +130,20 @@ class Task:
             model,
             x1,
             steps=effort.reference_steps,
-            batch_size=batch_size,
+            batch_size=min(batch_size, _REFERENCE_BATCH),
             dtype=dtype if effort.timed else torch.float64,
             checked=CHECKED if effort.timed else None,
+            pool=None if pool.world == 1 else pool,
             **given,
         )
 
         def denoise(first: int) -> Denoise:
             def call(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-                rows = rows.to(device)
-                parts = [
-                    model.denoise(
-                        x[k : k + batch_size],
-                        t[k : k + batch_size].to(device),
-                        **cut(given, total, rows[k : k + batch_size] + first),
-                    )
-                    for k in range(0, len(x), batch_size)
-                ]
-                return torch.cat(parts)
+                apart = pool.world > 1 and len(x) > batch_size  # between processes travel tensors of the CPU
+                x, rows = (x.cpu() if apart else x), rows.cpu() + first
+                starts = range(0, len(x), batch_size)
+                jobs = (tuple(column[k : k + batch_size] for column in (x, t, rows)) for k in starts)
+                return torch.cat([part.to(device) for part in pool.map("denoise", jobs)])
 
             return call
 

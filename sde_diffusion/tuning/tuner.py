@@ -26,6 +26,8 @@ from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.tuned_solver import Tuned, gain
 from sde_diffusion.tuning.effort import (
@@ -51,7 +53,7 @@ from sde_diffusion.tuning.fit import (
     with_source,
 )
 from sde_diffusion.tuning.grid_search import Start, search
-from sde_diffusion.tuning.task import FIRST_NOISE, Task, place, rows_of
+from sde_diffusion.tuning.task import FIRST_NOISE, Task, place, rows_of, work_of
 from solvers import Solver
 from solvers.conditions import cut
 from solvers.errors import InputError, require_whole
@@ -121,6 +123,7 @@ def tuned_each(
     minutes: float | None = None,
     progress: bool | Callable[[Progress], None] = False,
     on_effort: Callable[[Effort], None] | None = None,
+    processes: Processes | None = None,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Tuned]:
@@ -139,6 +142,7 @@ def tuned_each(
             result on the load of the machine.
         progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
         on_effort: called with the planned ``Effort`` before the work.
+        processes: processes that share the work, each with an equal model; all but the first find nothing.
         condition: what the network takes beside (x, t), by name: tensors ``(noise_samples + held_out, ...)`` with a row
             for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
             Anything else is passed on unchanged.
@@ -166,11 +170,17 @@ def tuned_each(
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
     rows = rows_of(given, None if minutes is not None else noise_samples + held_out)
     settings = (model, budgets, shape, seed, noise_samples, held_out, batch_size, minutes)
-    if isinstance(progress, bool):
-        with bar(progress) as shown:
-            yield from _each(*settings, shown, on_effort, given, rows)
-    else:
-        yield from _each(*settings, progress, on_effort, given, rows)
+    model.eval()
+    # Bound while they are whole: a null with a row for each sample is cut together with its condition.
+    given = _first(model.bind(given), rows, rows, place(model)[0])
+    with Pool(work_of(model, given, rows), processes) as pool:
+        if pool is None:
+            return
+        if isinstance(progress, bool):
+            with bar(progress) as shown:
+                yield from _each(*settings, shown, on_effort, given, rows, pool)
+        else:
+            yield from _each(*settings, progress, on_effort, given, rows, pool)
 
 
 def _each(
@@ -184,16 +194,14 @@ def _each(
     minutes: float | None,
     callback: Callable[[Progress], None] | None,
     on_effort: Callable[[Effort], None] | None,
-    condition: dict[str, Any],
+    given: dict[str, Any],
     rows: int | None,
+    pool: Pool,
 ) -> Iterator[Tuned]:
-    model.eval()
     clock = Clock(None if minutes is None else 60 * minutes)
     reporter = Reporter(callback, clock)
     device, dtype = place(model)
     x1 = model.sde.prior((32, *shape), seeds=seeds_of(seed, 32, FIRST_NOISE), device=device, dtype=dtype)
-    # Bound while they are whole: a null with a row for each sample is cut together with its condition.
-    given = _first(model.bind(condition), rows, rows, device)
     speed = seconds_per_evaluation(model, x1, batch_size, given, rows)
     calls = [nfe // model.cost for nfe in budgets]
     made = effort_for(clock.seconds, speed, calls, noise_samples, held_out, model.cost)
@@ -204,7 +212,7 @@ def _each(
     if on_effort is not None:
         on_effort(made)
     reporter.tell(0.0, "reference solutions")
-    task = Task.prepare(model, shape, seed, made, batch_size, given)
+    task = Task.prepare(model, shape, seed, made, batch_size, given, pool)
     # A solver of n steps takes about n^2 calls for each sample and iteration.
     weights = [n**2 for n in calls]
     first = 0.3

@@ -26,6 +26,7 @@ from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
 from sde_diffusion.comparison.report import as_dict, save_comparison, summary, table
 from sde_diffusion.data import load_data
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import guided_model
@@ -109,6 +110,7 @@ def compare(
     the same initial noise. Differences between solvers have confidence intervals; those that may be due to chance are
     marked.
     """
+    processes = Processes.join(device or "auto")
     budgets = whole_numbers(nfe, "--nfe")
     if out is not None:
         require_new(out)  # fails before the computation starts
@@ -122,7 +124,7 @@ def compare(
             continue
         name, solver = find_solver(spec)
         chosen[spec if name in chosen else name] = solver
-    target = reference(stored, data, data_dir)
+    target = reference(stored, data, data_dir) if processes.main else None
     with terminal.stderr().status("loading") as status:
         loaded = load(stored, device=str(device_for(device or "auto")))
         guided, condition = guided_model(loaded, n, labels, guidance)
@@ -137,8 +139,11 @@ def compare(
             batch_size=batch_size,
             reference_steps=reference_steps,
             on_row=status.update,
+            processes=processes,
             condition=condition,
         )
+    if not processes.main:
+        return None
     folder = out or unused(place)
     checkpoint = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
     about = {
@@ -151,7 +156,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))
         return None
-    echo(f"model {stored.path}")
+    echo(f"model {stored.path}{processes}")
     terminal.stdout().print(table(found))
     for line in summary(found):
         echo(line)

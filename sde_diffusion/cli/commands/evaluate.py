@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
 from sde_diffusion.cli.commands.sample import bar, listed, times_of
 from sde_diffusion.cli.errors import echo, say
@@ -24,17 +27,18 @@ from sde_diffusion.cli.options import (
 )
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
-from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, error_budget, plot, quality, read_samples
 from sde_diffusion.evaluation import report as reports
 from sde_diffusion.evaluation.curve import as_dict
-from sde_diffusion.evaluation.features import NAMES, default_features, make_extractor
+from sde_diffusion.evaluation.features import NAMES, Extractor, Features, default_features, make_extractor
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, too_few
+from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, features_of, too_few
 from sde_diffusion.evaluation.score import evaluate as measure
-from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.files.text import printable
 from sde_diffusion.files.writing import require_writable
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
@@ -44,6 +48,7 @@ from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.evaluation_record import CURVE, EVALUATION, write_evaluation
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, folder_of, name_of, recorded_data, unused
 from sde_diffusion.storage.sample_record import RECORD, folder_name
+from sde_diffusion.storage.sharded_set import is_sharded, whole_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import GRIDS, SOLVERS
@@ -146,7 +151,10 @@ def evaluate(
     processes: Annotated[
         int | None,
         typer.Option(
-            "--processes", help="Number of processes; results do not depend on it.", show_default="one per core"
+            "--processes",
+            help="1; several are started by torchrun --nproc-per-node N -m sde_diffusion -- evaluate ...",
+            show_default="1",
+            hidden=True,
         ),
     ] = None,
     draws: Annotated[int, typer.Option("--draws", help="Number of half-samples for the standard errors.")] = 40,
@@ -183,6 +191,8 @@ def evaluate(
     Draws samples from a model, or reads samples from a file, and compares them with a reference. Several NFE or
     solvers give a curve.
     """
+    several_processes(processes)
+    group = Processes.join(device or "auto")
     if out is not None:
         require_new(out)  # fails before the computation starts
     if save_reference is not None:
@@ -215,61 +225,71 @@ def evaluate(
         for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
         for made in [find_tuned(stored, b, guidance.tag(labels)) if stored and s == TUNED else s]
     ]
-    what, data = find_reference(reference, split, data_dir, stored)
-    if budget and (stored is None or data is None or len(ways) != 1):
+    if budget and (stored is None or len(ways) != 1 or (reference or "").endswith(".safetensors")):
         raise InputError("--budget needs a model, one solver, one --nfe and a reference that is a data set")
-    if what is None:
-        assert data is not None  # at least one of them is not None
-        of_bytes = data.x.dtype == torch.uint8
-        name = features or default_features(data.shape, of_bytes=of_bytes)
-        extractor = make_extractor(
-            name, fit=lambda: data.batch(slice(0, FIT)), weights=weights, value_range=None if of_bytes else limits
-        )
-        what = FeatureStatistics.of(data, extractor, split, device)
-    else:
+    own: dict[str, Any] = {}
+
+    def taken() -> FeatureStatistics:
+        """The reference, which the first process alone makes from its data."""
+        what, own["data"] = find_reference(reference, split, data_dir, stored)
+        if what is None:
+            data = own["data"]
+            of_bytes = data.x.dtype == torch.uint8
+            name = features or default_features(data.shape, of_bytes=of_bytes)
+            limit = None if of_bytes else limits
+            fit = lambda: data.batch(slice(0, FIT))  # noqa: E731
+            own["extractor"] = make_extractor(name, fit=fit, weights=weights, value_range=limit)
+            return FeatureStatistics.of(data, own["extractor"], split, device)
         kept = what.data.get("range") or (limits if what.of_floats else None)
+        limit = None if kept is None else (kept[0], kept[1])
         name = features or what.extractor["name"]
-        extractor = make_extractor(
-            name, tensors=what.tensors, weights=weights, value_range=None if kept is None else (kept[0], kept[1])
-        )
-        what.check(extractor)
+        own["extractor"] = make_extractor(name, tensors=what.tensors, weights=weights, value_range=limit)
+        what.check(own["extractor"])
+        return what
+
+    what = group.once(taken)
+    extractor = own["extractor"] if group.main else what.make_extractor(weights)
     if stored and limits and not what.of_floats:
         raise InputError("--range is the value range of float files; leave it out for samples of a model")
-    samples = None
+    if stored is None and not group.main:
+        return {}  # metrics of given samples are the work of one process
+    samples: Tensor | Features | None = None
     if stored is None and source is not None:
-        own = what.of_floats
-        samples = read_samples(source, None if own else limits, own_units=own)
-    count = n if samples is None else len(samples)
+        samples = given_samples(source, what, extractor, limits)
+    count = n if samples is None else len(samples) if isinstance(samples, Tensor) else len(samples.features)
     names = feasible(metrics, count, what, named=bool(typed(ctx, "metrics")))
-    if save_reference is not None:
+    if save_reference is not None and group.main:
         what.save(save_reference, force=force)
     real = what.data
     echo(f"reference {real['name']}, {real['n']:,} samples of {real['split']}; features {extractor.name}")
     if stored is None:
         assert samples is not None and source is not None
         found = measure(samples, what, extractor=extractor, metrics=names, draws=draws, seed=seed)
-        terminal.stdout().print(reports.table([(printable(str(source)), found)], len(samples)))
-        run = {"n": len(samples), "figures": as_dict(found)}
+        terminal.stdout().print(reports.table([(printable(str(source)), found)], count))
+        run = {"n": count, "figures": as_dict(found)}
         content = reports.record({"path": str(source)}, what, [run])
         saved = write_evaluation(out or unused(FOLDER / source.stem), content)
         echo(f"figures {saved}")
         return {"written": [saved], **content}
     network = load(stored, device=device)
     what.check_shape(network.shape or ())
-    usual = 1 if device != "cpu" or stored.given is not None else min(default_processes(), -(-n // batch_size))
     guided, condition = guided_model(network, n, labels, guidance)
-    with Workers(guided, extractor, usual if processes is None else processes, condition) as workers:
+    sampler = FeatureSampler(guided, extractor, condition)
+    with Pool(sampler.work, group) as pool:
+        if pool is None:
+            return {}
+        sampler = replace(sampler, pool=pool)
         with bar() as progress:
-            points = quality(workers, ways, n, what, metrics=names, draws=draws, on_share=progress)
+            points = quality(sampler, ways, n, what, metrics=names, draws=draws, on_share=progress)
         terminal.stdout().print(reports.table(reports.columns(points), n))
         made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
         made |= guidance.record(labels) if asked.given() else {}
         content = reports.record(made, what, [p.as_dict() for p in points])
         if budget:
-            assert data is not None  # checked above
+            data = own["data"]
             with bar("error budget") as progress:
                 parts = error_budget(
-                    workers, ways[0], n, what, data, held_out(data, split), draws=draws, progress=progress
+                    sampler, ways[0], n, what, data, held_out(data, split), draws=draws, progress=progress
                 )
             content["budget"] = reports.budget_dict(parts)
             for table in (reports.budget_table(parts), reports.loss_table(parts)):
@@ -286,6 +306,34 @@ def evaluate(
     if several:
         echo(f"picture {saved.with_name(CURVE)}")
     return {"written": [saved, *([saved.with_name(CURVE)] if several else [])], **content}
+
+
+def several_processes(asked: int | None) -> None:
+    """Refuse --processes, which started processes before torchrun did.
+
+    Raises:
+        ValueError: more than one.
+    """
+    if asked is not None:
+        require_whole("--processes", asked, 1, 1024)
+    if asked is not None and asked > 1:
+        words = " ".join(sys.argv[1:]).replace(f" --processes {asked}", "").replace(f" --processes={asked}", "")
+        raise InputError(
+            f"--processes starts no processes any more; a launcher does: torchrun --nproc-per-node {asked} "
+            f"-m sde_diffusion -- {words}"
+        )
+
+
+def given_samples(
+    source: Path, reference: FeatureStatistics, extractor: Extractor, limits: tuple[float, float] | None
+) -> Tensor | Features:
+    """Samples from files, or the features of a set in shards, which are taken shard by shard."""
+    if is_sharded(source):
+        found = whole_set(source)
+        reference.check_shape(found.shape)
+        return features_of((part.x for part in found.parts()), extractor)
+    own = reference.of_floats
+    return read_samples(source, None if own else limits, own_units=own)
 
 
 def feasible(metrics: str, n: int, reference: FeatureStatistics, *, named: bool) -> list[str]:

@@ -28,6 +28,7 @@ from sde_diffusion.files.writing import new_folder, require_new, write_file
 from sde_diffusion.likelihood.divergence import PROBES
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
 from sde_diffusion.likelihood.report import OWN, headline, measure, plot_terms, table_of_terms
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
@@ -122,6 +123,7 @@ def likelihood(
     Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. With --label own
     each sample has the label of the data.
     """
+    processes = Processes.join(device or "auto")
     if out is not None:
         require_new(out)  # fails before the computation starts
     stored = model_at(run, model)
@@ -156,7 +158,10 @@ def likelihood(
             labels=labels,
             guidance=guidance,
             progress=progress,
+            processes=processes,
         )
+    if not processes.main:
+        return {}
     lines = headline(report)
     for line in lines:
         echo(line)

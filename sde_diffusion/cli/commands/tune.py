@@ -20,6 +20,7 @@ from sde_diffusion.cli.options import (
     whole_numbers,
     with_guidance,
 )
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -80,6 +81,7 @@ def tune(
     error on held-out noise samples, where it is never worse than the default. --solver tuned uses it.
     """
     start = time.perf_counter()
+    processes = Processes.join(device or "auto")
     stored = model_at(run, given)
     budgets = whole_numbers(nfe, "--nfe")
     if minutes is not None:
@@ -89,9 +91,22 @@ def tune(
     labels, guidance = asked.labels(stored), asked.settings()
     noise_samples = noise_samples if noises is None else noises
     found = tune_model(
-        stored, budgets, minutes, device or "auto", seed, noise_samples, held_out, batch_size, out, labels, guidance
+        stored,
+        budgets,
+        minutes,
+        device or "auto",
+        seed,
+        noise_samples,
+        held_out,
+        batch_size,
+        out,
+        labels,
+        guidance,
+        processes,
     )
-    echo(f"{time.perf_counter() - start:.0f} s")
+    if not processes.main:
+        return {}
+    echo(f"{time.perf_counter() - start:.0f} s{processes}")
     if out is None or out.resolve() == tuned_folder(stored).resolve():
         model = stored.argument if stored.given else name_of(stored)
         echo("use it:", " ".join(["sdediff sample", str(model), *asked.words(), f"--nfe {budgets[0]}"]))
@@ -112,6 +127,7 @@ def tune_model(
     out: Path | None = None,
     labels: Sequence[int] | None = None,
     guidance: GuidanceSettings | None = None,
+    processes: Processes | None = None,
 ) -> list[dict[str, Any]]:
     """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors."""
     guidance = guidance or GuidanceSettings()
@@ -124,7 +140,7 @@ def tune_model(
     model, condition = guided_model(loaded, rows, labels, guidance)
     found: list[Tuned] = []
     with bar() as progress:
-        for made in tuned_each(
+        each = tuned_each(
             model,
             budgets,
             seed=seed,
@@ -134,8 +150,10 @@ def tune_model(
             minutes=minutes,
             progress=progress or False,
             on_effort=lambda effort: echo(f"tuning takes {effort}", err=True),
+            processes=processes,
             condition=condition,
-        ):
+        )
+        for made in each:
             path = folder / file_name(made.nfe, tag)
             towards = guidance.record(labels) if tag else {}
             counts = {"noise_samples": made.noise_samples, "held_out": made.held_out}

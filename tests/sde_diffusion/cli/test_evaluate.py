@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,45 @@ def test_a_budget_adds_up() -> None:
     assert len(budget["held_out_loss"]) == 10
     assert Path("runs/moons/evaluation/pf-ode-nfe4/evaluation.json").is_file()
     assert torch.isfinite(torch.tensor([e["value"] for e in budget["held_out_loss"]])).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*far outside of black and white", "ignore:kid")
+def test_samples_in_shards_are_measured_like_those_of_one_file() -> None:
+    options = ["sample", "bundled", "--n", "90", "--nfe", "2", "--batch-size", "16"]
+    for words in (["--out", "one"], ["--out", "many", "--shard-size", "32"]):
+        assert CliRunner().invoke(app, [*options, *words]).exit_code == 0
+    metrics = ["--reference", "digits", "--metrics", "kid", "--draws", "3"]
+    one, many = (evaluated(source, *metrics, "--out", f"{source}-figures") for source in ("one", "many"))
+    assert one["runs"] == many["runs"]
+    Path("many/samples.json").unlink()
+    assert "not all there yet: sdediff sample --resume many" in refused("many", *metrics)
+
+
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples", "ignore:.*far outside of black and white")
+def test_several_processes_give_the_figures_of_one(launch: Callable[..., Any]) -> None:
+    options = ["bundled", *FEW, "--nfe", "2,3", "--batch-size", "16", "--metrics", "frechet,kid,neighbours"]
+    one = evaluated(*options, "--out", "1")["runs"]
+
+    def job(world: int) -> tuple[int, str]:
+        result = run(*options, "--out", str(world))
+        return result.exit_code, result.stdout
+
+    for world in (2, 3):
+        found = launch(world, lambda world=world: job(world))
+        assert [code for code, _ in found] == [0] * world and [out for _, out in found[1:]] == [""] * (world - 1)
+        runs = json.loads(Path(str(world), "evaluation.json").read_text())["runs"]
+        for mine, theirs in zip(one, runs, strict=True):
+            for name, figure in mine["figures"].items():
+                assert theirs["figures"][name]["value"] == pytest.approx(figure["value"], rel=1e-12), name
+
+
+def test_an_error_in_several_processes_says_in_which(launch: Callable[..., Any]) -> None:
+    found = launch(2, lambda: (run("bundled", *FEW, "--reference", "none.npz").stderr, 0))
+    assert found[0][0].startswith("error: no data at none.npz") and found[1][0].startswith(
+        "error in process 1: no data"
+    )
+
+
+def test_processes_are_started_by_torchrun() -> None:
+    said = refused("bundled", "--processes", "3")
+    assert "torchrun --nproc-per-node 3 -m sde_diffusion -- " in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,13 @@ def test_compare_measures_the_guided_model() -> None:
 
 
 @pytest.mark.slow
-def test_evaluate_draws_the_guided_samples_in_any_number_of_processes() -> None:
+def test_evaluate_draws_the_guided_samples_in_any_number_of_processes(launch: Callable[..., Any]) -> None:
     options = "--label all --guidance 2 --apg --nfe 4 --n 110 --batch-size 40 --features pixels --metrics kid --draws 4"
     run(f"evaluate run {options} --processes 1 --out one")
     found = read("one/evaluation.json")
     assert found["source"]["labels"] == list(range(10)) and found["source"]["guidance_rule"]["eta_parallel"] == 0
     assert found["runs"][0]["nfe"] == 4
-    run(f"evaluate run {options} --processes 2 --out two")
+    launch(2, lambda: run(f"evaluate run {options} --out two") and None)
     assert read("two/evaluation.json")["runs"][0]["figures"] == found["runs"][0]["figures"]
     # The same as of the samples that sample writes.
     run("sample run --label all --guidance 2 --apg --nfe 4 --n 110 --batch-size 40 --out s")

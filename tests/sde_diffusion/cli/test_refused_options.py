@@ -168,10 +168,10 @@ def test_with_few_samples_the_metrics_that_exist_are_shown(chosen: list[str]) ->
 def test_a_metric_that_was_chosen_and_does_not_exist_is_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def workers(*_: Any) -> None:
+    def sampler(*_: Any) -> None:
         raise AssertionError("samples were drawn")
 
-    monkeypatch.setattr(evaluate_command, "Workers", workers)
+    monkeypatch.setattr(evaluate_command, "FeatureSampler", sampler)
     said = refused(*FEW, "--metrics", "frechet,kid", "--save-reference", "r.safetensors")
     assert (
         "frechet of 64 features takes 64 samples or more, not 20; these metrics take fewer: --metrics kid,mmd," in said

@@ -27,7 +27,7 @@ from sde_diffusion import (
 from sde_diffusion.comparison import compare
 from sde_diffusion.data import as_data
 from sde_diffusion.data.normalization import IDENTITY, Normalization, measure_normalization
-from sde_diffusion.evaluation import SamplingSettings, Workers
+from sde_diffusion.evaluation import FeatureSampler, SamplingSettings
 from sde_diffusion.evaluation.features import Pixels
 from sde_diffusion.guidance import DDNM, Mask
 from sde_diffusion.guidance.twisted import twisted_particles
@@ -103,9 +103,9 @@ def test_codes_are_standard_normal_and_come_back(scaled: ScoreModel) -> None:
 
 
 def test_features_and_comparisons_are_in_units_of_the_data(scaled: ScoreModel, inner: Gaussian) -> None:
-    with Workers(scaled, Pixels()) as workers:
-        x = workers.draw(SamplingSettings("pf-ode", nfe=10), 6).features
-        started = workers.draw(SamplingSettings("pf-ode", nfe=60), 6, x).features
+    sampler = FeatureSampler(scaled, Pixels())
+    x = sampler.draw(SamplingSettings("pf-ode", nfe=10), 6).features
+    started = sampler.draw(SamplingSettings("pf-ode", nfe=60), 6, x).features
     torch.testing.assert_close(x, sample(scaled, 6, nfe=10), rtol=1e-5, atol=1e-4)
     assert started.shape == (6, 3) and float((started - SHIFT).abs().div(SCALE).max()) < 5
     one = Normalization("standard", torch.zeros(3), torch.full((3,), 10.0))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +15,15 @@ from torch import Tensor
 
 from sde_diffusion import evaluate, sample
 from sde_diffusion.data import Data, as_data, load_data
-from sde_diffusion.evaluation import SamplingSettings, Workers, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import Drawn, FeatureSampler, SamplingSettings, error_budget, plot, quality, read_samples
 from sde_diffusion.evaluation.budget import TERMS, last_time, loss_by_time, prior_bounds
 from sde_diffusion.evaluation.features import Pixels, make_extractor
 from sde_diffusion.evaluation.metrics import Moments, frechet_distance
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import features_of
 from sde_diffusion.models.analytic import Gaussian, GaussianMixture
+from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.sampling import generate
 from sde_diffusion.sde import VPSDE
 from sde_diffusion.storage import sample_record
@@ -43,15 +48,19 @@ def reference(data: Data) -> FeatureStatistics:
     return FeatureStatistics.of(data, Pixels())
 
 
-def test_processes_share_the_work_and_give_the_same_bits() -> None:
+def test_processes_share_the_work_and_give_the_same_bits(launch: Callable[..., Any]) -> None:
     means = 0.4 * torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model, extractor = GaussianMixture(means, 0.1, sde=VPSDE()), make_extractor("digits")
     drawing = SamplingSettings("ddpm", nfe=5, batch_size=16)
-    drawn = []
-    for processes in (1, 2):
-        with Workers(model, extractor, processes) as workers:
-            drawn.append(workers.draw(drawing, 50))
-    (one, p, nfe), (two, q, _) = drawn
+
+    def drawn() -> Drawn | None:
+        sampler = FeatureSampler(model, extractor)
+        with Pool(sampler.work, Processes.join("cpu")) as pool:
+            return None if pool is None else replace(sampler, pool=pool).draw(drawing, 50)
+
+    one, p, nfe = FeatureSampler(model, extractor).draw(drawing, 50)
+    (two, q, _), other = launch(2, drawn)
+    assert other is None
     assert torch.equal(one, two) and p is not None and q is not None and torch.equal(p, q)
     assert nfe.tolist() == [5] * 50
     # And they are the features of the samples that the library draws.
@@ -64,22 +73,22 @@ def test_processes_share_the_work_and_give_the_same_bits() -> None:
 
 def test_noised_data_is_a_start_that_keeps_its_seed(exact: Gaussian, data: Data) -> None:
     x0 = data.x[:6]
-    with Workers(exact, Pixels()) as workers:
-        found = workers.draw(SamplingSettings("pf-ode", nfe=30, batch_size=4), 6, x0).features
+    sampler = FeatureSampler(exact, Pixels())
+    found = sampler.draw(SamplingSettings("pf-ode", nfe=30, batch_size=4), 6, x0).features
     eps = VPSDE().prior((6, 3), seeds=range(6))
     ode = VPSDE().probability_flow(exact)
     torch.testing.assert_close(found, solve(ode, VPSDE().perturb(x0, 1.0, eps), nfe=30).x, rtol=1e-5, atol=1e-5)
 
 
 def test_the_figures_of_exact_samples_are_those_of_real_ones(exact: Gaussian, reference: FeatureStatistics) -> None:
-    with Workers(exact, Pixels()) as workers:
-        good, bad = quality(
-            workers,
-            [SamplingSettings("pf-ode", nfe=20), SamplingSettings("ddim", nfe=3)],
-            1000,
-            reference,
-            metrics=["frechet", "kid"],
-        )
+    sampler = FeatureSampler(exact, Pixels())
+    good, bad = quality(
+        sampler,
+        [SamplingSettings("pf-ode", nfe=20), SamplingSettings("ddim", nfe=3)],
+        1000,
+        reference,
+        metrics=["frechet", "kid"],
+    )
     assert good.nfe == 20 and bad.nfe == 3
     for name in ("frechet", "kid"):
         assert abs(good.figures[name].value) < 4 * good.figures[name].standard_error
@@ -104,8 +113,8 @@ def test_evaluate_takes_samples_or_features(exact: Gaussian, reference: FeatureS
 def test_budget_of_a_gaussian_is_what_its_closed_form_says(
     exact: Gaussian, data: Data, reference: FeatureStatistics
 ) -> None:
-    with Workers(exact, Pixels()) as workers:
-        found = error_budget(workers, SamplingSettings("ddim", nfe=6), 1000, reference, data, fine=40, draws=10)
+    sampler = FeatureSampler(exact, Pixels())
+    found = error_budget(sampler, SamplingSettings("ddim", nfe=6), 1000, reference, data, fine=40, draws=10)
     assert list(found.terms) == list(TERMS)
     assert sum(e.value for e in found.terms.values()) == pytest.approx(found.total.value, rel=1e-9)
     score, floor = found.terms["score error"], found.terms["Monte-Carlo floor"]
@@ -121,8 +130,8 @@ def test_a_prior_that_is_far_off_is_seen(data: Data, reference: FeatureStatistic
     # With beta_max = 2 and a mean of 0.5 the prior N(0, I) is visibly not the law of x_1.
     sde = VPSDE(beta_max=2.0)
     model = Gaussian(torch.tensor([0.5, -0.2, 0.1]), VARIANCES, sde=sde)
-    with Workers(model, Pixels()) as workers:
-        found = error_budget(workers, SamplingSettings("pf-ode", nfe=30), 1000, reference, data, fine=40, draws=10)
+    sampler = FeatureSampler(model, Pixels())
+    found = error_budget(sampler, SamplingSettings("pf-ode", nfe=30), 1000, reference, data, fine=40, draws=10)
     prior = found.terms["prior mismatch"]
     assert prior.value > 0.8 * found.total.value and prior.value > 4 * prior.standard_error
     assert prior.value < 1.5 * found.prior_w2**2  # the flow of this model expands little
@@ -150,15 +159,13 @@ def test_held_out_loss_of_an_exact_gaussian(exact: Gaussian, data: Data) -> None
 
 
 def test_budgets_that_make_no_sense_are_refused(exact: Gaussian, data: Data, reference: FeatureStatistics) -> None:
-    with Workers(exact, Pixels()) as workers:
-        with pytest.raises(ValueError, match="adaptive solvers have none"):
-            error_budget(workers, SamplingSettings("rk45"), 100, reference, data)
-        with pytest.raises(ValueError, match="is not what the reference 'gaussian' was made of"):
-            error_budget(workers, SamplingSettings(nfe=5), 100, reference, as_data(torch.zeros(5, 3), name="zeros"))
-        with pytest.raises(ValueError, match="got n=0"):
-            workers.draw(SamplingSettings(nfe=5), 0)
-    with pytest.raises(ValueError, match="got 0"):
-        Workers(exact, Pixels(), 0)
+    sampler = FeatureSampler(exact, Pixels())
+    with pytest.raises(ValueError, match="adaptive solvers have none"):
+        error_budget(sampler, SamplingSettings("rk45"), 100, reference, data)
+    with pytest.raises(ValueError, match="is not what the reference 'gaussian' was made of"):
+        error_budget(sampler, SamplingSettings(nfe=5), 100, reference, as_data(torch.zeros(5, 3), name="zeros"))
+    with pytest.raises(ValueError, match="got n=0"):
+        sampler.draw(SamplingSettings(nfe=5), 0)
 
 
 def images(path: Path, x: Tensor, suffix: str = "png") -> Path:
@@ -208,8 +215,8 @@ def test_samples_of_our_own_have_a_range(tmp_path: Path) -> None:
 
 def test_the_picture_of_a_curve(exact: Gaussian, reference: FeatureStatistics, tmp_path: Path) -> None:
     ways = [SamplingSettings(solver, nfe=nfe) for solver in ("ddim", "pf-ode") for nfe in (4, 8)]
-    with Workers(exact, Pixels()) as workers:
-        points = quality(workers, ways, 200, reference, metrics=["frechet"], draws=4)
+    sampler = FeatureSampler(exact, Pixels())
+    points = quality(sampler, ways, 200, reference, metrics=["frechet"], draws=4)
     plot(tmp_path / "curve.png", points, "frechet")
     with Image.open(tmp_path / "curve.png") as picture:
         colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()}

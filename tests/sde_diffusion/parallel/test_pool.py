@@ -52,9 +52,16 @@ def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "WORLD_SIZE" not in os.environ
 
 
-def test_the_first_process_says_what_is_the_same_for_all(launch: Launch) -> None:
-    def job() -> tuple[Any, int]:
+def test_what_the_first_process_finds_or_raises_is_the_same_for_all(launch: Launch) -> None:
+    def job(fails: bool) -> tuple[Any, int]:
         processes = Processes.join("cpu")
-        return processes.same({"rank": processes.rank}), processes.world
 
-    assert launch(2, job) == [({"rank": 0}, 2)] * 2
+        def action() -> dict[str, int]:
+            if fails:
+                raise InputError(f"process {processes.rank}")
+            return {"rank": processes.rank}
+
+        return processes.once(action), processes.world
+
+    assert launch(2, lambda: job(False)) == [({"rank": 0}, 2)] * 2
+    assert [str(error) for error in launch(2, lambda: job(True))] == ["process 0"] * 2
