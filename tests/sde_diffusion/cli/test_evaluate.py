@@ -130,7 +130,7 @@ def test_samples_in_shards_are_measured_like_those_of_one_file() -> None:
     assert "not all there yet: sdediff sample --resume many" in refused("many", *metrics)
 
 
-@pytest.mark.filterwarnings("ignore:frechet. 80 samples", "ignore:.*far outside of black and white")
+@pytest.mark.filterwarnings("ignore:.*dimensions are few", "ignore:.*far outside of black and white")
 def test_several_processes_give_the_figures_of_one(launch: Callable[..., Any]) -> None:
     options = ["bundled", *FEW, "--nfe", "2,3", "--batch-size", "16", "--metrics", "frechet,kid,neighbours"]
     one = evaluated(*options, "--out", "1")["runs"]

@@ -89,7 +89,7 @@ def refused(*args: str) -> str:
         ("evaluate set.npz --reference digits --solver ddim", "--solver would have no effect"),
         ("evaluate set.npz --reference digits --steps 2 --eta 0", "--steps, --eta would have no effect"),
         ("evaluate set.npz --reference digits --grid karras", "--grid would have no effect"),
-        ("evaluate set.npz --reference digits --processes 2 --batch-size 3", "--batch-size, --processes would have no"),
+        ("evaluate set.npz --reference digits --processes 1 --batch-size 3", "--batch-size, --processes would have no"),
         ("evaluate bundled --reference r.safetensors --split test", "--split would have no effect: the reference r.sa"),
         ("evaluate bundled --reference r.safetensors --data-dir .", "--data-dir would have no effect: the reference"),
         ("evaluate set.npz --reference r.safetensors --device cpu", "--device would have no effect"),
@@ -125,7 +125,7 @@ def test_a_solver_without_an_estimate_has_no_profile_and_nothing_is_drawn(monkey
     def draw(*_: Any, **__: Any) -> None:
         raise AssertionError("samples were drawn")
 
-    monkeypatch.setattr(sample_command.generate, "draw", draw)
+    monkeypatch.setattr(sample_command.generate, "run_job", draw)
     assert "ddim has no error estimate" in refused("sample", "bundled", "--solver", "ddim", "--nfe", "6", "--profile")
 
 
