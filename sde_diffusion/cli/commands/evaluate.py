@@ -29,6 +29,7 @@ from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, error_budget, plot, quality, read_samples
 from sde_diffusion.evaluation import report as reports
+from sde_diffusion.evaluation.cost import LONG, seconds_for
 from sde_diffusion.evaluation.curve import as_dict
 from sde_diffusion.evaluation.features import NAMES, Extractor, Features, default_features, make_extractor
 from sde_diffusion.evaluation.metrics import METRICS
@@ -51,6 +52,7 @@ from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.sharded_set import is_sharded, whole_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
+from sde_diffusion.tuning.effort import duration
 from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError, require_whole
 
@@ -279,6 +281,13 @@ def evaluate(
         if pool is None:
             return {}
         sampler = replace(sampler, pool=pool)
+        if n >= LONG:
+            to_draw, to_measure = seconds_for(sampler, ways, n, what, names, draws)
+            echo(
+                f"evaluation takes about {duration(to_draw + to_measure)}: {duration(to_draw)} to draw and "
+                f"{duration(to_measure)} to measure {n:,} samples {len(ways)} times{group}",
+                err=True,
+            )
         with bar() as progress:
             points = quality(sampler, ways, n, what, metrics=names, draws=draws, on_share=progress)
         terminal.stdout().print(reports.table(reports.columns(points), n))

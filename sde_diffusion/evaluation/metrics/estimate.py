@@ -80,6 +80,20 @@ def standard_error(statistic: Callable[..., Tensor | float], *sets: Tensor, draw
         halves = [x[torch.randperm(len(x), generator=generator)[: len(x) // 2]] for x in sets]
         values.append(torch.as_tensor(statistic(*halves), dtype=torch.float64))
     # Sets of odd size miss one half by one sample; the factor of the smallest covers all.
-    n = min(len(x) for x in sets)
+    return spread_of_halves(torch.stack(values), min(len(x) for x in sets))
+
+
+def halves_of(n: int, draws: int, seed: int) -> list[Tensor]:
+    """The rows of random halves of a set of n samples, those that ``standard_error`` draws of one set.
+
+    >>> [len(half) for half in halves_of(9, draws=2, seed=0)]
+    [4, 4]
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(n, generator=generator)[: n // 2] for _ in range(draws)]
+
+
+def spread_of_halves(values: Tensor, n: int) -> Tensor:
+    """The standard error of a statistic of n samples, from its values (draws, ...) on halves."""
     share = (n // 2) / n
-    return torch.stack(values).std(0) * math.sqrt(share / (1 - share))
+    return values.std(0) * math.sqrt(share / (1 - share))

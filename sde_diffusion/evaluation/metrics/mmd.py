@@ -21,7 +21,7 @@ from sde_diffusion.evaluation.metrics.estimate import Estimate
 from solvers.errors import InputError
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
-_CHUNK = 1024
+_ROWS, _VALUES = 1024, 2**22  # of a block of a matrix of all pairs: at most 32 MiB in float64
 
 
 def cubic_kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Estimate:
     xx, yy, xy = torch.zeros(n).double(), torch.zeros(m).double(), torch.zeros(n).double()
     yx = torch.zeros(m).double()
     for own, other, total in ((x, x, xx), (y, y, yy)):
-        for start in range(0, len(own), _CHUNK):
-            rows = kernel(own[start : start + _CHUNK], other)
-            total[start : start + _CHUNK] = rows.sum(1) - rows.diagonal(start)
-    for start in range(0, n, _CHUNK):
-        rows = kernel(x[start : start + _CHUNK], y)
-        xy[start : start + _CHUNK] = rows.sum(1)
+        for start in range(0, len(own), size := block(len(other))):
+            rows = kernel(own[start : start + size], other)
+            total[start : start + size] = rows.sum(1) - rows.diagonal(start)
+    for start in range(0, n, size := block(m)):
+        rows = kernel(x[start : start + size], y)
+        xy[start : start + size] = rows.sum(1)
         yx += rows.sum(0)
     within_x, within_y, across = (float(total.sum()) for total in (xx, yy, xy))
     value = within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / (n * m)
@@ -110,6 +110,15 @@ def squared_mmd(a: Tensor, b: Tensor, kernel: Kernel | None = None) -> Estimate:
     without_y = (within_y - 2 * yy) / ((m - 1) * (m - 2)) - 2 * (across - yx) / (n * (m - 1))
     variance = (n - 1) * without_x.var(correction=0) + (m - 1) * without_y.var(correction=0)
     return Estimate(value, float(variance.sqrt()))
+
+
+def block(columns: int) -> int:
+    """Number of rows of a block of a matrix, so that memory does not grow with the number of samples.
+
+    >>> block(1000), block(50_000)
+    (1024, 83)
+    """
+    return max(1, min(_ROWS, _VALUES // columns))
 
 
 def pair(a: Tensor, b: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,14 @@ With n, mean m and scatter M = sum (x - m)(x - m)' of two sets a and b (Chan, Go
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from solvers.errors import InputError
+
+_PART = 8192  # samples that are copied to float64 at once
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Moments:
         Raises:
             ValueError: an empty batch, or values that are not finite.
         """
-        x = features.detach().flatten(1).double().cpu()
+        x = features.detach().flatten(1)
         if len(x) == 0:
             raise InputError("moments of no samples")
         bad = ~x.isfinite().all(1)
@@ -43,6 +46,11 @@ class Moments:
             raise InputError(
                 f"{int(bad.sum())} of {len(x)} feature vectors are not finite; the first is {int(bad.nonzero()[0])}"
             )
+        parts = [cls._of_part(part.double().cpu()) for part in torch.split(x, _PART)]
+        return reduce(cls.__add__, parts)
+
+    @classmethod
+    def _of_part(cls, x: Tensor) -> Moments:
         mean = x.mean(0)
         x = x - mean
         return cls(len(x), mean, x.T @ x)

@@ -18,10 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sde_diffusion.evaluation.metrics.mmd import pair
+from sde_diffusion.evaluation.metrics.mmd import block, pair
 from solvers.errors import InputError
-
-_CHUNK = 1024
 
 
 class Neighbours(NamedTuple):
@@ -54,13 +52,13 @@ def neighbours(generated: Tensor, real: Tensor, k: int = 5) -> Neighbours:
     reach_x, reach_y = reach(x, k), reach(y, k)
     recalled, covered = (torch.zeros(len(x), dtype=torch.bool) for _ in range(2))
     precise, balls = 0, 0
-    for start in range(0, len(y), _CHUNK):
-        distance = torch.cdist(y[start : start + _CHUNK], x)
+    for start in range(0, len(y), size := block(len(x))):
+        distance = torch.cdist(y[start : start + size], x)
         inside = distance <= reach_x
         precise += int(inside.any(1).sum())
         balls += int(inside.sum())
         covered |= inside.any(0)
-        recalled |= (distance <= reach_y[start : start + _CHUNK, None]).any(0)
+        recalled |= (distance <= reach_y[start : start + size, None]).any(0)
     return Neighbours(
         precise / len(y), float(recalled.double().mean()), balls / (k * len(y)), float(covered.double().mean())
     )
@@ -73,8 +71,8 @@ def reach(x: Tensor, k: int) -> Tensor:
     [1.0, 1.0, 2.0]
     """
     out = torch.empty(len(x), dtype=x.dtype)
-    for start in range(0, len(x), _CHUNK):
-        distance = torch.cdist(x[start : start + _CHUNK], x)
+    for start in range(0, len(x), size := block(len(x))):
+        distance = torch.cdist(x[start : start + size], x)
         distance.diagonal(start).fill_(torch.inf)
-        out[start : start + _CHUNK] = distance.kthvalue(k, 1).values
+        out[start : start + size] = distance.kthvalue(k, 1).values
     return out

@@ -14,12 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sde_diffusion.evaluation.metrics.estimate import Estimate, standard_error
+from sde_diffusion.evaluation.metrics.estimate import Estimate, spread_of_halves, standard_error
 from sde_diffusion.evaluation.metrics.frechet import unbiased_frechet_distance
+from sde_diffusion.evaluation.metrics.halves import neighbours_of_halves
 from sde_diffusion.evaluation.metrics.inception import inception_score
 from sde_diffusion.evaluation.metrics.mmd import kid, squared_mmd
 from sde_diffusion.evaluation.metrics.moments import Moments
-from sde_diffusion.evaluation.metrics.nearest_neighbours import neighbours
 from sde_diffusion.evaluation.metrics.two_sample import two_sample_accuracy
 from sde_diffusion.evaluation.metrics.wasserstein import sliced_wasserstein
 from solvers.errors import InputError, choose
@@ -76,7 +76,9 @@ def _frechet(s: Sets) -> list[Estimate]:
 
 
 def _neighbours(s: Sets) -> list[Estimate]:
-    return _halved(s, lambda x: torch.tensor(neighbours(x, s.reference), dtype=torch.float64), s.generated)
+    whole, halves = neighbours_of_halves(s.generated, s.reference, s.draws, s.seed)
+    errors = spread_of_halves(halves, len(s.generated))
+    return [Estimate(value, error) for value, error in zip(whole.tolist(), errors.tolist(), strict=True)]
 
 
 def _sliced(s: Sets) -> list[Estimate]:

@@ -1,0 +1,1 @@
+"""Measurements of sampling and evaluation at scale: interruptions, several processes, memory."""
