@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sde_diffusion.comparison.comparison import Comparison, ComparisonRow
+from sde_diffusion.comparison.result import Comparison, ComparisonRow
 from sde_diffusion.evaluation.metrics import METRICS, Moments, Sets, frechet_distance, measure
 
 SOLVERS, SAMPLES = (2, 6, 12), (16, 64, 256)

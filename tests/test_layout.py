@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"files", "parallel"},
     {"networks", "data", "sde"},
-    {"models", "report"},
+    {"report"},
+    {"models"},
     {"guidance"},
     {"storage"},
     {"training", "sampling"},
@@ -34,6 +35,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 # The same for solvers: single modules first, then the families, then what knows them all.
 SOLVER_LAYERS = [
     {"errors"},
+    {"display"},
     {"noise", "denoiser", "conditions", "noise_clock"},
     {"brownian_path"},
     {"problem"},
@@ -51,9 +53,11 @@ SOLVER_LAYERS = [
 ]
 SOLVER_LEVEL = {name: level for level, names in enumerate(SOLVER_LAYERS) for name in names}
 
-# These need nothing of the solvers but the wording of an error.
+# These need nothing of the solvers but the wording of an error and the display of a result.
 SELF_CONTAINED = {"files", "networks", "data"}
+SHARED = {"errors", "display"}
 
+DISPLAYS = {"matplotlib", "pandas"}
 BACKENDS = {"torchdiffeq", "torchsde", "scipy"}
 SOLVERS_MAY_USE = {"solvers", "torch", "numpy"} | sys.stdlib_module_names
 
@@ -89,10 +93,12 @@ def wrong_arrows(module: str, source: str, is_package: bool = False) -> list[str
         if package == "solvers" and top != "solvers":
             if top in BACKENDS and unit != "backends":
                 wrong.append(f"{module} imports {name}: only solvers.backends may")
-            elif top not in SOLVERS_MAY_USE | BACKENDS:
+            elif top in DISPLAYS and unit != "display":
+                wrong.append(f"{module} imports {name}: only solvers.display may")
+            elif top not in SOLVERS_MAY_USE | BACKENDS | DISPLAYS:
                 wrong.append(f"{module} imports {name}: solvers use torch, numpy and themselves")
-        elif top == "solvers" and unit in SELF_CONTAINED and target != "errors":
-            wrong.append(f"{module} imports {name}: {unit} may use solvers.errors only")
+        elif top == "solvers" and unit in SELF_CONTAINED and target not in SHARED:
+            wrong.append(f"{module} imports {name}: {unit} may use solvers.errors and solvers.display only")
         elif top == package and target != unit:
             # A name that is no folder or module is of the package itself, which imports all but the last layers.
             last = max(levels.values()) + 1
@@ -132,6 +138,9 @@ def test_imports_follow_the_layout(path: Path) -> None:
         ("solvers.exponential.adams", "from solvers.classical.euler import Euler"),
         ("solvers.noise", "from solvers.integrate import solve"),
         ("solvers.backends", "import matplotlib"),
+        ("solvers.display.figures", "import scipy"),
+        ("solvers.display.figures", "from solvers.run.solution import Solution"),
+        ("sde_diffusion.report.pictures", "from sde_diffusion.models.score_model import ScoreModel"),
         ("solvers.unheard_of", ""),
         ("sde_diffusion.unheard_of", ""),
         ("sde_diffusion.networks.unet", "from sde_diffusion.sde import VPSDE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
 from inspect import getdoc
@@ -15,6 +16,8 @@ from sde_diffusion.cli.errors import Guarded
 from sde_diffusion.cli.output import with_output
 
 PRINTING = ("solvers", "inspect", "config")  # commands that print what they are asked for and write nothing
+
+LINE = "sde_diffusion.line"
 
 
 class LazyCommands(MutableMapping[str, Any]):
@@ -75,6 +78,11 @@ class LazyGroup(Guarded):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "commands": LazyCommands({n: m for n, (m, _) in self.modules.items()})})
         self._overview = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the line as it was typed, for the reports that say how they were made."""
+        ctx.meta[LINE] = shlex.join(["sdediff", *args])
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of the commands, in the order of the overview."""

@@ -52,6 +52,20 @@ def complete_data(incomplete: str) -> list[str]:
     return completion_of(NAMES)(incomplete)
 
 
+def typed_line(ctx: typer.Context) -> str:
+    """The command line as it was typed."""
+    from sde_diffusion.cli.lazy import LINE
+
+    return str(ctx.meta.get(LINE, "sdediff"))
+
+
+HtmlOption = Annotated[
+    Path | None,
+    option(
+        "--html",
+        "Also write a report to an .html file that opens from disk: samples side by side, curves, time grids, table.",
+    ),
+]
 DATA_DIR = "Folder with the files of mnist and cifar10."
 
 RunArgument = Annotated[

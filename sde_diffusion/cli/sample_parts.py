@@ -1,22 +1,54 @@
-"""Parts of `sdediff sample`: the guide of a record, the choice of a solver, and what is printed of both."""
+"""Parts of `sdediff sample`: its film, the guide of a record, the choice of a solver, and what is printed of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.options import option
 from sde_diffusion.comparison.for_tolerance import SolverChoice, choose_solver
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report import terminal
+from sde_diffusion.report.film import check_film
 from sde_diffusion.sampling.local_errors import Profile
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import find_model, recorded_model
 from sde_diffusion.storage.record_types import SampleRecord
 from solvers.errors import InputError, NotFoundError
 from solvers.plugin import find_solver
+
+FilmOption = Annotated[
+    Path | None,
+    option(
+        "--film",
+        "Also write a film of x_t and E[x_0 | x_t] of the first samples: .gif, .webp or .mp4; .png, .svg or .pdf "
+        "for a film strip.",
+    ),
+]
+
+
+def require_film(film: Path | None, again: bool) -> None:
+    """Refuse a film that cannot be written, before the work is done.
+
+    Args:
+        film: the file, if one was asked for.
+        again: whether the samples are made again from a record, or continued.
+
+    Raises:
+        ValueError: another suffix, or samples that are not newly drawn.
+        FileExistsError: the file is there already.
+    """
+    if film is None:
+        return
+    if again:
+        raise InputError("--film shows newly drawn samples; leave out --record and --resume")
+    check_film(film)
+    require_writable(film, film.suffix.lower(), force=False)
 
 
 def report_same(made: SampleRecord, old: SampleRecord) -> None:

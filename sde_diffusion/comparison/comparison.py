@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sde_diffusion.comparison.simultaneous import critical_value, studentised
-from sde_diffusion.evaluation.metrics import Estimate, Moments, sliced_wasserstein, unbiased_frechet_distance
+from sde_diffusion.comparison.result import Comparison, ComparisonRow
+from sde_diffusion.evaluation.metrics import Moments, sliced_wasserstein, unbiased_frechet_distance
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
+from sde_diffusion.report.share_of_work import Relay, part_of, share_bar
 from sde_diffusion.sampling.reference_solution import converged, reference_work, rms
 from sde_diffusion.sampling.sampler import MOST_SAMPLES, check_count, noise_for, sample_batches
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
@@ -35,106 +34,10 @@ from solvers.planning import MOST
 
 SHORTLIST = ("pf-ode", "unipc", "dpm++2m", "deis", "ddim", "sde")
 BUDGETS = (5, 10, 20)
-TIE = "no evidence of a difference"
+# The cost of a step of the reference solution, twice in float64, over that of a network evaluation in float32.
+_REFERENCE = 3.0
 # Of the sliced distance, which sorts the data anew for every row.
 _LINES, _MOST = 128, 2048
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One solver at one budget.
-
-    Attributes:
-        solver: its name.
-        nfe: the budget.
-        used: network evaluations of a sample, mean; NaN where it could not run.
-        errors: paired error of each followed noise; None for stochastic solvers and those that failed.
-        frechet: squared Frechet distance to the data, in squared units of x, without the bias of n samples; None where
-            there is none.
-        sliced: sliced Wasserstein distance to the data, in units of x.
-        seconds: for all samples.
-        note: reason why it did not run, or a remark.
-    """
-
-    solver: str
-    nfe: int
-    used: float
-    errors: Tensor | None
-    frechet: Estimate | None
-    sliced: float | None
-    seconds: float
-    note: str = ""
-
-    @property
-    def error(self) -> float | None:
-        """The mean paired error."""
-        return None if self.errors is None else float(self.errors.mean())
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A row against the best of its budget, which was chosen on the same samples.
-
-    Attributes:
-        best: the name of the solver with the smallest mean error at the budget.
-        low: lower end of the interval of the mean of (its error - the best's), sample by sample; all intervals of a
-            comparison hold at once with 95 %, the choice of the best included.
-        high: upper end.
-        rivals: number of other solvers at this NFE that are not separated from the best.
-    """
-
-    best: str
-    low: float
-    high: float
-    rivals: int = 0
-
-    @property
-    def tie(self) -> bool:
-        """Whether the interval contains 0."""
-        return self.low <= 0 <= self.high
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All rows, and what they were measured with.
-
-    Attributes:
-        rows: in the order of solvers, then budgets.
-        n: samples of each row.
-        paired: number of samples that are compared with the reference solution.
-        seed: seed of the initial noise.
-        reference_error: an upper bound of the mean error of the endpoints; None where all solvers are stochastic.
-    """
-
-    rows: list[ComparisonRow]
-    n: int
-    paired: int
-    seed: int
-    reference_error: float | None
-
-    def verdict(self, row: ComparisonRow) -> Verdict | None:
-        """The row against the best at its NFE; None without a paired error."""
-        return self._verdicts.get((row.solver, row.nfe))
-
-    @cached_property
-    def _verdicts(self) -> dict[tuple[str, int], Verdict]:
-        budgets = list(dict.fromkeys(row.nfe for row in self.rows))
-        families = [[row for row in self.rows if row.nfe == nfe and row.errors is not None] for nfe in budgets]
-        families = [rows for rows in families if rows]
-        if not families:
-            return {}
-        errors = [torch.stack([row.errors for row in rows if row.errors is not None], 1).numpy() for rows in families]
-        c = critical_value(errors)
-        out: dict[tuple[str, int], Verdict] = {}
-        for rows, values in zip(families, errors, strict=True):
-            best, d, s = studentised(values)
-            # A best solver without a rival has the interval 0 for every c.
-            half = [c * error if error > 0 else 0.0 for error in s.tolist()]
-            ends = [(gap - reach, gap + reach) for gap, reach in zip(d.tolist(), half, strict=True)]
-            name = rows[int(best)].solver
-            rivals = sum(low <= 0 for low, _ in ends) - 1
-            out |= {(row.solver, row.nfe): Verdict(name, *end, rivals) for row, end in zip(rows, ends, strict=True)}
-        return out
 
 
 class _Part(NamedTuple):
@@ -159,6 +62,7 @@ def compare(
     reference_steps: int = 800,
     on_row: Callable[[str], None] | None = None,
     processes: Processes | None = None,
+    progress: bool | Callable[[float], None] = True,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Comparison:
@@ -176,6 +80,8 @@ def compare(
         reference_steps: steps of the reference solution.
         on_row: called with a description of the next computation.
         processes: processes that share the batches, each with an equal model; all but the first get no rows.
+        progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
+            share done.
         condition: what the network takes beside (x, t), by name; tensors (n, ...) have a row for each sample.
         conditions: the same as keywords, such as ``label=...``.
 
@@ -206,24 +112,37 @@ def compare(
         raise InputError(f"an interval needs at least 2 samples; got n={n}, of which {paired} are paired")
     model.eval()
     say = on_row or (lambda what: None)
+    relay, batches = Relay(), -(-n // batch_size)
 
     def batch(name: str, nfe: int, number: int) -> _Part:
         settings = SamplingSettings(ways[name, nfe], nfe, seed=seed, batch_size=batch_size)
-        (part,) = sample_batches(model, n, settings, condition=given, which=[number])
+        share = relay.part(number / batches, 1 / batches)
+        (part,) = sample_batches(model, n, settings, condition=given, which=[number], on_share=share)
         return _Part(part.x.cpu(), part.nfe.cpu(), part.status)
 
     bound = model.bind(given)
-    with Pool({"batch": batch, **reference_work(model, bound, n)}, processes) as pool:
+    deterministic = not all(solver.stochastic for solver in ways.values())
+    done = _REFERENCE * reference_steps * paired if deterministic else 0.0
+    total = done + n * sum(nfe for _, nfe in ways)
+    with (
+        Pool({"batch": batch, **reference_work(model, bound, n)}, processes) as pool,
+        share_bar(progress, "reference solution") as report,
+    ):
         if pool is None:
             return Comparison([], n, paired, seed, None)
         endpoints, reference_error = None, None
-        if not all(solver.stochastic for solver in ways.values()):
+        if deterministic:
             say("the reference solution")
             x1 = noise_for(model, model.shape, seeds_of(seed, paired))
             first = cut(bound, n, torch.arange(paired, device="cpu"), x1.device)
-            shared = None if pool.world == 1 else pool
             endpoints, reference_error = converged(
-                model, x1, steps=reference_steps, batch_size=batch_size, pool=shared, **first
+                model,
+                x1,
+                steps=reference_steps,
+                batch_size=batch_size,
+                pool=None if pool.world == 1 else pool,
+                on_share=part_of(report, 0.0, done / total),
+                **first,
             )
             endpoints = model.units.to_data(endpoints).cpu()
             reference_error *= model.units.largest_scale
@@ -231,8 +150,10 @@ def compare(
         rows = []
         for (name, nfe), solver in ways.items():
             say(f"{name}, {nfe} evaluations")
+            relay.report = part_of(report, done / total, n * nfe / total, f"{name}, {nfe} NFE")
+            done += n * nfe
             begin = time.perf_counter()
-            made = pool.map("batch", ((name, nfe, number) for number in range(-(-n // batch_size))))
+            made = pool.map("batch", ((name, nfe, number) for number in range(batches)))
             rows.append(_row(name, nfe, made, None if solver.stochastic else endpoints, target, begin))
     if not any(row.used > 0 for row in rows):
         raise InputError(f"no solver could run: {'; '.join(f'{r.solver} at {r.nfe}: {r.note}' for r in rows)}")

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow
-from sde_diffusion.evaluation.metrics import Estimate
-from sde_diffusion.evaluation.report import show
+from sde_diffusion.comparison.result import Comparison
 from sde_diffusion.files.writing import new_folder, write_file
-from sde_diffusion.report.pictures import save_figure
+from sde_diffusion.report.terminal_table import rich_table
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 
 COMPARISON_KIND = "sdediff comparison"
@@ -23,28 +20,7 @@ ENOUGH = 20  # a reference is fit to measure errors that many times its own
 
 def table(found: Comparison) -> Table:
     """The rows, grouped by NFE, best first."""
-    distances = any(row.sliced is not None for row in found.rows)
-    heads = ["NFE", "solver", "error", "against the best", *(["Frechet", "sliced W"] if distances else []), "seconds"]
-    out = Table(*heads, box=SIMPLE_HEAD, pad_edge=False)
-    for nfe in sorted({row.nfe for row in found.rows}):
-        for row in sorted((r for r in found.rows if r.nfe == nfe), key=_rank):
-            used = f"{row.used:.4g}" if row.used == row.used else ""
-            distance = ["" if row.frechet is None else show(row.frechet), _number(row.sliced)] if distances else []
-            out.add_row(used, row.solver, _number(row.error), against(found, row), *distance, f"{row.seconds:.2f}")
-        out.add_section()
-    return out
-
-
-def against(found: Comparison, row: ComparisonRow) -> str:
-    """The comparison of a row with the best at its NFE, in words."""
-    verdict = found.verdict(row)
-    if verdict is None:
-        return row.note or "stochastic: no paired error"
-    if verdict.best == row.solver:
-        word = "best" if verdict.rivals == 0 else f"smallest error, {verdict.rivals} not separated from it"
-        return f"{word}; {row.note}" if row.note else word
-    shown = f"{verdict.low:+.2g} to {verdict.high:+.2g}"
-    return "; ".join(filter(None, [f"{TIE} ({shown})" if verdict.tie else shown, row.note]))
+    return rich_table(found.table(), sections=[row.nfe for row in found.ranked()])
 
 
 def summary(found: Comparison) -> list[str]:
@@ -120,7 +96,7 @@ def save_comparison(found: Comparison, folder: Path, about: Mapping[str, Any]) -
         OSError: it could not be written; nothing is left behind.
     """
     with new_folder(folder, taken="next") as new:
-        plot(found, new.temporary / "compare.png")
+        found.plot(new.temporary / "compare.png")
         write_file(
             new.temporary / "compare.json",
             to_json({"format": FORMAT, "kind": COMPARISON_KIND, **about, **as_dict(found)}),
@@ -128,55 +104,5 @@ def save_comparison(found: Comparison, folder: Path, about: Mapping[str, Any]) -
     return new.path
 
 
-def plot(found: Comparison, path: Path) -> None:
-    """Paired error, and distance to the data if known, against evaluations; log-log."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
-    from matplotlib.figure import Figure
-
-    distance = "frechet" if any(row.frechet is not None for row in found.rows) else "sliced"
-    what = {
-        "error": "distance to the reference solution (RMS)",
-        "frechet": "squared Frechet distance to the data",
-        "sliced": "sliced Wasserstein distance to the data",
-    }
-    panels = [k for k in ("error", distance) if any(getattr(row, k) is not None for row in found.rows)]
-    figure = Figure(figsize=(5.4 * max(len(panels), 1), 4.4), layout="tight")
-    FigureCanvasAgg(figure)
-    names = list(dict.fromkeys(row.solver for row in found.rows))
-    for k, panel in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), k + 1)
-        for colour, name in enumerate(names):
-            points = sorted(
-                (row.used, value)
-                for row in found.rows
-                if row.solver == name and (value := _value(getattr(row, panel))) is not None
-            )
-            if points:
-                axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=f"C{colour}", label=name)
-        if panel == "error" and found.reference_error:
-            axes.axhline(found.reference_error, color="0.6", ls=":", label="the flow's own error")
-        # A distance without its bias may be below 0 where the laws nearly agree.
-        values = [v for row in found.rows if (v := _value(getattr(row, panel))) is not None]
-        scale = "log" if min(values) > 0 else "linear"
-        axes.set(xscale="log", yscale=scale, xlabel="network evaluations", ylabel=what[panel])
-        ticks = sorted({row.nfe for row in found.rows})
-        axes.set_xticks(ticks, [str(t) for t in ticks])
-        axes.xaxis.minorticks_off()
-        axes.legend(fontsize=8)
-    save_figure(path, figure, dpi=120)
-
-
-def _rank(row: ComparisonRow) -> tuple[bool, float]:
-    return row.error is None, row.error or row.sliced or math.inf
-
-
-def _value(figure: float | Estimate | None) -> float | None:
-    return figure.value if isinstance(figure, Estimate) else figure
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"

@@ -11,6 +11,7 @@ mapping that lives on are counted as memory of the process, and after an epoch t
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,17 +26,21 @@ from torch.utils.data import DataLoader, Dataset
 
 from sde_diffusion.data.labels import without_gaps
 from sde_diffusion.data.torch_datasets import read_items
+from solvers.display.displayed import Displayed, finished
+from solvers.display.figures import samples_figure
+from solvers.display.result_table import ResultTable
 from solvers.errors import InputError, InputTypeError, choose
 
 KINDS = ("image", "vector", "signal")
 CHUNK = 2**24  # values read at once
 LAYOUTS = ("channels-first", "channels-last")
 CHANNELS = (1, 3, 4, 2)  # of an image, where its shape is to tell which axis has them, the most usual first
+_PLOTTED = 2000  # samples of a figure
 SEEN = 2**23  # values that `describe` looks at: all of a small set, the beginning of a large one
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
+@dataclass(frozen=True, eq=False, repr=False)
+class Data(Displayed):
     """Samples, and perhaps their labels.
 
     Args:
@@ -88,6 +93,39 @@ class Data:
                 f"{self.name}: labels of shape {tuple(labels.shape)}, smallest {labels.min()}; "
                 f"expected one per sample, ({len(x)},), from 0 up"
             )
+
+    def __repr__(self) -> str:
+        labels = "no labels" if self.classes is None else f"{self.classes} classes"
+        return f"Data({self.name!r}: {len(self)} {self.kind}s {self.shape}, {labels})"
+
+    def table(self) -> ResultTable:
+        """Counts, shape, range and spread of the network's input, and the number of samples in each class."""
+        some = self.batch(slice(0, max(1, SEEN // self.x[0].numel()))).double()
+        values = {
+            "samples": len(self),
+            "kind": self.kind,
+            "shape": self.shape,
+            "least": float(some.min()),
+            "most": float(some.max()),
+            "mean": float(some.mean()),
+            "std": float(some.std(correction=0)),
+        }
+        facts = {k: (f"{v:.4g}" if isinstance(v, float) else str(v), v) for k, v in values.items()}
+        if self.labels is not None:
+            for k, count in enumerate(self.labels.bincount().tolist()):
+                facts[f"class {self.class_names[k] if self.class_names else k}"] = str(count), count
+        return ResultTable.of_facts(facts, self.name)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The first samples as a matplotlib figure: images, points in 2-D, signals, or a pair plot of vectors.
+
+        Args:
+            path: a .png, .svg or .pdf file to write it to as well.
+
+        Raises:
+            ValueError: samples of another shape, or another suffix.
+        """
+        return finished(samples_figure(self.batch(slice(0, _PLOTTED)), title=self.name), path)
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -11,14 +11,13 @@ from rich.table import Table
 from sde_diffusion.evaluation.budget import Budget
 from sde_diffusion.evaluation.curve import CurvePoint
 from sde_diffusion.evaluation.curve import as_dict as figures_dict
-from sde_diffusion.evaluation.metrics import METRICS, Estimate
+from sde_diffusion.evaluation.metrics import Estimate
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.evaluation.result import BEST, show
 from sde_diffusion.storage.atomic_folder import FORMAT
 from sde_diffusion.storage.evaluation_record import EVALUATION_KIND
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.record_types import EvaluationRecord
-
-BEST = {figure: best for metric in METRICS.values() for figure, best in zip(metric.figures, metric.best, strict=True)}
 
 
 def record(
@@ -34,21 +33,6 @@ def record(
         "runs": [dict(run) for run in runs],
         "versions": versions(),
     }
-
-
-def show(estimate: Estimate) -> str:
-    """A figure and its standard error, with as many digits as that deserves.
-
-    >>> show(Estimate(0.31201, 0.1156)), show(Estimate(12345.6, 170.0)), show(Estimate(4.0, 0.0))
-    ('0.31 +- 0.12', '12350 +- 170', '4 +- 0')
-    """
-    value, error = estimate.value, estimate.standard_error
-    if not error > 0:
-        return f"{value:.4g} +- {error:.2g}"
-    digits = 1 - int(f"{error:e}".rpartition("e")[2])
-    if digits > 0:
-        return f"{value:.{digits}f} +- {error:.{digits}f}"
-    return f"{round(value, digits):.0f} +- {round(error, digits):.0f}"
 
 
 def table(runs: Sequence[tuple[str, Mapping[str, Estimate]]], n: int) -> Table:

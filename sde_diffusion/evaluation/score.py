@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from sde_diffusion.evaluation.feature_sampler import Drawn
 from sde_diffusion.evaluation.features import Extractor, Features
 from sde_diffusion.evaluation.metrics import METRICS, Estimate, Sets, measure
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.evaluation.result import Evaluation
+from sde_diffusion.report.share_of_work import share_bar
 from solvers.errors import choose, require_whole
 
 DEFAULT_METRICS = ("frechet", "kid", "neighbours")
@@ -18,10 +20,24 @@ MOST_DRAWS = 100_000
 _BATCH = 500
 
 
-def features_of(x: Tensor | Iterable[Tensor], extractor: Extractor, batch_size: int = _BATCH) -> Features:
-    """The features of samples (n, ...), or of their parts in order, batch by batch."""
+def features_of(
+    x: Tensor | Iterable[Tensor],
+    extractor: Extractor,
+    batch_size: int = _BATCH,
+    report: Callable[[float], None] | None = None,
+) -> Features:
+    """The features of samples (n, ...), or of their parts in order, batch by batch.
+
+    ``report`` is called with the share done of samples that are one tensor.
+    """
+    total = len(x) if isinstance(x, Tensor) else None
     pieces = (batch for part in ([x] if isinstance(x, Tensor) else x) for batch in torch.split(part, batch_size))
-    parts = [extractor(batch) for batch in pieces]
+    parts, done = [], 0
+    for batch in pieces:
+        parts.append(extractor(batch))
+        done += len(batch)
+        if report is not None and total:
+            report(done / total)
     p = [part.probabilities for part in parts if part.probabilities is not None]
     return Features(torch.cat([part.features for part in parts]).cpu(), torch.cat(p).cpu() if p else None)
 
@@ -54,7 +70,8 @@ def evaluate(
     metrics: Iterable[str] = DEFAULT_METRICS,
     draws: int = 40,
     seed: int = 0,
-) -> dict[str, Estimate]:
+    progress: bool | Callable[[float], None] = True,
+) -> Evaluation:
     """Measure samples against a reference.
 
     Args:
@@ -65,9 +82,11 @@ def evaluate(
         metrics: names in ``metrics.METRICS``; "all" for all that the features and the number of samples allow.
         draws: half-samples for the standard errors.
         seed: seed of the half-samples, and of lines and halves within metrics.
+        progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
+            share done.
 
     Returns:
-        Figures by name.
+        Figures by name, an ``Evaluation``: a dict that shows itself.
 
     Raises:
         ValueError: samples or features that do not fit the reference, too few samples, unknown names.
@@ -83,7 +102,8 @@ def evaluate(
     if isinstance(samples, Tensor):
         reference.check_shape(tuple(samples.shape[1:]))
         extractor = reference.make_extractor() if extractor is None else extractor
-        samples = features_of(samples, extractor)
+        with share_bar(progress, "taking features") as report:
+            samples = features_of(samples, extractor, report=None if report is None else lambda k: report(k / 2))
     if extractor is not None:
         reference.check(extractor)
     names = list(metrics)
@@ -96,4 +116,12 @@ def evaluate(
     require_whole("seed", seed, 0, 2**31 - 1)
     require_whole("draws", draws, 2, MOST_DRAWS)
     sets = Sets(samples.features, reference.features, reference.moments, samples.probabilities, draws, seed)
-    return measure(sets, names)
+    found: dict[str, Estimate] = {}
+    with share_bar(progress, "measuring") as report:
+        for k, name in enumerate(names):
+            if report is not None:
+                report((1 + k / len(names)) / 2, name)
+            found |= measure(sets, [name])
+        if report is not None:
+            report(1.0)
+    return Evaluation(found)

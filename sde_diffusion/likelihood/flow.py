@@ -39,6 +39,7 @@ from torch import Tensor
 from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.inversion import flow_solver
 from solvers import Equation, Solver, solve
 from solvers.classical.coordinates import Angle
@@ -127,6 +128,7 @@ def log_likelihood(
     other_t_min: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     gradients: bool | None = None,
+    progress: bool | Callable[[float], None] = True,
     **condition: Tensor,
 ) -> LogLikelihood:
     """Log p(x) in nats, in the space that x is given in.
@@ -147,6 +149,8 @@ def log_likelihood(
         prior: x_1 (B, ...) -> log-density (B,). By default that of ``sde.prior``, from which sampling starts; for a
             model with exact densities (``log_prob``, like ``GaussianMixture``) its own at t = 1.
         gradients: whether the result can be differentiated, by x and by parameters; by default if x requires it.
+        progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
+            share done.
         condition: per-sample tensors passed to the network.
 
     Raises:
@@ -172,7 +176,10 @@ def log_likelihood(
         z = model.units.to_model(x)
         flow = _Flow(model, z, t_min, probes, graph, condition)
         grid = _grid(method, steps, nfe, model.cost)
-        run = solve(flow.equation, flow.start(z), solver=method, nfe=nfe, grid=grid)
+        with share_bar(progress, "integrating the flow") as report:
+            runs = 1 if other_t_min is None else 2
+            on_step = None if report is None else lambda step: report(float(step.t.mean()) / runs)
+            run = solve(flow.equation, flow.start(z), solver=method, nfe=nfe, grid=grid, on_step=on_step)
         code, integrals = flow.end(run.x)
         if prior is not None:
             log_prior = prior(code)
@@ -203,7 +210,8 @@ def log_likelihood(
         return result
     other = log_likelihood(
         model, x, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds, tolerance=tolerance, solver=solver,
-        steps=steps, nfe=nfe, t_min=other_t_min, prior=prior, gradients=gradients, **condition,  # type: ignore[arg-type]
+        steps=steps, nfe=nfe, t_min=other_t_min, prior=prior, gradients=gradients,
+        progress=(lambda share: progress((1 + share) / 2)) if callable(progress) else progress, **condition,  # type: ignore[arg-type]
     )  # fmt: skip
     return replace(
         result,

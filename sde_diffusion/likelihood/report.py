@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,13 +126,20 @@ def measure(
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
     seeds = seeds_of(seed, n)
 
+    main = processes is None or processes.main
+
+    def tell(start: int, share: float) -> None:
+        if progress is not None:
+            progress((start + share * min(batch_size, n - start)) / n)
+
     def batch(start: int) -> tuple[LogLikelihood, Bound | None]:
         rows = slice(start, start + batch_size)
         x0 = x[rows].to(device)
         part = {name: value[rows].to(device) for name, value in condition.items()}
         likelihood = log_likelihood(
             model, x0, trace=trace, probe=probe, n_probes=n_probes, seeds=seeds[rows], tolerance=tolerance,
-            solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5), **part,
+            solver=solver, steps=steps, t_min=t_min, other_t_min=min(10 * t_min, 0.5),
+            progress=main and partial(tell, start), **part,
         )  # fmt: skip
         if elbo_steps is None:
             return _on_cpu(likelihood), None

@@ -6,6 +6,7 @@ turns each into the others: x_0 = p x + q output with p and q functions of t is 
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 from typing import Any
 
@@ -21,8 +22,11 @@ from sde_diffusion.models.parametrization import (
     Parametrization,
     parametrization_of,
 )
+from sde_diffusion.report.process_figures import schedule_figure
 from sde_diffusion.sde import SDE
 from sde_diffusion.sde.base import per_sample
+from solvers.display.displayed import Displayed, finished
+from solvers.display.result_table import ResultTable
 from solvers.errors import InputError, InputTypeError
 from solvers.solver import Solver
 
@@ -30,7 +34,7 @@ PREDICTS = tuple(PARAMETRIZATIONS)
 _KNOWN = 4096  # times whose (p, q) are kept
 
 
-class ScoreModel(nn.Module):
+class ScoreModel(Displayed, nn.Module):
     """The score of the noised data, from a network with any parametrization.
 
     Args:
@@ -97,6 +101,47 @@ class ScoreModel(nn.Module):
         super().__init_subclass__(**options)
         if "outputs" in vars(cls) and "denoise" not in vars(cls):
             cls.denoise = cls.forward = ScoreModel._denoise_outputs  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        parts = [self._network_name(), repr(self.sde), f"predicts {self.predicts!r}", f"shape {self.shape}"]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+    def _network_name(self) -> str:
+        count = sum(p.numel() for p in self.parameters())
+        if self.network is None:
+            return f"{count:,} parameters" if count else "exact"
+        name = getattr(self.network, "__name__", type(self.network).__name__)
+        if name.startswith("_"):
+            return "exact"
+        return f"{name} of {count:,} parameters" if count else name
+
+    def table(self) -> ResultTable:
+        """Process, network, parametrization, shape, units and device of the model."""
+        count = sum(p.numel() for p in self.parameters())
+        values = {
+            "process": repr(self.sde),
+            "network": None if self.network is None else type(self.network).__name__,
+            "parameters": count,
+            "predicts": self.predicts,
+            "shape": self.shape,
+            "network passes in an evaluation": self.cost,
+            "units": None if self.normalization is None else self.normalization.method,
+            "device": str(self.device),
+            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
+        }
+        facts = {k: (f"{v:,}" if k == "parameters" else str(v), v) for k, v in values.items() if v is not None}
+        return ResultTable.of_facts(facts, type(self).__name__)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The noise schedule of the model's process as a matplotlib figure: alpha^2, g^2 and SNR against t.
+
+        Args:
+            path: a .png, .svg or .pdf file to write it to as well.
+
+        Raises:
+            ValueError: another suffix.
+        """
+        return finished(schedule_figure({type(self.sde).__name__: self.sde}), path)
 
     @property
     def predicts(self) -> str:

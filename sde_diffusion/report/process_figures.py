@@ -1,52 +1,19 @@
 """Figures of a process and a model: schedules, samples on their way, the score field, trajectories.
 
-Each function returns a matplotlib figure; ``save_figure`` writes it as PNG, SVG or PDF by the name of the file.
+Each function returns a matplotlib figure; ``solvers.display.save_figure`` writes it as PNG, SVG or PDF.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from solvers.display.figures import new_figure
 from solvers.errors import InputError
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of matplotlib, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; needs no display
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def check_format(path: Path) -> None:
-    """Refuse a file name that names no format.
-
-    Raises:
-        ValueError: another suffix than .png, .svg or .pdf.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"a figure is written as {', '.join(FORMATS)}, by the name of the file; got '{path.name}'")
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure in the format that its file name says.
-
-    Raises:
-        ValueError: another suffix than .png, .svg or .pdf.
-        OSError: the file cannot be written.
-    """
-    check_format(path)
-    figure.savefig(path, format=path.suffix[1:].lower(), dpi=130)
 
 
 def schedule_figure(processes: Mapping[str, SDE]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from sde_diffusion.report.pictures import image_grid, stretched
-from sde_diffusion.report.process_figures import new_figure
+from solvers.display.figures import new_figure
 from solvers.errors import InputError
 
 

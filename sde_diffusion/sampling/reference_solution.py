@@ -15,7 +15,7 @@ upper bound.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.report.share_of_work import Relay, part_of
 from sde_diffusion.sde import SDE
-from solvers import solve
+from solvers import Step, solve
 from solvers.conditions import cut, in_dtype
 from solvers.errors import InputError, NonFiniteError
 from solvers.exponential.adams import ExponentialAdams
@@ -46,6 +47,7 @@ def converged(
     dtype: torch.dtype = torch.float64,
     checked: int | None = None,
     pool: Pool | None = None,
+    on_share: Callable[[float], None] | None = None,
     **condition: Any,
 ) -> tuple[Tensor, float]:
     """The reference solution from x_1, and its own error.
@@ -59,6 +61,7 @@ def converged(
             roundings of about 1e-5.
         checked: samples that the second run, which says the error, is made for; all by default.
         pool: processes with ``reference_work`` of the model and its conditions, which share the batches.
+        on_share: called with the share of the steps that is done.
         condition: what the network takes beside (x, t); tensors (B, ...) have a row for each sample.
 
     Returns:
@@ -77,15 +80,33 @@ def converged(
     """
     if steps < 4:
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
-    shared = pool or Pool(reference_work(model, condition, len(x1)))
+    relay = Relay()
+    report = None if on_share is None else lambda share, _=None: on_share(share)
+    shared = pool or Pool(reference_work(model, condition, len(x1), relay))
+
+    again = len(x1) if checked is None else min(checked, len(x1))
+    done, total = 0, steps * len(x1) + (steps // 2) * again
 
     def integrate(n: int, end: float, samples: int) -> Tensor:
+        nonlocal done
         parts = torch.split(torch.arange(samples, device="cpu"), batch_size)
-        jobs = ((x1[p.to(x1.device)] if pool is None else x1[p.to(x1.device)].cpu(), p, n, end, dtype) for p in parts)
-        return torch.cat([part.to(x1.device) for part in shared.map("reference", jobs)]).double()
+
+        def jobs() -> Iterator[tuple[Any, ...]]:
+            for p in parts:
+                relay.report = part_of(report, done / total, n * len(p) / total)
+                start = x1[p.to(x1.device)]
+                yield start if pool is None else start.cpu(), p, n, end, dtype
+
+        found = []
+        for p, part in zip(parts, shared.map("reference", jobs()), strict=True):
+            found.append(part.to(x1.device))
+            done += n * len(p)
+            if on_share is not None:
+                on_share(done / total)
+        return torch.cat(found).double()
 
     fine = integrate(steps, _END, len(x1))
-    coarse = integrate(steps // 2, 4 * _END, len(x1) if checked is None else min(checked, len(x1)))
+    coarse = integrate(steps // 2, 4 * _END, again)
     lost = int((~fine.isfinite().flatten(1).all(1)).sum())
     if lost:
         raise NonFiniteError(
@@ -95,13 +116,16 @@ def converged(
     return fine, float(rms(fine[: len(coarse)] - coarse).mean())
 
 
-def reference_work(model: ScoreModel, condition: dict[str, Any], rows: int) -> dict[str, Callable[..., Any]]:
+def reference_work(
+    model: ScoreModel, condition: dict[str, Any], rows: int, relay: Relay | None = None
+) -> dict[str, Callable[..., Any]]:
     """The work of a pool that ``converged`` shares.
 
     Args:
         model: any ScoreModel.
         condition: conditions that are bound to the model.
         rows: number of samples that they have rows for.
+        relay: receives the share of a job that is done.
     """
     kept: dict[torch.dtype, tuple[ScoreModel, dict[str, Any]]] = {}
 
@@ -111,14 +135,35 @@ def reference_work(model: ScoreModel, condition: dict[str, Any], rows: int) -> d
             kept[dtype] = copy.deepcopy(model).to(dtype).eval(), in_dtype(condition, rows, dtype)
         precise, given = kept[dtype]
         own = x1.to(device=precise.device if precise.dtype else x1.device, dtype=dtype)
-        return _integrate(precise, own, steps, end, cut(given, rows, samples)).to(x1.device)
+        share = None if relay is None else relay.part(0.0, 1.0)
+        on_step = None if share is None else lambda step: share((step.index + 1) / steps)
+        return _integrate(precise, own, steps, end, cut(given, rows, samples), on_step).to(x1.device)
 
     return {"reference": reference}
 
 
-def _integrate(model: ScoreModel, x1: Tensor, steps: int, end: float, condition: dict[str, Any]) -> Tensor:
+def _integrate(
+    model: ScoreModel,
+    x1: Tensor,
+    steps: int,
+    end: float,
+    condition: dict[str, Any],
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
     flow = model.sde.reverse(model, 0.0, **condition)
-    return solve(flow, x1, solver=_SOLVER, grid=_grid(model.sde, steps, end)).x
+    return solve(flow, x1, solver=_SOLVER, grid=_grid(model.sde, steps, end), on_step=on_step).x
+
+
+def integrate_reference(
+    model: ScoreModel, x1: Tensor, steps: int, condition: dict[str, Any], on_step: Callable[[Step], None]
+) -> Tensor:
+    """The endpoints of one run on ``reference_grid(model.sde, steps)``; ``on_step`` sees every state."""
+    return _integrate(model, x1, steps, _END, condition, on_step)
+
+
+def reference_grid(sde: SDE, steps: int) -> Tensor:
+    """The times of the finer of the two runs, float64 (steps + 1,)."""
+    return _grid(sde, steps, _END)
 
 
 def _grid(sde: SDE, steps: int, end: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.settings import Grid, SamplingRun, SamplingSettings
 from sde_diffusion.sampling.settings import seeds_of as seeds_of
@@ -111,6 +112,7 @@ def sample_batches(
     *,
     shape: Iterable[int] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    on_share: Callable[[float], None] | None = None,
     condition: Mapping[str, Any] | None = None,
     which: Iterable[int] | None = None,
     start: NoisedStart | None = None,
@@ -124,14 +126,19 @@ def sample_batches(
         settings: the settings of the run.
         shape: shape of one sample; the model's own by default.
         on_step: called after every step of every batch.
+        on_share: called instead with the share of all steps that is done.
         condition: as in ``sample``.
         which: numbers of the batches, as in ``batches``.
         start: data to start from instead of pure noise.
         conditions: the same as keywords.
     """
     given = {**conditions, **(condition or {})}
-    for process, x1, seeds, run in batches(model, n, settings or SamplingSettings(), shape, given, which, start):
-        out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=on_step)
+    settings = settings or SamplingSettings()
+    which = None if which is None else list(which)
+    total = math.ceil(n / settings.batch_size) if which is None else len(which)
+    for k, (process, x1, seeds, run) in enumerate(batches(model, n, settings, shape, given, which, start)):
+        tell = on_step or share_of_steps(on_share, k, total)
+        out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=tell)
         yield replace(out, x=model.units.to_data(out.x))
 
 
@@ -149,6 +156,7 @@ def sample(
     batch_size: int = 256,
     eta: float | None = None,
     partial: bool = False,
+    progress: bool | Callable[[float], None] = True,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Tensor:
@@ -167,6 +175,8 @@ def sample(
         eta: noise level of the reverse process; 1 for stochastic solvers and 0 for the others by default.
         partial: whether times that do not lead from 1 to 0 are taken, as Stable Diffusion's are: from the first of
             them, with noise of the marginal's size there for data of unit variance, to the last.
+        progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
+            share done.
         condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
             too; anything else is passed on unchanged.
         conditions: the same as keywords, such as ``label=...``.
@@ -188,11 +198,27 @@ def sample(
     model.eval()
     settings = SamplingSettings(solver, nfe, steps, grid, eta, seed, batch_size, partial=partial)
     out: list[Tensor] = []
-    for process, x1, seeds, run in batches(model, n, settings, shape, given):
-        part = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds)
-        check_status(part, start=sum(len(x) for x in out))
-        out.append(model.units.to_data(part.x))
+    with share_bar(progress, "sampling") as report:
+        for process, x1, seeds, run in batches(model, n, settings, shape, given):
+            on_step = share_of_steps(report, len(out), math.ceil(n / batch_size))
+            part = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=on_step)
+            check_status(part, start=sum(len(x) for x in out))
+            out.append(model.units.to_data(part.x))
     return torch.cat(out)
+
+
+def share_of_steps(report: Callable[[float], None] | None, done: int, total: int) -> Callable[[Step], None] | None:
+    """What a run calls after each step to report the share done of all batches; None where nothing is reported.
+
+    Args:
+        report: takes the share.
+        done: number of batches before this one.
+        total: number of batches.
+    """
+    if report is None:
+        return None
+    # Time runs from 1 to 0, so 1 - t is the share of a batch.
+    return lambda step: report(min((done + 1 - float(step.t.mean())) / total, 1.0))
 
 
 def check_status(part: Solution, start: int = 0) -> None:

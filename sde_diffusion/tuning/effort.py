@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.report import terminal
+from sde_diffusion.report.share_of_work import share_bar
 from solvers.conditions import cut
 
 _REFERENCE_SHARE = 0.35
@@ -197,20 +197,13 @@ class Reporter:
 @contextmanager
 def bar(show: bool = True) -> Iterator[Callable[[Progress], None] | None]:
     """A progress bar for terminals and notebooks: share, time left and gain; None without a terminal or notebook."""
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    console = terminal.stderr()
-    if not show or not (console.is_terminal or console.is_jupyter):
-        yield None
-        return
-    columns: tuple[Any, ...] = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Bar(*columns, TextColumn("{task.fields[left]}"), TextColumn("{task.fields[gain]}"), console=console) as shown:
-        task = shown.add_task("tuning", total=1.0, left="", gain="")
+    with share_bar(show, "tuning") as report:
+        if report is None:
+            yield None
+            return
 
         def update(now: Progress) -> None:
-            left = "" if math.isinf(now.left) else f"{duration(now.left)} left"
-            gain = "" if now.gain is None else f"error {now.gain:.2f} of the default's"
-            shown.update(task, completed=now.share, description=now.text, left=left, gain=gain)
+            gain = "" if now.gain is None else f", error {now.gain:.2f} of the default's"
+            report(now.share, now.text + gain)
 
         yield update

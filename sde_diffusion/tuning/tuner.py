@@ -76,7 +76,7 @@ def tune(
     shape: Iterable[int] | None = None,
     seed: int = 0,
     minutes: float | None = None,
-    progress: bool | Callable[[Progress], None] = False,
+    progress: bool | Callable[[Progress], None] = True,
     **options: Any,
 ) -> Solver:
     """Find the solver for one model and one number of evaluations.
@@ -87,7 +87,7 @@ def tune(
         shape: shape of one sample; the model's own by default.
         seed: seed of the initial noise.
         minutes: time limit; more time gives a better solver. No limit by default.
-        progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
+        progress: whether a bar is shown in a terminal or notebook; or a function that is called with the ``Progress``.
         options: of ``tuned_each``, such as ``noise_samples``, or the condition of the model.
 
     Raises:
@@ -121,7 +121,7 @@ def tuned_each(
     held_out: int = 128,
     batch_size: int = 512,
     minutes: float | None = None,
-    progress: bool | Callable[[Progress], None] = False,
+    progress: bool | Callable[[Progress], None] = True,
     on_effort: Callable[[Effort], None] | None = None,
     processes: Processes | None = None,
     condition: Mapping[str, Any] | None = None,
@@ -140,7 +140,7 @@ def tuned_each(
         batch_size: samples in one call of the network.
         minutes: time for all NFE together. The numbers of samples then depend on the speed of the network, and the
             result on the load of the machine.
-        progress: True for a bar in a terminal or notebook, or a function that is called with the ``Progress``.
+        progress: whether a bar is shown in a terminal or notebook; or a function that is called with the ``Progress``.
         on_effort: called with the planned ``Effort`` before the work.
         processes: processes that share the work, each with an equal model; all but the first find nothing.
         condition: what the network takes beside (x, t), by name: tensors ``(noise_samples + held_out, ...)`` with a row

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from solvers.display.displayed import Displayed, finished
+from solvers.display.figures import samples_figure
+from solvers.display.result_table import ResultTable
 from solvers.run.meter import Spent
 from solvers.solver import LocalErrorEstimate
+
+_SHOWN = 10  # samples in a notebook
 
 
 class Status(IntEnum):
@@ -62,9 +70,9 @@ class Step:
         return self.spent.of_each(len(self.x))
 
 
-@dataclass(frozen=True)
-class Solution:
-    """The result of a run.
+@dataclass(frozen=True, repr=False)
+class Solution(Displayed):
+    """The result of a run, which shows itself as a table of its samples' evaluations and status, and as a figure.
 
     Attributes:
         x: (B, ...) at the last time.
@@ -89,6 +97,47 @@ class Solution:
     def status(self) -> list[str]:
         """Status of each sample: ok, nfe_cap, non_finite, dt_min or diverged."""
         return [Status(int(c)).name for c in self.codes.tolist()]
+
+    def __repr__(self) -> str:
+        least, most = int(self.nfe.min()), int(self.nfe.max())
+        spent = f"{least}" if least == most else f"{least} to {most}"
+        ended = ", ".join(name if n == len(self.x) else f"{n} {name}" for name, n in Counter(self.status).items())
+        return (
+            f"Solution({len(self.x)} samples {tuple(self.x.shape[1:])}, {spent} NFE, "
+            f"{len(self.times) - 1} intervals, t = {float(self.times[0]):.4g} to {float(self.times[-1]):.4g}, {ended})"
+        )
+
+    def table(self) -> ResultTable:
+        """A row for each sample: network evaluations, status, RMS and range of its entries."""
+        x = self.x.detach().flatten(1).double().cpu()
+        columns = {
+            "sample": list(range(len(x))),
+            "nfe": self.nfe.tolist(),
+            "status": self.status,
+            "rms": x.square().mean(1).sqrt().tolist(),
+            "least": x.amin(1).tolist(),
+            "most": x.amax(1).tolist(),
+        }
+        records = tuple(dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        rows = tuple(tuple(f"{v:.4g}" if isinstance(v, float) else str(v) for v in r.values()) for r in records)
+        return ResultTable(("sample", "NFE", "status", "RMS", "least", "most"), rows, records)
+
+    def _repr_html_(self) -> str:
+        """The first samples, for a notebook."""
+        found = self.table()
+        first = ResultTable(found.heads, found.rows[:_SHOWN], found.records[:_SHOWN], repr(self)[9:-1])
+        return first.to_html() + (f"<p>{len(found.rows) - _SHOWN} more</p>" if len(found.rows) > _SHOWN else "")
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The samples as a matplotlib figure: images, points in 2-D, signals, or a pair plot of vectors.
+
+        Args:
+            path: a .png, .svg or .pdf file to write it to as well.
+
+        Raises:
+            ValueError: samples of another shape, or another suffix.
+        """
+        return finished(samples_figure(self.x), path)
 
 
 def updated_status(status: Tensor, x: Tensor) -> Tensor:

@@ -14,20 +14,25 @@ from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
     DeviceOption,
     GuidanceArguments,
+    HtmlOption,
     ModelOption,
     RunArgument,
     complete_data,
     completion_of,
     model_at,
+    typed_line,
     whole_numbers,
     with_guidance,
 )
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
+from sde_diffusion.comparison.html_page import write_comparison_page
 from sde_diffusion.comparison.report import as_dict, save_comparison, summary, table
 from sde_diffusion.data import load_data
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import guided_model
 from sde_diffusion.storage.atomic_folder import require_new
@@ -50,12 +55,14 @@ sdediff compare bundled --solvers pf-ode,unipc --nfe 8
 sdediff compare --solvers pf-ode,tuned --nfe 8   after tune --nfe 8
 sdediff compare --solvers ddpm,sde --nfe 50,100 --n 2000
 sdediff compare runs/mnist-vp --data-dir data --out mine
+sdediff compare --html solvers.html        samples side by side, in a browser
 sdediff compare runs/mnist-vp --label all --guidance 2
 """
 
 
 @with_guidance
 def compare(
+    ctx: typer.Context,
     run: RunArgument = None,
     model: ModelOption = None,
     solvers: Annotated[
@@ -100,6 +107,7 @@ def compare(
             show_default="RUN/compare",
         ),
     ] = None,
+    html: HtmlOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, for programs.")] = False,
     *,
     asked: GuidanceArguments,
@@ -114,6 +122,8 @@ def compare(
     budgets = whole_numbers(nfe, "--nfe")
     if out is not None:
         require_new(out)  # fails before the computation starts
+    if html is not None:
+        require_writable(html, ".html", force=False)
     stored = model_at(run, model)
     place = out or folder_of(stored, "compare")  # a link is refused now, not after the work
     labels, guidance = asked.labels(stored), asked.settings()
@@ -125,23 +135,22 @@ def compare(
         name, solver = find_solver(spec)
         chosen[spec if name in chosen else name] = solver
     target = reference(stored, data, data_dir) if processes.main else None
-    with terminal.stderr().status("loading") as status:
+    with terminal.stderr().status("loading"):
         loaded = load(stored, device=str(device_for(device or "auto")))
         guided, condition = guided_model(loaded, n, labels, guidance)
-        found = run_comparison(
-            guided,
-            chosen,
-            budgets,
-            n=n,
-            paired=paired,
-            seed=seed,
-            data=target,
-            batch_size=batch_size,
-            reference_steps=reference_steps,
-            on_row=status.update,
-            processes=processes,
-            condition=condition,
-        )
+    found = run_comparison(
+        guided,
+        chosen,
+        budgets,
+        n=n,
+        paired=paired,
+        seed=seed,
+        data=target,
+        batch_size=batch_size,
+        reference_steps=reference_steps,
+        processes=processes,
+        condition=condition,
+    )
     if not processes.main:
         return None
     folder = out or unused(place)
@@ -153,6 +162,19 @@ def compare(
         "threads": torch.get_num_threads(),
     }
     folder = save_comparison(found, folder, about)
+    if html is not None:
+        with share_bar(True, "samples of the report") as report:
+            write_comparison_page(
+                html,
+                found,
+                guided,
+                chosen,
+                title=f"Solvers on {name_of(stored)}",
+                command=typed_line(ctx),
+                condition=condition,
+                provenance=about,
+                on_share=report,
+            )
     if as_json:
         typer.echo(json.dumps(as_dict(found), indent=2))
         return None
@@ -162,7 +184,9 @@ def compare(
         echo(line)
     echo(f"figures {folder / 'compare.json'}")
     echo(f"picture {folder / 'compare.png'}")
-    return {"written": [folder / "compare.json", folder / "compare.png"]}
+    if html is not None:
+        echo(f"report {html}")
+    return {"written": [folder / "compare.json", folder / "compare.png", *([html] if html else [])]}
 
 
 def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:

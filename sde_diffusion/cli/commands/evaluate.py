@@ -11,17 +11,19 @@ import torch
 import typer
 from torch import Tensor
 
-from sde_diffusion.cli.commands.sample import bar, listed, times_of
+from sde_diffusion.cli.commands.sample import listed, times_of
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
     DeviceOption,
     GuidanceArguments,
+    HtmlOption,
     ModelOption,
     complete_data,
     completion_of,
     model_at,
     refuse,
     typed,
+    typed_line,
     whole_numbers,
     with_guidance,
 )
@@ -32,6 +34,7 @@ from sde_diffusion.evaluation import report as reports
 from sde_diffusion.evaluation.cost import LONG, seconds_for
 from sde_diffusion.evaluation.curve import as_dict
 from sde_diffusion.evaluation.features import NAMES, Extractor, Features, default_features, make_extractor
+from sde_diffusion.evaluation.html_page import write_quality_page
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, features_of, too_few
@@ -41,6 +44,7 @@ from sde_diffusion.files.writing import require_writable
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
@@ -66,6 +70,7 @@ sdediff evaluate images/ --reference real-images/ --features pca
 sdediff evaluate my.npz --range 0,1 --reference digits --metrics all
 sdediff evaluate --save-reference digits.safetensors
 sdediff evaluate --nfe 8 --budget          where the error comes from
+sdediff evaluate --nfe 5,10,20 --html quality.html
 sdediff evaluate runs/mnist-vp --label all --guidance 2
 """
 FOLDER = Path("evaluation")
@@ -185,6 +190,7 @@ def evaluate(
             "--out", help=f"Folder for {EVALUATION} and curve.png; must be new or empty.", show_default="evaluation/..."
         ),
     ] = None,
+    html: HtmlOption = None,
     *,
     asked: GuidanceArguments,
 ) -> dict[str, Any]:
@@ -197,6 +203,8 @@ def evaluate(
     group = Processes.join(device or "auto")
     if out is not None:
         require_new(out)  # fails before the computation starts
+    if html is not None:
+        require_writable(html, ".html", force=False)
     if save_reference is not None:
         require_writable(save_reference, ".safetensors", force)
     else:
@@ -207,7 +215,7 @@ def evaluate(
     device = device_for(device or "auto").type
     stored = model_of(source) if model is None else model_at(source, model)
     if stored is None:
-        refuse(ctx, DRAWING, f"{source} holds samples, and none are drawn")
+        refuse(ctx, (*DRAWING, "html"), f"{source} holds samples, and none are drawn")
     if reference is not None and reference.endswith(".safetensors"):
         refuse(ctx, ["split", "data_dir"], f"the reference {reference} holds features that were taken already")
         if stored is None:
@@ -288,7 +296,7 @@ def evaluate(
                 f"{duration(to_measure)} to measure {n:,} samples {len(ways)} times{group}",
                 err=True,
             )
-        with bar() as progress:
+        with share_bar(True, "sampling") as progress:
             points = quality(sampler, ways, n, what, metrics=names, draws=draws, on_share=progress)
         terminal.stdout().print(reports.table(reports.columns(points), n))
         made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
@@ -296,7 +304,7 @@ def evaluate(
         content = reports.record(made, what, [p.as_dict() for p in points])
         if budget:
             data = own["data"]
-            with bar("error budget") as progress:
+            with share_bar(True, "error budget") as progress:
                 parts = error_budget(
                     sampler, ways[0], n, what, data, held_out(data, split), draws=draws, progress=progress
                 )
@@ -304,6 +312,19 @@ def evaluate(
             for table in (reports.budget_table(parts), reports.loss_table(parts)):
                 terminal.stdout().print(table)
             echo(f"prior mismatch, bounds: KL {parts.prior_kl:.2e} nats, W2 {parts.prior_w2:.3g}")
+    if html is not None:
+        with share_bar(True, "samples of the report") as report:
+            write_quality_page(
+                html,
+                points,
+                guided,
+                title=f"Samples of {name_of(stored)}",
+                command=typed_line(ctx),
+                reference=f"{real['name']}, {real['n']:,} samples; features {extractor.name}",
+                condition=condition,
+                provenance={"checkpoint": made, "versions": content["versions"], "reference": dict(real)},
+                on_share=report,
+            )
     first = {"solver": {"name": points[0].solver}, "nfe": {"most": round(points[0].nfe)}}
     name = folder_name(first) if len(points) == 1 else "curve"
     folder = out or unused(folder_of(stored, FOLDER.name) / name)
@@ -314,7 +335,10 @@ def evaluate(
     echo(f"figures {saved}")
     if several:
         echo(f"picture {saved.with_name(CURVE)}")
-    return {"written": [saved, *([saved.with_name(CURVE)] if several else [])], **content}
+    if html is not None:
+        echo(f"report {html}")
+    extra = [*([saved.with_name(CURVE)] if several else []), *([html] if html else [])]
+    return {"written": [saved, *extra], **content}
 
 
 def several_processes(asked: int | None) -> None:

@@ -10,7 +10,6 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import (
     DeviceOption,
@@ -30,6 +29,7 @@ from sde_diffusion.likelihood.flow import EXACT_LIMIT, TRACES
 from sde_diffusion.likelihood.report import OWN, headline, measure, plot_terms, table_of_terms
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
 from sde_diffusion.storage.locate import recorded_data
@@ -139,7 +139,7 @@ def likelihood(
         refuse(ctx, ["steps"], f"{solver} chooses its own steps; see --tolerance")
     else:
         refuse(ctx, ["tolerance"], f"{solver} has fixed steps; see --steps")
-    with bar("likelihood") as progress:
+    with share_bar(True, "integrating the flow") as progress:
         report, bound = measure(
             stored,
             samples,

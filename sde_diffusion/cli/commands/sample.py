@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import (
@@ -22,11 +20,12 @@ from sde_diffusion.cli.options import (
     option,
     with_guidance,
 )
-from sde_diffusion.cli.sample_parts import choose, recorded_guide, report_same, show_profile
+from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_guide, report_same, require_film, show_profile
 from sde_diffusion.cli.shards import begin, fill
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
-from sde_diffusion.report import terminal
+from sde_diffusion.report.film import write_reverse
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.given.samples import given_samples
@@ -35,6 +34,7 @@ from sde_diffusion.sampling.local_errors import error_profile
 from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings
 from sde_diffusion.sampling.sharded import FORMS, FROM, SIZE, shards_for
+from sde_diffusion.sampling.shown.model_figures import film_of_samples
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import load
@@ -58,6 +58,7 @@ sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class, of a run with --labels
 sdediff sample --from photo.png --strength 0.4
 sdediff sample --solver pf-ode --profile   and where the error sits
+sdediff sample --n 9 --nfe 30 --film digits.gif   noise becomes digits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
 sdediff sample --n 100000 --out many       in shards; then --resume many
 torchrun --nproc-per-node 2 -m sde_diffusion -- sample --n 4096
@@ -205,6 +206,7 @@ def sample(
         bool,
         typer.Option("--profile", help="Also show the solver's estimate of the local error of each step."),
     ] = False,
+    film: FilmOption = None,
     *,
     asked: GuidanceArguments,
 ) -> dict[str, Any]:
@@ -232,7 +234,7 @@ def sample(
         )
     alone = {
         "--tolerance": tolerance, "--profile": profile, "--partial": partial, "--shards": shards,
-        "--shard-size": shard_size, "--resume": resume,
+        "--shard-size": shard_size, "--resume": resume, "--film": film,
     }  # fmt: skip
     if source is not None and (clash := [name for name, value in alone.items() if value]):
         raise InputError(f"{clash[0]} is of samples that start from pure noise; leave out {clash[0]} or --from")
@@ -240,6 +242,7 @@ def sample(
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
         )
+    require_film(film, again=record is not None or resume is not None)
     if profile and record is not None:
         raise InputError("--profile needs newly drawn samples; leave out --record, or give its --solver and --nfe")
     if profile and (clash := asked.given()):
@@ -283,6 +286,9 @@ def sample(
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
+        if film is not None:  # before the samples: not every solver has a film
+            where = str(device_for(device or "auto"))
+            write_reverse(film, film_of_samples(stored, where, settings, n, labels, guidance))
         if profile:  # before the samples: not every solver estimates its error
             network = load(stored, device=str(device_for(device or "auto")))
             local = error_profile(network, settings_for(stored, settings))
@@ -293,7 +299,8 @@ def sample(
         if chosen is not None:
             job.record["choice"] = chosen.to_dict()
     far = ""
-    with Pool({**generate.work_of(job), **sharded.work_of(job)}, processes) as pool, bar() as progress:
+    work = {**generate.work_of(job), **sharded.work_of(job)}
+    with Pool(work, processes) as pool, share_bar(True, "sampling") as progress:
         if pool is None:
             return {}
         if "shards" in job.record:
@@ -327,10 +334,12 @@ def sample(
         echo(f"picture {shown}")
     else:
         echo(f"no image for samples of shape {tuple(made['shape'])}; see {shown}")
+    if film is not None:
+        echo(f"film {film}")
     if local is not None:
         show_profile(local)
     return {
-        "written": [*dict.fromkeys([shown, arrays]), out / sample_record.RECORD],
+        "written": [*dict.fromkeys([shown, arrays]), out / sample_record.RECORD, *([film] if film else [])],
         "model": stored.path,
         "n": made["n"],
         "solver": made["solver"]["name"],
@@ -364,15 +373,3 @@ def times_of(grid: str | None) -> str | list[float] | None:
         raise InputError(
             f"--grid takes a name or times separated by commas, such as 1,0.6,0.2,0; got '{grid}'"
         ) from None
-
-
-@contextmanager
-def bar(text: str = "sampling") -> Iterator[Callable[[float], None] | None]:
-    """A progress bar on stderr if it is a terminal."""
-    console = terminal.stderr()
-    if not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(text, total=1.0)
-        yield lambda share: progress.update(task, completed=share)

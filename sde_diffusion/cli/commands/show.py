@@ -85,18 +85,18 @@ def show(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Output file: .png, .svg or .pdf; .gif or .webp for a film.", show_default="FIGURE.png"
+            "--out", help="Output file: .png, .svg or .pdf; a film is .gif, .webp or .mp4.", show_default="FIGURE.png"
         ),
     ] = None,
 ) -> dict[str, Any]:
     """Plot a process or a model: schedules, samples, the score field, trajectories, solvers, a film."""
     from sde_diffusion.files.writing import temporary
-    from sde_diffusion.report.film import check_film, save_film
-    from sde_diffusion.report.process_figures import check_format, save_figure
+    from sde_diffusion.report.film import check_film, write_reverse
     from sde_diffusion.sampling.devices import device_for
-    from sde_diffusion.sampling.model_figures import drawn, film, schedule, side_by_side
     from sde_diffusion.sampling.sampler import MOST_SAMPLES
+    from sde_diffusion.sampling.shown.model_figures import drawn, film, schedule, side_by_side
     from sde_diffusion.storage.locate import find_model
+    from solvers.display.figures import check_format, save_figure
     from solvers.errors import ExistsError, InputError, require_whole
 
     others = [name for name in ("sde", "solver", "nfe", "n", "seed", "device") if name not in TAKES[figure]]
@@ -107,7 +107,10 @@ def show(
     suffix = ".gif" if is_film else ".png"
     free = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))
     path = out or next(name for name in free if not name.exists())
-    (check_film if is_film else check_format)(path)
+    if is_film:
+        check_film(path, strips=False)
+    else:
+        check_format(path)
     if path.exists():
         raise ExistsError(f"{path} exists already; choose another file with --out")
     several = figure is Figure.solvers
@@ -123,13 +126,13 @@ def show(
     partial = temporary(path).with_suffix(path.suffix)
     try:
         if figure is Figure.schedule:
-            save_figure(schedule(sde), partial)
+            save_figure(partial, schedule(sde))
         elif several:
-            save_figure(side_by_side(find_model(run), place, names, budgets, n, seed), partial)
+            save_figure(partial, side_by_side(find_model(run), place, names, budgets, n, seed))
         elif is_film:
-            save_film(film(find_model(run), *settings), partial)
+            write_reverse(partial, film(find_model(run), *settings))
         else:
-            save_figure(drawn(figure.value, find_model(run), *settings), partial)
+            save_figure(partial, drawn(figure.value, find_model(run), *settings))
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)

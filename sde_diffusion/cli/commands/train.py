@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import listed_options, option, whole_numbers
@@ -14,6 +13,7 @@ from sde_diffusion.parallel.launcher import launched, rank
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.report.page_of_training import EXPECTED
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling import generate
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
@@ -100,11 +100,11 @@ def train(
         "predicts": predicts,
     }
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
-    with bar("resizing") as share:
+    with share_bar(True, "resizing") as share:
         made = set_up(
             merged(read_options(config_file) if config_file else {}, typed),
             resume=resume,
-            progress=share and (lambda done, total: share(done / total)),
+            progress=None if share is None else lambda done, total: share(done / total),
         )
     model, config, folder = made.model, made.config, made.out
     for name, other, on in (
@@ -164,7 +164,7 @@ def train(
     tell(f"trained in {time.perf_counter() - start:.0f} s{Processes(world=launched())}")
     if not main:
         return {}
-    with bar("sampling") as progress:
+    with share_bar(True, "sampling") as progress:
         drawn = generate.draw(find_model(folder), device=config.device, progress=progress)
     picture = sample_record.save_samples(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
     if budgets:

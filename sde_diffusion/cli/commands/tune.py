@@ -13,20 +13,26 @@ from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import (
     DeviceOption,
     GuidanceArguments,
+    HtmlOption,
     ModelOption,
     RunArgument,
     model_at,
     refuse,
+    typed_line,
     whole_numbers,
     with_guidance,
 )
+from sde_diffusion.files.writing import require_writable
 from sde_diffusion.parallel.processes import Processes
+from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
+from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, save_tuned, tuned_folder
 from sde_diffusion.tuning.effort import MOST_TIMED, bar
+from sde_diffusion.tuning.html_page import write_tuning_page
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
 EXAMPLES = """
@@ -72,6 +78,7 @@ def tune(
             "--out", help="Folder for nfe-NFE.json; an earlier result of tune is replaced.", show_default="RUN/tuned"
         ),
     ] = None,
+    html: HtmlOption = None,
     *,
     asked: GuidanceArguments,
 ) -> dict[str, Any]:
@@ -89,6 +96,9 @@ def tune(
             ctx, ["noise_samples", "noises", "held_out"], "with --minutes the numbers of samples follow from the time"
         )
     labels, guidance = asked.labels(stored), asked.settings()
+    if html is not None:
+        require_writable(html, ".html", force=False)
+    report = None if html is None else (html, typed_line(ctx))
     noise_samples = noise_samples if noises is None else noises
     found = tune_model(
         stored,
@@ -103,6 +113,7 @@ def tune(
         labels,
         guidance,
         processes,
+        report,
     )
     if not processes.main:
         return {}
@@ -112,7 +123,8 @@ def tune(
         echo("use it:", " ".join(["sdediff sample", str(model), *asked.words(), f"--nfe {budgets[0]}"]))
     else:
         echo(f"--solver tuned looks in {tuned_folder(stored)}; move the files there to use them")
-    return {"written": [made["file"] for made in found], "solvers": found}
+    files = [*(made["file"] for made in found), *([html] if html else [])]
+    return {"written": files, "solvers": found}
 
 
 def tune_model(
@@ -128,8 +140,25 @@ def tune_model(
     labels: Sequence[int] | None = None,
     guidance: GuidanceSettings | None = None,
     processes: Processes | None = None,
+    report: tuple[Path, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors."""
+    """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors.
+
+    Args:
+        stored: the model.
+        budgets: numbers of network evaluations.
+        minutes: time for all of them; None for no limit.
+        device: a name in ``DEVICES``.
+        seed: seed of the initial noise.
+        noise_samples: initial noise samples for the fit.
+        held_out: others, on which the candidates are compared.
+        batch_size: samples in one call of the network.
+        out: folder of the files; that of the model by default.
+        labels: classes that the samples take in turn.
+        guidance: settings of guidance.
+        processes: processes that share the work.
+        report: an HTML file to write as well, and the command line that it states.
+    """
     guidance = guidance or GuidanceSettings()
     tag = guidance.tag(labels)
     folder = out or tuned_folder(stored)
@@ -159,6 +188,17 @@ def tune_model(
             counts = {"noise_samples": made.noise_samples, "held_out": made.held_out}
             save_tuned(path, made, stored, tag, seed=seed, **counts, **towards)
             found.append(made)
+    if report is not None:
+        about = {
+            "checkpoint": {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256},
+            **guidance.record(labels),
+            "versions": versions(),
+        }
+        with share_bar(True, "samples of the report") as share:
+            write_tuning_page(
+                report[0], found, model, title=f"Solvers tuned for {name_of(stored)}", command=report[1], seed=seed,
+                condition=condition, rows=rows, provenance=about, on_share=share,
+            )  # fmt: skip
     echo(f"model {stored.path}")
     for made in found:
         echo(
@@ -168,6 +208,8 @@ def tune_model(
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
         echo(f"  solver {folder / file_name(made.nfe, tag)}")
+    if report is not None:
+        echo(f"report {report[0]}")
     return [
         {
             "file": folder / file_name(made.nfe, tag),

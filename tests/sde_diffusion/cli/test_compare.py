@@ -125,3 +125,22 @@ def test_the_tuned_solvers_of_the_model_take_part() -> None:
     rows = {(row["solver"], row["nfe"]): row for row in json.loads(run(*asked).stdout)["rows"]}
     for nfe in (2, 3):
         assert rows["tuned", nfe]["errors"] != rows["pf-ode", nfe]["errors"] and rows["tuned", nfe]["used"] == nfe
+
+
+def test_a_report_has_the_rows_the_samples_and_the_line_that_made_it() -> None:
+    result = run(*FEW, "--solvers", "ddim,sde", "--nfe", "4,8", "--html", "a b.html")
+    assert result.exit_code == 0, result.output
+    assert "report a b.html" in result.stdout
+    text = Path("a b.html").read_text()
+    data = json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert data["solvers"] == ["ddim", "sde"] and data["gallery"]["kind"] == "points" and data["gallery"]["count"] == 16
+    assert {(g["solver"], g["nfe"]) for g in data["grids"]} == {("ddim", 4), ("ddim", 8), ("sde", 4), ("sde", 8)}
+    rows = json.loads(Path("compare/compare.json").read_text())["rows"]
+    (error,) = (c for c in data["charts"] if c["title"].startswith("Distance to the reference"))
+    assert error["curves"][0]["y"] == [row["error"] for row in rows if row["solver"] == "ddim"]
+    assert "sdediff compare --n 16" in text and "--html &#39;a b.html&#39;" in text
+    assert checkpoint_at("model.safetensors").sha256 in text
+    result = run(*FEW, "--html", "a b.html")
+    assert result.exit_code == 2 and "a b.html exists" in result.output
+    result = run(*FEW, "--html", "report.pdf")
+    assert result.exit_code == 2 and ".html" in result.output

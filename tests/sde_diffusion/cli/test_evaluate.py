@@ -71,9 +71,15 @@ def test_the_tuned_solver_of_a_model_is_evaluated() -> None:
     assert CliRunner().invoke(app, train.split()).exit_code == 0
     asked = ("runs/moons", *FEW, "--nfe", "2", "--solver", "pf-ode,tuned")
     assert "sdediff tune" in refused(*asked)
-    made = "tune runs/moons --nfe 2 --noise-samples 16 --held-out 16"
+    made = "tune runs/moons --nfe 2 --noise-samples 16 --held-out 16 --html tuned.html"
     assert CliRunner().invoke(app, made.split()).exit_code == 0
-    default, tuned = evaluated(*asked)["runs"]
+    default, tuned = evaluated(*asked, "--html", "quality.html")["runs"]
+    for name, chart in (("tuned.html", "Distance to the reference solution"), ("quality.html", "frechet, best")):
+        data = json.loads(Path(name).read_text().split('id="data">')[1].split("</script>")[0])
+        assert [c["name"] for c in data["charts"][0]["curves"]] == data["solvers"] == ["pf-ode", "tuned"]
+        assert data["charts"][0]["title"].startswith(chart)
+        assert [(s["solver"], s["nfe"]) for s in data["gallery"]["shown"]] == [("pf-ode", 2), ("tuned", 2)]
+    assert data["charts"][0]["curves"][1]["y"] == [tuned["figures"]["frechet"]["value"]]
     assert (default["solver"], tuned["solver"], tuned["nfe"]) == ("pf-ode", "tuned", 2)
     assert tuned["figures"]["frechet"]["value"] != default["figures"]["frechet"]["value"]
     [alone] = evaluated("runs/moons", *FEW, "--nfe", "2", "--solver", "tuned", "--budget", "--out", "alone")["runs"]
@@ -84,6 +90,7 @@ def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> Non
     x = load_data("digits", split="test").x.numpy()
     np.savez("own.npz", x=x)
     assert "samples from files need --reference" in refused("own.npz")
+    assert "--html" in refused("own.npz", "--reference", "digits", "--html", "a.html")
     metrics = ["--metrics", "kid", "--reference", "digits"]
     content = evaluated("own.npz", *metrics)
     kid = content["runs"][0]["figures"]["kid"]

@@ -50,11 +50,11 @@ from typer.testing import CliRunner, Result
 import sde_diffusion
 from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load, sample, train
 from sde_diffusion.cli import SUMMARIES, app
-from sde_diffusion.cli.commands.sample import bar
 from sde_diffusion.cli.lazy import PRINTING
 from sde_diffusion.comparison.comparison import compare
 from sde_diffusion.networks import build
 from sde_diffusion.report import progress as meters
+from sde_diffusion.report import share_of_work as bars
 from sde_diffusion.report import terminal
 from sde_diffusion.report.pictures import outside, scatter
 from sde_diffusion.storage.run_folder import run_config
@@ -172,7 +172,8 @@ def test_bars_have_the_name_of_their_work(monkeypatch: pytest.MonkeyPatch) -> No
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=80, color_system=None, _environ={})
     monkeypatch.setattr(terminal, "stderr", lambda: console)
-    with bar("likelihood") as progress:
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    with bars.share_bar(True, "likelihood") as progress:
         assert progress is not None
         progress(0.5)
     assert "likelihood" in file.getvalue() and "sampling" not in file.getvalue()

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import SUMMARIES, app
-from sde_diffusion.cli.commands.sample import bar
+from sde_diffusion.report import share_of_work as bars
 from sde_diffusion.report import terminal
 
 COMMANDS: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -65,7 +65,9 @@ def test_a_pipe_gets_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_warning_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     out, file = console(80)
     monkeypatch.setattr(terminal, "stderr", lambda: out)
-    with bar() as progress:
+    monkeypatch.setattr(bars, "_DELAY", 0.0)
+    monkeypatch.setattr(bars, "_PAUSE", 0.0)
+    with bars.share_bar(True, "sampling") as progress:
         assert progress is not None
         progress(0.25)
         terminal.say("warning: frechet: 300 samples in 64 dimensions are few, 640 or more say something more", "yellow")

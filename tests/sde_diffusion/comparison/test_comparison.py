@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 from sde_diffusion import VPSDE, Gaussian, ScoreModel, frechet_distance, sample
-from sde_diffusion.comparison.comparison import TIE, Comparison, ComparisonRow, compare
-from sde_diffusion.comparison.report import against, as_dict, save_comparison, summary, table
+from sde_diffusion.comparison.comparison import compare
+from sde_diffusion.comparison.report import as_dict, save_comparison, summary, table
+from sde_diffusion.comparison.result import TIE, Comparison, ComparisonRow, against
 from sde_diffusion.comparison.simultaneous import critical_value, interval
 from sde_diffusion.evaluation.metrics import sliced_wasserstein
 from sde_diffusion.sampling.settings import seeds_of

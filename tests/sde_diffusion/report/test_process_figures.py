@@ -10,12 +10,12 @@ import torch
 
 from sde_diffusion import EDM, VPSDE, GaussianMixture
 from sde_diffusion.report.process_figures import (
-    save_figure,
     schedule_figure,
     score_figure,
     strip_figure,
     trajectory_figure,
 )
+from solvers.display import save_figure
 
 
 def test_the_curves_of_a_schedule_are_those_of_the_process() -> None:
@@ -56,8 +56,8 @@ def test_trajectories_end_where_the_samples_are() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_name_of_the_file_says_the_format(tmp_path: Path, suffix: str) -> None:
-    save_figure(schedule_figure({"vp": VPSDE()}), tmp_path / f"a{suffix}")
+    save_figure(tmp_path / f"a{suffix}", schedule_figure({"vp": VPSDE()}))
     start = (tmp_path / f"a{suffix}").read_bytes()[:5]
     assert start == {".png": b"\x89PNG\r", ".svg": b"<?xml", ".pdf": b"%PDF-"}[suffix]
     with pytest.raises(ValueError, match=r"\.png, \.svg, \.pdf"):
-        save_figure(schedule_figure({"vp": VPSDE()}), tmp_path / "a.bmp")
+        save_figure(tmp_path / "a.bmp", schedule_figure({"vp": VPSDE()}))

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sde_diffusion.data import load_data
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.report.film import film_frames
+from sde_diffusion.report.film import Reverse, strip_of
 from sde_diffusion.report.process_figures import schedule_figure, score_figure, strip_figure, trajectory_figure
 from sde_diffusion.report.solvers_side_by_side import solver_figure
-from sde_diffusion.sampling.sampler import noise_for, seeds_of
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
+from sde_diffusion.sampling.job import settings_for
+from sde_diffusion.sampling.sampler import noise_for
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
+from sde_diffusion.sampling.shown.reverse_states import default_filmed, reverse_run
 from sde_diffusion.sde import make_sde
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from solvers import Solution, find, solve
+from solvers import find, solve
 from solvers.errors import InputError
 from solvers.noise import FORWARD, standard_normal
 
@@ -60,37 +63,11 @@ def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
     return data.batch(slice(None, n)).float()
 
 
-@torch.no_grad()
-def _run(model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> tuple[Solution, Callable[[Tensor], Tensor]]:
-    """A run with its trajectory, and E[x_0 | x_t] of the states at some of its indices."""
-    method = find(solver)
-    if method.adaptive:
-        raise InputError(f"{solver} chooses its own steps, sample by sample; draw a fixed-step solver, such as ddim")
-    assert model.shape is not None
-    seeds = seeds_of(seed, n)
-    process = model.sde.reverse(model, float(method.stochastic))
-    run = solve(process, noise_for(model, model.shape, seeds), solver=method, nfe=nfe, seeds=seeds, trajectory=True)
-
-    @torch.no_grad()
-    def denoised(index: Tensor) -> Tensor:
-        assert run.trajectory is not None
-        found = []
-        for x, t in zip(run.trajectory[index], run.times[index].tolist(), strict=True):
-            at = torch.full((n,), t, dtype=torch.float64, device=x.device)
-            found.append(model.denoise(x, at) if t > 0 else x)
-        return torch.stack(found)
-
-    return run, denoised
-
-
 def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> Any:
-    run, denoised = _run(model, solver, nfe, n, seed)
-    assert run.trajectory is not None
+    run, shown = reverse_run(model, SamplingSettings(solver, nfe, seed=seed), n)
     if kind == "trajectories":
-        return trajectory_figure(run.trajectory, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
-    kept = torch.linspace(0, len(run.times) - 1, min(len(run.times), 9), device="cpu").round().long()
-    states = {r"$x_t$": run.trajectory[kept], r"$E[x_0\,|\,x_t]$": denoised(kept)}
-    return strip_figure(states, run.times[kept].tolist())
+        return trajectory_figure(shown.states, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
+    return strip_of(shown)
 
 
 @torch.no_grad()
@@ -114,9 +91,35 @@ def side_by_side(
     return solver_figure(made, model.units.to_data(reference).cpu(), own_units=not model.units.is_identity)
 
 
-def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> list[Image.Image]:
-    """The frames of the reverse process of a stored model, one for each step."""
+def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> Reverse:
+    """The reverse process of a stored model, to be filmed."""
+    return reverse_run(_loaded(stored, device), SamplingSettings(solver, nfe, seed=seed), n)[1]
+
+
+def film_of_samples(
+    stored: StoredModel,
+    device: str,
+    settings: SamplingSettings,
+    n: int | None = None,
+    labels: Sequence[int] | None = None,
+    guidance: GuidanceSettings | None = None,
+) -> Reverse:
+    """The reverse process of the first samples of a run of ``sampling.generate.draw``, to be filmed.
+
+    Args:
+        stored: the model.
+        device: the device of the network.
+        settings: the settings of the run.
+        n: number of samples of the run; at most ``default_filmed`` of them are shown.
+        labels: classes that the samples take in turn.
+        guidance: settings of guidance.
+
+    Raises:
+        ValueError: a solver that chooses its steps for each sample.
+    """
+    rule = guidance or GuidanceSettings()
     model = _loaded(stored, device)
-    run, denoised = _run(model, solver, nfe, n, seed)
-    assert run.trajectory is not None
-    return film_frames(run.trajectory, denoised(torch.arange(len(run.times), device="cpu")), run.times.tolist())
+    assert model.shape is not None
+    shown = min(n or default_filmed(model.shape), default_filmed(model.shape))
+    guided, condition = guided_model(model, shown, labels, rule)
+    return reverse_run(guided, settings_for(stored, settings, rule.tag(labels)), shown, condition)[1]
