@@ -6,12 +6,11 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 if TYPE_CHECKING:
-    from sde_diffusion.sampling.guidance_settings import GuidanceSettings
     from sde_diffusion.storage.checkpoint import StoredModel
 
 
@@ -88,181 +87,7 @@ DeviceOption = Annotated[
     str | None,
     option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto", values=("auto", "cpu", "cuda")),
 ]
-LabelOption = Annotated[
-    str | None,
-    option(
-        "--label",
-        "Class, by name or number, of a model trained with --labels; several (3,5) or all are taken in turn.",
-        "no class",
-        "Guidance",
-    ),
-]
-GuidanceOption = Annotated[
-    float | None,
-    option(
-        "--guidance",
-        "Scale of classifier-free guidance to --label; 1 is the conditional model alone. Doubles the NFE.",
-        "1",
-        "Guidance",
-    ),
-]
-IntervalOption = Annotated[
-    str | None,
-    option("--guidance-interval", "LOW,HIGH: guide only where LOW < sigma/alpha <= HIGH.", "everywhere", "Guidance"),
-]
-RescaleOption = Annotated[
-    float | None,
-    option(
-        "--rescale",
-        "phi, 0 to 1: bring guided outputs back to the standard deviation of the conditional ones.",
-        "0",
-        "Guidance",
-    ),
-]
-ApgOption = Annotated[bool, typer.Option("--apg", help="Adaptive projected guidance.", rich_help_panel="Guidance")]
-EtaParallelOption = Annotated[
-    float | None,
-    option("--eta-parallel", "Weight of the parallel part of the update with --apg.", "0", "Guidance"),
-]
-PlusPlusOption = Annotated[
-    bool,
-    typer.Option(
-        "--cfg++",
-        help="CFG++: renoise with the unconditional prediction; --guidance is its lambda, 0 to 1. For ddim and ddpm.",
-        rich_help_panel="Guidance",
-    ),
-]
-AutoguideOption = Annotated[
-    Path | None,
-    option(
-        "--autoguide",
-        "RUN of a weaker model on the same data and process: guide away from it, not from the model without a label.",
-        panel="Guidance",
-    ),
-]
 DataDirOption = Annotated[Path | None, option("--data-dir", DATA_DIR)]
-
-
-class GuidanceArguments(NamedTuple):
-    """The options of guidance as they were typed; ``with_guidance`` gives a command all of them at once."""
-
-    label: LabelOption = None
-    guidance: GuidanceOption = None
-    guidance_interval: IntervalOption = None
-    rescale: RescaleOption = None
-    apg: ApgOption = False
-    eta_parallel: EtaParallelOption = None
-    autoguide: AutoguideOption = None
-    plus_plus: PlusPlusOption = False
-
-    def given(self) -> list[str]:
-        """The names of those that were typed."""
-        return [name for name, value in self._asdict().items() if value is not None and value is not False]
-
-    def words(self) -> list[str]:
-        """The words of a command line that give them again.
-
-        >>> GuidanceArguments(label="3", guidance=2.0, apg=True).words()
-        ['--label 3', '--guidance 2.0', '--apg']
-        """
-        given = {
-            f"--{'cfg++' if name == 'plus_plus' else name.replace('_', '-')}": getattr(self, name)
-            for name in self.given()
-        }
-        return [name if value is True else f"{name} {value}" for name, value in given.items()]
-
-    def labels(self, stored: StoredModel) -> list[int] | None:
-        """The classes that --label names, by name or number; all of them are those of the model's network.
-
-        Raises:
-            ValueError: a class that the data do not have.
-        """
-        from sde_diffusion.data.labels import class_index
-        from solvers.errors import InputError
-
-        if self.label is None:
-            return None
-        classes = (stored.model["network"]["settings"] or {}).get("classes")
-        if classes is None and stored.given is not None:
-            network = stored.given().network
-            classes = (getattr(network, "settings", None) or {}).get("classes")
-        if self.label == "all":
-            if classes is None:
-                raise InputError(
-                    "--label all is of a model that says how many classes it has, and this one does not; a run says so "
-                    "if it was trained with --labels"
-                )
-            return list(range(classes))
-        if classes is None:  # refused where the model is made, unless its network takes any label
-            return whole_numbers(self.label, "--label")
-        return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in self.label.split(",")]
-
-    def settings(self) -> GuidanceSettings:
-        """What they amount to, with the weaker model found on disk.
-
-        Raises:
-            ValueError: values out of range or in conflict.
-        """
-        from sde_diffusion.sampling.guidance_settings import GuidanceSettings
-        from sde_diffusion.storage.locate import find_model
-        from solvers.errors import InputError
-
-        if self.eta_parallel is not None and not self.apg:
-            raise InputError("--eta-parallel is of projected guidance; add --apg")
-        return GuidanceSettings(
-            scale=1.0 if self.guidance is None else self.guidance,
-            interval=self._interval(),
-            rescale=self.rescale,
-            eta_parallel=(self.eta_parallel or 0.0) if self.apg else None,
-            guide=None if self.autoguide is None else find_model(self.autoguide),
-            plus_plus=self.plus_plus,
-        )
-
-    def _interval(self) -> tuple[float, float] | None:
-        from solvers.errors import InputError
-
-        if self.guidance_interval is None:
-            return None
-        try:
-            low, high = (float(end) for end in self.guidance_interval.split(","))
-        except ValueError:
-            raise InputError(
-                "--guidance-interval takes 2 numbers separated by a comma, such as 0.2,5; got "
-                f"'{self.guidance_interval}'"
-            ) from None
-        return low, high
-
-
-def with_guidance(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of guidance; it gets them as ``asked``, one ``GuidanceArguments``.
-
-    >>> @with_guidance
-    ... def command(n: int = 1, *, asked: GuidanceArguments):
-    ...     print(n, asked.given())
-    >>> command(n=2, label="3", guidance=None, apg=True)
-    2 ['label', 'apg']
-    """
-
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> Any:
-        typed = {name: values.pop(name) for name in GuidanceArguments._fields if name in values}
-        return command(**values, asked=GuidanceArguments(**typed))
-
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "asked"]
-    hints = get_type_hints(GuidanceArguments, include_extras=True)
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=GuidanceArguments._field_defaults[name],
-            annotation=hints[name],
-        )
-        for name in GuidanceArguments._fields
-    ]
-    parameters = [*own, *added]
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapper
 
 
 class Listed(Protocol):
@@ -389,17 +214,27 @@ def whole_numbers(text: str, name: str) -> list[int]:
         raise InputError(f"{name} takes whole numbers separated by commas, such as 5,10,20; got '{text}'") from None
 
 
-def model_at(run: Path | str | None, model: str | None) -> StoredModel:
+def model_at(run: Path | str | None, model: str | None, labelled: bool = False) -> StoredModel:
     """The model named by RUN or by --model.
+
+    Args:
+        run: a run or file, or None for the latest run or the bundled model.
+        model: a model of the user's own.
+        labelled: whether the bundled model is the one with labels, which is said in a line.
 
     Raises:
         ValueError: both were given.
     """
-    from sde_diffusion.storage.locate import find_model
+    from sde_diffusion.storage.locate import LABELLED, find_model
     from solvers.errors import InputError
 
     if model is None:
-        return find_model(run)
+        found = find_model(run, labelled=labelled)
+        if labelled and found.path == LABELLED:
+            from sde_diffusion.cli.errors import say
+
+            say("the bundled network of digits with labels, bundled-labelled", "dim")
+        return found
     if run is not None:
         raise InputError(f"give RUN or --model, not both; got {run} and --model {model}")
     from sde_diffusion.interop.model_spec import given_model

@@ -16,9 +16,9 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report import terminal
 from sde_diffusion.report.film import check_film
 from sde_diffusion.sampling.local_errors import Profile
-from sde_diffusion.storage.checkpoint import StoredModel
-from sde_diffusion.storage.locate import find_model, recorded_model
-from sde_diffusion.storage.record_types import SampleRecord
+from sde_diffusion.storage.checkpoint import StoredModel, checkpoint_at
+from sde_diffusion.storage.locate import find_classifier, find_model, recorded_model
+from sde_diffusion.storage.record_types import CheckpointEntry, SampleRecord
 from solvers.errors import InputError, NotFoundError
 from solvers.plugin import find_solver
 
@@ -62,19 +62,18 @@ def report_same(made: SampleRecord, old: SampleRecord) -> None:
     )
 
 
-def recorded_guide(record: SampleRecord, path: Path, named: Path | None) -> StoredModel | None:
-    """The weaker model of a record with autoguidance: the one that was named, or the record's own if allowed."""
+def recorded_beside(entry: CheckpointEntry | None, path: Path, named: Path | None, option: str) -> StoredModel | None:
+    """The guide or classifier of a record: the one that was named, or the record's own if allowed."""
     if named is not None:
-        return find_model(named)
-    entry = record.get("guidance_rule", {}).get("guide")
+        return find_classifier(named) if option == "--classifier" else find_model(named)
     if entry is None:
         return None
     try:
-        return find_model(recorded_model(entry["path"], path))
+        return checkpoint_at(recorded_model(entry["path"], path))
     except (InputError, NotFoundError):
         raise InputError(
-            f"the record was made with the guide {entry['path']}, which is not taken from there; name it: "
-            "--autoguide RUN"
+            f"the record was made with the model {entry['path']} beside, which is not taken from there; name it: "
+            f"{option} RUN"
         ) from None
 
 

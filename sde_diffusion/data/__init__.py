@@ -18,6 +18,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from sde_diffusion.data.condition_files import load_condition
+from sde_diffusion.data.conditions import Conditions
 from sde_diffusion.data.dataset import Data, as_data
 from sde_diffusion.data.files import load_path
 from sde_diffusion.data.published import load_cifar10, load_digits, load_mnist
@@ -30,7 +32,7 @@ NAMES = ("digits", *LAWS, *PUBLISHED)
 SPLITS = ("train", "test")
 """Names of the splits."""
 
-__all__ = ["NAMES", "SPLITS", "Data", "as_data", "load_data"]
+__all__ = ["NAMES", "SPLITS", "Conditions", "Data", "as_data", "load_condition", "load_data"]
 
 
 def load_data(
@@ -40,6 +42,7 @@ def load_data(
     labels: bool = True,
     split: str = "train",
     layout: str | None = None,
+    condition: str | None = None,
 ) -> Data:
     """Return a data set.
 
@@ -49,6 +52,7 @@ def load_data(
         data_dir: folder with the files of mnist and cifar10.
         labels: False leaves the labels out.
         layout: of an array of images, "channels-first" or "channels-last"; by its shape when None.
+        condition: place of a condition for each sample, in their order (``data.condition_files``); none when None.
         split: "train", or "test" for samples that training has never seen.
 
     Raises:
@@ -64,6 +68,8 @@ def load_data(
     """
     choose(split, dict.fromkeys(SPLITS), "split")
     data = find_data(os.fspath(name), data_dir, split, layout)
+    if condition is not None:
+        data = replace(data, condition=load_condition(condition, data.shape, data))
     return data if labels else replace(data, labels=None, class_names=None)
 
 

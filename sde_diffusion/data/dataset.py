@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sde_diffusion.data.conditions import Conditions, as_conditions
 from sde_diffusion.data.labels import without_gaps
 from sde_diffusion.data.torch_datasets import read_items
 from solvers.display.displayed import Displayed, finished
@@ -50,6 +51,7 @@ class Data(Displayed):
         kind: "image" (N, C, H, W), "vector" (N, D) or "signal" (anything else).
         file: the .npy file that x is mapped from, where it is not in memory. It is trusted to be finite.
         class_names: what the classes are called, or the numbers that they had where these have gaps.
+        condition: a vector, an image or tokens for each sample, or None.
 
     Raises:
         TypeError: x or labels of another dtype.
@@ -67,6 +69,7 @@ class Data(Displayed):
     kind: str
     file: Path | None = None
     class_names: tuple[str, ...] | None = None
+    condition: Conditions | None = None
 
     def __post_init__(self) -> None:
         """Validate dtype, rank and finiteness."""
@@ -93,6 +96,8 @@ class Data(Displayed):
                 f"{self.name}: labels of shape {tuple(labels.shape)}, smallest {labels.min()}; "
                 f"expected one per sample, ({len(x)},), from 0 up"
             )
+        if self.condition is not None and len(self.condition) != len(x):
+            raise InputError(f"{self.name}: {len(self.condition)} conditions for {len(x)} samples; expected one each")
 
     def __repr__(self) -> str:
         labels = "no labels" if self.classes is None else f"{self.classes} classes"
@@ -195,6 +200,7 @@ def as_data(
     name: str | None = None,
     *,
     layout: str | None = None,
+    condition: ArrayLike | Tensor | Conditions | None = None,
 ) -> Data:
     """Return an array, or what a torch data set or loader holds, as a data set.
 
@@ -215,14 +221,15 @@ def as_data(
     =====================  ==============================================  =======================
 
     Numbers are of any real type; uint8 of rank 2 are numbers too. Labels with gaps become 0 to K - 1, and the numbers
-    that they were are kept as ``class_names``. A torch data set is read once, item by item, each a sample or
-    (sample, label).
+    that they were are kept as ``class_names``. A torch data set is read once, item by item, each a sample,
+    (sample, label), (sample, condition) or (sample, label, condition).
 
     Args:
         x: the samples.
         labels: one whole number for each.
         name: what messages call the data; "array", or the class of a torch data set by default.
         layout: "channels-first" or "channels-last", of images of rank 4; by the shape when None.
+        condition: a vector (N, K), an image (N, C, ...) or tokens (N, n, width) for each (``as_conditions``).
 
     Raises:
         TypeError: values or labels that are not real numbers (objects, strings, complex).
@@ -238,8 +245,11 @@ def as_data(
         items = read_items(x)
         if labels is not None and items.labels is not None:
             raise InputError(f"{items.name} has labels of its own; leave labels= out")
+        if condition is not None and items.condition is not None:
+            raise InputError(f"{items.name} has conditions of its own; leave condition= out")
         labels = items.labels if labels is None else labels
-        return as_data(items.x, labels, name or items.name, layout=layout)
+        condition = items.condition if condition is None else condition
+        return as_data(items.x, labels, name or items.name, layout=layout, condition=condition)
     name = name or "array"
     values = real(x, f"{name}: the data")
     if values.ndim < 2:
@@ -259,7 +269,8 @@ def as_data(
         values = in_float32(values, name)
         values = values / np.float32(127.5) - 1 if of_bytes and values.ndim > 4 else values
     found, names = (None, None) if labels is None else as_labels(labels, name)
-    return Data(name, torch.tensor(values), found, kind, class_names=names)
+    given = None if condition is None else as_conditions(condition, values.shape[1:], f"{name}: condition")
+    return Data(name, torch.tensor(values), found, kind, class_names=names, condition=given)
 
 
 def channels_first(images: np.ndarray, name: str, layout: str | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def class_index(name: str, names: Sequence[str] | None, classes: int) -> int:
     if numbers and name.isdigit() and int(name) < classes:
         return int(name)
     shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") if names else f"0 to {classes - 1}"
-    raise InputError(f"no sample that the model was trained on has the class '{name}'; its classes: {shown}")
+    near = get_close_matches(name, names or (), n=3)
+    hint = f"did you mean {' or '.join(repr(known) for known in near)}? Its classes: " if near else "its classes: "
+    raise InputError(f"no sample that the model was trained on has the class '{name}'; {hint}{shown}")
 
 
 def class_values(labels: Sequence[int], names: Sequence[str] | None) -> list[int]:

@@ -20,21 +20,24 @@ from solvers.errors import InputError, InputTypeError
 
 SAMPLES = ("x", "image", "img", "images", "pixel_values", "data")
 LABELS = ("label", "labels", "y", "target")
+CONDITIONS = ("condition", "conditioning_image", "context")
 
 
 class Items(NamedTuple):
-    """Samples (N, ...), labels (N,) or None, and the name of the data set."""
+    """Samples (N, ...), labels (N,) or None, the name of the data set, and conditions (N, ...) or None."""
 
     x: np.ndarray[Any, Any]
     labels: np.ndarray[Any, Any] | None
     name: str
+    condition: np.ndarray[Any, Any] | None = None
 
 
 def read_items(source: Any) -> Items:
     """Return what a data set or loader holds.
 
-    An item is a sample, (sample, label), (sample,) or a dict with one of ``SAMPLES`` and perhaps one of ``LABELS``; a
-    sample is a tensor, an array or a PIL image.
+    An item is a sample, (sample,), (sample, label), (sample, condition), (sample, label, condition), or a dict with one
+    of ``SAMPLES`` and perhaps one of ``LABELS`` and of ``CONDITIONS``. A sample is a tensor, an array or a PIL image,
+    and so is a condition; a label is one whole number.
 
     Raises:
         ValueError: no items, or samples of different shapes.
@@ -56,35 +59,58 @@ def read_items(source: Any) -> Items:
         raise InputTypeError(f"{name} has no length: expected a map-style data set, with __getitem__ and __len__")
     samples: list[np.ndarray[Any, Any]] = []
     labels: list[Any] = []
+    conditions: list[np.ndarray[Any, Any] | None] = []
     for k, item in enumerate(items):
-        sample, label = _parts(item, f"item {k} of {name}")
-        x = _array(sample, f"item {k} of {name}")
-        if samples and x.shape != samples[0].shape:
-            raise InputError(
-                f"item {k} of {name} has shape {x.shape}, but item 0 has {samples[0].shape}; bring all samples to one "
-                "shape, with a transform for example"
-            )
-        samples.append(x)
+        sample, label, condition = _parts(item, f"item {k} of {name}")
+        samples.append(_like(samples, _array(sample, f"item {k} of {name}"), k, f"{name}"))
         labels.append(label)
+        if condition is not None:
+            condition = _array(condition, f"the condition of item {k} of {name}")
+            condition = _like([c for c in conditions[:1] if c is not None], condition, k, f"the conditions of {name}")
+        conditions.append(condition)
     if not samples:
         raise InputError(f"{name} has no items")
-    if all(label is None for label in labels):
-        return Items(np.stack(samples), None, name)
-    return Items(np.stack(samples), _whole(labels, name), name)
+    given = [condition for condition in conditions if condition is not None]
+    if given and len(given) < len(samples):
+        raise InputError(f"{len(given)} of {len(samples)} items of {name} have a condition; give each of them one")
+    whole = None if all(label is None for label in labels) else _whole(labels, name)
+    return Items(np.stack(samples), whole, name, np.stack(given) if given else None)
 
 
-def _parts(item: Any, what: str) -> tuple[Any, Any]:
-    """The sample and the label, None where there is none."""
+def _like(before: list[np.ndarray[Any, Any]], value: np.ndarray[Any, Any], k: int, what: str) -> np.ndarray[Any, Any]:
+    if before and value.shape != before[0].shape:
+        raise InputError(
+            f"item {k} of {what} has shape {value.shape}, but item 0 has {before[0].shape}; bring all samples to one "
+            "shape, with a transform for example"
+        )
+    return value
+
+
+def _parts(item: Any, what: str) -> tuple[Any, Any, Any]:
+    """The sample, the label and the condition, None where there is none."""
     if isinstance(item, Mapping):
         found = next((key for key in SAMPLES if key in item), None)
         if found is None:
             raise InputTypeError(f"{what} has the keys {', '.join(map(str, item))}; call the sample 'x' or 'image'")
-        return item[found], next((item[key] for key in LABELS if key in item), None)
+        label, condition = (next((item[key] for key in keys if key in item), None) for keys in (LABELS, CONDITIONS))
+        return item[found], label, condition
     if isinstance(item, (tuple, list)):
-        if len(item) not in (1, 2):
-            raise InputTypeError(f"{what} has {len(item)} parts; expected a sample, or (sample, label)")
-        return item[0], item[1] if len(item) == 2 else None
-    return item, None
+        if len(item) not in (1, 2, 3):
+            raise InputTypeError(
+                f"{what} has {len(item)} parts; expected a sample, (sample, label), (sample, condition) or (sample, "
+                "label, condition)"
+            )
+        if len(item) == 2 and _is_condition(item[1]):
+            return item[0], None, item[1]
+        return item[0], *([*item[1:], None, None][:2])
+    return item, None, None
+
+
+def _is_condition(value: Any) -> bool:
+    """Whether the second part of an item is a condition: an image, or an array of more than one number."""
+    if isinstance(value, Image.Image):
+        return True
+    return isinstance(value, (Tensor, np.ndarray)) and (not _single(value) or "float" in str(value.dtype))
 
 
 def _array(sample: Any, what: str) -> np.ndarray[Any, Any]:

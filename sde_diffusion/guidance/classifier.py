@@ -30,6 +30,7 @@ class ClassifierGuided(ScoreModel):
         log_prob: (x, t, y) -> log p(y | x, t), (B,), differentiable in x.
         scale: w.
         name: name of the classifier's condition.
+        shared: whether the model receives that condition as well, because it is conditional itself.
 
     >>> from sde_diffusion.models.analytic import GaussianMixture
     >>> from sde_diffusion.sde import VPSDE
@@ -40,7 +41,12 @@ class ClassifierGuided(ScoreModel):
     """
 
     def __init__(
-        self, model: ScoreModel, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float, name: str = "label"
+        self,
+        model: ScoreModel,
+        log_prob: Callable[[Tensor, Tensor, Tensor], Tensor],
+        scale: float,
+        name: str = "label",
+        shared: bool = False,
     ) -> None:
         if not torch.isfinite(torch.tensor(scale, device="cpu")):
             raise InputError(f"the guidance scale is a finite number; got {scale}")
@@ -54,11 +60,20 @@ class ClassifierGuided(ScoreModel):
             model.normalization,
         )
         self.model = model
-        self.log_prob = log_prob
+        self.classifier = log_prob
         # Where alpha falls to 0 the gradient does too, and their ratio has a limit: it is taken a little before.
         self._latest = float(self.sde.time(math.log(_ALPHA))) if self._pure_noise_at_1 else 1.0
         self.scale = scale
         self.name = name
+        self.shared = shared
+
+    def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the model."""
+        return self.model.arguments(x, t)
+
+    def bind(self, condition: dict[str, Any]) -> dict[str, Any]:
+        """The conditions of the model."""
+        return self.model.bind(condition)
 
     def outputs(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
         """The model's output, moved by what w sigma^2 grad log p / alpha of the denoised sample amounts to.
@@ -68,12 +83,14 @@ class ClassifierGuided(ScoreModel):
         """
         if condition.get(self.name) is None:
             raise InputError(f"the classifier needs its condition: {self.name}=...")
-        y = condition.pop(self.name)
+        y = condition[self.name] if self.shared else condition.pop(self.name)
         output, extra = self.model.outputs(x, t, **condition)
         _, q = self._affine(t)
         t = t.clamp_max(self._latest)
         alpha, sigma = self.sde.marginal(t)
+        # A likelihood needs the derivative of this gradient, the classifier's part of the divergence.
+        graph = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
-            at = x.detach().requires_grad_()
-            gradient = torch.autograd.grad(self.log_prob(at, t.to(x.dtype), y).sum(), at)[0]
+            at = x if graph else x.detach().requires_grad_()
+            gradient = torch.autograd.grad(self.classifier(at, t.to(x.dtype), y).sum(), at, create_graph=graph)[0]
         return output + per_sample(self.scale * sigma**2 / (alpha * q), x) * gradient, extra

@@ -39,7 +39,7 @@ class WithNull(NamedTuple):
 
 
 def null_of(network: Any, name: str) -> float:
-    """The value of a condition that means none: the label ``classes`` or a NaN context of networks of ``build``.
+    """The value of a condition that means none: the label ``classes``, or NaN in all else, of networks of ``build``.
 
     Raises:
         ValueError: any other network or condition, whose null nothing says.
@@ -53,8 +53,10 @@ def null_of(network: Any, name: str) -> float:
     settings = getattr(network, "settings", None) or {}
     if name == "label" and settings.get("classes") is not None:
         return int(settings["classes"])
-    if name == "context" and settings.get("context") is not None:
+    if name in ("context", "vector", "image", "tokens") and settings.get(name) is not None:
         return float("nan")
+    if name == "image_noise" and settings.get("image") is not None:
+        return 0.0  # the network ignores the level of a missing image
     example = 10 if name == "label" else 0.0
     raise InputError(
         f"which value of '{name}' means 'no condition' is known only of networks built with classes=... or "

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sde_diffusion.data import Data
+from sde_diffusion.data import Conditions, Data
 from sde_diffusion.likelihood.dequantization import bits_per_dim, dequantise
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likelihood
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
@@ -25,6 +25,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report.pictures import save_figure
+from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -94,6 +95,7 @@ def measure(
     device: str | torch.device = "cpu",
     labels: Sequence[int] | str | None = None,
     guidance: GuidanceSettings | None = None,
+    condition_noise: float = 0.0,
     progress: Callable[[float], None] | None = None,
     processes: Processes | None = None,
 ) -> tuple[dict[str, Any], Bound | None]:
@@ -101,7 +103,8 @@ def measure(
 
     The arguments are those of ``log_likelihood``, at t_min and at 10 t_min; trace None is exact up to the limit.
 
-    Labels are classes that the samples take in turn, or "own" for those of the data. With guidance the likelihood is
+    Labels are classes that the samples take in turn, or "own" for those of the data. Conditions are those of the data,
+    condition images at the noise level ``condition_noise``. With guidance the likelihood is
     that of the guided probability flow, whose samples the guided model draws.
 
     Processes share the batches; all but the first get an empty report.
@@ -121,8 +124,11 @@ def measure(
     own = isinstance(labels, str)
     given = _own_labels(data, chosen_rows(data, n, seed)) if isinstance(labels, str) else labels
     guidance = guidance or GuidanceSettings()
+    if (all_given := data.condition) is not None:
+        some = Conditions(all_given.name, all_given.values[chosen_rows(data, n, seed)], all_given.kind)
+        guidance = replace(guidance, condition=GivenCondition(some, condition_noise, seed))
     model, condition = guided_model(model, n, given, guidance)
-    conditional = labels is not None or not guidance.plain
+    conditional = bool(condition) or not guidance.plain
     trace = trace or ("exact" if x[0].numel() <= EXACT_LIMIT else "hutchinson")
     seeds = seeds_of(seed, n)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.networks.given import KINDS
 from solvers.errors import InputTypeError
 
 _NEAR = 0.75  # a keyword of any network that is so near to an argument is taken for it
@@ -36,7 +37,12 @@ def condition_names(model: ScoreModel) -> frozenset[str] | None:
     parameters = list(signature.parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return frozenset(p.name for p in parameters[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    taken = {p.name for p in parameters[2:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    settings = getattr(network, "settings", None)
+    if isinstance(settings, dict):  # a network of ``build`` names those that it was built without, too
+        taken -= {kind for kind in KINDS if settings.get(kind) is None}
+        taken -= set() if settings.get("image") is not None else {"image_noise"}
+    return frozenset(taken)
 
 
 def conditions_for(

@@ -1,4 +1,4 @@
-"""Networks: (x, t, label, context) -> like x. They are independent of diffusion processes.
+"""Networks: (x, t, conditions) -> like x. They are independent of diffusion processes.
 
 Every network keeps its constructor arguments in `settings`, so that name and settings rebuild it:
 
@@ -14,13 +14,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sde_diffusion.networks.classifier import Classifier
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.unet import UNet
 from solvers.errors import InputError, choose
 
 NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
-"""Networks by the name that a checkpoint stores."""
+"""Networks of score models, by the name that a checkpoint stores."""
+DESCRIBED: dict[str, type[UNet] | type[DiT] | type[MLP] | type[Classifier]] = {**NETWORKS, Classifier.name: Classifier}
+"""Those, and the classifier of noisy samples."""
 
 # Limits of settings: a typing error, or a file from elsewhere, must not allocate terabytes.
 LARGEST = {
@@ -32,13 +35,17 @@ LARGEST = {
     "patch": 4_096,
     "classes": 1_000_000,
     "context": 1_000_000,
+    "vector": 1_000_000,
+    "tokens": 1_000_000,
 }
 LARGEST_SAMPLE = 2**28
 
 __all__ = [
+    "DESCRIBED",
     "MLP",
     "NETWORKS",
     "SIZE_NAMES",
+    "Classifier",
     "DiT",
     "UNet",
     "build",
@@ -48,7 +55,7 @@ __all__ = [
 ]
 
 
-def build(name: str, **settings: Any) -> UNet | DiT | MLP:
+def build(name: str, **settings: Any) -> UNet | DiT | MLP | Classifier:
     """Return the network of this name with these settings.
 
     Raises:
@@ -60,7 +67,7 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP:
     ...
     solvers.errors.InputError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
     """
-    kind = choose(name, NETWORKS, "network")
+    kind = known_network(name)
     for setting, most in LARGEST.items():
         value = settings.get(setting)
         if isinstance(value, int) and value > most:
@@ -68,10 +75,18 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP:
     dropout = settings.get("dropout", 0.0)
     if isinstance(dropout, (int, float)) and not 0 <= dropout <= 1:
         raise InputError(f"dropout is a probability, from 0 to 1; got {dropout:g}")
-    shape = settings.get("shape")
-    if isinstance(shape, (list, tuple)) and math.prod(shape) > LARGEST_SAMPLE:
-        raise InputError(f"a sample of a network has at most {LARGEST_SAMPLE:,} values; got the shape {tuple(shape)}")
+    for what in ("shape", "image"):
+        shape = settings.get(what)
+        if isinstance(shape, (list, tuple)) and math.prod(shape) > LARGEST_SAMPLE:
+            raise InputError(
+                f"a sample or image of a network has at most {LARGEST_SAMPLE:,} values; got the shape {tuple(shape)}"
+            )
     return kind(**settings)
+
+
+def known_network(name: str) -> type[UNet] | type[DiT] | type[MLP] | type[Classifier]:
+    """Return the class of a network; the message for an unknown name lists those of score models."""
+    return DESCRIBED[name] if name in DESCRIBED else choose(name, NETWORKS, "network")
 
 
 # up to this side: channels, multipliers, attention at levels of at most this height, other settings
@@ -133,13 +148,13 @@ def default_settings(
 
     >>> default_settings((2,))
     ('mlp', {'shape': [2], 'width': 128, 'depth': 4, 'dropout': 0.0, 'embedding': 'log', 'classes': None, \
-'context': None, 'variance': False})
+'context': None, 'variance': False, 'vector': None, 'required': False})
     """
     shape = tuple(shape)
     usual, chosen = _sized(shape)
     if name not in (None, usual):
         usual, chosen = str(name), {"embedding": "log"}
-    parameters = inspect.signature(choose(usual, NETWORKS, "network")).parameters.values()
+    parameters = inspect.signature(known_network(usual)).parameters.values()
     settings = {p.name: list(p.default) if isinstance(p.default, tuple) else p.default for p in parameters}
     settings = {**settings, "shape": list(shape), **chosen}
     if size is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call, geometric_frequencies
+from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, refuse_given
 from sde_diffusion.networks.mlp import zero
 from solvers.errors import InputError
 
@@ -40,7 +41,7 @@ def positions(sizes: Sequence[int], width: int) -> Tensor:
 class Block(nn.Module):
     """One transformer block, (B, N, width) -> (B, N, width)."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, tokens: int | None = None) -> None:
         """Build the layers."""
         super().__init__()
         self.heads = heads
@@ -52,15 +53,18 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(4 * width, width)
         self.modulation = zero(nn.Linear(width, 6 * width))
+        self.cross = None if tokens is None else CrossAttention(width, tokens, heads)
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        """Return the block's output for tokens h and condition (B, width)."""
+    def forward(self, h: Tensor, condition: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the block's output for h (B, N, width), condition (B, width) and tokens to read (B, n, features)."""
         scale1, shift1, gate1, scale2, shift2, gate2 = self.modulation(condition)[:, None].chunk(6, dim=2)
         batch, count, width = h.shape
         inner = self.qkv(self.norm1(h) * (1 + scale1) + shift1)
         q, k, v = inner.reshape(batch, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(h.shape)
         h = h + gate1 * self.merge(read)
+        if self.cross is not None and tokens is not None:
+            h = h + self.cross(h, tokens)
         inner = F.gelu(self.first(self.norm2(h) * (1 + scale2) + shift2), approximate="tanh")
         out: Tensor = h + gate2 * self.last(self.dropout(inner))
         return out
@@ -78,8 +82,13 @@ class DiT(nn.Module):
         dropout: probability of dropping a hidden value while training.
         embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
-        context: length of a condition vector, or None.
+        context: length of an augmentation label or another vector, or None.
         variance: whether to return twice the channels, for a learned variance.
+        vector: length of a condition vector, or None.
+        image: shape of a condition image, or None; it is concatenated to x.
+        resize: "nearest", "bilinear" or "area", for a condition image of another size than the sample.
+        tokens: width of the tokens that attention layers read, or None.
+        required: whether a call without these conditions is refused.
 
     Raises:
         ValueError: sizes that do not fit one another, an unknown embedding.
@@ -105,10 +114,16 @@ class DiT(nn.Module):
         classes: int | None = None,
         context: int | None = None,
         variance: bool = False,
+        vector: int | None = None,
+        image: Sequence[int] | None = None,
+        resize: str | None = None,
+        tokens: int | None = None,
+        required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
+        beside = chosen_settings(vector=vector, image=image, resize=resize, tokens=tokens, required=required)
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
             "patch": patch,
@@ -120,6 +135,7 @@ class DiT(nn.Module):
             "classes": classes,
             "context": context,
             "variance": variance,
+            **beside,
         }
         channels, *sizes = self.shape if len(self.shape) > 1 else (0,)
         if channels < 1 or min(sizes) < 1 or min(patch, width, depth, heads) < 1:
@@ -135,30 +151,52 @@ class DiT(nn.Module):
         self.leaves = channels * (2 if variance else 1)
         self.cells = [size // patch for size in sizes]
         self.condition = Condition(width, width, embedding, classes, context)
-        self.enter = nn.Linear(channels * patch ** len(sizes), width)
+        self.given = GivenConditions(self.shape, width, **beside) if beside else None
+        self.enters = channels + (self.given.channels if self.given else 0)
+        self.enter = nn.Linear(self.enters * patch ** len(sizes), width)
         self.register_buffer("places", positions(self.cells, width), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, tokens) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.leave = zero(nn.Linear(width, self.leaves * patch ** len(sizes)))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        vector: Tensor | None = None,
+        image: Tensor | None = None,
+        image_noise: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
         """Return the network's output, shaped like x, or with twice its channels.
 
         Args:
             x: noisy samples, (B, *shape).
             t: one time per sample, (B,).
             label: (B,) int64; `classes` means no class. None means no class for the whole batch.
-            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
+            context: (B, length); rows of NaN mean none. None means none for the whole batch.
+            vector: (B, length); likewise.
+            image: (B, *image); likewise.
+            image_noise: (B,), the noise level of the condition image, 0 by default.
+            tokens: (B, n, width); likewise, and single tokens of NaN are padding.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
         check_call(x, t, self.shape)
-        condition = F.silu(self.condition(t, label, context))
+        condition = self.condition(t, label, context)
+        if self.given is None:
+            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens)
+        else:
+            added, x, tokens = self.given(x, vector, image, image_noise, tokens)
+            condition = condition + added
+        condition = F.silu(condition)
         h = self.enter(self.tokens(x)) + self.places
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, condition, tokens)
         scale, shift = self.modulation(condition)[:, None].chunk(2, dim=2)
         return self.assemble(self.leave(self.norm(h) * (1 + scale) + shift))
 
@@ -167,7 +205,7 @@ class DiT(nn.Module):
         split = [size for cells in self.cells for size in (cells, self.patch)]
         axes = len(self.cells)
         order = [0, *range(2, 2 + 2 * axes, 2), 1, *range(3, 3 + 2 * axes, 2)]
-        h = x.reshape(len(x), self.shape[0], *split).permute(order)
+        h = x.reshape(len(x), self.enters, *split).permute(order)
         return h.reshape(len(x), math.prod(self.cells), -1)
 
     def assemble(self, h: Tensor) -> Tensor:

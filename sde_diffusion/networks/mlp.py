@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call
+from sde_diffusion.networks.given import GivenConditions, chosen_settings, refuse_given
 from solvers.errors import InputError
 
 Layer = TypeVar("Layer", bound="nn.Linear | nn.modules.conv._ConvNd")
@@ -60,8 +61,10 @@ class MLP(nn.Module):
         dropout: probability of dropping a hidden value while training.
         embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
-        context: length of a condition vector, or None.
+        context: length of an augmentation label or another vector, or None.
         variance: whether to return twice the channels, for a learned variance.
+        vector: length of a condition vector, or None.
+        required: whether a call without the condition vector is refused.
 
     Raises:
         ValueError: a size below 1, an odd width, an unknown embedding.
@@ -87,6 +90,8 @@ class MLP(nn.Module):
         classes: int | None = None,
         context: int | None = None,
         variance: bool = False,
+        vector: int | None = None,
+        required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
@@ -105,6 +110,7 @@ class MLP(nn.Module):
             "classes": classes,
             "context": context,
             "variance": variance,
+            **chosen_settings(vector=vector, required=required),
         }
         size = math.prod(self.shape)
         self.condition = Condition(width, width, embedding, classes, context)
@@ -112,21 +118,35 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = zero(nn.Linear(width, size * (2 if variance else 1)))
+        self.given = None if vector is None else GivenConditions(self.shape, width, vector, required=required)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> Tensor:
         """Return the network's output, shaped like x, or with twice its channels.
 
         Args:
             x: noisy samples, (B, *shape).
             t: one time per sample, (B,).
             label: (B,) int64; `classes` means no class. None means no class for the whole batch.
-            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
+            context: (B, length); rows of NaN mean none. None means none for the whole batch.
+            vector: (B, length); likewise.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
         check_call(x, t, self.shape)
-        condition = F.silu(self.condition(t, label, context))
+        condition = self.condition(t, label, context)
+        if self.given is None:
+            refuse_given(vector=vector)
+        else:
+            condition = condition + self.given(x, vector)[0]
+        condition = F.silu(condition)
         h = self.enter(x.flatten(1))
         for block in self.blocks:
             h = block(h, condition)

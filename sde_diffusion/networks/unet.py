@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import Condition, check_call
+from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, refuse_given
 from sde_diffusion.networks.mlp import zero
 from solvers.errors import InputError
 
@@ -92,18 +93,24 @@ class Attention(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """A residual block, followed by attention where the level has it."""
+    """A residual block, followed by attention where the level has it: to itself, and to tokens if there are any."""
 
-    def __init__(self, block: Block, attention: Attention | None) -> None:
+    def __init__(self, block: Block, attention: Attention | None, cross: CrossAttention | None = None) -> None:
         """Build the layers."""
         super().__init__()
         self.block = block
         self.attention = attention
+        self.cross = cross
 
-    def forward(self, h: Tensor, condition: Tensor) -> Tensor:
-        """Return the stage's output for features h and condition (B, width)."""
+    def forward(self, h: Tensor, condition: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the stage's output for features h, condition (B, width) and tokens (B, n, features)."""
         h = self.block(h, condition)
-        return h if self.attention is None else self.attention(h)
+        if self.attention is not None:
+            h = self.attention(h)
+        if self.cross is not None and tokens is not None:
+            read = self.cross(h.flatten(2).transpose(1, 2), tokens)
+            h = h + read.transpose(1, 2).reshape(h.shape)
+        return h
 
 
 class UNet(nn.Module):
@@ -122,8 +129,13 @@ class UNet(nn.Module):
         dropout: probability of dropping a feature while training.
         embedding: "log", "sinusoidal" or "fourier" time features.
         classes: number of classes for labels, or None.
-        context: length of a condition vector, or None.
+        context: length of an augmentation label or another vector, or None.
         variance: whether to return twice the channels, for a learned variance.
+        vector: length of a condition vector, or None.
+        image: shape of a condition image, or None; it is concatenated to x.
+        resize: "nearest", "bilinear" or "area", for a condition image of another size than the sample.
+        tokens: width of the tokens that attention layers read, or None.
+        required: whether a call without these conditions is refused.
 
     Raises:
         ValueError: sizes that do not fit one another, an unknown embedding.
@@ -151,10 +163,16 @@ class UNet(nn.Module):
         classes: int | None = None,
         context: int | None = None,
         variance: bool = False,
+        vector: int | None = None,
+        image: Sequence[int] | None = None,
+        resize: str | None = None,
+        tokens: int | None = None,
+        required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
+        beside = chosen_settings(vector=vector, image=image, resize=resize, tokens=tokens, required=required)
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
             "channels": channels,
@@ -167,22 +185,27 @@ class UNet(nn.Module):
             "classes": classes,
             "context": context,
             "variance": variance,
+            **beside,
         }
         heights = check_sizes(self.shape, channels, multipliers, blocks, attention)
+        if tokens is not None and not attention:
+            raise InputError("tokens are read by the levels with attention; give attention=, such as (8,)")
         self.padding = [-size % 2 ** (len(multipliers) - 1) for size in self.shape[1:]]
         widths = [channels * multiplier for multiplier in multipliers]
-        vector, axes = 4 * channels, len(self.shape) - 1
+        vector_width, axes = 4 * channels, len(self.shape) - 1
         conv = CONVOLUTIONS[axes]
 
         def stage(enter: int, level: int) -> ResidualStage:
             leave = widths[level]
             attends = heights[level] in attention
-            block = Block(enter, leave, vector, dropout, axes)
-            return ResidualStage(block, Attention(leave, heads, axes) if attends else None)
+            block = Block(enter, leave, vector_width, dropout, axes)
+            cross = None if tokens is None or not attends else CrossAttention(leave, tokens, heads)
+            return ResidualStage(block, Attention(leave, heads, axes) if attends else None, cross)
 
         bottom = len(widths) - 1
-        self.condition = Condition(2 * channels, vector, embedding, classes, context)
-        self.enter = conv(self.shape[0], widths[0], 3, padding=1)
+        self.condition = Condition(2 * channels, vector_width, embedding, classes, context)
+        self.given = GivenConditions(self.shape, vector_width, **beside) if beside else None
+        self.enter = conv(self.shape[0] + (self.given.channels if self.given else 0), widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom))
         self.shrink = nn.ModuleList(conv(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom))
         self.middle = nn.ModuleList(stage(widths[bottom], bottom) for _ in range(2 * blocks))
@@ -191,35 +214,55 @@ class UNet(nn.Module):
         self.norm = group_norm(widths[0])
         self.leave = zero(conv(widths[0], self.shape[0] * (2 if variance else 1), 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        vector: Tensor | None = None,
+        image: Tensor | None = None,
+        image_noise: Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> Tensor:
         """Return the network's output, shaped like x, or with twice its channels.
 
         Args:
             x: noisy samples, (B, *shape).
             t: one time per sample, (B,).
             label: (B,) int64; `classes` means no class. None means no class for the whole batch.
-            context: (B, length); rows of NaN mean no condition. None means none for the whole batch.
+            context: (B, length); rows of NaN mean none. None means none for the whole batch.
+            vector: (B, length); likewise.
+            image: (B, *image); likewise.
+            image_noise: (B,), the noise level of the condition image, 0 by default.
+            tokens: (B, n, width); likewise, and single tokens of NaN are padding.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
         check_call(x, t, self.shape)
-        condition = F.silu(self.condition(t, label, context))
+        condition = self.condition(t, label, context)
+        if self.given is None:
+            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens)
+        else:
+            added, x, tokens = self.given(x, vector, image, image_noise, tokens)
+            condition = condition + added
+        condition = F.silu(condition)
         if any(self.padding):
             x = F.pad(x, [n for size in reversed(self.padding) for n in (0, size)], mode="replicate")
         h = self.enter(x)
         seen = []
         for level, shrink in enumerate(self.shrink):
             for stage in self.down[level].children():
-                h = stage(h, condition)
+                h = stage(h, condition, tokens)
                 seen.append(h)
             h = shrink(h)
         for stage in self.middle:
-            h = stage(h, condition)
+            h = stage(h, condition, tokens)
         for level in reversed(range(len(self.grow))):
             h = self.grow[level](F.interpolate(h, scale_factor=2.0, mode="nearest"))
             for stage in self.up[level].children():
-                h = stage(torch.cat([h, seen.pop()], dim=1), condition)
+                h = stage(torch.cat([h, seen.pop()], dim=1), condition, tokens)
         out: Tensor = self.leave(F.silu(self.norm(h)))
         for axis, size in enumerate(self.shape[1:]):
             out = out.narrow(axis + 2, 0, size) if self.padding[axis] else out

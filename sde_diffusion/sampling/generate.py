@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.parallel.pool import Pool
+from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings
 from sde_diffusion.sampling.job import SampleJob, digest, job_again, new_job
 from sde_diffusion.sampling.noised_start import NoisedStart
@@ -60,6 +61,8 @@ def redraw(
     solver: str | None = None,
     guide: StoredModel | None = None,
     source: Tensor | None = None,
+    classifier: StoredModel | None = None,
+    condition: GivenCondition | None = None,
     device: str | None = None,
     progress: Progress | None = None,
 ) -> Samples:
@@ -72,6 +75,8 @@ def redraw(
             one that is named here is run, after its SHA-256 was compared with that of the record.
         guide: the weaker model of a record with autoguidance, with the same weights.
         source: the data of a record whose samples start from data; a record opens no file by itself.
+        classifier: the classifier of a record with classifier guidance, with the same weights.
+        condition: the conditions of a record with conditions, the same ones.
         device: instead of the record's.
         progress: as in ``draw``.
 
@@ -82,7 +87,10 @@ def redraw(
         ValueError: another checkpoint, guide or source (the message has both hashes), or a solver that this version
             does not have.
     """
-    job = job_again(record, stored, solver=solver, guide=guide, source=source, device=device)
+    job = job_again(
+        record, stored, solver=solver, guide=guide, source=source, classifier=classifier, condition=condition,
+        device=device,
+    )  # fmt: skip
     return run_job(job, progress=progress)
 
 

@@ -21,14 +21,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_diffusion.guidance.classifier import ClassifierGuided
 from sde_diffusion.guidance.classifier_free import Guided, null_of
 from sde_diffusion.guidance.combine import projected, rescaled
 from sde_diffusion.guidance.plus_plus import GuidedPlusPlus
 from sde_diffusion.models.conditions import condition_names
+from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.given.conditions import GivenCondition, require_condition
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
-from sde_diffusion.storage.record_types import GuidanceEntry
+from sde_diffusion.storage.record_types import CheckpointEntry, GuidanceEntry
 from solvers.errors import InputError
 
 APG_NORM = 15.0
@@ -46,6 +49,9 @@ class GuidanceSettings:
         norm: largest norm of the update in projected guidance.
         guide: a weaker model on the same process, for autoguidance.
         plus_plus: whether the scale is lambda of CFG++, ``guidance.GuidedPlusPlus``.
+        classifier: a classifier of noisy samples on the same process, for classifier guidance to the labels.
+        classifier_scale: the scale of its gradient; 1 gives the score of the class.
+        condition: a vector, an image or tokens for each sample, beside the labels.
 
     Raises:
         ValueError: values out of range, two rules at once, or a rule without a scale.
@@ -65,6 +71,9 @@ class GuidanceSettings:
     norm: float = APG_NORM
     guide: StoredModel | None = None
     plus_plus: bool = False
+    classifier: StoredModel | None = None
+    classifier_scale: float = 1.0
+    condition: GivenCondition | None = None
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.scale):
@@ -84,7 +93,13 @@ class GuidanceSettings:
             raise InputError("rescaled and projected guidance are two rules: give --rescale or --apg, not both")
         if self.plus_plus and (self.rescale is not None or self.eta_parallel is not None):
             raise InputError("CFG++ is a rule of its own: give --cfg++, --rescale or --apg, not two of them")
-        if self.plain and (unused := self._rules()):
+        if not math.isfinite(self.classifier_scale):
+            raise InputError(f"the scale of a classifier (--scale) is a finite number; got {self.classifier_scale}")
+        if self.classifier is not None and (self.scale != 1 or self.plus_plus):
+            raise InputError("--guidance and --classifier are two kinds of guidance; give one of them")
+        if self.classifier is None and self.classifier_scale != 1:
+            raise InputError("--scale is of a classifier; give --classifier RUN, or --guidance for a model with labels")
+        if self.scale == 1 and not self.plus_plus and (unused := self._rules()):
             raise InputError(f"{', '.join(unused)} changes guidance, and there is none: give --guidance, such as 2")
 
     def _rules(self) -> list[str]:
@@ -100,7 +115,7 @@ class GuidanceSettings:
     @property
     def plain(self) -> bool:
         """Whether there is no guidance."""
-        return self.scale == 1 and not self.plus_plus
+        return self.scale == 1 and not self.plus_plus and self.classifier is None
 
     def entry(self) -> GuidanceEntry:
         """All but the scale, for a record."""
@@ -115,7 +130,12 @@ class GuidanceSettings:
         if self.plus_plus:
             found["plus_plus"] = True
         if self.guide is not None:
-            found["guide"] = {"path": name_of(self.guide), "step": self.guide.step, "sha256": self.guide.sha256}
+            found["guide"] = _entry_of(self.guide)
+        if self.classifier is not None:
+            found["classifier"] = _entry_of(self.classifier)
+            found["classifier_scale"] = self.classifier_scale
+        if self.condition is not None:
+            found["condition"] = self.condition.entry()
         return found
 
     def record(self, labels: Sequence[int] | None) -> dict[str, Any]:
@@ -128,28 +148,39 @@ class GuidanceSettings:
         return {**found, "guidance_rule": entry} if (entry := self.entry()) else found
 
     @classmethod
-    def from_entry(cls, scale: float, entry: GuidanceEntry, guide: StoredModel | None = None) -> GuidanceSettings:
+    def from_entry(
+        cls,
+        scale: float,
+        entry: GuidanceEntry,
+        guide: StoredModel | None = None,
+        classifier: StoredModel | None = None,
+        condition: GivenCondition | None = None,
+    ) -> GuidanceSettings:
         """The settings of a record.
 
         Args:
             scale: w.
             entry: from ``entry``.
             guide: the model that the entry names, if it names one.
+            classifier: likewise.
+            condition: likewise, with the noise level of the entry.
 
         Raises:
-            ValueError: a guide that is missing, not named, or has other weights.
+            ValueError: a guide, classifier or condition that is missing, not named, or another one.
         """
-        wanted = entry.get("guide")
-        if (wanted is None) != (guide is None):
+        _require_same("guide", "--autoguide", entry.get("guide"), guide)
+        _require_same("classifier", "--classifier", entry.get("classifier"), classifier)
+        given = entry.get("condition")
+        if (given is None) != (condition is None):
             raise InputError(
-                "the samples of the record were made without autoguidance; leave out --autoguide"
-                if wanted is None
-                else f"the record was made with the guide {wanted['path']}; name it: --autoguide {wanted['path']}"
+                "the samples of the record were made without a condition; leave out --condition"
+                if given is None
+                else f"the record was made with the conditions {given['name']}; name them: --condition {given['name']}"
             )
-        if wanted is not None and guide is not None and guide.sha256 != wanted["sha256"]:
+        if given is not None and condition is not None and condition.entry()["sha256"] != given["sha256"]:
             raise InputError(
-                f"the record was made with a guide of the weights {wanted['sha256']} ({wanted['path']}), but "
-                f"{guide.path} has {guide.sha256}; name the guide of the record: --autoguide RUN"
+                f"the record was made with the conditions {given['sha256']} ({given['name']}), but "
+                f"{condition.condition.name} has {condition.entry()['sha256']}"
             )
         interval = entry.get("interval")
         if interval is not None and len(interval) != 2:
@@ -162,6 +193,9 @@ class GuidanceSettings:
             entry.get("norm", APG_NORM),
             guide,
             entry.get("plus_plus", False),
+            classifier,
+            entry.get("classifier_scale", 1.0),
+            condition,
         )
 
     def tag(self, labels: Sequence[int] | None) -> str:
@@ -171,12 +205,15 @@ class GuidanceSettings:
         ('', 'label-w2.5')
         """
         parts = [] if labels is None else ["label"]
-        if not self.plain:
+        if self.scale != 1:
             parts.append(f"w{self.scale!r}".removesuffix(".0"))
         rule = self.entry()
         if rule:
-            if self.guide is not None:
-                rule["guide"]["path"] = ""  # the weights count, wherever they lie
+            for name in ("guide", "classifier"):
+                if name in rule:
+                    rule[name]["path"] = ""  # the weights count, wherever they lie
+            if "condition" in rule:
+                rule["condition"]["name"] = ""
             digest = hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
             parts.append(digest[:8])
         return "-".join(parts)
@@ -207,10 +244,15 @@ def guided_model(
     (2, [2, 0, 2, 0, 2])
     """
     guidance = guidance or GuidanceSettings()
-    condition = {} if labels is None else {"label": _label(model, labels, n)}
+    require_condition(model.network, guidance.condition)
+    extra = {} if guidance.condition is None else guidance.condition.rows(model.network, n)
+    if guidance.classifier is not None:
+        guided, label = _with_classifier(model, n, labels, guidance.classifier, guidance.classifier_scale)
+        return guided.eval(), {**label, **extra}
+    condition = {**({} if labels is None else {"label": _label(model, labels, n)}), **extra}
     if guidance.plain:
         return model, condition
-    if labels is None and guidance.guide is None:
+    if not condition and guidance.guide is None:
         raise InputError(
             f"guidance {guidance.scale:g} needs labels to guide to; name them: --label 3, or --label all; or name a "
             "weaker model to guide away from: --autoguide RUN"
@@ -226,7 +268,13 @@ def guided_model(
                     f"{own or 'no'}; autoguidance gives both networks the same label"
                 )
     elif not isinstance(model, Guided):
-        null_of(model.network, "label")  # now, with its own message, not in the first step
+        for name in condition:
+            null_of(model.network, name)  # now, with its own message, not in the first step
+        if (getattr(model.network, "settings", None) or {}).get("required"):
+            raise InputError(
+                "guidance needs the model without its condition, which was never trained: --drop-condition 0; train "
+                "with a probability above 0"
+            )
     if guidance.plus_plus:
         return GuidedPlusPlus(model, guidance.scale, interval=guidance.interval, guide=guide).eval(), condition
     combine, on = None, "data"
@@ -237,6 +285,47 @@ def guided_model(
     scale = guidance.scale if combine is None else None
     made = Guided(model, scale, interval=guidance.interval, combine=combine, guide=guide, on=on)
     return made.eval(), condition
+
+
+def _with_classifier(
+    model: ScoreModel, n: int, labels: Sequence[int] | None, stored: StoredModel, scale: float
+) -> tuple[ScoreModel, dict[str, Any]]:
+    """The model guided by a stored classifier, and the labels."""
+    if labels is None:
+        raise InputError("classifier guidance needs labels to guide to; name them: --label 3, or --label all")
+    classifier = load(stored, device=str(model.device)).requires_grad_(False)
+    if not isinstance(classifier, NoisyClassifier):
+        raise InputError(f"{stored.path} is no classifier; train one: sdediff train --classifier")
+    if classifier.sde != model.sde:
+        raise InputError(
+            f"the classifier was trained on {classifier.sde} and the model on {model.sde}; use one process"
+        )
+    if None not in (classifier.shape, model.shape) and classifier.shape != model.shape:
+        raise InputError(f"the classifier is for samples of shape {classifier.shape}, the model for {model.shape}")
+    if not classifier.units.same_as(model.units):
+        raise InputError("the classifier scales its data otherwise than the model; train both on the same data")
+    shared = _classes(model) is not None
+    guided = ClassifierGuided(model, classifier.log_prob, scale, shared=shared)
+    return guided, {"label": _label(model if shared else classifier, labels, n)}
+
+
+def _entry_of(stored: StoredModel) -> CheckpointEntry:
+    return {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
+
+
+def _require_same(what: str, option: str, wanted: CheckpointEntry | None, found: StoredModel | None) -> None:
+    """Refuse another model beside the first than that of a record."""
+    if (wanted is None) != (found is None):
+        raise InputError(
+            f"the samples of the record were made without a {what}; leave out {option}"
+            if wanted is None
+            else f"the record was made with the {what} {wanted['path']}; name it: {option} {wanted['path']}"
+        )
+    if wanted is not None and found is not None and found.sha256 != wanted["sha256"]:
+        raise InputError(
+            f"the record was made with a {what} of the weights {wanted['sha256']} ({wanted['path']}), but "
+            f"{found.path} has {found.sha256}; name the {what} of the record: {option} RUN"
+        )
 
 
 def _classes(model: ScoreModel) -> int | None:

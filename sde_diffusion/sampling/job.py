@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.noised_start import NoisedStart
 from sde_diffusion.sampling.sampler import check_count, check_status, sample_batches
@@ -213,6 +214,8 @@ def job_again(
     solver: str | None = None,
     guide: StoredModel | None = None,
     source: Tensor | None = None,
+    classifier: StoredModel | None = None,
+    condition: GivenCondition | None = None,
     device: str | None = None,
 ) -> SampleJob:
     """The run of a record; the arguments and errors are those of ``generate.redraw``."""
@@ -246,7 +249,9 @@ def job_again(
             partial=start is not None or (times[0], times[-1]) != (1.0, 0.0),
         ),
         labels=record.get("labels"),
-        guidance=GuidanceSettings.from_entry(record.get("guidance", 1.0), record.get("guidance_rule", {}), guide),
+        guidance=GuidanceSettings.from_entry(
+            record.get("guidance", 1.0), record.get("guidance_rule", {}), guide, classifier, condition
+        ),
         start=start,
         device=device or record["machine"]["device"],
         shards=record.get("shards"),

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.files.reading import parse_json, require_regular
 from sde_diffusion.files.writing import require_writable
+from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import NETWORKS, build
+from sde_diffusion.networks import DESCRIBED, build, known_network
 from sde_diffusion.sde import SDE, SDES, make_sde, sde_name
 from sde_diffusion.storage import solver_json
 from sde_diffusion.storage.atomic_folder import (
@@ -47,6 +48,8 @@ from solvers.errors import InputError, NotFoundError, choose
 _KEY = "sdediff"
 BUNDLED = Path(__file__).parent.parent / "pretrained" / "digits.safetensors"
 BUNDLED_NAME = "bundled"
+LABELLED = BUNDLED.with_name("digits-labelled.safetensors")
+LABELLED_NAME = "bundled-labelled"
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def describe_model(model: ScoreModel) -> ModelDescription:
     """
     network = model.network
     kind = type(network)
-    name = next((n for n, known in NETWORKS.items() if known is kind), None)
+    name = next((n for n, known in DESCRIBED.items() if known is kind), None)
     entry: ModelDescription = {
         "sde": {"name": sde_name(model.sde), "settings": json.loads(json.dumps(asdict(model.sde)))},
         "network": {
@@ -125,14 +128,18 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
     """
     where = "the description of the model"
     checked(description, ModelDescription, where)
-    shape = description["shape"]
+    shape = None if description["shape"] is None else tuple(description["shape"])
+    units = Normalization.from_entry(description.get("normalization"))
+    built = _network(description) if network is None else network
+    if description["predicts"] == CLASS:
+        return NoisyClassifier(built, _process(description), shape, units)
     return ScoreModel(
-        _network(description) if network is None else network,
+        built,
         _process(description),
         predicts=description["predicts"],
-        shape=None if shape is None else tuple(shape),
+        shape=shape,
         sigma_data=description["sigma_data"],
-        normalization=Normalization.from_entry(description.get("normalization")),
+        normalization=units,
         sampler=None if (solver := description.get("sampler")) is None else solver_json.restore_solver(solver),
     )
 
@@ -147,7 +154,7 @@ def _network(description: ModelDescription) -> nn.Module:
     entry = description["network"]
     if entry["name"] is None:
         raise InputError(f"this model has a network of your own, {entry['class']}; pass it: load(path, network=...)")
-    settings, known = entry["settings"] or {}, choose(entry["name"], NETWORKS, "network")
+    settings, known = entry["settings"] or {}, known_network(entry["name"])
     checked_arguments(settings, known, "network.settings", "the description of the model")
     return build(entry["name"], **settings)
 
@@ -191,8 +198,8 @@ def checkpoint_at(path: str | os.PathLike[str]) -> StoredModel:
         CheckpointError: an incomplete or foreign file, or one of another version.
     """
     path = Path(path)
-    if str(path) == BUNDLED_NAME and not path.exists():
-        path = BUNDLED
+    if str(path) in (BUNDLED_NAME, LABELLED_NAME) and not path.exists():
+        path = BUNDLED if str(path) == BUNDLED_NAME else LABELLED
     if not path.exists():
         raise NotFoundError(
             f"no model at {path}: expected a run folder, a checkpoint folder, a .safetensors file or the word bundled"

@@ -11,6 +11,8 @@ from sde_diffusion.files.writing import unused as unused
 from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.checkpoint import BUNDLED as BUNDLED
 from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
+from sde_diffusion.storage.checkpoint import LABELLED as LABELLED
+from sde_diffusion.storage.checkpoint import LABELLED_NAME as LABELLED_NAME
 from sde_diffusion.storage.checkpoint import StoredModel, check_described, checkpoint_at
 from sde_diffusion.storage.record_types import RunConfig
 from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_config
@@ -67,7 +69,7 @@ def recorded_model(path: str, record: Path) -> str:
     """
     runs = [parent for parent in record.resolve().parents if (parent / "config.json").is_file()]
     found = Path(path).resolve()
-    if path == BUNDLED_NAME or any(found.is_relative_to(root) for root in (RUNS.resolve(), *runs)):
+    if path in (BUNDLED_NAME, LABELLED_NAME) or any(found.is_relative_to(root) for root in (RUNS.resolve(), *runs)):
         return path
     if path.startswith("diffusers:") or ".py:" in path:
         raise InputError(
@@ -105,21 +107,49 @@ def recorded_data(name: str, option: str) -> str:
     )
 
 
-def find_model(path: str | os.PathLike[str] | None = None) -> StoredModel:
+def find_model(path: str | os.PathLike[str] | None = None, *, labelled: bool = False) -> StoredModel:
     """The model at a path or the one called "bundled"; without a path the latest run's, if any.
+
+    Args:
+        path: where it is.
+        labelled: whether the bundled model is the one with labels.
 
     Raises:
         FileNotFoundError: nothing exists at the path; or no path, no run and no bundled model.
         CheckpointError: an incomplete or foreign file, or one of another version.
+        ValueError: the run is that of a classifier.
     """
     if path is not None and (str(path) != BUNDLED_NAME or Path(path).exists()):
-        return checkpoint_at(path)
-    run = None if path is not None else latest_run(RUNS)
-    if run is None and not BUNDLED.is_file():
+        found = checkpoint_at(path)
+        if found.model["predicts"] == "class":
+            raise InputError(
+                f"{path} is a classifier of noisy samples, from which nothing is sampled; it guides a score model: "
+                f"sdediff sample MODEL --classifier {path} --label 3"
+            )
+        return found
+    run = None if path is not None else latest_run(RUNS, classifiers=False)
+    bundled = LABELLED if labelled else BUNDLED
+    if run is None and not bundled.is_file():
         raise NotFoundError(
-            f"no run in {RUNS}/ and no bundled model at {BUNDLED}; train one first: sdediff train --sde vp"
+            f"no run in {RUNS}/ and no bundled model at {bundled}; train one first: sdediff train --sde vp"
         )
-    return checkpoint_at(BUNDLED if run is None else run)
+    return checkpoint_at(bundled if run is None else run)
+
+
+def find_classifier(path: str | os.PathLike[str]) -> StoredModel:
+    """The classifier of noisy samples at a path.
+
+    Raises:
+        FileNotFoundError: nothing exists at the path.
+        CheckpointError: an incomplete or foreign file, or one of another version.
+        ValueError: it is a score model.
+    """
+    found = checkpoint_at(path)
+    if found.model["predicts"] != "class":
+        raise InputError(
+            f"{path} predicts {found.model['predicts']} and is no classifier; train one: sdediff train --classifier"
+        )
+    return found
 
 
 def folder_of(stored: StoredModel, name: str) -> Path:
@@ -143,4 +173,4 @@ def samples_folder(stored: StoredModel) -> Path:
 
 def name_of(stored: StoredModel) -> str:
     """The name by which ``find_model`` finds this model; "bundled" for the bundled one."""
-    return BUNDLED_NAME if stored.path == BUNDLED else str(stored.path)
+    return {BUNDLED: BUNDLED_NAME, LABELLED: LABELLED_NAME}.get(stored.path, str(stored.path))

@@ -58,6 +58,25 @@ class ModelDescription(_ModelDescriptionOptional):
     shape: list[Annotated[int, Between(1, 2**31)]] | None
 
 
+class _ConditionEntryOptional(TypedDict, total=False):
+    dropped: Annotated[float, Between(0, 1)]
+    noise: Annotated[float, Between(0, 1)]
+
+
+class ConditionEntry(_ConditionEntryOptional):
+    """Conditions of samples: those of training data, or those that samples were drawn for.
+
+    ``dropped`` is the probability with which training dropped one; ``noise`` the largest noise level of condition
+    images in training, or the level at which samples were drawn.
+    """
+
+    name: str
+    kind: Literal["vector", "image", "tokens"]
+    shape: list[Annotated[int, Between(1, 2**31)]]
+    count: Count
+    sha256: str
+
+
 class DataEntry(TypedDict, total=False):
     """The data of a model; empty if unknown."""
 
@@ -65,6 +84,7 @@ class DataEntry(TypedDict, total=False):
     fingerprint: str
     samples: Count
     class_names: list[str]
+    condition: ConditionEntry
 
 
 class CheckpointEntry(TypedDict):
@@ -187,6 +207,9 @@ class GuidanceEntry(TypedDict, total=False):
     norm: float
     guide: CheckpointEntry
     plus_plus: bool
+    classifier: CheckpointEntry
+    classifier_scale: float
+    condition: ConditionEntry
 
 
 ShardForm = Literal["npz", "safetensors", "webdataset"]

@@ -106,8 +106,12 @@ def newest_checkpoint(run: Path) -> Path:
     raise CheckpointError(f"no whole checkpoint in {run}: {reasons[0] if reasons else 'checkpoints/ is empty'}")
 
 
-def latest_run(root: str | os.PathLike[str] = "runs") -> Path | None:
+def latest_run(root: str | os.PathLike[str] = "runs", *, classifiers: bool = True) -> Path | None:
     """The run below ``root`` that saved a checkpoint last, or None.
+
+    Args:
+        root: folder of the runs.
+        classifiers: whether runs of classifiers count, from which nothing can be sampled.
 
     >>> latest_run("no-such-folder") is None
     True
@@ -117,7 +121,15 @@ def latest_run(root: str | os.PathLike[str] = "runs") -> Path | None:
         for run in Path(root).glob("*")
         if (newest := [c for c in checkpoints(run) if (c / STATE).exists()])
     ]
-    return max(found)[1] if found else None
+    ordered = (run for _, run in sorted(found, reverse=True))
+    return next((run for run in ordered if classifiers or not _is_classifier(run)), None)
+
+
+def _is_classifier(run: Path) -> bool:
+    try:
+        return read_json(run / "config.json")["model"]["predicts"] == "class"
+    except (CheckpointError, OSError, KeyError, TypeError):
+        return False  # said where the run is read
 
 
 def run_config(out: str | os.PathLike[str]) -> RunConfig:

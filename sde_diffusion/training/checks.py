@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sde_diffusion.data import Data, as_data
 from sde_diffusion.data.augment import LABELS, Augmentation
 from sde_diffusion.data.normalization import AUTO, measure_normalization
+from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.training.config import TrainConfig
 from solvers.errors import InputError, InputTypeError, NonFiniteError
@@ -64,6 +65,20 @@ def _check_model(model: ScoreModel) -> None:
         raise InputTypeError(f"a {type(model.network).__name__} cannot be trained; use an nn.Module")
     # Rejects a model that could be trained but not sampled: noise prediction with alpha(1) = 0.
     model.sde.reverse(model)
+
+
+def check_classifier(model: ScoreModel, data: Data, config: TrainConfig) -> None:
+    """Check the options of a classifier's training; of a score model's, nothing.
+
+    Raises:
+        ValueError: no labels, dropped ones, or what a classifier does not take.
+    """
+    if not isinstance(model, NoisyClassifier):
+        return
+    if not config.labels or config.drop_label:
+        raise InputError("a classifier is trained with labels=True and drop_label=0")
+    if config.augment or data.condition is not None:
+        raise InputError("a classifier is trained on samples and labels alone; leave out augment and conditions")
 
 
 def augmentation_for(network: nn.Module, data: Data, config: TrainConfig) -> Augmentation | None:

@@ -118,6 +118,15 @@ class TrainConfig:
     snapshot_every: int = setting(500, "Number of updates between snapshots of the power averages.")
     labels: bool = setting(False, "Train class-conditionally.")
     drop_label: float = setting(0.1, "Probability of dropping a label, for classifier-free guidance.")
+    drop_condition: float = setting(
+        0.1,
+        "Probability of dropping a condition, for classifier-free guidance; 0 gives a network that requires one.",
+    )
+    condition_noise: float = setting(
+        0.0,
+        "Largest noise level of condition images, from 0 to 1: each is noised to a random level, which the network "
+        "receives (noise-conditioning augmentation).",
+    )
     normalize: str = setting(
         AUTO,
         "Units that the network sees: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
@@ -166,7 +175,8 @@ class TrainConfig:
         _check("hold_out", self.hold_out, float, lambda v: 0 <= v < 1, "in [0, 1)")
         _check("t_min", self.t_min, float, lambda v: 0 < v < 1, "in (0, 1)")
         _check("augment", self.augment, float, lambda v: 0 <= v <= 1, "in [0, 1]")
-        _check("drop_label", self.drop_label, float, lambda v: 0 <= v <= 1, "in [0, 1]")
+        for name in ("drop_label", "drop_condition", "condition_noise"):
+            _check(name, getattr(self, name), float, lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")

@@ -1,6 +1,6 @@
 """Training options in a TOML file: `sdediff train --config FILE` reads it, and every run writes config.toml.
 
-data = "digits"            # a name or a path; also data_dir and out
+data = "digits"            # a name or a path; also data_dir, condition, resize_condition and out
 sde = "vp"                 # the process and the parametrization
 predicts = "noise"
 steps = 3000               # every field of TrainConfig by its name
@@ -23,7 +23,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sde_diffusion.storage.record_types import ModelDescription
+from sde_diffusion.storage.record_types import DataEntry, ModelDescription
 from sde_diffusion.training.config import RENAMED, TrainConfig
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
@@ -32,7 +32,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TEXTS = ("data", "size", "data_dir", "layout", "out", "sde", "predicts")
+TEXTS = ("data", "size", "data_dir", "layout", "condition", "resize_condition", "out", "sde", "predicts")
 TABLES = ("process", "network")
 
 
@@ -102,19 +102,20 @@ def to_toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def options_of(train: Mapping[str, Any], model: ModelDescription, data: str) -> dict[str, Any]:
+def options_of(train: Mapping[str, Any], model: ModelDescription, data: DataEntry) -> dict[str, Any]:
     """The options that reproduce a run, from the content of its config.json.
 
     Args:
         train: from ``TrainConfig.to_dict``.
         model: from ``checkpoint.describe_model``.
-        data: name or path of the data.
+        data: name or path of the data, and of their conditions.
     """
     network = dict(model["network"]["settings"] or {})
     network.pop("shape", None)  # of the data
     network = {"name": model["network"]["name"], **network}
     return {
-        "data": data,
+        "data": data["name"],
+        "condition": data["condition"]["name"] if "condition" in data else None,
         "sde": model["sde"]["name"],
         "predicts": model["predicts"],
         **train,

@@ -14,8 +14,9 @@ from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.augment import LABELS
 from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
 from sde_diffusion.data.preparation import prepare_once, size_of
+from sde_diffusion.models.noisy_classifier import CLASS
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import attended, default_settings, default_size
+from sde_diffusion.networks import Classifier, attended, default_settings, default_size
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, run_to_resume
@@ -107,6 +108,8 @@ def default_model(
         settings = asdict(make_sde(name))
     process = make_sde(name, **_changed(settings, sde_settings, f"the process {name}"))
     predicts = predicts or default_predicts(process)
+    if (predicts == CLASS) != (network == Classifier.name) and like is None:
+        raise InputError("a classifier of noisy samples has a network of its own; give predicts='class' alone")
     if like is None:
         # An "edm" network receives log(rho) / 4, which may be negative and has no logarithm.
         embedding = "sinusoidal" if predicts == "edm" else "log"
@@ -178,7 +181,7 @@ def set_up(
         ValueError: options that do not fit each other or the data; several processes and no folder.
         TypeError: an option of the wrong type.
     """
-    out, name = options.get("out"), options.get("data")
+    out, name, condition = options.get("out"), options.get("data"), options.get("condition")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
         raise InputError("several processes train together: give the folder of the run by --out")
     config = TrainConfig()
@@ -187,6 +190,8 @@ def set_up(
         out, before = run_to_resume(out)
         config, like = TrainConfig.from_dict(before["train"]), before["model"]
         name = name or recorded_data(before["data"].get("name", ""), "--data")
+        if condition is None and "condition" in before["data"]:
+            condition = recorded_data(before["data"]["condition"]["name"], "--condition")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     if like is not None and given.get("normalize", config.normalize) != config.normalize:
         raise InputError(
@@ -194,14 +199,21 @@ def set_up(
             f"normalize={given['normalize']} out, or start a new run"
         )
     config = config.with_options(given)
+    classifier = options.get("predicts") == CLASS or (like is not None and like["predicts"] == CLASS)
+    if classifier:
+        config = _for_classifier(config, given, options)
     if "size" in options:
         name = str(prepare_once(name or "digits", size_of(options["size"]), progress=progress))
-    data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"))
+    data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"), condition=condition)
     network = dict(options.get("network", {}))
     size = network.pop("size", None)
     if size is None and not resume:
         size = default_size(data.shape, device_type(config.device))
+    if not resume:
+        network = {**_for_condition(data, config, options.get("resize_condition"), network), **network}
     if config.labels and not resume:
+        if data.classes is None:
+            raise InputError(f"labels=True, but {data.name} has no labels; leave them out (labels=False)")
         network = {"classes": data.classes, **network}
     if config.augment and not resume:
         network = {"context": LABELS, **network}
@@ -209,7 +221,7 @@ def set_up(
         data,
         sde=options.get("sde"),
         predicts=options.get("predicts"),
-        network=network.pop("name", None),
+        network=network.pop("name", Classifier.name if classifier and not resume else None),
         sde_settings=options.get("process", {}),
         network_settings=network,
         seed=config.seed,
@@ -218,10 +230,12 @@ def set_up(
         size=size,
     )
     if not resume:
-        suited = default_options(model.predicts, model.sde)
+        suited = default_options("noise" if classifier else model.predicts, model.sde)
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
-    folder = Path(out) if out else new_run(name or "digits", options.get("sde") or "vp")
-    return Setup(model, data, config, folder, size, _test_split(data, options.get("data_dir")))
+    suffix = "classifier" if classifier else options.get("sde") or "vp"
+    folder = Path(out) if out else new_run(name or "digits", suffix)
+    held_out = None if data.condition is not None else _test_split(data, options.get("data_dir"))
+    return Setup(model, data, config, folder, size, held_out)
 
 
 def _test_split(data: Data, data_dir: str | os.PathLike[str] | None) -> Data | None:
@@ -232,6 +246,37 @@ def _test_split(data: Data, data_dir: str | os.PathLike[str] | None) -> Data | N
         return load_data(data.name, data_dir, split="test")
     except (NotFoundError, InputError):
         return None
+
+
+def _for_classifier(config: TrainConfig, given: Mapping[str, Any], options: Mapping[str, Any]) -> TrainConfig:
+    """The options of a classifier's training: with labels, of which none is dropped."""
+    for name in ("drop_label", "augment"):
+        if given.get(name):
+            raise InputError(f"{name} (--{name.replace('_', '-')}) is not of a classifier's training; leave it out")
+    if options.get("condition") is not None:
+        raise InputError("a classifier is trained on samples and labels alone; leave out --condition")
+    return config.with_options({"labels": True, "drop_label": 0.0})
+
+
+def _for_condition(data: Data, config: TrainConfig, resize: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a network that takes the conditions of the data."""
+    if data.condition is None:
+        if resize is not None:
+            raise InputError("resize_condition (--resize-condition) is of condition images; give --condition PATH")
+        return {}
+    kind = data.condition.kind
+    network = default_settings(data.shape, given.get("name"))[0]
+    if network == "mlp" and kind != "vector":
+        raise InputError(
+            f"{data.condition.describe()}, and a perceptron takes vectors alone; choose --network unet or dit, or give "
+            "the conditions as vectors (N, K)"
+        )
+    if resize is not None and kind != "image":
+        raise InputError(f"resize_condition (--resize-condition) is of condition images; these are {kind}s")
+    found: dict[str, Any] = {kind: data.condition.setting}
+    if resize is not None:
+        found["resize"] = resize
+    return found if config.drop_condition else {**found, "required": True}
 
 
 def _changed(settings: Mapping[str, Any], given: Mapping[str, Any] | None, what: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sde_diffusion.data.dataset import LAYOUTS
 from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.networks import NETWORKS, SIZE_NAMES
 from sde_diffusion.networks.embeddings import EMBEDDINGS
+from sde_diffusion.networks.given import RESIZES
 from sde_diffusion.sde import SDES
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import to_toml
@@ -104,6 +105,22 @@ RUN = (
         "by its shape",
         values=LAYOUTS,
         example=LAYOUTS[0],
+    ),
+    TrainOption(
+        "condition",
+        str,
+        "A condition for each sample: a folder of images with the names of those in --data, .npy, .npz:ARRAY, or "
+        ".csv:COLUMN,COLUMN.",
+        "no condition",
+        example="low",
+    ),
+    TrainOption(
+        "resize_condition",
+        str,
+        f"How condition images of another size become as large as the samples: {', '.join(RESIZES)}.",
+        "they have the size of the samples",
+        values=RESIZES,
+        example=RESIZES[0],
     ),
     TrainOption(
         "out", str, "Folder of the run; with --resume, the run to resume.", "runs/DATA-SDE", example="runs/mine"

@@ -69,7 +69,7 @@ class StepRandomness:
             left -= len(part)
         return torch.cat(parts)
 
-    def noise(self, step: int, x0: Tensor, first: int = 0) -> Tensor:
+    def noise(self, step: int, x0: Tensor, first: int = 0, use: str = "noise") -> Tensor:
         """Standard normal noise like x0, drawn on its device, for the rows from ``first`` on.
 
         >>> draws, x0 = StepRandomness(0, 100, 64), torch.zeros(64, 3)
@@ -80,12 +80,19 @@ class StepRandomness:
         stop = -(-(first + len(x0)) // BLOCK)
         blocks = torch.empty(((stop - start) * BLOCK, *x0.shape[1:]), dtype=x0.dtype, device=x0.device)
         for number, block in enumerate(torch.split(blocks, BLOCK), start):
-            block.normal_(generator=self.generator("noise", step, number, device=x0.device))
+            block.normal_(generator=self.generator(use, step, number, device=x0.device))
         return blocks[first - start * BLOCK :][: len(x0)]
 
     def dropped(self, step: int, probability: float) -> Tensor:
-        """Which samples lose their label, (B,) bool on the CPU (classifier-free guidance)."""
+        """Which samples lose their label or condition, (B,) bool on the CPU (classifier-free guidance).
+
+        One number decides about both, so that what is dropped with equal probability is dropped together.
+        """
         return torch.rand(self.batch_size, generator=self.generator("label", step)) < probability
+
+    def levels(self, step: int, largest: float) -> Tensor:
+        """Noise levels of condition images, (B,) float32 on the CPU, uniform on [0, largest]."""
+        return largest * torch.rand(self.batch_size, generator=self.generator("condition-level", step))
 
     def network_seed(self, step: int, first: int = 0) -> int:
         """The seed of torch's global generator, which dropout uses, for the micro-batch that starts at a row."""

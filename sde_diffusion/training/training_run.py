@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.data import Data
 from sde_diffusion.data.normalization import Normalization
+from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
@@ -119,12 +120,12 @@ def train(
             "format": FORMAT,
             "train": config.to_dict(),
             "model": describe_model(model),
-            "data": _about(data),
+            "data": _about(data, config),
             "versions": _versions(),
         }
         if objective is not None:
             about["objective"] = objective[0]
-        toml = write_options(options_of(about["train"], about["model"], data.name))
+        toml = write_options(options_of(about["train"], about["model"], about["data"]))
         if stored:
             _continue(trainer, run, stored, about, toml, force)
         else:
@@ -134,8 +135,9 @@ def train(
         stack.enter_context(engine.tracking("tracker", about["train"]))
         try:
             watcher = _watcher(trainer, run, None if held_out is None else checked_data(model, held_out))
-            if watcher is not None and objective is not None:
-                watcher.samples = False  # a student samples with a solver of its own, and has another loss
+            if watcher is not None and (objective is not None or isinstance(model, NoisyClassifier)):
+                # A student samples with a solver of its own, and has another loss; a classifier has no samples.
+                watcher.samples = False
             _loop(trainer, run, _identity(about), caught, progress, watcher)
         except TrainingDivergedError as error:
             details = to_json(error.details)
@@ -314,10 +316,20 @@ def _identity(about: RunConfig) -> dict[str, Any]:
     return {"model": about["model"], "data": about["data"]}
 
 
-def _about(data: Data) -> DataEntry:
+def _about(data: Data, config: TrainConfig) -> DataEntry:
     about: DataEntry = {"name": data.name, "fingerprint": data.fingerprint, "samples": len(data)}
     if data.class_names is not None:
         about["class_names"] = list(data.class_names)
+    if (given := data.condition) is not None:
+        about["condition"] = {
+            "name": given.name,
+            "kind": given.kind,  # type: ignore[typeddict-item]
+            "shape": list(given.shape),
+            "count": len(given),
+            "sha256": given.fingerprint,
+            "dropped": config.drop_condition,
+            "noise": config.condition_noise,
+        }
     return about
 
 

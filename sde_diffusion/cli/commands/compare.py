@@ -11,9 +11,9 @@ import typer
 from torch import Tensor
 
 from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
     HtmlOption,
     ModelOption,
     RunArgument,
@@ -22,7 +22,6 @@ from sde_diffusion.cli.options import (
     model_at,
     typed_line,
     whole_numbers,
-    with_guidance,
 )
 from sde_diffusion.comparison.comparison import BUDGETS, SHORTLIST
 from sde_diffusion.comparison.comparison import compare as run_comparison
@@ -124,9 +123,9 @@ def compare(
         require_new(out)  # fails before the computation starts
     if html is not None:
         require_writable(html, ".html", force=False)
-    stored = model_at(run, model)
+    stored = model_at(run, model, asked.labelled)
     place = out or folder_of(stored, "compare")  # a link is refused now, not after the work
-    labels, guidance = asked.labels(stored), asked.settings()
+    labels, guidance = asked.labels(stored), asked.settings(stored)
     chosen: dict[str, Solver | dict[int, Solver]] = {}
     for spec in dict.fromkeys(solvers.split(",")):
         if spec == TUNED:

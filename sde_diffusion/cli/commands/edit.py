@@ -9,11 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.guidance_options import GuidanceArguments, GuidanceOption, LabelOption
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
-    GuidanceOption,
-    LabelOption,
     ModelOption,
     model_at,
     refuse,
@@ -105,8 +103,8 @@ def edit(
             refuse(ctx, [name], f"it is of {' and '.join(m.value for m in modes)}, and this is {mode.value}")
     folder = out or unused(Path(mode.value))
     require_new(folder)
-    stored = model_at(run, model)
     asked = GuidanceArguments(label=label, guidance=guidance)
+    stored = model_at(run, model, asked.labelled)
     labels = asked.labels(stored)
     x = given_samples(files, stored)
     check_count(n, x.shape[1:])
@@ -122,7 +120,7 @@ def edit(
         settings |= {"n": n, "tolerance": tolerance}
         edits = morphs(network, x, n, tolerance, labels)
     else:
-        strengths, towards = _numbers(strength), asked.settings()
+        strengths, towards = _numbers(strength), asked.settings(stored)
         settings |= {"strength": strengths, "n": n, "solver": solver, "nfe": nfe, "seed": seed}
         settings["guidance"] = towards.scale
         sampling = SamplingSettings(solver, nfe, seed=seed)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sde_diffusion.cli.commands.sample import listed, times_of
 from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
     HtmlOption,
     ModelOption,
     complete_data,
@@ -25,7 +25,6 @@ from sde_diffusion.cli.options import (
     typed,
     typed_line,
     whole_numbers,
-    with_guidance,
 )
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
@@ -51,7 +50,15 @@ from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.evaluation_record import CURVE, EVALUATION, write_evaluation
-from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, folder_of, name_of, recorded_data, unused
+from sde_diffusion.storage.locate import (
+    BUNDLED_NAME,
+    LABELLED_NAME,
+    find_model,
+    folder_of,
+    name_of,
+    recorded_data,
+    unused,
+)
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.sharded_set import is_sharded, whole_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
@@ -213,7 +220,7 @@ def evaluate(
     require_whole("--draws", draws, 2, MOST_DRAWS)
     require_whole("--batch-size", batch_size, 1, 2**53)
     device = device_for(device or "auto").type
-    stored = model_of(source) if model is None else model_at(source, model)
+    stored = model_of(source, asked.labelled) if model is None else model_at(source, model)
     if stored is None:
         refuse(ctx, (*DRAWING, "html"), f"{source} holds samples, and none are drawn")
     if reference is not None and reference.endswith(".safetensors"):
@@ -223,7 +230,7 @@ def evaluate(
     if (budget or stored is None) and asked.given():
         what_for = "--budget" if budget else "samples from files"
         raise InputError(f"{what_for} and guidance do not go together; leave out {listed(asked.given())}")
-    labels, guidance = (None, GuidanceSettings()) if stored is None else (asked.labels(stored), asked.settings())
+    labels, guidance = (None, GuidanceSettings()) if stored is None else (asked.labels(stored), asked.settings(stored))
     limits = range_of(value_range)
     if stored is not None and out is None:
         folder_of(stored, FOLDER.name)  # a link is refused now, not after the work
@@ -394,10 +401,10 @@ def feasible(metrics: str, n: int, reference: FeatureStatistics, *, named: bool)
     return rest
 
 
-def model_of(source: Path | None) -> StoredModel | None:
-    """The model at a path, or None where it holds samples."""
-    if source is None or (str(source) == BUNDLED_NAME and not source.exists()):
-        return find_model(source)
+def model_of(source: Path | None, labelled: bool = False) -> StoredModel | None:
+    """The model at a path, or None where it holds samples; ``labelled`` as in ``model_at``."""
+    if source is None or (str(source) in (BUNDLED_NAME, LABELLED_NAME) and not source.exists()):
+        return model_at(source, None, labelled)
     is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / RECORD).is_file())
     return find_model(source) if is_run or source.suffix == ".safetensors" else None
 

@@ -11,16 +11,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
     ModelOption,
     RunArgument,
     complete_data,
     complete_solver,
     model_at,
     refuse,
-    with_guidance,
 )
 from sde_diffusion.data import NAMES, load_data
 from sde_diffusion.files.writing import new_folder, require_new, write_file
@@ -121,18 +120,23 @@ def likelihood(
     """Measure the log-likelihood of data under a trained model.
 
     Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. With --label own
-    each sample has the label of the data.
+    each sample has the label of the data; --condition has a condition for each sample of the data, in their order.
     """
     processes = Processes.join(device or "auto")
     if out is not None:
         require_new(out)  # fails before the computation starts
-    stored = model_at(run, model)
+    stored = model_at(run, model, asked.labelled)
     name = data or stored.data.get("name")
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name the data: --data digits")
     name = data or recorded_data(name, "--data")
-    labels, guidance = OWN if asked.label == OWN else asked.labels(stored), asked.settings()
-    samples = load_data(name, data_dir, split=split or ("test" if name in NAMES else "train"))
+    labels = OWN if asked.label == OWN else asked.labels(stored)
+    if asked.condition is None and asked.condition_noise is not None:
+        raise InputError("--condition-noise would have no effect without --condition")
+    guidance = asked._replace(condition=None, condition_noise=None).settings(stored)
+    samples = load_data(
+        name, data_dir, split=split or ("test" if name in NAMES else "train"), condition=asked.condition
+    )
     if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
         refuse(ctx, ["probe", "probes"], "the trace is exact; probes are of --trace hutchinson")
     if find(solver).adaptive:
@@ -157,6 +161,7 @@ def likelihood(
             device=device_for(device or "auto"),
             labels=labels,
             guidance=guidance,
+            condition_noise=asked.condition_noise or 0.0,
             progress=progress,
             processes=processes,
         )

@@ -10,17 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
     ModelOption,
     RunArgument,
     completion_of,
     model_at,
     option,
-    with_guidance,
 )
-from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_guide, report_same, require_film, show_profile
+from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_beside, report_same, require_film, show_profile
 from sde_diffusion.cli.shards import begin, fill
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
@@ -28,6 +27,7 @@ from sde_diffusion.report.film import write_reverse
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.given.conditions import read_given
 from sde_diffusion.sampling.given.samples import given_samples
 from sde_diffusion.sampling.job import job_again, new_job, settings_for
 from sde_diffusion.sampling.local_errors import error_profile
@@ -55,7 +55,9 @@ sdediff sample --solver rk45               chooses its own steps
 sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --model mine.py:model       a model of your own
-sdediff sample --label 3 --guidance 2      one class, of a run with --labels
+sdediff sample --label 3 --guidance 2      one class of digits
+sdediff sample --classifier runs/digits-classifier --label 3 --scale 4
+sdediff sample runs/high-vp --condition low/   for these images
 sdediff sample --from photo.png --strength 0.4
 sdediff sample --solver pf-ode --profile   and where the error sits
 sdediff sample --n 9 --nfe 30 --film digits.gif   noise becomes digits
@@ -66,6 +68,8 @@ torchrun --nproc-per-node 2 -m sde_diffusion -- sample --n 4096
 # Options that --tolerance excludes.
 HOW = ("solver", "nfe", "steps", "grid", "eta", "seed", "batch_size", "partial")
 CHOSEN = ("nfe", "steps", "grid", "eta")
+# Options that a record needs again, since it opens no file by itself.
+BESIDE = ("autoguide", "classifier", "condition")
 # Options with which a solver tuned for the model is not the default.
 OWN_WAY = ("solver", "steps", "grid", "eta", "partial")
 STRENGTH, VARIATIONS = 0.4, 8  # of --from
@@ -147,8 +151,8 @@ def sample(
             "--record",
             "--card",
             help="Reproduce the samples of a samples.json bit for bit; only RUN, --device, --out, "
-            "--solver FILE.py:NAME, if the solver came from a file, --autoguide RUN, if the samples have a guide, "
-            "and --from, if they start from data, may be given with it.",
+            "--solver FILE.py:NAME, if the solver came from a file, and --autoguide, --classifier, --condition and "
+            "--from, if the samples have them, may be given with it.",
             show_default=False,
         ),
     ] = None,
@@ -257,19 +261,25 @@ def sample(
         options |= {name: value for name, value in (("tolerance", tolerance), ("shards", shards)) if value is not None}
         options |= {name: value for name, value in (("shard_size", shard_size), ("out", out)) if resume and value}
         named = options.pop("solver", None)
-        if clash := [*options, *(name for name in asked.given() if name != "autoguide")]:
+        if clash := [*options, *(name for name in asked.given() if name not in BESIDE)]:
             raise InputError(f"the record holds all settings of its samples; leave out {listed(clash)}")
         old = sample_record.read_record(again) if resume is None else open_set(resume).record
         where = recorded_model(old["checkpoint"]["path"], again) if run is None and model is None else run
         stored = model_at(where, model)
         place = out or samples_folder(stored)  # a link is refused now, not after the work
-        guide = recorded_guide(old, again, asked.autoguide)
-        given = None if source is None else given_samples(source, stored)
-        job = job_again(old, stored, solver=named, guide=guide, source=given, device=device)
+        rule = old.get("guidance_rule", {})
+        guide = recorded_beside(rule.get("guide"), again, asked.autoguide, "--autoguide")
+        classifier = recorded_beside(rule.get("classifier"), again, asked.classifier, "--classifier")
+        level = rule.get("condition", {}).get("noise", 0.0)
+        job = job_again(
+            old, stored, solver=named, guide=guide, classifier=classifier, device=device,
+            condition=None if asked.condition is None else read_given(asked.condition, stored, level),
+            source=None if source is None else given_samples(source, stored),
+        )  # fmt: skip
     else:
-        stored = model_at(run, model)
+        stored = model_at(run, model, asked.labelled)
         place = out or samples_folder(stored)
-        labels, guidance, start = asked.labels(stored), asked.settings(), None
+        labels, guidance, start = asked.labels(stored), asked.settings(stored), None
         if source is not None:
             start = NoisedStart(given_samples(source, stored), STRENGTH if strength is None else strength)
             n = VARIATIONS * len(start.x) if n is None else n

@@ -6,21 +6,35 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import listed_options, option, whole_numbers
+from sde_diffusion.data import load_data
+from sde_diffusion.data.toy import LAWS
+from sde_diffusion.files.writing import write_file
+from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
 from sde_diffusion.parallel.launcher import launched, rank
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.report.page_of_training import EXPECTED
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling import generate
+from sde_diffusion.sampling.devices import device_for
+from sde_diffusion.sampling.given.conditions import GivenCondition
+from sde_diffusion.sampling.guidance_settings import GuidanceSettings
 from sde_diffusion.storage import sample_record
+from sde_diffusion.storage.atomic_folder import to_json
+from sde_diffusion.storage.checkpoint import checkpoint_at, load
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
 from sde_diffusion.storage.run_folder import run_config
+from sde_diffusion.training.conditional.accuracy import accuracy_by_time
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options
-from sde_diffusion.training.defaults import merged, set_up
+from sde_diffusion.training.defaults import Setup, merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, RUN, TRAINING
 from sde_diffusion.training.training_run import train as run_training
 from sde_diffusion.training.watching.cost import measure_cost
@@ -38,10 +52,13 @@ sdediff train --data moons --sde flow      points in 2-D
 sdediff train --data cats/ --size 32x32    a folder of images, resized
 sdediff train --data mnist --data-dir data
 sdediff train --labels                     for guidance
+sdediff train --data high/ --condition low/   pairs of images
+sdediff train --classifier                 for classifier guidance
 sdediff train --config cats.toml           every option from a file
 sdediff train --resume                     resume the latest run
 accelerate launch -m sde_diffusion train --out DIR  all GPUs
 """
+ACCURACY = "accuracy.json"
 DATA, MODEL = "Data and run", "Model"
 
 
@@ -57,6 +74,8 @@ def train(
     size: Annotated[str | None, of_run("size")] = None,
     data_dir: Annotated[Path | None, of_run("data_dir")] = None,
     layout: Annotated[str | None, of_run("layout")] = None,
+    condition: Annotated[str | None, of_run("condition")] = None,
+    resize_condition: Annotated[str | None, of_run("resize_condition")] = None,
     out: Annotated[Path | None, of_run("out")] = None,
     resume: Annotated[
         bool,
@@ -77,6 +96,16 @@ def train(
             "--tune", "After training, tune solvers for these NFE, such as 5,8,10,20; two minutes each.", False, DATA
         ),
     ] = None,
+    classifier: Annotated[
+        bool,
+        option(
+            "--classifier",
+            "Train a classifier of noisy samples, p(class | x_t, t), on the labels of the data, for classifier "
+            "guidance of another model.",
+            True,
+            MODEL,
+        ),
+    ] = False,
     *,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
@@ -91,14 +120,13 @@ def train(
     if force and not resume:
         raise InputError("--force would have no effect: it lets --resume change options; an existing run is kept")
     named = {
-        "data": data,
-        "size": size,
-        "data_dir": data_dir,
-        "layout": layout,
-        "out": out,
-        "sde": sde,
-        "predicts": predicts,
-    }
+        "data": data, "size": size, "data_dir": data_dir, "layout": layout, "condition": condition,
+        "resize_condition": resize_condition, "out": out, "sde": sde, "predicts": predicts,
+    }  # fmt: skip
+    if classifier:
+        if predicts is not None or tune is not None:
+            raise InputError("--classifier predicts the class and cannot be tuned; leave out --predicts and --tune")
+        named["predicts"] = CLASS
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
     with share_bar(True, "resizing") as share:
         made = set_up(
@@ -109,6 +137,7 @@ def train(
     model, config, folder = made.model, made.config, made.out
     for name, other, on in (
         ("drop_label", "--labels", config.labels),
+        ("drop_condition", "--condition", made.data.condition),
         ("snapshot_every", "--ema-width", config.ema_widths),
     ):
         if name in settings and not on:
@@ -119,16 +148,19 @@ def train(
         if main:
             echo(text, command)
 
-    try:
-        recorded_data(made.data.name, "--data")
-        again = ""
-    except InputError:  # a run cannot make the command read files outside the current folder
-        again = f" --data {made.data.name}"
+    again = ""
+    for option_, part in (("--data", made.data), ("--condition", made.data.condition)):
+        try:
+            recorded_data("digits" if part is None else part.name, option_)
+        except InputError:  # a run cannot make the command read files outside the current folder
+            again += f" {option_} {part.name if part else ''}"
     tell(made.data.describe())
+    if made.data.condition is not None:
+        tell(made.data.condition.describe())
     tell(f"{model.sde}; {model.network.name} predicts {model.predicts}")
     tell(f"run {folder}, {config.steps} steps; after an interruption:", f"sdediff train --resume --out {folder}{again}")
     if resume and config.schedule != "constant":
-        step = find_model(folder).step or 0
+        step = checkpoint_at(folder).step or 0
         before = TrainConfig.from_dict(run_config(folder)["train"])
         if before.steps != config.steps:
             tell(
@@ -164,12 +196,20 @@ def train(
     tell(f"trained in {time.perf_counter() - start:.0f} s{Processes(world=launched())}")
     if not main:
         return {}
+    if model.predicts == CLASS:
+        show_accuracy(folder, made, config.device)
+        tell("next:", f"sdediff sample MODEL --classifier {folder} --label 0 --scale 2")
+        return {"written": [folder / ACCURACY, folder / PAGE], "run": folder, "steps": config.steps}
+    given = None if made.data.condition is None else GivenCondition(made.data.condition)
+    beside = GuidanceSettings(condition=given)
     with share_bar(True, "sampling") as progress:
-        drawn = generate.draw(find_model(folder), device=config.device, progress=progress)
+        drawn = generate.draw(find_model(folder), guidance=beside, device=config.device, progress=progress)
     picture = sample_record.save_samples(drawn, unused(folder / "samples" / f"pf-ode-step-{config.steps:06d}"))
     if budgets:
-        tune_model(find_model(folder), budgets, minutes=TUNING_MINUTES * len(budgets), device=config.device)
-    tell("next:", f"sdediff sample {folder} --nfe {budgets[0] if budgets else 20}")
+        minutes = TUNING_MINUTES * len(budgets)
+        tune_model(find_model(folder), budgets, minutes=minutes, device=config.device, guidance=beside)
+    more = "" if made.data.condition is None else f" --condition {made.data.condition.name}"
+    tell("next:", f"sdediff sample {folder}{more} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
     return {
         "written": [picture, folder / PAGE],
@@ -183,7 +223,7 @@ def train(
 def interrupted(folder: Path, steps: int, again: str) -> None:
     """Say where a stopped run is, and how to go on."""
     try:
-        step = find_model(folder).step or 0
+        step = checkpoint_at(folder).step or 0
     except (OSError, ValueError):  # stopped before there was anything to save
         return
     echo(f"stopped after update {step:,} of {steps:,}, which is saved")
@@ -191,3 +231,20 @@ def interrupted(folder: Path, steps: int, again: str) -> None:
     if picture.is_file():
         echo(f"picture {picture}")
     echo("go on:", f"sdediff train --resume --out {folder}{again}")
+
+
+def show_accuracy(folder: Path, made: Setup, device: str) -> None:
+    """Print the accuracy of a classifier by time, on the held-out data where there are any, and write it to the run."""
+    model = load(folder, device=str(device_for(device)))
+    assert isinstance(model, NoisyClassifier)
+    held_out = made.data.name in ("digits", *LAWS)
+    data = load_data(made.data.name, split="test") if held_out else made.data
+    found = accuracy_by_time(model, data)
+    table = Table("t", "sigma/alpha", "accuracy", "nats", title="Accuracy by time", box=SIMPLE_HEAD, pad_edge=False)
+    for row in found:
+        table.add_row(f"{row.t:.2f}", f"{row.rho:.3g}", f"{row.accuracy:.3f}", f"{row.nats:.3f}")
+    Console().print(table)
+    what = "held-out" if held_out else "training"
+    echo(f"on {min(2000, len(data))} {what} samples of {data.name}")
+    content = {"data": data.name, "split": what, "times": [row._asdict() for row in found]}
+    write_file(folder / ACCURACY, to_json(content), replace=True)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
-    GuidanceArguments,
     HtmlOption,
     ModelOption,
     RunArgument,
@@ -20,7 +20,6 @@ from sde_diffusion.cli.options import (
     refuse,
     typed_line,
     whole_numbers,
-    with_guidance,
 )
 from sde_diffusion.files.writing import require_writable
 from sde_diffusion.parallel.processes import Processes
@@ -89,13 +88,13 @@ def tune(
     """
     start = time.perf_counter()
     processes = Processes.join(device or "auto")
-    stored = model_at(run, given)
+    stored = model_at(run, given, asked.labelled)
     budgets = whole_numbers(nfe, "--nfe")
     if minutes is not None:
         refuse(
             ctx, ["noise_samples", "noises", "held_out"], "with --minutes the numbers of samples follow from the time"
         )
-    labels, guidance = asked.labels(stored), asked.settings()
+    labels, guidance = asked.labels(stored), asked.settings(stored)
     if html is not None:
         require_writable(html, ".html", force=False)
     report = None if html is None else (html, typed_line(ctx))

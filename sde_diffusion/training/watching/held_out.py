@@ -55,6 +55,8 @@ def loss_on(model: ScoreModel, data: Data, index: Tensor, config: TrainConfig) -
         condition: dict[str, Tensor] = {}
         if config.labels and data.labels is not None:
             condition["label"] = data.labels[index[rows]].to(model.device)
+        if data.condition is not None:
+            condition[data.condition.kind] = data.condition.batch(index[rows]).to(model.device)
         if config.augment:
             condition["context"] = torch.full((len(x0), LABELS), torch.nan, device=x0.device)  # not augmented
         seeds = [draws.generator("noise", k) for k in range(first, first + len(x0))]

@@ -117,6 +117,9 @@ class Watcher:
             classes = [k % known for k in range(max(count // known, 4) * known)]
             count = len(classes)
             condition["label"] = torch.tensor(classes, device=model.device)
+        if data.condition is not None:
+            places = torch.linspace(0, len(data) - 1, count, dtype=torch.float64, device="cpu").long()
+            condition[data.condition.kind] = data.condition.batch(places).to(model.device)
         seeds = SEED + torch.arange(count, device="cpu")
         x1 = model.sde.prior((count, *data.shape), seeds=seeds, device=model.device, dtype=model.state_dtype)
         process = model.sde.probability_flow(model, **model.bind(condition))

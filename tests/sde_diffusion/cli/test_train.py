@@ -90,6 +90,8 @@ def test_every_option_reaches_the_run() -> None:
     assert written["train"] == {
         **options,
         "drop_label": 0.1,
+        "drop_condition": 0.1,
+        "condition_noise": 0.0,
         "labels": False,
         "flip": False,
         "augment": 0.0,

@@ -1,0 +1,1 @@
+"""Training with conditions, and of classifiers."""
