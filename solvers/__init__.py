@@ -15,10 +15,12 @@ from solvers.classical.euler import Euler, EulerMaruyama
 from solvers.classical.heun import Heun
 from solvers.classical.stochastic_heun import StochasticHeun
 from solvers.diffusion.ancestral import DDIM, DDPM
+from solvers.diffusion.annealed_langevin import AnnealedLangevin
 from solvers.diffusion.edm import EDMHeun
 from solvers.diffusion.er_sde import ERSDE
 from solvers.diffusion.ipndm import IPNDM
 from solvers.diffusion.predictor_corrector import PredictorCorrector
+from solvers.diffusion.resampling import Resampling
 from solvers.diffusion.restart import Restart
 from solvers.diffusion.reverse_diffusion import ReverseDiffusion
 from solvers.exponential.adams import ExponentialAdams
@@ -71,6 +73,8 @@ SOLVERS.update(
         "er-sde": ERSDE(),
         "restart": Restart(),
         "pc": PredictorCorrector(),
+        "repaint": Resampling(),
+        "annealed-langevin": AnnealedLangevin(),
         "adaptive-sde": AdaptiveSDE(),
         "sde": ExponentialAdams(
             2,

@@ -91,6 +91,11 @@ class Solver(ABC):
         return None
 
     @property
+    def follows_path(self) -> bool:
+        """Whether runs of a stochastic solver with other budgets, but one seed, approach one path."""
+        return True
+
+    @property
     def adaptive(self) -> bool:
         """Whether it chooses its own steps between the times of the grid."""
         return False

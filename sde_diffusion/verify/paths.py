@@ -85,7 +85,7 @@ def refinement(solver: Solver) -> Check | None:
     other seeds. Budgets at which a solver draws no noise at all (``restart`` below 17) follow no path
     and are doubled until it does.
     """
-    if not solver.stochastic or solver.adaptive:
+    if not solver.stochastic or solver.adaptive or not solver.follows_path:
         return None
     problem, x = VP.reverse(mixture()), start(_BATCH)
 

@@ -1,0 +1,131 @@
+r"""Restoration of images by the methods for linear observations, and by other libraries on the same network.
+
+    python -m benchmarks.restoration --data-dir DATA [--network mnist] [--images 100] [--nfe 60] [--only WORD ...]
+
+Tasks at noise 0.05 (white - black is 2): the lower half hidden, four times enlarged, a Gaussian blur, half of the
+pixels hidden at random and, for RGB, grey to colour. The columns are the PSNR of a sample with its standard error over
+images, the residual over the noise (1 if a sample fits the observation), diversity (standard deviation between two
+samples of an image), backward passes and seconds. The baselines are the mean image and bilinear enlargement. Other
+libraries get the same network, NFE and clamped range, one image at a time if they couple the samples of a batch.
+
+The JSON file is written after every row, and rows that it has are not computed again: the command can be stopped and
+started, and ``--only`` takes a part of the rows, by words in the task or the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.restoration import NETWORKS, NOISE, RESULTS, SOLVER, Problem, baselines, figures, problems
+from benchmarks.restoration.methods import OURS
+from benchmarks.restoration.peers import azula_methods
+from sde_diffusion import ScoreModel, load, sample
+from sde_diffusion.data import load_data
+
+DATA = {"mnist": "mnist", "cifar16": "cifar10"}
+
+
+def images_of(name: str, data_dir: Path | None, images: int) -> tuple[Tensor, Tensor]:
+    """Test images of a network's data, and the mean of its training images."""
+    halves = name == "cifar16"
+
+    def part(split: str, n: int) -> Tensor:
+        x = load_data(DATA[name], split=split, data_dir=data_dir).batch(slice(None, n)).float()
+        return torch.nn.functional.avg_pool2d(x, 2) if halves else x
+
+    return part("test", images), part("train", 5000).mean(0, keepdim=True)
+
+
+def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator[tuple[str, Any, int]]:
+    """Method, a function of the seed, and backward passes for each sample."""
+    for name, x in baselines(problem).items():
+        yield name, lambda _, x=x: x, 0
+    n = len(problem.truth)
+    for name, method in OURS.items():
+        observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
+        run = partial(sample, observed, n, solver=SOLVER, nfe=nfe, batch_size=n)
+        yield name, lambda seed, run=run: run(seed=seed), int(observed.backward) * nfe
+    for name, run in (azula_methods(model, nfe) if peers else {}).items():
+
+        def draw(seed: int, run: Any = run) -> Tensor:
+            torch.manual_seed(seed)
+            x1 = model.sde.prior(problem.truth.shape, seeds=range(seed * n, (seed + 1) * n))
+            found: Tensor = run(problem.operator, problem.y, x1)
+            return found
+
+        yield name, draw, nfe * (4 if "MMPS" in name else 1)
+
+
+def measure(options: argparse.Namespace, path: Path) -> list[dict[str, Any]]:
+    """One row for each task and method; those of the file are kept."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    done = {(r["task"], r["method"]) for r in rows if (r["nfe"], r["images"]) == (options.nfe, options.images)}
+    model = load(NETWORKS / f"{options.network}.safetensors").eval()
+    for problem in problems(*images_of(options.network, options.data_dir, options.images)):
+        for method, run, backward in jobs(model, problem, options.nfe, not options.no_peers):
+            wanted = not options.only or any(word in f"{problem.name}/{method}" for word in options.only)
+            if not wanted or (problem.name, method) in done:
+                continue
+            start = time.perf_counter()
+            draws = [run(0), run(1)]
+            seconds = (time.perf_counter() - start) / 2
+            row = {"task": problem.name, "method": method, **figures(problem, draws), "backward": backward}
+            rows.append(row | {"seconds": seconds, "nfe": options.nfe, "images": options.images})
+            print(rows[-1], flush=True)
+            path.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown, by task and falling PSNR."""
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    lines = [
+        "| task | method | PSNR of a sample | residual / noise | diversity | finite | backward | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {r['task']} | {r['method']} | {r['psnr']:.2f} +- {r['psnr_error']:.2f} | {r['residual']:.2f} | "
+        f"{r['diversity']:.3f} | {r['finite']:.0%} | {r['backward']} | {r['seconds']:.1f} |"
+        for r in sorted(rows, key=lambda r: (tasks.index(r["task"]), -r["psnr"]))
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="benchmarks.restoration", description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--network", choices=list(DATA), default="mnist")
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--nfe", type=int, default=60)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="words in the task or the method")
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.images < 2 or options.nfe < 2:
+        parser.error(f"--images and --nfe are at least 2; got {options.images} and {options.nfe}")
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = "restoration" if options.network == "mnist" else f"restoration-{options.network}"
+    rows = measure(options, options.out / f"{name}.json")
+    rows = [r for r in rows if (r["nfe"], r["images"]) == (options.nfe, options.images)]
+    head = (
+        f"# Restoration of {options.network}\n\n"
+        f"Made by `python -m benchmarks.restoration --network {options.network} --images {options.images} --nfe "
+        f"{options.nfe}`; noise {NOISE}, solver {SOLVER}.\n\n"
+    )
+    (options.out / f"{name}.md").write_text(head + table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
