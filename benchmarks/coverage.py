@@ -1,7 +1,9 @@
 """Coverage of the printed intervals, by simulation.
 
-    nice python -m benchmarks.coverage --out benchmarks/results/coverage      about 40 minutes of a core
-    python -m benchmarks.coverage --share 0.1                                 a tenth of the repetitions
+    python -m benchmarks.coverage --out benchmarks/results/coverage     about 15 minutes of a core
+    python -m benchmarks.coverage --share 0.1                           a tenth of the repetitions
+
+The results are written after every cell; the same command with ``--resume`` goes on from them.
 
 Two tables. The first has the share of comparisons of equal solvers in which ``compare`` calls one solver worse than the
 best; the nominal value is 0.05. The second has every metric on samples of known distributions: its bias at n samples
@@ -33,13 +35,15 @@ LAWS: dict[str, Callable[[np.random.Generator, int, int], Any]] = {
     "log-normal": lambda rng, k, n: np.exp(rng.standard_normal((k, n))),
 }
 # (n, d) of each metric, and the number of sample sets.
-FRECHET = ((200, 8, 600), (2000, 20, 400), (5000, 64, 150))
-OTHERS = {
-    "kid": ((500, 8, 200),),
-    "mmd": ((500, 8, 200),),
-    "sliced-wasserstein": ((200, 8, 60),),
-    "neighbours": ((500, 8, 60),),
+CELLS = {
+    "frechet": ((200, 8, 1000), (2000, 20, 600), (5000, 64, 300)),
+    "kid": ((500, 8, 300),),
+    "mmd": ((500, 8, 300),),
+    "sliced-wasserstein": ((200, 8, 150),),
+    "neighbours": ((500, 8, 150),),
 }
+APART = (0.0, 0.1, 0.5)
+COMPARISONS = 800
 _MANY = 20_000
 _FIGURES = ("kid", "mmd")  # unbiased metrics, whose true value is that of the distributions
 
@@ -107,11 +111,11 @@ def cell(metric: str, n: int, d: int, sets: int, apart: float) -> list[dict[str,
             drawn.setdefault(name, []).append((figure.value, *figure.interval))
     if metric in _FIGURES:
         truth = {metric: _limit(metric, laws)}
-    rows = []
+    rows, limits = [], {} if truth else _limits(metric, laws, fixed)
     for name, values in drawn.items():
         value, low, high = np.array(values).T
         about = truth.get(name, float(value.mean()))
-        many = truth[name] if name in truth else _limit_of(name, metric, laws, fixed)
+        many = truth[name] if name in truth else limits[name]
         held = float(((low <= about) & (about <= high)).mean())
         rows.append(
             {
@@ -139,10 +143,10 @@ def _limit(metric: str, laws: Laws) -> float:
     return float(np.mean(found))
 
 
-def _limit_of(figure: str, metric: str, laws: Laws, real: Tensor) -> float:
-    """The value with very many generated samples and the same reference."""
-    place = METRICS[metric].figures.index(figure)
-    return METRICS[metric].measure(Sets(laws.generated(_MANY), real, draws=2))[place].value
+def _limits(metric: str, laws: Laws, real: Tensor) -> dict[str, float]:
+    """The values with very many generated samples and the same reference."""
+    found = METRICS[metric].measure(Sets(laws.generated(_MANY), real, draws=2))
+    return {name: estimate.value for name, estimate in zip(METRICS[metric].figures, found, strict=True)}
 
 
 def markdown(command: str, false: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
@@ -172,33 +176,41 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.coverage", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="path without suffix of a .md and a .json file")
     parser.add_argument("--share", type=float, default=1.0, help="share of the repetitions")
-    parser.add_argument("--metrics-only", action="store_true", help="leave out the first table")
+    parser.add_argument("--resume", action="store_true", help="keep the cells that --out already has")
     args = parser.parse_args(argv)
-    false: list[dict[str, Any]] = []
-    for law in LAWS if not args.metrics_only else ():
+    share = "" if args.share == 1 else f" --share {args.share:g}"
+    content: dict[str, Any] = {"command": f"python -m benchmarks.coverage{share}", "false_differences": [], "metrics": []}
+    if args.resume:
+        before = json.loads(args.out.with_name(f"{args.out.name}.json").read_text())
+        if before["command"] != content["command"]:
+            parser.error(f"--out is of another command: {before['command']}")
+        content = before
+    false, rows = content["false_differences"], content["metrics"]
+
+    def keep(found: list[dict[str, Any]], into: list[dict[str, Any]]) -> None:
+        into.extend(found)
+        print(json.dumps(found), flush=True)
+        if args.out is not None:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.with_name(f"{args.out.name}.md").write_text(markdown(content["command"], false, rows))
+            args.out.with_name(f"{args.out.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+    for metric, cells in CELLS.items():
+        for n, d, sets in cells:
+            for apart in APART:
+                known = {(x["figure"], x["n"], x["d"], x["apart"]) for x in rows}
+                if (METRICS[metric].figures[0], n, d, apart) not in known:
+                    keep(cell(metric, n, d, max(2, round(args.share * sets)), apart), rows)
+    count = max(2, round(args.share * COMPARISONS))
+    for law in LAWS:
         for n in SAMPLES:
             for solvers in SOLVERS:
-                usual = 1000 if solvers * n < 500 else 500 if solvers * n < 2000 else 300
-                count = max(2, round(args.share * usual))
-                share = false_differences(solvers, n, law, count)
-                error = math.sqrt(max(share, 1 / count) * (1 - share) / count)
-                false.append({"law": law, "n": n, "solvers": solvers, "share": share, "standard_error": error})
-                print(json.dumps(false[-1]), flush=True)
-    rows: list[dict[str, Any]] = []
-    for metric, cells in {"frechet": FRECHET, **OTHERS}.items():
-        for n, d, sets in cells:
-            for apart in (0.0, 0.1, 0.5):
-                rows += cell(metric, n, d, max(2, round(args.share * sets)), apart)
-                print(json.dumps(rows[-1]), flush=True)
-    share = "" if args.share == 1 else f" --share {args.share:g}"
-    command = f"python -m benchmarks.coverage{share}"
-    text = markdown(command, false, rows)
-    print(text)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_name(f"{args.out.name}.md").write_text(text)
-        content = {"command": command, "false_differences": false, "metrics": rows}
-        args.out.with_name(f"{args.out.name}.json").write_text(json.dumps(content, indent=1) + "\n")
+                if (law, n, solvers) not in {(x["law"], x["n"], x["solvers"]) for x in false}:
+                    share = false_differences(solvers, n, law, count)
+                    error = math.sqrt(max(share, 1 / count) * (1 - share) / count)
+                    entry = {"law": law, "n": n, "solvers": solvers, "comparisons": count}
+                    keep([{**entry, "share": share, "standard_error": error}], false)
+    print(markdown(content["command"], false, rows))
 
 
 if __name__ == "__main__":

@@ -79,12 +79,13 @@ def _dealt(errors: Array, draws: int) -> Array:
         variance = ((gap @ gap) / n - d**2) / (n - 1)
         return _largest(d[:, None], np.sqrt(variance.clip(0))[:, None])
     deals = np.stack([rng.permutation(solvers) for _ in range(_DEALS)])
-    rows = np.arange(n)[:, None]
+    dealt = centred[:, deals].reshape(n * _DEALS, solvers)  # every deal of every sample
+    rows = np.arange(n) * _DEALS
     part = max(1, _NUMBERS // 64 // errors.size)
     found = []
     for first in range(0, draws, part):
         kinds = rng.integers(0, _DEALS, (min(part, draws - first), n))
-        found.append(_largest(*studentised(centred[rows, deals[kinds]])[1:]))
+        found.append(_largest(*studentised(dealt.take(rows + kinds, 0))[1:]))
     return np.concatenate(found)
 
 

@@ -130,7 +130,7 @@ def plot(path: str | os.PathLike[str], points: Sequence[CurvePoint], figure: str
     for solver in dict.fromkeys(p.solver for p in points):
         line = sorted((p.nfe, p.figures[figure]) for p in points if p.solver == solver)
         values = [e.value for _, e in line]
-        bars = [1.96 * e.standard_error for _, e in line]
+        bars = [[abs(end - e.value) for _, e in line for end in e.interval[k : k + 1]] for k in (0, 1)]
         axes.errorbar([nfe for nfe, _ in line], values, bars, label=solver, marker="o", capsize=3)
     ticks = sorted({p.nfe for p in points})
     axes.set(xscale="log", xlabel="network evaluations", ylabel=f"{figure}, {points[0].n:,} samples")

@@ -74,5 +74,6 @@ def reach(x: Tensor, k: int) -> Tensor:
     for start in range(0, len(x), size := block(len(x))):
         distance = torch.cdist(x[start : start + size], x)
         distance.diagonal(start).fill_(torch.inf)
-        out[start : start + size] = distance.kthvalue(k, 1).values
+        # Several times faster than kthvalue.
+        out[start : start + size] = distance.topk(k, largest=False, sorted=False).values.amax(1)
     return out

@@ -132,8 +132,12 @@ def test_particles_are_resampled_only_where_few_are_left() -> None:
 def test_every_method_follows_the_observation_and_counts_one_evaluation(method: str) -> None:
     model = METHODS[method](mixture(), FIRST, Y, 0.05)
     assert model.cost == 1
-    x = sample(model, 200, solver="dpm++2m-sde", nfe=60)
-    assert float(residual_rms(FIRST, x.double(), Y).median()) < 0.1
+    # The gradient of DPS has no variance of x_0, so a share of samples passes the observation by: of 1,000 samples 20 %
+    # with 60 evaluations (mean residual 0.20 +- 0.01), 8 % with 200 (0.10), 3 % with 600 (0.06), on any time grid.
+    x = sample(model, 200, solver="dpm++2m-sde", nfe=200 if method == "dps" else 60)
+    residual = residual_rms(FIRST, x.double(), Y)
+    assert float(residual.mean()) < (0.2 if method == "dps" else 0.1)
+    assert float(residual.median()) < 0.1
     with pytest.warns(UserWarning, match="deterministic solver"):
         together = sample(model, 3, nfe=8)
     with pytest.warns(UserWarning, match="deterministic solver"):

@@ -238,3 +238,15 @@ def test_bad_features_are_refused_by_all() -> None:
 def test_an_interval() -> None:
     low, high = Estimate(1.0, 0.5).interval
     assert scipy.stats.norm(1.0, 0.5).cdf([low, high]) == pytest.approx([0.025, 0.975])
+
+
+@pytest.mark.parametrize("value", [-0.3, -0.1, 0.0, 0.1, 0.7, 20.0])
+def test_an_interval_holds_every_truth_that_its_own_variance_allows(value: float) -> None:
+    base, growth = 0.01, 0.05
+    low, high = Estimate(value, (base + growth * max(value, 0)) ** 0.5, growth=growth).interval
+
+    def off(truth: float) -> float:  # of the value, in standard errors at the truth
+        return (value - truth) / (base + growth * max(truth, 0)) ** 0.5
+
+    assert low < value < high
+    assert (off(low), off(high)) == pytest.approx((1.959964, -1.959964), rel=1e-5)
