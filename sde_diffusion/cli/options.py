@@ -99,7 +99,7 @@ class Listed(Protocol):
 
     @property
     def kind(self) -> Any:
-        """int, float, str, bool or list[float]."""
+        """int, float, str, bool, list[float] (the option repeated) or list[int] (numbers with commas)."""
 
     @property
     def text(self) -> str:
@@ -151,7 +151,7 @@ def listed_options(
                 if value is None or value == []:
                     continue
                 place = settings.setdefault(listed.table, {}) if listed.table else settings
-                place[listed.name] = value
+                place[listed.name] = numbers(value, listed.flags[0]) if listed.kind == list[int] else value
             return command(**values, settings=settings)
 
         own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "settings"]
@@ -161,7 +161,7 @@ def listed_options(
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None,
                 annotation=Annotated[
-                    o.kind | None,
+                    str | None if o.kind == list[int] else o.kind | None,
                     typer.Option(
                         *o.flags,
                         help=o.text,
@@ -206,8 +206,17 @@ def whole_numbers(text: str, name: str) -> list[int]:
     >>> whole_numbers("5,10,5", "--nfe")
     [5, 10]
     """
+    return list(dict.fromkeys(numbers(text, name)))
+
+
+def numbers(text: str, name: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    >>> numbers("1,2,2", "--multipliers")
+    [1, 2, 2]
+    """
     try:
-        return list(dict.fromkeys(int(part) for part in text.split(",")))
+        return [int(part) for part in text.split(",")]
     except ValueError:
         from solvers.errors import InputError  # imported here because it imports torch
 

@@ -52,6 +52,7 @@ class Data(Displayed):
         file: the .npy file that x is mapped from, where it is not in memory. It is trusted to be finite.
         class_names: what the classes are called, or the numbers that they had where these have gaps.
         condition: a vector, an image or tokens for each sample, or None.
+        layout: that of the array that x was made from, where one was given; x itself has its channels first.
 
     Raises:
         TypeError: x or labels of another dtype.
@@ -70,6 +71,7 @@ class Data(Displayed):
     file: Path | None = None
     class_names: tuple[str, ...] | None = None
     condition: Conditions | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         """Validate dtype, rank and finiteness."""
@@ -270,7 +272,7 @@ def as_data(
         values = values / np.float32(127.5) - 1 if of_bytes and values.ndim > 4 else values
     found, names = (None, None) if labels is None else as_labels(labels, name)
     given = None if condition is None else as_conditions(condition, values.shape[1:], f"{name}: condition")
-    return Data(name, torch.tensor(values), found, kind, class_names=names, condition=given)
+    return Data(name, torch.tensor(values), found, kind, class_names=names, condition=given, layout=layout)
 
 
 def channels_first(images: np.ndarray, name: str, layout: str | None = None) -> np.ndarray:

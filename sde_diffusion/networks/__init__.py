@@ -39,6 +39,7 @@ LARGEST = {
     "tokens": 1_000_000,
 }
 LARGEST_SAMPLE = 2**28
+LARGEST_MULTIPLIER = 1_000
 
 __all__ = [
     "DESCRIBED",
@@ -72,6 +73,9 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP | Classifier:
         value = settings.get(setting)
         if isinstance(value, int) and value > most:
             raise InputError(f"{setting} of a network is at most {most:,}; got {value:,}")
+    levels = settings.get("multipliers", ())
+    if isinstance(levels, (list, tuple)) and any(isinstance(m, int) and m > LARGEST_MULTIPLIER for m in levels):
+        raise InputError(f"multipliers of a network are at most {LARGEST_MULTIPLIER:,}; got {list(levels)}")
     dropout = settings.get("dropout", 0.0)
     if isinstance(dropout, (int, float)) and not 0 <= dropout <= 1:
         raise InputError(f"dropout is a probability, from 0 to 1; got {dropout:g}")

@@ -14,7 +14,7 @@ from sde_diffusion.storage.checkpoint import BUNDLED_NAME as BUNDLED_NAME
 from sde_diffusion.storage.checkpoint import LABELLED as LABELLED
 from sde_diffusion.storage.checkpoint import LABELLED_NAME as LABELLED_NAME
 from sde_diffusion.storage.checkpoint import StoredModel, check_described, checkpoint_at
-from sde_diffusion.storage.record_types import RunConfig
+from sde_diffusion.storage.record_types import DataEntry, RunConfig
 from sde_diffusion.storage.run_folder import latest_run, newest_checkpoint, run_config
 from solvers.errors import InputError, NotFoundError
 
@@ -105,6 +105,21 @@ def recorded_data(name: str, option: str) -> str:
         f"the run names its data {name}, which is outside of the current folder; a file does not choose what is read: "
         f"if this is the data you mean, name it as well: {option} {name}"
     )
+
+
+def recorded_layout(data: DataEntry, name: str) -> str | None:
+    """The layout that the data at this path had in training, if one was given.
+
+    Args:
+        data: the entry of the data in a run or checkpoint.
+        name: the name or path from which data are to be read now.
+
+    >>> entry = {"name": "maps.npy", "layout": "channels-last"}
+    >>> recorded_layout(entry, "./maps.npy"), recorded_layout(entry, "others.npy")
+    ('channels-last', None)
+    """
+    same = Path(name).expanduser().resolve() == Path(data.get("name", "")).expanduser().resolve()
+    return data.get("layout") if same and name not in NAMES else None
 
 
 def find_model(path: str | os.PathLike[str] | None = None, *, labelled: bool = False) -> StoredModel:

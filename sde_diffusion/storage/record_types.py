@@ -85,6 +85,7 @@ class DataEntry(TypedDict, total=False):
     samples: Count
     class_names: list[str]
     condition: ConditionEntry
+    layout: str
 
 
 class CheckpointEntry(TypedDict):

@@ -108,13 +108,14 @@ def options_of(train: Mapping[str, Any], model: ModelDescription, data: DataEntr
     Args:
         train: from ``TrainConfig.to_dict``.
         model: from ``checkpoint.describe_model``.
-        data: name or path of the data, and of their conditions.
+        data: the entry of the data.
     """
     network = dict(model["network"]["settings"] or {})
     network.pop("shape", None)  # of the data
     network = {"name": model["network"]["name"], **network}
     return {
-        "data": data["name"],
+        "data": data.get("name"),
+        "layout": data.get("layout"),
         "condition": data["condition"]["name"] if "condition" in data else None,
         "sde": model["sde"]["name"],
         "predicts": model["predicts"],

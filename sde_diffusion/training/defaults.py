@@ -19,8 +19,8 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import Classifier, attended, default_settings, default_size
 from sde_diffusion.sde import SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
-from sde_diffusion.storage.locate import new_run, recorded_data, run_to_resume
-from sde_diffusion.storage.record_types import ModelDescription, NetworkEntry
+from sde_diffusion.storage.locate import new_run, recorded_data, recorded_layout, run_to_resume
+from sde_diffusion.storage.record_types import DataEntry, ModelDescription, NetworkEntry
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
 from sde_diffusion.training.distributed import device_type
@@ -186,12 +186,13 @@ def set_up(
         raise InputError("several processes train together: give the folder of the run by --out")
     config = TrainConfig()
     like: ModelDescription | None = None
+    stored: DataEntry = {}
     if resume:
         out, before = run_to_resume(out)
-        config, like = TrainConfig.from_dict(before["train"]), before["model"]
-        name = name or recorded_data(before["data"].get("name", ""), "--data")
-        if condition is None and "condition" in before["data"]:
-            condition = recorded_data(before["data"]["condition"]["name"], "--condition")
+        config, like, stored = TrainConfig.from_dict(before["train"]), before["model"], before["data"]
+        name = name or recorded_data(stored.get("name", ""), "--data")
+        if condition is None and "condition" in stored:
+            condition = recorded_data(stored["condition"]["name"], "--condition")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     if like is not None and given.get("normalize", config.normalize) != config.normalize:
         raise InputError(
@@ -204,7 +205,8 @@ def set_up(
         config = _for_classifier(config, given, options)
     if "size" in options:
         name = str(prepare_once(name or "digits", size_of(options["size"]), progress=progress))
-    data = load_data(name or "digits", options.get("data_dir"), layout=options.get("layout"), condition=condition)
+    layout = options.get("layout") or recorded_layout(stored, name or "digits")
+    data = load_data(name or "digits", options.get("data_dir"), layout=layout, condition=condition)
     network = dict(options.get("network", {}))
     size = network.pop("size", None)
     if size is None and not resume:

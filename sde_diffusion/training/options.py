@@ -28,7 +28,7 @@ class TrainOption:
 
     Attributes:
         name: the key in a TOML file.
-        kind: int, float, str, bool or list[float].
+        kind: int, float, str, bool, list[float] (the option repeated) or list[int] (with commas).
         text: the help text.
         usual: the default, in words.
         table: the table of the TOML file, "process" or "network"; None for the top level.
@@ -165,6 +165,22 @@ NETWORK = (
     TrainOption("width", int, "Hidden width of an MLP.", "by the data", "network", example=128),
     TrainOption("depth", int, "Number of residual blocks of an MLP.", "4", "network", example=4),
     TrainOption("channels", int, "Base channels of a U-Net.", "by the data", "network", example=32),
+    TrainOption(
+        "multipliers",
+        list[int],
+        "Channels of each level of a U-Net, in base channels, such as 1,2,2; every further level halves the sample.",
+        "by the data",
+        "network",
+        example=[1, 2, 2],
+    ),
+    TrainOption(
+        "attention",
+        list[int],
+        "Heights of the levels of a U-Net with attention, such as 8,4.",
+        "by the data",
+        "network",
+        example=[8, 4],
+    ),
     TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network", example=2),
     TrainOption("dropout", float, "Dropout probability.", "by the data", "network", example=0.0),
     TrainOption(

@@ -330,6 +330,8 @@ def _about(data: Data, config: TrainConfig) -> DataEntry:
             "dropped": config.drop_condition,
             "noise": config.condition_noise,
         }
+    if data.layout is not None:
+        about["layout"] = data.layout
     return about
 
 

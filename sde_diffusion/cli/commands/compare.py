@@ -36,7 +36,7 @@ from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import guided_model
 from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
-from sde_diffusion.storage.locate import folder_of, name_of, recorded_data, unused
+from sde_diffusion.storage.locate import folder_of, name_of, recorded_data, recorded_layout, unused
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
@@ -200,7 +200,7 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
         return None
     try:
         name = data or recorded_data(name, "--data")
-        found = load_data(name, data_dir, labels=False)
+        found = load_data(name, data_dir, labels=False, layout=recorded_layout(stored.data, name))
         if found.shape != tuple(stored.model["shape"] or found.shape):
             raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
     except (ValueError, OSError) as error:

@@ -21,7 +21,7 @@ from sde_diffusion.report import terminal
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.checkpoint import load
-from sde_diffusion.storage.locate import recorded_data
+from sde_diffusion.storage.locate import recorded_data, recorded_layout
 from solvers.errors import InputError, require_whole
 
 WEAK = 1.25  # ratio of the model's error to the error of a linear denoiser
@@ -62,7 +62,7 @@ def doctor(
     name = data or (recorded_data(stored.data["name"], "--data") if stored.data.get("name") else None)
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name held-out data: --data digits")
-    found = load_data(name, data_dir, labels=False)
+    found = load_data(name, data_dir, labels=False, layout=recorded_layout(stored.data, name))
     if tuple(found.shape) != tuple(stored.model["shape"] or found.shape):
         raise InputError(f"samples of {name} have shape {tuple(found.shape)}, the model's {stored.model['shape']}")
     held = found.batch(torch.linspace(0, len(found) - 1, min(len(found), n), dtype=torch.float64).long())

@@ -57,6 +57,7 @@ from sde_diffusion.storage.locate import (
     folder_of,
     name_of,
     recorded_data,
+    recorded_layout,
     unused,
 )
 from sde_diffusion.storage.sample_record import RECORD, folder_name
@@ -416,12 +417,14 @@ def find_reference(
     if name is not None and name.endswith(".safetensors"):
         return FeatureStatistics.load(name), None
     if name is not None:
-        return None, load_data(name, data_dir, split=split)
+        layout = None if stored is None else recorded_layout(stored.data, name)
+        return None, load_data(name, data_dir, split=split, layout=layout)
     if stored is None:
         raise InputError("samples from files need --reference: a data set, a path, or a file of --save-reference")
     if not stored.data.get("name"):
         raise InputError("the model does not say what it was trained on; give --reference")
-    data = load_data(recorded_data(stored.data["name"], "--reference"), data_dir, split=split)
+    name = recorded_data(stored.data["name"], "--reference")
+    data = load_data(name, data_dir, split=split, layout=recorded_layout(stored.data, name))
     if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
         raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
     return None, data

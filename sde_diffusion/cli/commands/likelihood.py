@@ -31,7 +31,7 @@ from sde_diffusion.report import terminal
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, to_json
-from sde_diffusion.storage.locate import recorded_data
+from sde_diffusion.storage.locate import recorded_data, recorded_layout
 from solvers import find
 from solvers.errors import InputError
 
@@ -135,7 +135,11 @@ def likelihood(
         raise InputError("--condition-noise would have no effect without --condition")
     guidance = asked._replace(condition=None, condition_noise=None).settings(stored)
     samples = load_data(
-        name, data_dir, split=split or ("test" if name in NAMES else "train"), condition=asked.condition
+        name,
+        data_dir,
+        split=split or ("test" if name in NAMES else "train"),
+        condition=asked.condition,
+        layout=recorded_layout(stored.data, name),
     )
     if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
         refuse(ctx, ["probe", "probes"], "the trace is exact; probes are of --trace hutchinson")
