@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", action="store_true", help="keep the cells that --out already has")
     args = parser.parse_args(argv)
     share = "" if args.share == 1 else f" --share {args.share:g}"
-    content: dict[str, Any] = {"command": f"python -m benchmarks.coverage{share}", "false_differences": [], "metrics": []}
+    content: dict[str, Any] = {"command": f"python -m benchmarks.coverage{share}"}
+    content |= {"false_differences": [], "metrics": []}
     if args.resume:
         before = json.loads(args.out.with_name(f"{args.out.name}.json").read_text())
         if before["command"] != content["command"]:
@@ -206,10 +207,10 @@ def main(argv: list[str] | None = None) -> None:
         for n in SAMPLES:
             for solvers in SOLVERS:
                 if (law, n, solvers) not in {(x["law"], x["n"], x["solvers"]) for x in false}:
-                    share = false_differences(solvers, n, law, count)
-                    error = math.sqrt(max(share, 1 / count) * (1 - share) / count)
+                    found = false_differences(solvers, n, law, count)
+                    error = math.sqrt(max(found, 1 / count) * (1 - found) / count)
                     entry = {"law": law, "n": n, "solvers": solvers, "comparisons": count}
-                    keep([{**entry, "share": share, "standard_error": error}], false)
+                    keep([{**entry, "share": found, "standard_error": error}], false)
     print(markdown(content["command"], false, rows))
 
 

@@ -22,7 +22,8 @@ Var(phi) is nearly a multiple of d^2; the multiple is taken from the samples' ow
 are far above their noise. The variance then depends on the true distance, and so does the interval
 (``Estimate.growth``): one standard error for all would hold in 99.7 % of sets where the laws agree and in 92 % where
 they are a little apart. What the expansion leaves out is d / (2 n) of the bias (measured at n / d from 2 to 100); it is
-subtracted too, and all of it counted as uncertain. Chong & Forsyth 2020 extrapolate in 1/n instead, from distances of subsets.
+subtracted too, and all of it counted as uncertain. Chong & Forsyth 2020 extrapolate in 1/n instead, from distances of
+subsets.
 """
 
 from __future__ import annotations
