@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from sde_diffusion.storage.atomic_folder import sha256
 from solvers.errors import InputError, MissingPackageError, NotFoundError
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
-HASH = "6726825d"  # how the SHA-256 of the file begins
+HASH = "6726825d"  # how the SHA-256 of the file begins; 32 bits, so the content is checked too
+MOST_BYTES = 2**28  # of the file and of what it unpacks to; the published one has 96 million
 
 
 def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
@@ -36,6 +38,8 @@ def find_weights(path: str | os.PathLike[str] | None = None) -> Path:
             f"no Inception weights at {found}: put {FILE} there (release v0.2.0 of torch-fidelity has it), "
             "or name another place with weights= (--weights)"
         )
+    if (size := found.stat().st_size) > MOST_BYTES:
+        raise InputError(f"{found} is not {FILE}: it has {size:,} bytes, more than {MOST_BYTES:,}")
     digest = sha256(found)
     if not digest.startswith(HASH):
         raise InputError(f"{found} is not {FILE}: its SHA-256 begins with {digest[:8]}, not with {HASH}")
@@ -46,14 +50,19 @@ def plain_weights(path: Path) -> io.BytesIO:
     """The tensors of a file, stored anew: torch-fidelity unpickles what it is given without limits.
 
     Raises:
-        ValueError: the file holds something other than tensors by name.
+        ValueError: the file holds something other than tensors by name, or unpacks to more than ``MOST_BYTES``.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:
+                if (size := sum(part.file_size for part in parts.infolist())) > MOST_BYTES:
+                    raise pickle.UnpicklingError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise pickle.UnpicklingError("its content is no table of tensors")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path} holds no plain tensors and is not loaded ({str(error).splitlines()[0]})") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path} holds no plain tensors and is not loaded ({reason})") from None
     plain = io.BytesIO()
     torch.save(tensors, plain)
     plain.seek(0)
