@@ -228,7 +228,7 @@ def as_data(
 
     Args:
         x: the samples.
-        labels: one whole number for each.
+        labels: one whole number or name for each.
         name: what messages call the data; "array", or the class of a torch data set by default.
         layout: "channels-first" or "channels-last", of images of rank 4; by the shape when None.
         condition: a vector (N, K), an image (N, C, ...) or tokens (N, n, width) for each (``as_conditions``).
@@ -322,10 +322,20 @@ def in_float32(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def as_labels(labels: ArrayLike | Tensor, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Return whole numbers as int64 labels without gaps, and what they were where they had some."""
+    """Return whole numbers or names as int64 labels without gaps, and what they were where they were others.
+
+    >>> as_labels(["dog", "cat", "dog"], "pets")
+    (tensor([1, 0, 1]), ('cat', 'dog'))
+    """
+    values = labels if isinstance(labels, Tensor) else np.asarray(labels)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
+        names, index = np.unique(values, return_inverse=True)
+        return torch.tensor(index.reshape(-1).astype(np.int64)), tuple(map(str, names.tolist()))
+    if values.dtype in (torch.bool, np.bool_) or (isinstance(values, np.ndarray) and values.dtype.kind not in "iuf"):
+        raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up, or names")
     values = real(labels, f"{name}: the labels")
     if not np.issubdtype(values.dtype, np.integer):
-        raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up")
+        raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up, or names")
     index, names = without_gaps(values.astype(np.int64))
     return torch.tensor(index), names
 
@@ -333,6 +343,9 @@ def as_labels(labels: ArrayLike | Tensor, name: str) -> tuple[Tensor, tuple[str,
 def real(x: ArrayLike | Tensor, what: str) -> np.ndarray:
     """Return x as an array of real numbers; the error names another type."""
     if isinstance(x, Tensor):
+        if x.layout != torch.strided or x.is_meta:
+            found = "on the meta device" if x.is_meta else str(x.layout)
+            raise InputTypeError(f"{what} is a tensor {found}; expected one with its values, x.to_dense()")
         x = x.detach().cpu()
         x = x.float() if x.dtype == torch.bfloat16 else x  # numpy has no bfloat16
     if isinstance(x, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(x).sum())):
