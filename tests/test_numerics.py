@@ -2,7 +2,8 @@
 
 Others of it are tests of their parts: false differences and Frechet intervals in ``tests/sde_diffusion/comparison`` and
 ``evaluation/metrics``, few Hutchinson probes in ``likelihood/test_flow.py``, corrected times in
-``training/test_time_sampling.py``, g(0) in ``sde/test_sde.py``, the eta of restart in ``solvers/diffusion/test_edm.py``.
+``training/test_time_sampling.py``, g(0) in ``sde/test_sde.py``, the eta of restart in
+``solvers/diffusion/test_edm.py``.
 """
 
 from __future__ import annotations
@@ -30,11 +31,9 @@ def mean_error(model: Gaussian, x1: Tensor, solver: str, nfe: int) -> float:
 @pytest.mark.parametrize("path", PATHS)
 def test_more_evaluations_of_the_default_are_better_on_every_process(path: str) -> None:
     sde = PATHS[path]
-    for model in (
-        Gaussian(torch.zeros(1), torch.tensor([0.25]), sde=sde),
-        Gaussian(torch.zeros(32), SPREAD.square(), sde=sde),
-    ):
-        x1 = sde.prior((64, *model.mean.shape), dtype=torch.float64)
+    for variances in (torch.tensor([0.25]), SPREAD.square()):
+        model = Gaussian(torch.zeros_like(variances), variances, sde=sde)
+        x1 = sde.prior((64, len(variances)), dtype=torch.float64)
         errors = {n: mean_error(model, x1, "pf-ode", n) for n in (10, 15, 16, 20, 30, 50, 100)}
         assert errors[16] < 1.2 * errors[15] and errors[10] < 0.03
         for few, many in ((10, 20), (16, 30), (20, 50), (30, 100)):
@@ -64,7 +63,7 @@ def test_a_sample_that_missed_its_law_is_not_ok(name: str, nfe: int) -> None:
     except ValueError:  # too few evaluations for this solver
         return
     error = (out.x - model.flow(x1, 1.0, 0.0)).abs().flatten()
-    far = error > 3.0  # 6 standard deviations of the data
+    far = error > 4.0  # 8 standard deviations of the data
     assert not [k for k in range(64) if far[k] and out.status[k] == "ok"], (float(error.max()), out.status)
 
 

@@ -13,7 +13,7 @@ from sde_diffusion.models.analytic import GaussianMixture
 from sde_diffusion.models.score_model import PREDICTS, ScoreModel
 from sde_diffusion.sde import EDM, SDE, VESDE, VPSDE, CosineVPSDE, Flow, SubVPSDE
 from sde_diffusion.training.loss_weights import LOSS_WEIGHTS
-from sde_diffusion.training.losses import denoising_loss
+from sde_diffusion.training.losses import LossModule, denoising_loss
 from sde_diffusion.training.time_sampling import stratified
 
 PATHS = [VPSDE(), SubVPSDE(), VESDE(sigma_max=5.0), EDM(sigma_max=5.0), Flow(), CosineVPSDE()]
@@ -186,3 +186,15 @@ def test_unknown_weight_lists_the_choices() -> None:
     x = torch.zeros(1, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match=r"did you mean 'simple'.*likelihood, .*simple"):
         denoising_loss(model, x, torch.tensor([0.5]), x, "simpel")
+
+
+def test_a_learned_weight_is_a_part_of_the_loss_and_trained() -> None:
+    model = ScoreModel(Affine(), VPSDE(), "velocity")
+    loss = LossModule(model, Affine(), "uncertainty")
+    assert loss.learned is not None and LossModule(model, Affine(), "simple").learned is None
+    own = list(loss.learned.parameters())
+    x, t = torch.randn(16, 2), torch.rand(16)
+    minimised = loss(x, t, torch.randn(16, 2), torch.ones(16))[1]
+    minimised.sum().backward()
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in own[-1:])
+    assert {id(p) for p in own} <= {id(p) for p in loss.parameters()}
