@@ -329,8 +329,8 @@ def as_labels(labels: ArrayLike | Tensor, name: str) -> tuple[Tensor, tuple[str,
     """
     values = labels if isinstance(labels, Tensor) else np.asarray(labels)
     if isinstance(values, np.ndarray) and values.dtype.kind == "U" and values.ndim == 1:
-        names, index = np.unique(values, return_inverse=True)
-        return torch.tensor(index.reshape(-1).astype(np.int64)), tuple(map(str, names.tolist()))
+        kinds, places = np.unique(values, return_inverse=True)
+        return torch.tensor(places.reshape(-1).astype(np.int64)), tuple(map(str, kinds.tolist()))
     if values.dtype in (torch.bool, np.bool_) or (isinstance(values, np.ndarray) and values.dtype.kind not in "iuf"):
         raise InputTypeError(f"{name}: the labels are {values.dtype}; expected whole numbers from 0 up, or names")
     values = real(labels, f"{name}: the labels")
