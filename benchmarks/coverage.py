@@ -43,7 +43,6 @@ CELLS = {
     "neighbours": ((500, 8, 150),),
 }
 APART = (0.0, 0.1, 0.5)
-COMPARISONS = 800
 _MANY = 20_000
 _FIGURES = ("kid", "mmd")  # unbiased metrics, whose true value is that of the distributions
 
@@ -202,11 +201,12 @@ def main(argv: list[str] | None = None) -> None:
                 known = {(x["figure"], x["n"], x["d"], x["apart"]) for x in rows}
                 if (METRICS[metric].figures[0], n, d, apart) not in known:
                     keep(cell(metric, n, d, max(2, round(args.share * sets)), apart), rows)
-    count = max(2, round(args.share * COMPARISONS))
     for law in LAWS:
         for n in SAMPLES:
             for solvers in SOLVERS:
                 if (law, n, solvers) not in {(x["law"], x["n"], x["solvers"]) for x in false}:
+                    usual = 1000 if solvers * n < 500 else 500 if solvers * n < 2000 else 300
+                    count = max(2, round(args.share * usual))
                     found = false_differences(solvers, n, law, count)
                     error = math.sqrt(max(found, 1 / count) * (1 - found) / count)
                     entry = {"law": law, "n": n, "solvers": solvers, "comparisons": count}

@@ -77,13 +77,7 @@ def _steps(
     grid: str | Tensor | Sequence[float] | None,
 ) -> int | None:
     """The number of intervals for an NFE; None if the grid has its own."""
-    if nfe is not None and steps is not None:
-        raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
-    for name, value in (("nfe", nfe), ("steps", steps)):
-        if value is not None and not (isinstance(value, Integral) and value >= 1):
-            raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
-        if value is not None and value > MOST:
-            raise InputError(f"{name} is at most {MOST:,}; got {value:,}")
+    check_budget(nfe, steps)
     named = isinstance(solver.grid if grid is None else grid, str)
     if solver.adaptive and named:
         if steps is not None:
@@ -94,6 +88,26 @@ def _steps(
     if steps is None and named:
         raise InputError("give a budget: nfe=20, or steps=20")
     return steps
+
+
+def check_budget(nfe: int | None, steps: int | None) -> None:
+    """Raise an error unless at most one of both is given, a whole number from 1 to ``MOST``.
+
+    Raises:
+        ValueError: both, or a number out of range.
+
+    >>> check_budget(10**19, None)
+    Traceback (most recent call last):
+    ...
+    solvers.errors.InputError: nfe is at most 1,000,000; got 10,000,000,000,000,000,000
+    """
+    if nfe is not None and steps is not None:
+        raise InputError(f"give nfe or steps, not both; got nfe={nfe}, steps={steps}")
+    for name, value in (("nfe", nfe), ("steps", steps)):
+        if value is not None and not (isinstance(value, Integral) and value >= 1):
+            raise InputError(f"{name} is a whole number, at least 1; got {value!r}")
+        if value is not None and value > MOST:
+            raise InputError(f"{name} is at most {MOST:,}; got {value:,}")
 
 
 def ends_at_data(problem: Problem, times: Tensor) -> bool:

@@ -18,7 +18,7 @@ from solvers import GRIDS
 from solvers.errors import InputError, choose
 from solvers.grids import make_grid
 from solvers.noise import FORWARD, standard_normal
-from solvers.planning import plan
+from solvers.planning import check_budget, plan
 from solvers.problem import ReverseProcess
 
 _FINEST = 100_000  # intervals of the whole grid of which a part is taken
@@ -109,6 +109,7 @@ class NoisedStart:
                 raise InputError(f"t = {self.strength:g} is too near to the data for {type(solver).__name__}")
             times[0] = self.strength
             return SamplingRun(solver, times, eta, settings.nfe)
+        check_budget(settings.nfe, settings.steps)
         nfe = DEFAULT_NFE if settings.nfe is None and settings.steps is None else settings.nfe
         steps = solver.steps_for(nfe // process.cost) if nfe is not None else settings.steps
         named = str(solver.grid) if given is None else given

@@ -118,8 +118,8 @@ def recorded_layout(data: DataEntry, name: str) -> str | None:
     >>> recorded_layout(entry, "./maps.npy"), recorded_layout(entry, "others.npy")
     ('channels-last', None)
     """
-    same = Path(name).expanduser().resolve() == Path(data.get("name", "")).expanduser().resolve()
-    return data.get("layout") if same and name not in NAMES else None
+    here, there = (os.path.abspath(os.path.expanduser(path)) for path in (name, data.get("name", "")))
+    return data.get("layout") if here == there and name not in NAMES else None
 
 
 def find_model(path: str | os.PathLike[str] | None = None, *, labelled: bool = False) -> StoredModel:
