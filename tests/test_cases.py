@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from benchmarks.training.units import KINDS
 from sde_diffusion import VPSDE, ScoreModel, evaluate, train
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
@@ -115,17 +116,11 @@ def test_c_inspect_says_what_will_be_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vectors", "ct", "temperatures"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_c_the_default_recipe_in_other_units(tmp_path: Path, kind: str) -> None:
-    rng = np.random.default_rng(0)
-    steps = {"vectors": 1000, "ct": 300, "temperatures": 1500}[kind]
-    if kind == "vectors":
-        x = (300 + 10 * rng.standard_normal((4000, 240))).astype("f4")
-    elif kind == "ct":
-        x = (1000 + 400 * rng.standard_normal((600, 1, 1, 1)) + 100 * rng.standard_normal((600, 1, 8, 8))).astype("i2")
-    else:
-        x = (280 + 15 * rng.standard_normal((2000, 3))).astype("f4")
-    made = trained_on(tmp_path, x, steps=steps)
+    # benchmarks/training/units.py has the default number of steps.
+    x = KINDS[kind](np.random.default_rng(0))
+    made = trained_on(tmp_path, x, steps={"vectors": 150, "ct": 200, "temperatures": 800}[kind])
     assert made.mean() == pytest.approx(x.mean(), rel=0.02)
     assert made.std() == pytest.approx(x.std(), rel=0.1)
 
