@@ -62,7 +62,7 @@ def judge(args: list[str], outcome: Any, changed: list[str]) -> str | None:
         return f"changed: {changed}"
     if left := [p for p in Path().rglob("*.partial")]:
         return f"left behind: {left}"
-    if code == 0 and args[0] == "sample" and Path("out/samples.json").is_file():
+    if code == 0 and args[0] == "sample" and Path("out/samples.npz").is_file():  # and not in shards
         made = json.loads(Path("out/samples.json").read_text())
         with np.load("out/samples.npz") as arrays:
             if (
