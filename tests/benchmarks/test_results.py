@@ -1,0 +1,49 @@
+"""The tables of the pages are those of the committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+SETS = {"normal", "moons", "rings", "checkerboard", "swiss-roll"}
+
+
+def test_the_page_on_evaluation_has_the_tables_of_coverage() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text().splitlines()
+    rows = [line for line in (RESULTS / "coverage.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 25 and [row for row in rows if row not in page] == []
+
+
+@pytest.mark.parametrize("table", ["false_differences", "metrics"])
+def test_intervals_hold_as_often_as_they_say(table: str) -> None:
+    content = json.loads((RESULTS / "coverage.json").read_text())
+    if table == "false_differences":
+        cells = content[table]
+        assert {(x["law"], x["n"], x["solvers"]) for x in cells} == {
+            (law, n, k) for law in ("normal", "log-normal") for n in (16, 64, 256) for k in (2, 6, 12)
+        }
+        assert all(abs(x["share"] - 0.05) <= 0.02 + 1.96 * x["standard_error"] for x in cells)
+        return
+    figures = {x["figure"] for x in content[table]}
+    assert figures == {"frechet", "kid", "mmd", "sliced-wasserstein", "precision", "recall", "density", "coverage"}
+    frechet = [x for x in content[table] if x["figure"] == "frechet"]
+    assert {(x["n"], x["d"]) for x in frechet} == {(200, 8), (2000, 20), (5000, 64)}
+    assert all(0.9 <= x["coverage"] <= 0.98 for x in frechet)
+
+
+def test_the_page_on_training_has_the_table_of_outliers() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    rows = json.loads((RESULTS / "outliers.json").read_text())["rows"]
+    ours = [row for row in rows if row["recipe"] == "velocity"]
+    assert {(row["set"], row["seed"]) for row in ours} == {(name, seed) for name in SETS for seed in (0, 1, 2)}
+    assert sum(row["beyond"] for row in ours) == 0
+    for name in SETS:
+        some = [row for row in ours if row["set"] == name]
+        label = "N(0, I)" if name == "normal" else name
+        largest, sliced = max(row["largest"] for row in some), median(row["sliced"] for row in some)
+        assert f"| {label} | velocity | 3 | 0 | {largest:.2f} | {sliced:.3f} | " in page
