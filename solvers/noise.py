@@ -84,14 +84,20 @@ def standard_normal(
     size = math.prod(shape)
     half = (size + 1) // 2
     bits = _mix(z[..., None] + np.arange(1, half + 1, dtype=np.uint64) * _GAMMA)
-    # (n + 1/2) / 2^32 for the upper half of the bits: never 0, and 1 at most, after rounding.
-    radius = (bits >> _32).astype(np.float32)
-    radius += np.float32(0.5)
-    radius *= np.float32(2.0**-32)
-    radius = np.sqrt(np.float32(-2) * np.log(radius))
     angle = bits.astype(np.uint32).astype(np.float32)
     angle *= np.float32(2 * math.pi * 2.0**-32)
-    out = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    # (n + 1/2) / 2^32 for the upper half of the bits: never 0, and 1 at most, after rounding. In place, because the
+    # pages of a new array cost as much as its numbers.
+    bits >>= _32
+    radius = bits.astype(np.float32)
+    radius += np.float32(0.5)
+    radius *= np.float32(2.0**-32)
+    np.log(radius, out=radius)
+    radius *= np.float32(-2)
+    np.sqrt(radius, out=radius)
+    out = np.empty((*z.shape, 2 * half), dtype=np.float32)
+    np.multiply(radius, np.cos(angle), out=out[..., :half])
+    np.multiply(radius, np.sin(angle, out=angle), out=out[..., half:])
     return torch.from_numpy(out)[..., :size].reshape(*z.shape, *shape)
 
 

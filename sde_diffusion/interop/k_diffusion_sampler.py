@@ -10,6 +10,7 @@ leaves the levels between to the solver: tables such as those of ``tune`` and of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor
 from sde_diffusion.sde import EDM, SDE, Flow
 from solvers import Solver, Step, find, solve
 from solvers.errors import InputError, choose
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.table import FixedGridSolver, Table
 from solvers.problem import ReverseProcess
 
 Sampler = Callable[..., Tensor]
@@ -42,7 +45,7 @@ def sampler(solver: str | Solver = "pf-ode", times: str = "sigmas", eta: float |
         eta: noise level; 1 for stochastic solvers and 0 for the others by default.
 
     Raises:
-        ValueError: an unknown solver, or another word for times.
+        ValueError: an unknown solver, or another word for times; when it is called, a table for another range.
 
     >>> denoiser = lambda x, sigma: x / (1 + sigma[:, None] ** 2)  # data of variance 1
     >>> sample = sampler("dpm++2m")
@@ -78,6 +81,8 @@ def sampler(solver: str | Solver = "pf-ode", times: str = "sigmas", eta: float |
                 callback({"i": step.index, "sigma_hat": last["sigma"], **last})
 
         seeds = _seeds_for(x, options.get("seed", (extra_args or {}).get("seed"))) if found.stochastic else None
+        if isinstance(found, FixedGridSolver):
+            _check_table(found, sde, levels, kept=keeps)
         grid = levels / top
         kept = keeps or float(levels[-1]) > 0 or (flow and float(levels[0]) < 1)  # a part of the way has no other times
         out = solve(
@@ -102,6 +107,33 @@ def _path(levels: Tensor, flow: bool) -> tuple[SDE, bool]:
     if flow and float(levels[0]) > 1:
         raise InputError(f"the sigmas of a flow model are at most 1; got {float(levels[0]):g}")
     return (Flow(), True) if flow else (EDM(float(levels[0])), False)
+
+
+def _check_table(solver: FixedGridSolver, sde: SDE, levels: Tensor, kept: bool) -> None:
+    """Refuse a table with other sigmas than the user's, from another first sigma, or of another path.
+
+    Raises:
+        ValueError: see above; the message has the first sigma of the table where it has one.
+    """
+    table = solver.tables[0] if isinstance(solver, MixtureOfTables) else solver
+    if not isinstance(table, Table):
+        return
+    if kept:
+        raise InputError("a table has its own sigmas; pass times='solver', which keeps only the first and the number")
+    solver.steps_for(len(levels) - 1)
+    own, here = table.rho, table.on(sde).rho
+    if not own or all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(own, here, strict=True)):
+        return
+    starts = [rho / t for rho, t in zip(own, table.times[1:-1], strict=True)]
+    if max(starts) - min(starts) < 1e-4 * max(starts):
+        raise InputError(
+            f"this table was made for sigmas from {starts[0]:.4g}, and these start at {float(levels[0]):.4g}; start "
+            f"them at {starts[0]:.4g}, or tune for this range"
+        )
+    raise InputError(
+        "this table was made for another path than sigma = sigma_max t; tune for the model as from_denoiser(model, "
+        f"sigma_min, {float(levels[0]):.4g}) reads it"
+    )
 
 
 def _seeds_for(x: Tensor, seed: Any) -> Tensor:

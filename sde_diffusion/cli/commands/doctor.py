@@ -24,7 +24,7 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import recorded_data, recorded_layout
 from solvers.errors import InputError, require_whole
 
-WEAK = 1.25  # ratio of the model's error to the error of a linear denoiser
+WEAK = 1.1  # ratio of the model's error to the error of a linear denoiser
 
 EXAMPLES = """
 \b

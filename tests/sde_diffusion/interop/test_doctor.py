@@ -88,13 +88,7 @@ def test_right_models_are_healthy(name: str) -> None:
     model, data = RIGHT[name]()
     found = examine(model, data)
     assert found.healthy, (found.findings, found.ratio)
-    assert max(found.ratio) < 1.25  # the linear denoiser knows the mean of the held samples
-
-
-def dropout() -> ScoreModel:
-    net = nn.Sequential(nn.Dropout(0.2))
-    call = at(exact(VP).noise)
-    return ScoreModel(Net(lambda x, t: net(call(x, t))), VP).train() if net.train() else None  # type: ignore[return-value]
+    assert max(found.ratio) < 1.1
 
 
 class WithDropout(nn.Module):
@@ -198,6 +192,36 @@ def test_planted_faults_are_named(name: str) -> None:
     assert fault in named, (found.findings, dict(list(found.readings.items())[:4]))
     assert cure in named[fault].cure
     assert named[fault].measured
+
+
+def test_the_linear_denoiser_does_not_know_the_sample() -> None:
+    """At high noise the best denoiser of N(0, I) returns 0. The mean of 23 others has 24 / 23 times its error."""
+    data = torch.randn(24, 64, generator=torch.Generator().manual_seed(5))
+    found = examine(ScoreModel(lambda x, t: torch.zeros_like(x), VP, "data"), data)
+    assert found.ratio[-1] == pytest.approx(23 / 24, abs=0.02)
+
+
+@pytest.mark.slow
+def test_rates_over_samples_and_seeds() -> None:
+    """No false alarm on right models and every planted fault named, for three draws of the data and of the noise."""
+    alarms, missed, largest = [], [], 0.0
+    for seed, n in enumerate((16, 24, 64)):
+        for name, make in RIGHT.items():
+            model, data = make()
+            if name != "the bundled digits" or seed == 0:
+                found = examine(model, some(data, n, seed), seed=seed)
+                alarms += [(name, seed, f.fault) for f in found.findings]
+                largest = max(largest, *found.ratio)
+        for name, (plant, fault, _) in FAULTS.items():
+            model, data = plant()
+            named = {f.fault for f in examine(model, some(data, n, seed), seed=seed).findings}
+            missed += [(name, seed, named)] if fault not in named else []
+    assert (alarms, missed) == ([], [])
+    assert largest < 1.1
+
+
+def some(data: Tensor, n: int, seed: int) -> Tensor:
+    return data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]]
 
 
 def test_an_untrained_network_is_not_explained_away() -> None:

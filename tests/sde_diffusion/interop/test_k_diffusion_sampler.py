@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion import EDM, Flow, GaussianMixture
+from sde_diffusion import EDM, VPSDE, Flow, GaussianMixture
 from sde_diffusion.interop import from_denoiser, sampler
 from sde_diffusion.interop.comfyui_node import NODE_CLASS_MAPPINGS, register
 from sde_diffusion.storage.solver_json import describe_solver
 from solvers import SOLVERS, plan, solve
 from solvers.errors import InputError, NotFoundError
 from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.problem import ReverseProcess
 
 MEANS = torch.tensor([[-1.0, 0.5, 2.0], [1.0, 0.0, -1.0]])
 SIGMAS = torch.cat([torch.linspace(14.6 ** (1 / 7), 0.03 ** (1 / 7), 10) ** 7, torch.zeros(1)])
@@ -115,6 +117,42 @@ def test_flow_models_have_the_straight_path() -> None:
 def test_sigmas_that_do_not_decrease_are_refused(sigmas: list[float]) -> None:
     with pytest.raises(InputError, match="sigmas decrease"):
         sampler("ddim")(Denoiser(), torch.randn(1, 3), torch.tensor(sigmas))
+
+
+def table_for(sde: Any) -> Any:
+    return compile_table(SOLVERS["unipc"], sde, 6, plan(from_path(sde), (3,), "unipc", nfe=6)[1])
+
+
+def from_path(sde: Any) -> Any:
+    return ReverseProcess(lambda x, t: x, sde)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(
+    ("sde", "times", "first", "message"),
+    [
+        (EDM(14.6), "solver", 80.0, "made for sigmas from 14.6, and these start at 80; start them at 14.6"),
+        (EDM(80.0), "solver", 14.6, "made for sigmas from 80, and these start at 14.6"),
+        (VPSDE(), "solver", 14.6, "another path than sigma = sigma_max t; tune .* sigma_min, 14.6"),
+        (EDM(14.6), "sigmas", 14.6, "pass times='solver'"),
+    ],
+)
+def test_a_table_is_for_its_range(sde: Any, times: str, first: float, message: str, mixed: bool) -> None:
+    table = table_for(sde)
+    table = MixtureOfTables((table,), (None,) * 6) if mixed else table
+    sigmas = torch.tensor([first, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+    with pytest.raises(InputError, match=message):
+        sampler(table, times)(Denoiser(), first * torch.randn(1, 3), sigmas)
+    with pytest.raises(InputError, match="made for 6 evaluations, not for 5"):
+        sampler(table, "solver")(Denoiser(), first * torch.randn(1, 3), sigmas[1:])
+
+
+def test_a_table_runs_from_its_first_sigma() -> None:
+    sigmas, x = torch.tensor([14.6, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0]), 14.6 * torch.randn(2, 3)
+    model = from_denoiser(Denoiser(), 0.0, 14.6)
+    table = table_for(EDM(14.6))
+    expected = solve(model.sde.probability_flow(model), x, solver=table, nfe=6).x
+    assert relative(sampler(table, "solver")(Denoiser(), x, sigmas), expected) < 1e-5
 
 
 @pytest.fixture
