@@ -10,7 +10,8 @@
    on held-out noise within one hundredth. Levenberg-Marquardt steps amplify the rounding of a processor, hence not
    equal bits.
 
-The networks of the training set are not in the repository, so the tables in use themselves cannot be fitted again.
+Tables are run as they are stored and were fitted, without ``solvers.fitted.invariance``, which completes the rows of
+``pf-ode``. The networks of the training set are not in the repository, so the tables in use cannot be fitted again.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Mixtures of tables for ``benchmarks.design``: one row of coefficients for ev
 From one table for all, every kind gets its own copy of the rows after the first; the times stay common. In turns
 
     gates      at each evaluation a multinomial logistic regression from the features of
-    ``solvers.fitted.mixture_of_tables`` to the kinds
+    ``solvers.fitted.gating`` to the kinds
                of the models of the training set;
     numbers    Levenberg-Marquardt steps (``sde_diffusion.tuning.fit.descend``) on the rows of all kinds and the times.
 
@@ -23,7 +23,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from sde_diffusion.tuning.fit import TableFit, mean_table, run
-from solvers.fitted.mixture_of_tables import FAR, GateFeatures, GatingNetwork, MixtureOfTables, weighted_sum
+from solvers.fitted.gating import FAR, GateFeatures, GatingNetwork, weighted_sum
+from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import table_entry, table_of
 from solvers.problem import ReverseProcess
 
