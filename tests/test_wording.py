@@ -49,7 +49,8 @@ RULED_OUT = {
     r"seen through more noise": "decided at higher noise levels",
     r"the best fixed-budget deterministic solver of this library, whatever": "the default solver",
     r"which solvers can follow": "that solvers resolve",
-    r"points of the plane": "points in 2-D",
+    r"(points|data|in) (of|in|from)? ?the plane": "in 2-D",
+    r"yardsticks?": "reference solution",
     r"(least|smallest) budget": "minimum NFE",
     r"with the budget of|takes a budget": "NFE",
 }

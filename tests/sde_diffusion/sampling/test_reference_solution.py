@@ -1,4 +1,4 @@
-"""The yardstick: exact where the flow is known, honest about its error, the same for every batch and dtype."""
+"""The reference solution: exact where the flow is known, honest about its error, the same for every batch and dtype."""
 
 from __future__ import annotations
 
