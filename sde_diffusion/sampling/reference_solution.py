@@ -7,8 +7,8 @@ the same noise. That point is computed by the velocity form at order 4 with the 
 
 The first term resolves the dependence on the noise level, of a network on log rho and of a mixture on rho; the second
 the frequencies of the time embedding: on the digits network at 800 steps the error is 8e-7 with it and
-1.3e-5 without. All is done in float64 also where the model is not: steps this small would add up its rounding. What
-is stated as the error of the reference solution is its distance to a run with half the steps and four times the last rho, an
+1.3e-5 without. All is done in float64 also where the model is not: steps this small would add up its rounding. The
+stated error of the reference solution is its distance to a run with half the steps and four times the last rho, an
 upper bound.
 """
 

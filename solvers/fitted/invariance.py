@@ -10,7 +10,8 @@ noise is large. Vectors have no channels, and c = D_0. Features of the gates are
 of images, 1/2, added to the size of D - c where there are channels), in units of the data's scale.
 
 A path that starts at rho_T below the first levels of a table of N steps takes its last N - k rows: the start stands
-for the k-th level, with the constant history D_0, D_0, ..., and unknown features are at their mean in the fit. The first of these rows is z_{k+1} = D_0 + a_k rho_k / rho_T (z_T - D_0).
+for the k-th level, with the constant history D_0, D_0, ..., and unknown features are at their mean in the fit. The
+first of these rows is z_{k+1} = D_0 + a_k rho_k / rho_T (z_T - D_0).
 
 No row moves x further from the step of the exponential Adams method with the same values (``safe`` below) than a
 multiple of the last changes of D (``TrustRegion``),
