@@ -31,7 +31,7 @@ def exact(model: GaussianMixture, x: Tensor, t: float) -> Tensor:
 @pytest.mark.parametrize(
     "sde", [CosineVPSDE(), Flow(), VPSDE(), VESDE(), EDM(), SubVPSDE()], ids=lambda s: type(s).__name__
 )
-def test_mixture_in_the_plane(sde: SDE) -> None:
+def test_mixture_in_2d(sde: SDE) -> None:
     model = mixture(sde)
     x = torch.cat([model.draw(4), torch.tensor([[3.0, 3.0]]).double()])  # and one far from all data
     found = log_likelihood(model, x, tolerance=1e-7, t_min=1e-5)
