@@ -132,5 +132,5 @@ def test_figures_that_are_not_finite_do_not_spoil_the_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("shape", "kind"), [((2,), "points"), ((5,), "vector"), ((2, 30), "signal"), ((1, 4, 4), "image")]
 )
-def test_every_kind_of_data_is_told_apart(shape: tuple[int, ...], kind: str) -> None:
+def test_every_kind_of_data_is_distinguished(shape: tuple[int, ...], kind: str) -> None:
     assert json.loads(Elements(rendered(page(shape))).scripts[0])["gallery"]["kind"] == kind
