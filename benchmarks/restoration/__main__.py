@@ -30,6 +30,8 @@ from benchmarks.restoration.methods import OURS
 from benchmarks.restoration.peers import azula_methods
 from sde_diffusion import ScoreModel, load, sample
 from sde_diffusion.data import load_data
+from sde_diffusion.guidance import Observed
+from solvers.errors import NonFiniteError
 
 DATA = {"mnist": "mnist", "cifar16": "cifar10"}
 
@@ -45,6 +47,14 @@ def images_of(name: str, data_dir: Path | None, images: int) -> tuple[Tensor, Te
     return part("test", images), part("train", 5000).mean(0, keepdim=True)
 
 
+def draw_ours(observed: Observed, n: int, nfe: int, seed: int) -> Tensor:
+    """Samples of a method; NaN where any is not finite."""
+    try:
+        return sample(observed, n, solver=SOLVER, nfe=nfe, batch_size=n, seed=seed)
+    except NonFiniteError:
+        return torch.full((n, *observed.shape), torch.nan)
+
+
 def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator[tuple[str, Any, int]]:
     """Method, a function of the seed, and backward passes for each sample."""
     for name, x in baselines(problem).items():
@@ -52,8 +62,7 @@ def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator
     n = len(problem.truth)
     for name, method in OURS.items():
         observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
-        run = partial(sample, observed, n, solver=SOLVER, nfe=nfe, batch_size=n)
-        yield name, lambda seed, run=run: run(seed=seed), int(observed.backward) * nfe
+        yield name, partial(draw_ours, observed, n, nfe), int(observed.backward) * nfe
     for name, run in (azula_methods(model, nfe) if peers else {}).items():
 
         def draw(seed: int, run: Any = run) -> Tensor:

@@ -1,4 +1,4 @@
-r"""What a network predicts: five parametrizations of one and the same thing.
+r"""What a network predicts: six parametrizations of one and the same thing.
 
 With x_t = alpha x_0 + sigma eps known, each of these determines the others:
 
@@ -9,6 +9,7 @@ With x_t = alpha x_0 + sigma eps known, each of these determines the others:
     edm       x_0 = c_skip z + c_out F(c_in z, c_noise),  z = x / alpha,  rho = sigma / alpha,  d = sigma_data,
               c_skip = d^2 / (rho^2 + d^2),  c_out = rho d / sqrt(rho^2 + d^2),  c_in = 1 / sqrt(rho^2 + d^2),
               c_noise = log(rho) / 4                                   (Karras et al. 2022, eq. 7 and table 1)
+    mean      mu~, the mean of q(x_s | x_t, x_0) one step of DDPM before t            (Ho et al. 2020, eq. 7)
 
 Each is an affine map x_0 = p x + q output with p and q functions of t (``affine``). What is derived from it, the noise
 (x - alpha x_0) / sigma, the score and the velocity, is the output itself where the network predicts that.
@@ -212,16 +213,59 @@ class EDMPrediction(Parametrization):
         return per_sample(sigma / (n * self.sigma_data), x0) * x0 - per_sample(self.sigma_data * alpha / n, x0) * eps
 
 
+@dataclass(frozen=True)
+class MeanPrediction(Parametrization):
+    """The output is mu~, the mean of q(x_s | x_t, x_0) of a step of DDPM (Ho et al. 2020, eq. 7), s = t - 1 / T.
+
+    Args:
+        steps: T; that of the process where it has steps, else 1000.
+
+    >>> from sde_diffusion.sde import DDPM
+    >>> mean = MeanPrediction().target(DDPM(2), torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([0.5]))
+    >>> mean  # the first step ends at x_0
+    tensor([[1.]])
+    """
+
+    steps: int | None = None
+
+    name = "mean"
+    defined_at_pure_noise = True
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"a process has 1 step or more; got {self.steps}")
+
+    def _weights(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(c_0, c_x) of mu~ = c_0 x_0 + c_x x_t, for the step from t."""
+        steps: int = self.steps or getattr(sde, "steps", None) or 1000
+        t = t.double()
+        (alpha, sigma), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal((t - 1 / steps).clamp_min(0))
+        kept = alpha / alpha_s * (sigma_s / sigma) ** 2
+        return alpha_s - alpha * kept, kept
+
+    def affine(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """x_0 = (mu~ - c_x x) / c_0."""
+        data, kept = self._weights(sde, t)
+        return -kept / data, 1 / data
+
+    def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """c_0 x_0 + c_x x_t."""
+        data, kept = self._weights(sde, t)
+        alpha, sigma = sde.marginal(t)
+        return per_sample(data + kept * alpha, x0) * x0 + per_sample(kept * sigma, x0) * eps
+
+
 PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
     kind.name: kind for kind in (NoisePrediction, DataPrediction, VelocityPrediction, ScorePrediction, EDMPrediction)
 }
+"""The parametrizations that have no time step; ``MeanPrediction`` has one."""
 
 
 def parametrization_of(predicts: str | Parametrization, sigma_data: float = 1.0) -> Parametrization:
     """What a name stands for; an instance is returned as it is.
 
     Args:
-        predicts: a name in ``PARAMETRIZATIONS``, or a Parametrization.
+        predicts: a name in ``PARAMETRIZATIONS``, "mean", or a Parametrization.
         sigma_data: of "edm".
 
     Raises:
@@ -232,5 +276,6 @@ def parametrization_of(predicts: str | Parametrization, sigma_data: float = 1.0)
     """
     if isinstance(predicts, Parametrization):
         return predicts
-    kind = choose(predicts, PARAMETRIZATIONS, "parametrization")
+    known: dict[str, type[Parametrization]] = {**PARAMETRIZATIONS, MeanPrediction.name: MeanPrediction}
+    kind = choose(predicts, known, "parametrization")
     return kind(sigma_data) if kind is EDMPrediction else kind()
