@@ -83,6 +83,13 @@ ModelOption = Annotated[
         "ScoreModel and is run; or diffusers:FOLDER.",
     ),
 ]
+PrecisionOption = Annotated[
+    str | None,
+    option("--precision", "Precision of the network: fp32, bf16 or fp16; the state stays in float32.", "fp32"),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the network, which takes a minute and pays off in long runs.")
+]
 DeviceOption = Annotated[
     str | None,
     option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto", values=("auto", "cpu", "cuda")),

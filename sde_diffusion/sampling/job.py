@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.models.speed import Speed
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
@@ -134,6 +135,7 @@ def new_job(
     start: NoisedStart | None = None,
     device: str = "auto",
     shards: ShardsEntry | None = None,
+    speed: Speed | None = None,
 ) -> SampleJob:
     """Load the model and resolve the settings of a run.
 
@@ -146,6 +148,7 @@ def new_job(
         start: data to start from instead of pure noise.
         device: a name in ``DEVICES``.
         shards: how the samples are cut into files, where they are; they need not fit into memory then.
+        speed: arithmetic of the network; float32, not compiled by default.
 
     Raises:
         ValueError: arguments out of range or in conflict.
@@ -157,6 +160,8 @@ def new_job(
     settings = settings_for(stored, asked, rule.tag(labels))
     place = device_for(device)
     model = load(stored, device=str(place))
+    speed = speed or Speed()
+    speed.apply(model.network)
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
     shape = model.shape
@@ -191,6 +196,8 @@ def new_job(
     }
     if shards is not None:
         record["shards"] = shards
+    if not speed.plain:
+        record["speed"] = {"precision": speed.precision, "compiled": speed.compiled}
     if entry := rule.entry():
         record["guidance_rule"] = entry
     if start is not None:
@@ -255,6 +262,7 @@ def job_again(
         start=start,
         device=device or record["machine"]["device"],
         shards=record.get("shards"),
+        speed=Speed(**record["speed"]) if "speed" in record else None,
     )
     # What was asked for, as it was put: the name of the grid and the budget, whose times and steps are used here.
     job.record["grid"], job.record["nfe"]["asked"] = record["grid"], record["nfe"]["asked"]

@@ -248,7 +248,15 @@ class StartEntry(TypedDict):
     sha256: str
 
 
+class SpeedEntry(TypedDict):
+    """The arithmetic of the network where it is not float32, or is compiled."""
+
+    precision: str
+    compiled: bool
+
+
 class _SampleRecordOptional(TypedDict, total=False):
+    speed: SpeedEntry
     shards: ShardsEntry
     labels: list[int] | None
     guidance: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +12,14 @@ from torch import Tensor
 
 from sde_diffusion.cli.commands.sample import listed, times_of
 from sde_diffusion.cli.errors import echo, say
+from sde_diffusion.cli.evaluation_inputs import find_reference, given_samples, held_out, range_of, several_processes
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    CompileOption,
     DeviceOption,
     HtmlOption,
     ModelOption,
+    PrecisionOption,
     complete_data,
     completion_of,
     model_at,
@@ -26,20 +28,19 @@ from sde_diffusion.cli.options import (
     typed_line,
     whole_numbers,
 )
-from sde_diffusion.data import Data, load_data
-from sde_diffusion.data.toy import LAWS
-from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, error_budget, plot, quality, read_samples
+from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, error_budget, plot, quality
 from sde_diffusion.evaluation import report as reports
 from sde_diffusion.evaluation.cost import LONG, seconds_for
 from sde_diffusion.evaluation.curve import as_dict
-from sde_diffusion.evaluation.features import NAMES, Extractor, Features, default_features, make_extractor
+from sde_diffusion.evaluation.features import NAMES, Features, default_features, make_extractor
 from sde_diffusion.evaluation.html_page import write_quality_page
 from sde_diffusion.evaluation.metrics import METRICS
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, features_of, too_few
+from sde_diffusion.evaluation.score import DEFAULT_METRICS, MOST_DRAWS, too_few
 from sde_diffusion.evaluation.score import evaluate as measure
 from sde_diffusion.files.text import printable
 from sde_diffusion.files.writing import require_writable
+from sde_diffusion.models.speed import Speed
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
@@ -56,12 +57,9 @@ from sde_diffusion.storage.locate import (
     find_model,
     folder_of,
     name_of,
-    recorded_data,
-    recorded_layout,
     unused,
 )
 from sde_diffusion.storage.sample_record import RECORD, folder_name
-from sde_diffusion.storage.sharded_set import is_sharded, whole_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from sde_diffusion.tuning.effort import duration
@@ -83,7 +81,7 @@ sdediff evaluate runs/mnist-vp --label all --guidance 2
 """
 FOLDER = Path("evaluation")
 # Options on how samples are drawn.
-DRAWING = ("n", "solver", "nfe", "steps", "grid", "eta", "batch_size", "processes")
+DRAWING = ("n", "solver", "nfe", "steps", "grid", "eta", "batch_size", "processes", "precision", "compiled")
 FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
@@ -169,7 +167,6 @@ def evaluate(
             "--processes",
             help="1; several are started by torchrun --nproc-per-node N -m sde_diffusion -- evaluate ...",
             show_default="1",
-            hidden=True,
         ),
     ] = None,
     draws: Annotated[int, typer.Option("--draws", help="Number of half-samples for the standard errors.")] = 40,
@@ -191,6 +188,8 @@ def evaluate(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Let --save-reference replace a file.")] = False,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -290,6 +289,7 @@ def evaluate(
         echo(f"figures {saved}")
         return {"written": [saved], **content}
     network = load(stored, device=device)
+    Speed(precision or "fp32", compiled).apply(network.network)
     what.check_shape(network.shape or ())
     guided, condition = guided_model(network, n, labels, guidance)
     sampler = FeatureSampler(guided, extractor, condition)
@@ -309,6 +309,7 @@ def evaluate(
         terminal.stdout().print(reports.table(reports.columns(points), n))
         made = {"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}
         made |= guidance.record(labels) if asked.given() else {}
+        made |= {"precision": precision, "compiled": compiled} if precision or compiled else {}
         content = reports.record(made, what, [p.as_dict() for p in points])
         if budget:
             data = own["data"]
@@ -349,34 +350,6 @@ def evaluate(
     return {"written": [saved, *extra], **content}
 
 
-def several_processes(asked: int | None) -> None:
-    """Refuse --processes, which started processes before torchrun did.
-
-    Raises:
-        ValueError: more than one.
-    """
-    if asked is not None:
-        require_whole("--processes", asked, 1, 1024)
-    if asked is not None and asked > 1:
-        words = " ".join(sys.argv[1:]).replace(f" --processes {asked}", "").replace(f" --processes={asked}", "")
-        raise InputError(
-            f"--processes starts no processes any more; a launcher does: torchrun --nproc-per-node {asked} "
-            f"-m sde_diffusion -- {words}"
-        )
-
-
-def given_samples(
-    source: Path, reference: FeatureStatistics, extractor: Extractor, limits: tuple[float, float] | None
-) -> Tensor | Features:
-    """Samples from files, or the features of a set in shards, which are taken shard by shard."""
-    if is_sharded(source):
-        found = whole_set(source)
-        reference.check_shape(found.shape)
-        return features_of((part.x for part in found.parts()), extractor)
-    own = reference.of_floats
-    return read_samples(source, None if own else limits, own_units=own)
-
-
 def feasible(metrics: str, n: int, reference: FeatureStatistics, *, named: bool) -> list[str]:
     """The metrics to measure, chosen before samples are drawn: those that n samples suffice for.
 
@@ -408,43 +381,3 @@ def model_of(source: Path | None, labelled: bool = False) -> StoredModel | None:
         return model_at(source, None, labelled)
     is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / RECORD).is_file())
     return find_model(source) if is_run or source.suffix == ".safetensors" else None
-
-
-def find_reference(
-    name: str | None, split: str, data_dir: Path | None, stored: StoredModel | None
-) -> tuple[FeatureStatistics | None, Data | None]:
-    """The stored reference, or the data set from which it is computed."""
-    if name is not None and name.endswith(".safetensors"):
-        return FeatureStatistics.load(name), None
-    if name is not None:
-        layout = None if stored is None else recorded_layout(stored.data, name)
-        return None, load_data(name, data_dir, split=split, layout=layout)
-    if stored is None:
-        raise InputError("samples from files need --reference: a data set, a path, or a file of --save-reference")
-    if not stored.data.get("name"):
-        raise InputError("the model does not say what it was trained on; give --reference")
-    name = recorded_data(stored.data["name"], "--reference")
-    data = load_data(name, data_dir, split=split, layout=recorded_layout(stored.data, name))
-    if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
-        raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
-    return None, data
-
-
-def held_out(data: Data, split: str) -> Data | None:
-    """Test samples outside the reference, if the data set has a test split that needs no download."""
-    return load_data(data.name, split="test") if split == "train" and data.name in ("digits", *LAWS) else None
-
-
-def range_of(text: str | None) -> tuple[float, float] | None:
-    """The value range (black, white) of float images.
-
-    >>> range_of("0,1")
-    (0.0, 1.0)
-    """
-    if text is None:
-        return None
-    try:
-        black, white = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--range takes 2 numbers separated by commas, such as 0,1; got '{text}'") from None
-    return black, white

@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sde_diffusion.cli.batch_size import AUTO, fitting_batch, whole_or_auto
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    CompileOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     RunArgument,
     completion_of,
     model_at,
@@ -21,6 +24,7 @@ from sde_diffusion.cli.options import (
 )
 from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_beside, report_same, require_film, show_profile
 from sde_diffusion.cli.shards import begin, fill
+from sde_diffusion.models.speed import Speed
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report.film import write_reverse
@@ -130,12 +134,18 @@ def sample(
         ),
     ] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", help="Number of samples per batch.", show_default="256"),
+        str | None,
+        typer.Option(
+            "--batch-size",
+            help="Number of samples per batch; auto: half of the largest batch, by doubling, that fits into memory.",
+            show_default="256",
+        ),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Allow a --grid of times that does not run from 1 to 0.")
     ] = False,
+    precision: PrecisionOption = None,
+    compiled: CompileOption = False,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -222,7 +232,7 @@ def sample(
     processes = Processes.join(device or "auto")
     drawing: dict[str, Any] = {
         "n": n, "solver": solver, "nfe": nfe, "steps": steps, "grid": times_of(grid), "eta": eta,
-        "seed": seed, "batch_size": batch_size,
+        "seed": seed, "batch_size": None if batch_size is None else whole_or_auto(batch_size),
     }  # fmt: skip
     options = {name: value for name, value in drawing.items() if value is not None}
     if partial:
@@ -258,7 +268,8 @@ def sample(
     again = record if resume is None else resume / JOB
     old, tuned = None, None
     if again is not None:
-        options |= {name: value for name, value in (("tolerance", tolerance), ("shards", shards)) if value is not None}
+        others = {"tolerance": tolerance, "shards": shards, "precision": precision, "compile": compiled or None}
+        options |= {name: value for name, value in others.items() if value is not None}
         options |= {name: value for name, value in (("shard_size", shard_size), ("out", out)) if resume and value}
         named = options.pop("solver", None)
         if clash := [*options, *(name for name in asked.given() if name not in BESIDE)]:
@@ -295,6 +306,8 @@ def sample(
             tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
+        if options.get("batch_size") == AUTO:
+            options["batch_size"] = processes.once(lambda: fitting_batch(stored, device or "auto"))
         settings = SamplingSettings(**{k: v for k, v in options.items() if k in HOW})
         if film is not None:  # before the samples: not every solver has a film
             where = str(device_for(device or "auto"))
@@ -303,9 +316,11 @@ def sample(
             network = load(stored, device=str(device_for(device or "auto")))
             local = error_profile(network, settings_for(stored, settings))
         parts = None if start is not None else shards_for(n, shards, shard_size, settings.batch_size)
+        speed = Speed(precision or "fp32", compiled)
         job = new_job(
-            stored, n, settings, labels=labels, guidance=guidance, start=start, device=device or "auto", shards=parts
-        )
+            stored, n, settings, labels=labels, guidance=guidance, start=start, device=device or "auto", shards=parts,
+            speed=speed,
+        )  # fmt: skip
         if chosen is not None:
             job.record["choice"] = chosen.to_dict()
     far = ""
