@@ -5,6 +5,13 @@ The bundled digits network:
     sdediff train --sde vp --steps 10000 --embedding sinusoidal --out runs/bundled
     python -m benchmarks.bundle runs/bundled "sdediff train --sde vp --steps 10000 --embedding sinusoidal"
 
+The bundled network of labelled digits, sde_diffusion/pretrained/digits-labelled.safetensors (stopped at update 1,983,
+where the guided samples had their labels), and the classifier of noisy digits of benchmarks/guidance:
+
+    sdediff train --labels --steps 5000 --out runs/labelled
+    sdediff train --classifier --steps 1000 --lr 3e-3 --weight-decay 0.1 --dropout 0.2 --ema 0.995 --out runs/noisy
+    python -m benchmarks.bundle runs/noisy "sdediff ..." --out benchmarks/networks/digits-noisy-classifier.safetensors
+
 The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors:
 
     sdediff train --data mnist --data-dir DIR --channels 16 --batch-size 64 --steps 5000 --ema 0.998 --out runs/mnist

@@ -1,12 +1,14 @@
 r"""A classifier of noisy samples: (x, t) -> logits of the classes.
 
-Samples with a grid (C, ...) go through residual blocks of falling resolution, those of the way down of a U-Net, and
-the mean over the last grid gives the logits; vectors go through the residual blocks of a perceptron. Both receive the
-embedded time in every block. The last layer starts at zero, so that a new classifier gives all classes one probability.
+Samples with a grid (C, ...) go through residual blocks of falling resolution, those of the way down of a U-Net. All of
+the last grid gives the logits, since under strong noise the place of a feature says more than the feature; its mean
+does where the grid is large. Vectors go through the residual blocks of a perceptron. Both receive the embedded time in
+every block. The last layer starts at zero, so that a new classifier gives all classes one probability.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -19,6 +21,7 @@ from sde_diffusion.networks.embeddings import Condition, check_call
 from solvers.errors import InputError
 
 LEVELS = 3  # at most
+POSITIONS = 64  # of the last grid, up to which all of them are read
 
 
 class Classifier(nn.Module):
@@ -76,6 +79,7 @@ class Classifier(nn.Module):
             self.levels = nn.ModuleList([nn.ModuleList(mlp.Block(width, dropout) for _ in range(2 * blocks))])
             self.shrink = nn.ModuleList()
             self.norm: nn.Module = nn.LayerNorm(width)
+            self.pooled = False
             self.leave = mlp.zero(nn.Linear(width, classes))
             return
         conv = unet.CONVOLUTIONS[axes]
@@ -87,7 +91,9 @@ class Classifier(nn.Module):
         )
         self.shrink = nn.ModuleList(conv(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.norm = unet.group_norm(widths[-1])
-        self.leave = mlp.zero(nn.Linear(widths[-1], classes))
+        positions = math.prod(-(-size // 2 ** (count - 1)) for size in self.shape[1:])
+        self.pooled = positions > POSITIONS
+        self.leave = mlp.zero(nn.Linear(widths[-1] * (1 if self.pooled else positions), classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return logits (B, classes) of x (B, *shape) at times t (B,).
@@ -104,5 +110,5 @@ class Classifier(nn.Module):
             for block in level.children():
                 h = block(h, condition)
         h = F.silu(self.norm(h))
-        out: Tensor = self.leave(h if h.ndim == 2 else h.flatten(2).mean(2))
+        out: Tensor = self.leave(h.flatten(2).mean(2) if self.pooled else h.flatten(1))
         return out

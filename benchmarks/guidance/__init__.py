@@ -1,0 +1,1 @@
+"""Benchmark of guided samples: python -m benchmarks.guidance."""
