@@ -22,12 +22,19 @@ from solvers.diffusion.renoising import Renoising
 from solvers.errors import InputError, choose
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
+from solvers.fitted.data_units import InDataUnits
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
 
 # Solvers without a name.
 _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
-_INNER = (_TABLE, MixtureOfTables((_TABLE,), (None,)), VariableOrder(ExponentialAdams(4)), Renoising())
+_INNER = (
+    _TABLE,
+    MixtureOfTables((_TABLE,), (None,)),
+    VariableOrder(ExponentialAdams(4)),
+    Renoising(),
+    InDataUnits(_TABLE, 1.0),
+)
 
 # Names of classes in files of earlier versions.
 _RENAMED = {"GatedTable": "MixtureOfTables", "Gate": "GatingNetwork"}

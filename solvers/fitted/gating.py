@@ -76,6 +76,7 @@ class GateFeatures(NamedTuple):
         row: the coefficients of the last row, (B or 1, 1 + weights): decay, then weights, newest value first.
         centre: of the data, like a value or with one entry for each channel; see ``solvers.fitted.invariance``.
         safe: the step of the exponential method beside the last row, for the error estimate.
+        base: x at the start of a path that starts low, until its first step is corrected.
     """
 
     number: int
@@ -85,6 +86,7 @@ class GateFeatures(NamedTuple):
     row: Tensor | None = None
     centre: Tensor | None = None
     safe: Tensor | None = None
+    base: Tensor | None = None
 
     def after(self, x: Tensor, value: Tensor, alpha: Tensor, sigma: Tensor) -> GateFeatures:
         """With one evaluation more, at x_t = x."""

@@ -11,7 +11,8 @@ of images, 1/2, added to the size of D - c where there are channels), in units o
 
 A path that starts at rho_T below the first levels of a table of N steps takes its last N - k rows: the start stands
 for the k-th level, with the constant history D_0, D_0, ..., and unknown features are at their mean in the fit. The
-first of these rows is z_{k+1} = D_0 + a_k rho_k / rho_T (z_T - D_0).
+first of these rows is z_{k+1} = D_0 + a_k rho_k / rho_T (z_T - D_0). Where rho_T and rho_k are far apart, z_{k+1} is
+corrected by the exponential Adams method of two values before D_{k+1} is used.
 
 No row moves x further from the step of the exponential Adams method with the same values (``safe`` below) than a
 multiple of the last changes of D (``TrustRegion``),
@@ -30,7 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.fitted.gating import LEAST, GateFeatures, log_rms
+from solvers.fitted.gating import GateFeatures, log_rms
 
 _USUAL_MEAN = 0.5  # of images, in units of the data's scale
 _NOISY = 60.0  # rho of the start, in units, from which D_0 of a network is not taken for the whole missing weight
@@ -42,11 +43,15 @@ class Invariance(NamedTuple):
     Attributes:
         steps: N, the number of rows of the whole table.
         lead: k, the number of its first rows that are left out.
-        unit: scale of the data, in units of that of the fitted models.
+        exact: whether the start is near its level, so that the first row's step is the fitted one; else that step is
+            corrected by the exponential Adams method once D_1 is known.
+        unit: scale of x and D, in units of that of the fitted models; the path is that of x / unit
+            (``solvers.fitted.data_units``).
     """
 
     steps: int
     lead: int = 0
+    exact: bool = True
     unit: float = 1.0
 
     def limit(self, row: int) -> float:
@@ -59,22 +64,21 @@ class Invariance(NamedTuple):
         """The features with one evaluation more, at x_t = x; see ``GateFeatures.after``."""
         if seen.start is None:
             centre = _channel_mean(value)
-            start = log_rms(sigma if value.ndim == 2 else math.hypot(alpha * self.unit, sigma), x - alpha * centre)
+            size = self.unit * (sigma if value.ndim == 2 else math.hypot(alpha, sigma))
+            start = log_rms(size, x - alpha * centre)
             seen = seen._replace(start=start, centre=centre)
             if seen.number == 0:
                 return seen._replace(values=(value,))
         elif seen.number == 1 and value.ndim > 2:
             seen = seen._replace(centre=_channel_mean(value))
         assert seen.centre is not None and seen.start is not None
-        now = log_rms(sigma, x.sub(value, alpha=alpha), value - seen.centre)
-        now[:, :1] -= seen.start
-        now[:, 1] -= math.log(self.unit)
+        parts = [value - seen.centre]
+        if seen.number > 1 and seen.values:
+            parts.append(value - seen.values[0])
+        residual = log_rms(sigma * self.unit, x.sub(value, alpha=alpha)) - seen.start
+        now = torch.cat([residual, *(log_rms(self.unit, part) for part in parts)], 1)
         if value.ndim > 2:
             now[:, 1] = torch.log(torch.exp(2 * now[:, 1]) + _USUAL_MEAN**2) / 2
-        if seen.number > 1 and seen.values:
-            change = log_rms(self.unit, value - seen.values[0])
-            now = torch.cat([now, change], 1)
-        now[:, 1:].clamp_min_(LEAST)
         if not seen.values:
             residuals, changes = min(seen.number, 3), min(seen.number - 1, 2)
             unknown = now.new_full((len(now), 1), torch.nan)
@@ -102,7 +106,7 @@ class Invariance(NamedTuple):
         missing = end - alpha * row[:, 0] - row[:, 1:].sum(1)
         value, centre = seen.values[0], seen.centre
         assert centre is not None
-        low = number == 0 and sigma < _NOISY * self.unit * alpha
+        low = number == 0 and sigma < _NOISY * alpha
         if low or (number == 0 and value.ndim == 2):
             row = row.clone()
             row[:, -1] += missing

@@ -31,6 +31,7 @@ from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, sample_rms
 
 _LOWER = ExponentialAdams(2, variable="time")  # what the error estimate compares with, and the safe step
+_FIRST = ExponentialAdams(1, variable="time", corrector=True)  # corrects the first step of a path that starts low
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,10 @@ class MixtureOfTables(FixedGridSolver):
         alpha, sigma = (float(c) for c in problem.path(t)[:2])
         end = float(problem.path(s).alpha)
         seen = view.after(state, x, value, alpha, sigma)
+        if state.base is not None:
+            first = _FIRST.plan(problem.path, 0.0, self.times)[0].corrector
+            assert first is not None
+            x, seen = combine(first, state.base, seen.values), seen._replace(base=None)
         row, more = view.completed(self._row(i, seen, x.device), seen, (alpha, sigma, end), i)
         out = weighted_sum(row, x, seen.values)
         if more is not None:
@@ -143,6 +148,8 @@ class MixtureOfTables(FixedGridSolver):
         if i > 0:
             out = within(out, safe, gain, seen.values, view.limit(i))
         kept = seen.values[: max(self._kept[i], 2)]
+        if i == 0 and not view.exact and len(self.gates) > 1:
+            seen = seen._replace(base=x)
         return out, s, seen._replace(number=state.number + 1, values=kept, row=row, safe=out - safe)
 
     def estimate(

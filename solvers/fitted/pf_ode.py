@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path as File
 from typing import Any
@@ -37,6 +37,7 @@ from solvers.errors import InputError, InputTypeError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.coefficients import read_coefficients
+from solvers.fitted.data_units import InDataUnits, ScaledPath
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -60,6 +61,7 @@ _MOST_LEAD = 4
 _LEAD_STEPS = {False: range(3, 11), True: range(7, 10)}
 _FARTHEST = {False: 1.8, True: 0.9}
 _BELOW = 2.5
+_NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
 _PURE = 100.0  # the rho from which x is taken for pure noise
 _LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
@@ -111,7 +113,7 @@ def _entry(steps: int, large: bool) -> dict[str, Any] | None:
 
 
 @lru_cache(maxsize=256)
-def fitted_table(path: Path, steps: int, large: bool = False) -> MixtureOfTables | None:
+def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0) -> MixtureOfTables | None:
     """The fitted table for a number of steps on a path; None where there is none for the noise level of its start.
 
     With n steps from rho_T it is the table of n + k steps without its first k rows. The k-th level is the one next to
@@ -137,7 +139,8 @@ def fitted_table(path: Path, steps: int, large: bool = False) -> MixtureOfTables
     if not found or min(found)[0] > _FARTHEST[large]:
         return None
     _, lead, entry = min(found, key=lambda each: each[:2])
-    return table_of(path, entry, Invariance(steps + lead, lead))
+    exact = not lead or _NEAR[0] < entry["rho"][lead - 1] / start < _NEAR[1]
+    return table_of(path, entry, Invariance(steps + lead, lead, exact, unit))
 
 
 def _may_be_cut(steps: int, lead: int, large: bool) -> bool:
@@ -270,6 +273,11 @@ class ProbabilityFlow(Solver):
 
     Args:
         large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
+        scale: of the data: 1 for images in [-1, 1] and for standardised data. Data times c with ``scale=c`` give
+            samples times c.
+
+    Raises:
+        ValueError: a scale that is not positive.
 
     >>> from solvers import SOLVERS
     >>> SOLVERS["pf-ode"].evaluations(steps=8), SOLVERS["pf-ode"].grid
@@ -277,6 +285,11 @@ class ProbabilityFlow(Solver):
     """
 
     large: bool | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise InputError(f"the scale of the data is a positive number; got {self.scale}")
 
     order = 6
     needs = (ReverseProcess,)
@@ -297,11 +310,13 @@ class ProbabilityFlow(Solver):
     ) -> tuple[Solver, Tensor]:
         """The table if the times are the table's, else a member of the exponential engine; and the times."""
         large = is_high_dim(shape) if self.large is None else self.large
-        times = make_grid(("fitted-large" if large else "fitted") if grid is None else grid, problem, steps)
-        table = fitted_table(problem.path, len(times) - 1, large)
-        if table is not None and table.times == tuple(times.tolist()):
-            return table, times
-        return _engine(len(times) - 1, large and _start(problem.path) < _LOW), times
+        path = problem.path if self.scale == 1 else ScaledPath(problem.path, self.scale)
+        name = ("fitted-large" if large else "fitted") if grid is None else grid
+        times = make_grid(name, replace(problem, path=path), steps)
+        member: Solver | None = fitted_table(path, len(times) - 1, large, self.scale)
+        if member is None or member.grid != tuple(times.tolist()):
+            member = _engine(len(times) - 1, large and _start(path) < _LOW)
+        return (member if self.scale == 1 else InDataUnits(member, self.scale)), times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import DDPM, VPSDE, CosineVPSDE, Flow, GaussianMixture
+from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import ReverseProcess, Scales, solve
 from solvers.fitted.invariance import within
+from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table
+from solvers.noise import NoNoise
+from solvers.planning import plan
 
 MEANS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 EPS = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -69,6 +73,52 @@ def test_data_moved_by_3_have_samples_moved_by_3(start):
             assert torch.allclose(moved, run(scales, nfe) + shift, atol=1e-9), (nfe, shift)
 
 
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 4), (1, 24, 24)])
+def test_data_times_c_have_samples_times_c_from_noise_times_c(scale, shape):
+    """On paths of one alpha, whose noise levels are times c too."""
+    d = math.prod(shape)
+    means = torch.randn(4, d, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    eps = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    for start in (14.6, 80.0):
+        for nfe in (5, 8, 15, 20):
+            one, other = (
+                solve(
+                    ReverseProcess(denoiser(c * means, 0.2 * c, edm(c * start)), edm(c * start)),
+                    c * start * eps,
+                    solver=ProbabilityFlow(scale=c),
+                    nfe=nfe,
+                ).x
+                for c in (1.0, scale)
+            )
+            assert torch.allclose(other / scale, one, atol=1e-8), (start, nfe)
+
+
+def test_wide_data_gain_by_their_scale():
+    """From 152, which is 7.6 times the scale of these data: the fitted noise levels are far too low for them."""
+    sde = VPSDE()
+    model = GaussianMixture(20 * MEANS, std=4.0, sde=sde)
+    x1 = sde.prior((16, 3), seeds=range(16), dtype=torch.float64)
+    ode = sde.probability_flow(model)
+    truth = solve(ode, x1, solver="adams", nfe=400, grid="karras").x
+    for nfe in (5, 8, 20):
+        plain, scaled = (
+            float((solve(ode, x1, solver=ProbabilityFlow(scale=c), nfe=nfe).x - truth).square().mean().sqrt())
+            for c in (1.0, 20.0)
+        )
+        assert scaled < 0.5 * plain, nfe
+    with pytest.raises(ValueError, match="positive"):
+        ProbabilityFlow(scale=0.0)
+
+
+def test_a_solver_in_units_of_the_data_survives_json():
+    solver = plan(
+        VPSDE().probability_flow(GaussianMixture(MEANS, 0.3, sde=VPSDE())), (3,), ProbabilityFlow(scale=5.0), 8
+    )
+    assert restore_solver(describe_solver(solver[0])) == solver[0]
+    assert "scale 5" in solver[0].source
+
+
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 4), (2, 24, 24)])
 def test_images_are_moved_by_a_constant_for_each_channel(shape):
     sde = VPSDE()
@@ -106,6 +156,30 @@ def test_narrow_data_lose_nothing_to_the_safe_method():
     for nfe in (5, 8, 10, 15):
         own, other = (float((solve(ode, x1, solver=s, nfe=nfe).x - truth).square().mean()) for s in ("pf-ode", "unipc"))
         assert own < 1.1**2 * other, nfe
+
+
+def test_the_first_step_from_a_start_between_levels_is_of_second_order():
+    """Gaussian data: the second state is nearer to the flow for the correction of the first."""
+    scales = edm(6.6)
+    table = fitted_table(scales, 8)
+    assert table is not None and table.invariance is not None and not table.invariance.exact
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        sigma = scales(t[0]).sigma
+        return 0.25 / (0.25 + sigma**2) * x
+
+    problem = ReverseProcess(denoise, scales)
+    times = torch.tensor(table.times, dtype=torch.float64)
+    x1, state = 6.6 * EPS, table.init(problem, times)
+    x, _, state = table.step(problem, x1, times[0], times[1], state, NoNoise())
+    assert torch.equal(state.base, x1)
+    after = table.step(problem, x, times[1], times[2], state, NoNoise())
+    kept = state._replace(base=None)
+    without = table.step(problem, x, times[1], times[2], kept, NoNoise())
+    exact = x1 * ((0.25 + scales(times[2]).sigma ** 2) / (0.25 + 6.6**2)).sqrt()
+    errors = [float((v - exact).abs().max()) for v in (after[0], without[0])]
+    assert errors[0] < 0.5 * errors[1], errors
+    assert after[2].base is None
 
 
 def test_a_step_is_kept_within_a_multiple_of_the_last_changes_of_each_sample():

@@ -100,13 +100,16 @@ def test_the_solver_that_runs_follows_the_grid():
 def test_a_path_that_starts_low_gets_the_last_rows_of_a_table():
     whole = fitted_table(EDM(), 9)
     assert whole is not None and whole.invariance == Invariance(9)
-    for start, steps, lead in ((1.05, 7, 2), (0.95, 7, 2), (1.2, 8, 1), (1.0, 15, None), (1.0, 11, None)):
+    # Where the start is far from its level, the first step is corrected.
+    cases = [(1.1, 7, 2, False), (0.98, 7, 2, True), (0.7, 7, 2, True), (1.2, 8, 1, False), (1.0, 15, None, True)]
+    for start, steps, lead, near in cases:
         low = EDM(sigma_max=start * float(EDM().marginal(whole.times[max(lead or 1, 1)])[1]))
         table = fitted_table(low, steps)
         if lead is None:
             assert table is None
             continue
-        assert table is not None and table.invariance == Invariance(9, lead) and table.gates == whole.gates[lead:]
+        assert table is not None and table.invariance == Invariance(9, lead, near)
+        assert table.gates == whole.gates[lead:]
         levels = [float(EDM(sigma_max=80).marginal(t)[1]) for t in whole.times[lead + 1 : -1]]
         assert [float(low.marginal(t)[1]) for t in table.times[1:-1]] == pytest.approx(levels, rel=1e-6)
         assert f"rows {lead + 1} to 9" in table.source
