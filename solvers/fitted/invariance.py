@@ -31,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from solvers.exponential.adams import Update
 from solvers.fitted.gating import GateFeatures, log_rms
 
 _USUAL_MEAN = 0.5  # of images, in units of the data's scale
@@ -91,7 +92,7 @@ class Invariance(NamedTuple):
     def completed(
         self, row: Tensor, seen: GateFeatures, scales: tuple[float, float, float], number: int
     ) -> tuple[Tensor, Tensor | None]:
-        """A row that keeps constants, and what it adds to x beside the weighted values.
+        """A row and the weight of the centre that it needs to keep constants; None where a value has it.
 
         Args:
             row: (1 or B, 1 + weights).
@@ -104,18 +105,45 @@ class Invariance(NamedTuple):
         if row.shape[1] - 1 > known:  # the first value stands for those before it
             row = torch.cat([row[:, :known], row[:, known:].sum(1, keepdim=True)], 1)
         missing = end - alpha * row[:, 0] - row[:, 1:].sum(1)
-        value, centre = seen.values[0], seen.centre
-        assert centre is not None
         low = number == 0 and sigma < _NOISY * alpha
-        if low or (number == 0 and value.ndim == 2):
+        if low or (number == 0 and seen.values[0].ndim == 2):
             row = row.clone()
             row[:, -1] += missing
             return row, None
-        return row, missing.to(value.dtype).reshape(-1, *[1] * (value.ndim - 1)) * centre
+        return row, missing
 
 
-def within(x: Tensor, safe: Tensor, gain: float, values: tuple[Tensor, ...], limit: float) -> Tensor:
-    """x, moved towards the safe step until it is within the trust region.
+def plain_row(
+    row: Tensor, missing: Tensor | None, centre: int, lower: Update, share: Tensor | None, number: int
+) -> Tensor:
+    """The coefficients of a step as a plain row of x and all values, newest first: (1 or B, 2 + number).
+
+    Args:
+        row: the completed row.
+        missing: weight of the centre.
+        centre: index of the value whose mean it is.
+        lower: the safe step.
+        share: of the row, the rest is that of the safe step; None for 1.
+        number: of the row on its path.
+    """
+    whole = row.new_zeros(len(row), 2 + number)
+    whole[:, : row.shape[1]] = row
+    if missing is not None:
+        whole[:, 1 + centre] += missing
+    if share is None:
+        return whole
+    safe = row.new_zeros(1, 2 + number)
+    safe[0, : 1 + len(lower.weights)] = torch.tensor([lower.decay, *lower.weights], dtype=row.dtype, device=row.device)
+    return safe + share.to(row.dtype)[:, None] * (whole - safe)
+
+
+def per_sample(weight: Tensor, x: Tensor) -> Tensor:
+    """Weights (1 or B,) in the shape of the samples x."""
+    return weight.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def within(x: Tensor, safe: Tensor, gain: float, values: tuple[Tensor, ...], limit: float) -> tuple[Tensor, Tensor]:
+    """x, moved towards the safe step until it is within the trust region, and the share of the move that remains.
 
     Args:
         x: the step of the table.
@@ -125,8 +153,8 @@ def within(x: Tensor, safe: Tensor, gain: float, values: tuple[Tensor, ...], lim
         limit: C of the step.
 
     >>> one = torch.ones(1, 1)
-    >>> within(3 * one, one, 1.0, (one, one), 4.0), within(3 * one, one, 1.0, (one, 0.75 * one), 4.0)
-    (tensor([[1.]]), tensor([[2.]]))
+    >>> within(3 * one, one, 1.0, (one, one), 4.0)[0], within(3 * one, one, 1.0, (one, 0.75 * one), 4.0)
+    (tensor([[1.]]), (tensor([[2.]]), tensor([0.5000])))
     """
     apart = x - safe
     changes = _norms(values[0] - values[1])
@@ -134,7 +162,7 @@ def within(x: Tensor, safe: Tensor, gain: float, values: tuple[Tensor, ...], lim
         changes = torch.maximum(changes, _norms(values[1] - values[2]))
     dtype = changes.dtype
     share = (limit * gain * changes / _norms(apart).clamp_min_(torch.finfo(dtype).tiny)).clamp_max_(1)
-    return safe + share.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1)) * apart
+    return safe + per_sample(share, x) * apart, share
 
 
 def _norms(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.exponential.adams import ExponentialAdams, Update, combine
 from solvers.fitted.gating import GateFeatures, GatingNetwork, weighted_sum
-from solvers.fitted.invariance import Invariance, within
+from solvers.fitted.invariance import Invariance, per_sample, plain_row, within
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
@@ -137,20 +137,22 @@ class MixtureOfTables(FixedGridSolver):
             first = _FIRST.plan(problem.path, 0.0, self.times)[0].corrector
             assert first is not None
             x, seen = combine(first, state.base, seen.values), seen._replace(base=None)
-        row, more = view.completed(self._row(i, seen, x.device), seen, (alpha, sigma, end), i)
-        out = weighted_sum(row, x, seen.values)
-        if more is not None:
-            out += more
-        safe, gain = value, end
+        row, missing = view.completed(self._row(i, seen, x.device), seen, (alpha, sigma, end), i)
+        out, share = weighted_sum(row, x, seen.values), None
+        if missing is not None:
+            assert seen.centre is not None
+            out += per_sample(missing, out) * seen.centre
+        lower = Update(0.0, (end,), 0.0)
         if i + 1 < len(self.gates):
             lower = _LOWER.plan(problem.path, 0.0, self.times)[i].predictor
-            safe, gain = combine(lower, x, seen.values), sum(lower.weights)
+        safe = combine(lower, x, seen.values)
         if i > 0:
-            out = within(out, safe, gain, seen.values, view.limit(i))
+            out, share = within(out, safe, sum(lower.weights), seen.values, view.limit(i))
+        whole = plain_row(row, missing, i if value.ndim == 2 else max(i - 1, 0), lower, share, i)
         kept = seen.values[: max(self._kept[i], 2)]
         if i == 0 and not view.exact and len(self.gates) > 1:
             seen = seen._replace(base=x)
-        return out, s, seen._replace(number=state.number + 1, values=kept, row=row, safe=out - safe)
+        return out, s, seen._replace(number=state.number + 1, values=kept, row=whole, safe=out - safe)
 
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: GateFeatures, after: GateFeatures

@@ -187,9 +187,10 @@ def test_a_step_is_kept_within_a_multiple_of_the_last_changes_of_each_sample():
     new, old = torch.ones(3, 2), torch.ones(3, 2)
     old[0, 0] = 0.0  # a change of 1 in the first sample, none in the second, and of 2 in the third
     old[2, 1] = -1.0
-    found = within(x, safe, 0.5, (new, old), 4.0)
+    found, share = within(x, safe, 0.5, (new, old), 4.0)
     expected = torch.stack([x[0] * 2 / 5, safe[1], x[2]])
     torch.testing.assert_close(found, expected)
     # The larger of the last two changes counts.
-    found = within(x, safe, 0.5, (new, new, old), 4.0)
+    torch.testing.assert_close(share, torch.tensor([0.4, 0.0, 1.0]))
+    found, _ = within(x, safe, 0.5, (new, new, old), 4.0)
     torch.testing.assert_close(found, expected)
