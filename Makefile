@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test check lint types docs format clean
 
 demo: .venv/base.stamp  ## train on the bundled digits, sample with 20 evaluations, look at solvers side by side
-	@$(BIN)/python -m benchmarks.demo
+	@$(BIN)/python -m benchmarks.first_use.demo
 
 test: .venv/dev.stamp  ## the tests and doctests; ARGS="-m slow" runs the slow ones
 	$(BIN)/pytest -n $(JOBS) --doctest-modules $(ARGS) $(TESTS)

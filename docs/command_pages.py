@@ -112,9 +112,7 @@ def overview() -> str:
         "- The exit code is 0 on success, 2 if the command was used wrongly, 1 for a bug or a failed",
         "  check (`doctor`, `verify`), 130 after Ctrl-C.",
         "",
-        "```bash",
-        "sdediff --install-completion  # completes commands, options and their values",
-        "```",
+        "`sdediff --install-completion` completes commands, options and their values in the shell.",
     ]
     return "\n".join([*head, "", "| command | purpose |", "| --- | --- |", *rows, *tail]) + "\n"
 

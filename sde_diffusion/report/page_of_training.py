@@ -15,8 +15,8 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 760, 260, 58, 30
 RELOAD = 5  # seconds
 
 EXPECTED = {
-    "image": "Early samples are noise or flat blobs. Bundled digits show strokes after about 250 updates and legible "
-    "digits after about 1,000; larger images take several thousand. The loss falls fast at first and then hardly at "
+    "image": "Early samples are noise or flat blobs. The bundled 8 x 8 digits are legible after about 250 updates; "
+    "larger images take several thousand. The loss falls fast at first and then hardly at "
     "all while the samples still improve: judge by the samples.",
     "vector": "Points gather near the data within some hundred updates, and the shape sharpens for some thousand more. "
     "The loss has a floor far above 0: the noise cannot be predicted exactly.",

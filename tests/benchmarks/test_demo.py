@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import demo
+from benchmarks.first_use import demo
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FEW = "--steps 4 --batch-size 8 --channels 8 --sample-every 2 --warmup 1"
@@ -27,15 +27,17 @@ def test_the_demo_ends_with_the_picture_of_its_samples(
     made = [run / name for name in ("index.html", "solvers.png", "film.gif", "samples/pf-ode-nfe20/samples.png")]
     pictures = [*(run / "samples").rglob("*.png"), run / "solvers.png"]
     assert all(path.is_file() for path in made)
+    assert (run / "report.html").is_file() == demo.has_report()
     assert len({path.read_bytes() for path in pictures}) == len(pictures)  # none is the copy of another
     assert len([line for line in lines if line.startswith("  sdediff ")]) == 3
 
 
 def test_make_runs_the_demo_and_it_samples_at_20_evaluations() -> None:
     rule = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
-    assert rule is not None and rule[1].strip() == "@$(BIN)/python -m benchmarks.demo"
-    first = demo.commands(Path("runs/a"))[0]
+    assert rule is not None and rule[1].strip() == "@$(BIN)/python -m benchmarks.first_use.demo"
+    first, *_, last = demo.commands(Path("runs/a"), report=True)
     assert first == "sdediff sample runs/a --solver pf-ode --nfe 20 --seed 1"
+    assert last.endswith("--html runs/a/report.html") and last not in demo.commands(Path("runs/a"), report=False)
 
 
 def test_a_failed_command_ends_the_demo(capfd: pytest.CaptureFixture[str]) -> None:

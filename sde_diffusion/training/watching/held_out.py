@@ -17,7 +17,7 @@ from sde_diffusion.training.losses import denoising_loss
 from sde_diffusion.training.randomness import StepRandomness, key
 from sde_diffusion.training.time_sampling import TIME_SAMPLERS
 
-MOST = 256  # samples of each
+MOST = 128  # samples of each
 
 
 def split(data: Data, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ from sde_diffusion.training.watching.held_out import loss_on
 from solvers import solve
 
 NFE = 20
-COUNT = {"image": 36, "vector": 400, "signal": 8}  # samples of a preview; points are cheap
+COUNT = {"image": 25, "vector": 400, "signal": 8}  # samples of a preview; points are cheap
 FILE, PAGE = "watch.json", "index.html"
 SEED = 2**40  # of the samples of a preview, far from those of ``sample``
 

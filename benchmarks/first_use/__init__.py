@@ -1,0 +1,1 @@
+"""The first hour: the demo, and three journeys as typed."""
