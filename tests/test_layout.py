@@ -26,6 +26,7 @@ LAYERS = [
     {"evaluation"},
     {"comparison"},
     {"interop"},
+    {"app"},
     {"public"},
     {"cli"},
     {"__main__"},

@@ -32,6 +32,7 @@ SUMMARIES = {
     "restore": "Restore images: fill in hidden parts, enlarge, deblur or colour them.",
     "edit": "Edit images: variations, interpolation between two, or transport from one class to another.",
     "show": "Plot a process or a model: schedules, samples, the score field, trajectories, solvers, a film.",
+    "app": "Sample a model live in a browser: choose solver, NFE and grid, compare two, watch the path.",
     "evaluate": "Measure sample quality, with standard errors.",
     "inspect": "Describe a run or checkpoint (process, network, data, training), or a data set.",
     "likelihood": "Measure the log-likelihood of data under a trained model.",
@@ -48,7 +49,10 @@ SUMMARIES = {
 class Program(LazyGroup):
     """`sdediff`."""
 
-    modules = {name: (f"sde_diffusion.cli.commands.{name}", text) for name, text in SUMMARIES.items()}  # noqa: RUF012
+    modules = {  # noqa: RUF012
+        name: ("sde_diffusion.cli.app_command" if name == "app" else f"sde_diffusion.cli.commands.{name}", text)
+        for name, text in SUMMARIES.items()
+    }
 
 
 app = typer.Typer(

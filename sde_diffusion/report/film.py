@@ -72,7 +72,7 @@ def film_frames(states: Tensor, denoised: Tensor, times: Sequence[float]) -> lis
     reach = 1.1 * float(denoised[-1].abs().max()) or 1.0
     frames = []
     for state, clean, time in zip(states, denoised, times, strict=True):
-        panels = [_panel(x.detach().cpu(), reach) for x in (state, clean)]
+        panels = [picture_of(x, reach) for x in (state, clean)]
         width, height = panels[0].size
         frame = Image.new("RGB", (2 * width + 10, height + 20), "white")
         text = ImageDraw.Draw(frame)
@@ -83,7 +83,14 @@ def film_frames(states: Tensor, denoised: Tensor, times: Sequence[float]) -> lis
     return frames
 
 
-def _panel(x: Tensor, reach: float) -> Image.Image:
+def picture_of(x: Tensor, reach: float) -> Image.Image:
+    """Samples as they are filmed: images in a grid, signals as lines, the first two entries of vectors as points.
+
+    Args:
+        x: (B, ...).
+        reach: the largest magnitude of signals and vectors that is shown.
+    """
+    x = x.detach().cpu()
     if x.ndim == 4:
         return image_grid(x)
     return _cloud(x[:, :2], reach) if x.ndim == 2 else _lines(x[:LINES], reach)

@@ -9,7 +9,7 @@ function drawDetail() {
 
 function detailTiles(k) {
   const grid = element("div", { class: "rows" });
-  grid.style.gridTemplateColumns = `minmax(64px, max-content) repeat(${budgets.length + 1}, max-content)`;
+  grid.style.gridTemplateColumns = `max-content repeat(${budgets.length + 1}, max-content)`;
   grid.style.columnGap = "14px";
   grid.append(element("div", { class: "name" }), element("div", { class: "head", text: "reference" }));
   for (const nfe of budgets) grid.append(element("div", { class: "head", text: `${nfe} NFE` }));

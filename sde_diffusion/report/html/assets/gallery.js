@@ -31,7 +31,7 @@ function drawGallery() {
 
 function rows() {
   const grid = element("div", { class: "rows" });
-  grid.style.gridTemplateColumns = `minmax(64px, max-content) repeat(${gallery.count}, max-content)`;
+  grid.style.gridTemplateColumns = `max-content repeat(${gallery.count}, max-content)`;
   const add = (name, remark, encoded, below) => {
     const label = element("div", { class: "name", text: name });
     if (remark) label.append(element("small", { text: remark }));
