@@ -54,7 +54,7 @@ def ours(
             try:
                 solver: str | Solver = name
                 if name == "tuned":
-                    solver = tune(model, nfe, noise_samples=settings.noise_samples, held_out=settings.noise_samples)
+                    solver = tune(model, nfe, minutes=settings.tuning_minutes)
                 drawing = SamplingSettings(solver, nfe, seed=seed, batch_size=settings.sampling_batch, name=name)
                 drawn = sampler.draw(drawing, settings.samples)
             except (InputError, FloatingPointError) as error:

@@ -28,7 +28,7 @@ class Settings:
         sampling_batch: samples integrated together.
         nfe: budgets.
         solvers: rows of ours.
-        noise_samples: initial noise samples of a tuned solver.
+        tuning_minutes: of tuning a solver for a budget.
         pilot: samples on which the schedulers of diffusers are compared, to find the best.
         schedulers: the most that are compared; all where None.
         classifier_epochs: of the classifier that takes features without Inception weights.
@@ -53,7 +53,7 @@ class Settings:
     sampling_batch: int = 2048
     nfe: tuple[int, ...] = NFE
     solvers: tuple[str, ...] = SOLVERS
-    noise_samples: int = 128
+    tuning_minutes: float = 2.0
     pilot: int = 64
     schedulers: int | None = None
     classifier_epochs: int = 12
@@ -62,6 +62,6 @@ class Settings:
 FULL = Settings()
 MINIATURE = replace(
     FULL, images=1000, shape=(3, 8, 8), batch=32, warmup=10, rate=1e-3, minutes=0.5, precision="fp32", compiled=False,
-    samples=400, sampling_batch=100, nfe=(5, 8), noise_samples=16, pilot=8, schedulers=6, classifier_epochs=2,
+    samples=400, sampling_batch=100, nfe=(5, 8), tuning_minutes=0.2, pilot=8, schedulers=6, classifier_epochs=2,
     network={"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "embedding": "log"},
 )  # fmt: skip

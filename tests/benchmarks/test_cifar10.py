@@ -43,7 +43,7 @@ def test_it_writes_table_plot_and_record(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(command, "resident", resident)
     settings = replace(
         MINIATURE, minutes=0.02, samples=160, nfe=(5,), solvers=("ddim", "heun", "tuned"), schedulers=2,
-        classifier_epochs=1, pilot=4,
+        classifier_epochs=1, pilot=4, tuning_minutes=0.03,
     )  # fmt: skip
     rows = command.run(settings, Path("out"), None, torch.device("cpu"), None)
     assert {row.solver for row in rows} >= {"ddim", "heun", "tuned"}
