@@ -118,9 +118,11 @@ def test_c_inspect_says_what_will_be_done(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_c_the_default_recipe_in_other_units(tmp_path: Path, kind: str) -> None:
-    # benchmarks/training/units.py has the default number of steps.
+    # benchmarks/training/units.py has the default number of steps. The levels of ct differ from sample to sample, so
+    # that the mean of 1,000 has a standard error of 1.3 %.
     x = KINDS[kind](np.random.default_rng(0))
-    made = trained_on(tmp_path, x, steps={"vectors": 150, "ct": 200, "temperatures": 800}[kind])
+    steps, n = {"vectors": (150, 1000), "ct": (300, 6000), "temperatures": (800, 1000)}[kind]
+    made = trained_on(tmp_path, x, steps=steps, n=n)
     assert made.mean() == pytest.approx(x.mean(), rel=0.02)
     assert made.std() == pytest.approx(x.std(), rel=0.1)
 
