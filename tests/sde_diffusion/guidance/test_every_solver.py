@@ -70,9 +70,10 @@ def check(solver: str, guidance: str) -> None:
     def run() -> list[int]:
         (part,) = sample_batches(model, N, settings, condition=condition)
         finite = part.x.isfinite().all(1).tolist()
-        assert [status == "ok" for status in part.status] == finite
+        assert [status != "non_finite" for status in part.status] == finite
         # On this pair the rescaled rule divides by a spread that is 0 at one t, which small steps may meet.
-        assert all(finite) or (guidance == "rescaled" and SOLVERS[solver].adaptive)
+        singular = guidance == "rescaled" and SOLVERS[solver].adaptive
+        assert singular or part.status == ("ok",) * N
         assert int(part.nfe.sum()) == network.rows
         if not SOLVERS[solver].adaptive:
             steps = SOLVERS[solver].steps_for(48)
