@@ -73,7 +73,7 @@ def check(solver: str, guidance: str) -> None:
         assert [status != "non_finite" for status in part.status] == finite
         # On this pair the rescaled rule divides by a spread that is 0 at one t, which small steps may meet.
         singular = guidance == "rescaled" and SOLVERS[solver].adaptive
-        assert singular or part.status == ("ok",) * N
+        assert singular or part.status == ["ok"] * N
         assert int(part.nfe.sum()) == network.rows
         if not SOLVERS[solver].adaptive:
             steps = SOLVERS[solver].steps_for(48)
