@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data import load_data
-from sde_diffusion.evaluation import SamplingSettings, Workers, quality
+from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, quality
 from sde_diffusion.evaluation.features import default_features, make_extractor
 from sde_diffusion.evaluation.metrics import frechet_distance
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.workers import default_processes
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of
 from sde_diffusion.storage.provenance import versions
@@ -98,7 +97,6 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--steps", default="10,20,50,100,1000")
     parser.add_argument("--data-dir")
-    parser.add_argument("--processes", type=int, default=default_processes())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="name without ending; benchmarks/results/ddim-table-DATA by default")
     arguments = parser.parse_args()
@@ -122,20 +120,20 @@ def main() -> None:
         "versions": versions(),
         "rows": {name: {} for name in ROWS},
     }
-    with Workers(load(stored, device=arguments.device), extractor, arguments.processes) as workers:
-        for count in steps:
-            ways = [SamplingSettings(solver, grid=times(count), eta=eta) for solver, eta in ROWS.values()]
-            points = quality(workers, ways, arguments.n, reference, metrics=["frechet"])
-            for name, point in zip(ROWS, points, strict=True):
-                found = point.figures["frechet"]
-                result["rows"][name][str(count)] = {
-                    "value": found.value,
-                    "standard_error": found.standard_error,
-                    "seconds": round(point.seconds, 1),
-                }
-            result["steps"] = steps[: steps.index(count) + 1]
-            out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-            out.with_suffix(".md").write_text(markdown(result))
+    sampler = FeatureSampler(load(stored, device=arguments.device), extractor)
+    for count in steps:
+        ways = [SamplingSettings(solver, grid=times(count), eta=eta) for solver, eta in ROWS.values()]
+        points = quality(sampler, ways, arguments.n, reference, metrics=["frechet"])
+        for name, point in zip(ROWS, points, strict=True):
+            found = point.figures["frechet"]
+            result["rows"][name][str(count)] = {
+                "value": found.value,
+                "standard_error": found.standard_error,
+                "seconds": round(point.seconds, 1),
+            }
+        result["steps"] = steps[: steps.index(count) + 1]
+        out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        out.with_suffix(".md").write_text(markdown(result))
     print(markdown(result))
 
 
