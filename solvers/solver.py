@@ -126,6 +126,11 @@ class Solver(ABC):
         return False
 
     @property
+    def sees_channels(self) -> bool:
+        """Whether means over the entries of a channel enter, so that images and vectors of the same values differ."""
+        return False
+
+    @property
     def data_independent(self) -> bool:
         """Whether the coefficients of a step are the same for every sample, whatever the model returns."""
         return True

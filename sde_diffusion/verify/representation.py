@@ -96,20 +96,24 @@ def parametrization(solver: Solver) -> Check | None:
 
 
 def images(solver: Solver) -> Check | None:
-    """A batch of images (B, 1, 2, 1) gives the same result as vectors (B, 2)."""
+    """A batch of images (B, 1, 2, 1) gives the same result as vectors (B, 2).
+
+    Of a solver that sees channels, the same result as images (B, 1, 1, 2).
+    """
     exact, x = process(mixture(), solver), start(8)
+    other = (8, 1, 1, 2) if solver.sees_channels else (8, 2)
 
     def model(x: Tensor, t: Tensor) -> Tensor:
         return exact.model(x.flatten(1), t).reshape(x.shape)
 
     shaped = ReverseProcess(model, exact.path, exact.eta)
-    flat, image = _end(solver, exact, x), _end(solver, shaped, x.reshape(8, 1, 2, 1))
-    same_shape = image.shape == (8, 1, 2, 1)
-    apart = float((image.reshape(8, 2) - flat).abs().max()) if same_shape else float("inf")
+    flat, image = _end(solver, shaped, x.reshape(other)), _end(solver, shaped, x.reshape(8, 1, 2, 1))
+    same_shape = image.shape == (8, 1, 2, 1) and flat.shape == other
+    apart = float((image.flatten(1) - flat.flatten(1)).abs().max()) if same_shape else float("inf")
     return Check(
         "images",
         apart <= _ROUNDING,
-        "images = vectors to 1e-09",
+        f"images = {'images of another side' if solver.sees_channels else 'vectors'} to 1e-09",
         f"difference {apart:.0e}" if same_shape else f"shape {tuple(image.shape)}",
         {"difference": apart},
     )

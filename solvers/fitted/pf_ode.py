@@ -301,6 +301,11 @@ class ProbabilityFlow(Solver):
         """The times of the tables, and those that suit the engine beyond them."""
         return "fitted-large" if self.large else "fitted"
 
+    @property
+    def sees_channels(self) -> bool:
+        """Yes: the fitted rows are completed by channel means, see ``solvers.fitted.invariance``."""
+        return True
+
     def resolve(
         self,
         problem: ReverseProcess,
