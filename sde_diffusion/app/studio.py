@@ -153,6 +153,7 @@ def choice_of(*values: Any) -> Choice:
 def step_of(shown: Reverse, share: float) -> int:
     """The number of the time at a share of the way, from 0 at the noise to 1 at the data.
 
+    >>> import torch
     >>> step_of(Reverse(torch.zeros(5, 1, 1), torch.zeros(5, 1, 1), [1.0, 0.7, 0.4, 0.2, 0.0]), 0.5)
     2
     """

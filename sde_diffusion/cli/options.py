@@ -141,7 +141,7 @@ def listed_options(
         A decorator. ``settings`` has the form of a TOML file: options by name, those of a table in a dictionary.
 
     >>> from sde_diffusion.training.options import NETWORK, TRAINING
-    >>> @listed_options({"Training": TRAINING[:2], "Network": NETWORK[:2]})
+    >>> @listed_options({"Training": TRAINING[:2], "Network": (NETWORK[0], NETWORK[2])})
     ... def command(*, settings):
     ...     print(settings)
     >>> command(steps=3, batch_size=None, network_name=None, network_width=8)

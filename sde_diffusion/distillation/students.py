@@ -82,6 +82,8 @@ def distill(
     options = {"time_sampling": "stratified", **options}
     place = None if out is None else Path(out)
     student = copy.deepcopy(teacher if student is None else student).requires_grad_(True)
+    if student.normalization is None:  # those of the teacher, which training would otherwise measure anew
+        student.normalization = teacher.units
     if method == "progressive":
         return _halved(teacher, student, data, nfe, start, place, resume, source, progress, options)
     student.sampler = Renoising()

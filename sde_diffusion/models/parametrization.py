@@ -221,8 +221,8 @@ class MeanPrediction(Parametrization):
         steps: T; that of the process where it has steps, else 1000.
 
     >>> from sde_diffusion.sde import DDPM
-    >>> mean = MeanPrediction().target(DDPM(2), torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([0.5]))
-    >>> mean  # the first step ends at x_0
+    >>> first = torch.tensor([1e-3])  # the first step ends at x_0
+    >>> MeanPrediction().target(DDPM(), torch.ones(1, 1), torch.ones(1, 1), first)
     tensor([[1.]])
     """
 

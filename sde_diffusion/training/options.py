@@ -216,15 +216,13 @@ def template() -> str:
 
     A default that depends on the data or on other options stands behind a ``#``.
 
-    >>> print("\n".join(template().splitlines()[:8]))
+    >>> print("\n".join(template().splitlines()[:6]))
     # Options of sdediff train --config FILE. Remove the # before a key to set
     # it: the default of these keys depends on other options.
     <BLANKLINE>
     # Training data: digits, moons, rings, checkerboard, swiss-roll, mnist,
     # cifar10; or the path of an .npy or .npz file or a folder of images.
     data = "digits"
-    <BLANKLINE>
-    # Folder with the files of mnist and cifar10. Default: none.
     """
     lines = [
         "# Options of sdediff train --config FILE. Remove the # before a key to set",

@@ -22,6 +22,7 @@ from solvers.solver import LocalErrorEstimate, Solver
 class ScaledPath:
     """The path of x / c: alpha, and sigma / c.
 
+    >>> import torch
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> float(ScaledPath(straight, 4.0)(torch.tensor(0.5)).sigma)
     0.125
