@@ -78,6 +78,11 @@ def asked_times(
         )
     chosen, times = plan(problem, shape, solver, nfe=nfe, grid=grid)
     at = tuple(evaluation_times(problem, shape, times, chosen))
+    if at and at[0] != float(times[0]):
+        raise InputError(
+            f"{type(solver).__name__} asks the model elsewhere than at the start, and a pipeline asks there first; choose "
+            "another solver"
+        )
     nodes: list[int | None] = [None] * len(at)
     for k in range(len(times) - 1):
         first = chosen.evaluations(k, finish=False) if k > 0 else 0

@@ -14,6 +14,7 @@ from torch import Tensor
 from sde_diffusion.evaluation.metrics.estimate import halves_of
 from sde_diffusion.evaluation.metrics.mmd import block, pair
 from sde_diffusion.evaluation.metrics.nearest_neighbours import reach
+from solvers.errors import InputError
 
 _NEAR = 48  # nearest neighbours that are kept; of 48 fewer than 5 lie in a half once in 10^9
 
@@ -36,6 +37,10 @@ def neighbours_of_halves(generated: Tensor, real: Tensor, draws: int, seed: int,
     >>> tuple(whole.shape), tuple(halves.shape)
     ((4,), (4, 4))
     """
+    if len(generated) // 2 < k + 1:  # before the warning of few samples
+        raise InputError(
+            f"halves of {len(generated)} samples have no {k}-th nearest neighbours; take {2 * (k + 1)} or more"
+        )
     y, x = pair(generated, real, least=k + 1)
     n = len(y)
     # The whole set is one more "half", in the first row.

@@ -225,7 +225,8 @@ def test_torch_data_sets_and_loaders_are_read() -> None:
         (["text"], InputTypeError, "item 0 of Pairs is of type str; expected a tensor, an array or a PIL image"),
         ([{"a": 1}], InputTypeError, "item 0 of Pairs has the keys a; call the sample 'x' or 'image'"),
         ([(torch.zeros(2), 0.5)], InputTypeError, "the label of item 0 of Pairs is 0.5; expected a whole number"),
-        ([(torch.zeros(2), 1, 2)], InputTypeError, "item 0 of Pairs has 3 parts"),
+        ([(torch.zeros(2), 1, 2)], InputTypeError, "the condition of item 0 of Pairs is of type int"),
+        ([(torch.zeros(2), 1, torch.zeros(2), 3)], InputTypeError, "item 0 of Pairs has 4 parts"),
     ],
 )
 def test_items_that_are_no_samples_are_named(items: list[Any], error: type[Exception], message: str) -> None:

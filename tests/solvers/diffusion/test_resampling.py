@@ -64,6 +64,7 @@ def test_annealed_langevin_finds_modes_and_their_weights_with_many_steps(sde: SD
     assert float((x - x.sign()).std()) == pytest.approx(0.3, abs=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:.*samples diverged")
 def test_few_langevin_steps_stay_behind() -> None:
     model = Gaussian(torch.zeros(1), torch.full((1,), 0.01), sde=VPSDE())
     few, many = (

@@ -118,7 +118,7 @@ def test_transport_has_a_column_for_each_class_and_one_for_the_round_trip(labell
         ("edit interpolate five.png zero.png --run bundled --nfe 9", "it is of variations"),
         ("edit transport five.png --run bundled --label 3", "--label 3 --to 5,8"),
         ("edit transport five.png --run bundled --to 3", "--label 3 --to 5,8"),
-        ("edit transport five.png --run bundled --label 3 --to 5", "trained without labels"),
+        ("edit transport five.png --run bundled --label 3 --to 12", "the class '12'"),
     ],
 )
 def test_bad_input_is_refused_and_nothing_is_written(command: str, message: str) -> None:
