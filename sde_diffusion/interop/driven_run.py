@@ -80,8 +80,8 @@ def asked_times(
     at = tuple(evaluation_times(problem, shape, times, chosen))
     if at and at[0] != float(times[0]):
         raise InputError(
-            f"{type(solver).__name__} asks the model elsewhere than at the start, and a pipeline asks there first; choose "
-            "another solver"
+            f"{type(solver).__name__} asks the model elsewhere than at the start, where a pipeline asks first; "
+            "choose another solver"
         )
     nodes: list[int | None] = [None] * len(at)
     for k in range(len(times) - 1):
