@@ -164,4 +164,4 @@ def test_an_error_in_several_processes_says_in_which(launch: Callable[..., Any])
 
 def test_processes_are_started_by_torchrun() -> None:
     said = refused("bundled", "--processes", "3")
-    assert "torchrun --nproc-per-node 3 -m sde_diffusion -- " in said
+    assert "torchrun --nproc-per-node 3 -m sde_diffusion --" in said
