@@ -15,7 +15,7 @@ from torch import nn
 from sde_diffusion import VPSDE, ScoreModel
 
 class Net(nn.Module):
-    """D of N(0, diag(c)) with a term that is not linear."""
+    """D of N(0, diag(c)) with a term that is not linear and ends with the noise."""
 
     def __init__(self):
         super().__init__()
@@ -23,7 +23,7 @@ class Net(nn.Module):
 
     def forward(self, x, t):
         alpha, sigma = (c[:, None].to(x) for c in VPSDE().marginal(t.double()))
-        return alpha * self.c / (alpha**2 * self.c + sigma**2) * x + 0.05 * alpha * torch.sin(2 * x)
+        return alpha * self.c / (alpha**2 * self.c + sigma**2) * x + 0.05 * alpha * sigma * torch.sin(2 * x)
 
 MODELS = {"small": lambda: load("small")}
 
