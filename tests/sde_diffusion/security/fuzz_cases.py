@@ -57,8 +57,8 @@ FIRST = {
 GUIDED = words("sample classes --label 1 --guidance 2 --n 2 --nfe 4 --out out")
 INPAINT = words("restore inpaint mask.png --run bundled --mask mask.png --n 1 --nfe 2 --out out")
 FIGURES = words("schedule forward reverse score trajectories film")
-# Options that would be minutes of work.
-COSTLY = {"--tune", "--minutes", "--budget", "--processes", "--nproc-per-node", "--help"}
+# Options that would be minutes of work; torch's compiler waits for its own processes for ever in a forked one.
+COSTLY = {"--compile", "--tune", "--minutes", "--budget", "--processes", "--nproc-per-node", "--help"}
 
 
 def options_of(command: str) -> dict[str, bool]:
