@@ -25,7 +25,6 @@ pytestmark = [
 ]
 SHAPE = (4, 8, 8)
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-# annealed-langevin asks at the end of each step, from a rescaled state, and is refused.
 FIXED = [name for name, solver in SOLVERS.items() if not solver.adaptive and name != "annealed-langevin"]
 
 
