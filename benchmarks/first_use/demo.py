@@ -60,7 +60,7 @@ def run_command(command: str) -> str:
     return "".join(lines)
 
 
-def demo(train: str = "sdediff train --sde vp --steps 2000") -> None:
+def demo(train: str = "sdediff train --sde vp --steps 1800") -> None:
     """Run all commands and say what they made."""
     print(f"Trains on 8 x 8 digits, samples them and compares solvers: about {MINUTES} minutes on two cores.")
     start = time.perf_counter()
