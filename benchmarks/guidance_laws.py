@@ -184,7 +184,7 @@ def main() -> None:
     (options.out / "guidance_laws.json").write_text(json.dumps(rows, indent=1) + "\n")
     head = (
         "# What guidance samples\n\nMade by `python -m benchmarks.guidance_laws "
-        f"--samples {options.samples} --scale {options.scale:g}`, beside the tilted law at w = {options.scale:g}.\n\n"
+        f"--samples {options.samples} --scale {options.scale:g}`, beside the\ntilted law at w = {options.scale:g}.\n\n"
     )
     (options.out / "guidance_laws.md").write_text(head + table(rows))
     print(table(rows))

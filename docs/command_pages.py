@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "commands"
 PICTURES = {
     "sample": ("digits.png", "Digits sampled with pf-ode at 20 evaluations"),
     "train": ("training-page.png", "The page of a run: samples on the way, loss and held-out loss"),
-    "restore": ("restore-inpaint.png", "A digit with hidden pixels, samples of its posterior, mean and deviation"),
+    "restore": ("restore-inpaint.png", "Hidden pixels, samples of the posterior, mean and deviation"),
     "show": ("solvers.png", "Solvers side by side from the same initial noise"),
     "compare": ("compare.png", "Error against NFE of several solvers"),
     "app": ("app.png", "The app with samples of the bundled digits"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled here
 
 import torch
 from torch import Tensor
@@ -56,11 +56,11 @@ def plain_weights(path: Path) -> io.BytesIO:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:
                 if (size := sum(part.file_size for part in parts.infolist())) > MOST_BYTES:
-                    raise pickle.UnpicklingError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
+                    raise InputError(f"it unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise pickle.UnpicklingError("its content is no table of tensors")
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+            raise InputError("its content is no table of tensors")
+    except (UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} holds no plain tensors and is not loaded ({reason})") from None
     plain = io.BytesIO()
