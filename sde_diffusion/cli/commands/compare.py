@@ -13,6 +13,7 @@ from torch import Tensor
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    DataDirOption,
     DeviceOption,
     HtmlOption,
     ModelOption,
@@ -94,9 +95,7 @@ def compare(
             autocompletion=complete_data,
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False)
-    ] = None,
+    data_dir: DataDirOption = None,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,

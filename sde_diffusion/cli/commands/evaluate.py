@@ -16,6 +16,7 @@ from sde_diffusion.cli.evaluation_inputs import find_reference, given_samples, h
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     CompileOption,
+    DataDirOption,
     DeviceOption,
     HtmlOption,
     ModelOption,
@@ -107,10 +108,7 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split of the reference: train or test.")] = "train",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False),
-    ] = None,
+    data_dir: DataDirOption = None,
     features: Annotated[
         str | None,
         typer.Option(

@@ -11,7 +11,7 @@ import torch
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.options import refuse
+from sde_diffusion.cli.options import DataDirOption, refuse
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.images import SUFFIXES
 from sde_diffusion.data.inspection import inspect_data
@@ -47,9 +47,7 @@ def inspect(
             show_default="the latest in runs/, else the bundled model",
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.", show_default=False)
-    ] = None,
+    data_dir: DataDirOption = None,
     picture: Annotated[
         Path | None,
         typer.Option("--picture", help="Write samples of a data set as this .png file.", show_default=False),

@@ -13,6 +13,7 @@ from rich.table import Table
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    DataDirOption,
     DeviceOption,
     ModelOption,
     RunArgument,
@@ -61,9 +62,7 @@ def likelihood(
             autocompletion=complete_data,
         ),
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder with the files of mnist and cifar10.")
-    ] = None,
+    data_dir: DataDirOption = None,
     split: Annotated[
         str | None,
         typer.Option("--split", help="train or test, the held-out data.", show_default="test; train for a path"),

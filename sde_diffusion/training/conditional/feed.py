@@ -62,9 +62,12 @@ class ConditionFeed:
         return found
 
     def draw(self, step: int) -> dict[str, Tensor]:
-        """The draws of a step for its whole batch."""
-        found = {"label": self.draws.dropped(step, self.config.drop_label)}
-        found["condition"] = self.draws.dropped(step, self.config.drop_condition)
+        """The draws of a step for its whole batch; none for training without labels and conditions."""
+        found = {}
+        if self.no_label is not None:
+            found["label"] = self.draws.dropped(step, self.config.drop_label)
+        if self.condition is not None:
+            found["condition"] = self.draws.dropped(step, self.config.drop_condition)
         if self.config.condition_noise:
             found["level"] = self.draws.levels(step, self.config.condition_noise)
         return found
@@ -81,7 +84,7 @@ class ConditionFeed:
             rows: which rows of the batch.
             altered: the augmentation of these rows, or None.
         """
-        found = self._label(index, drawn["label"][rows])
+        found = self._label(index, drawn["label"][rows]) if "label" in drawn else {}
         if self.condition is None:
             return found
         value = self._to_device(self.condition.batch(index))
