@@ -161,8 +161,7 @@ def _run_gated(table: MixtureOfTables, fit: TableFit) -> tuple[Tensor, list[Tens
     x, seen, rows = fit.x1, table.init(process, times), []
     for t, s in pairwise(times):
         x, _, seen = table.step(process, x, t, s, seen, NoNoise())
-        assert seen.row is not None
-        rows.append(seen.row)
+        rows.append(seen.coefficients())
     return x, rows
 
 

@@ -13,11 +13,13 @@ data at the noise level of the step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from solvers.errors import StateError
 
 # Features are clamped at this many standard deviations from their mean in the fit.
 FAR = 4.0
@@ -73,9 +75,10 @@ class GateFeatures(NamedTuple):
         start: log rms(eps), (B, 1).
         features: up to three residuals u_i, the size n_i, up to two changes d_i from the second on, each newest first:
             (B, features) float64.
-        row: the coefficients of the last row, (B or 1, 1 + weights): decay, then weights, newest value first.
+        row: the coefficients of the last row, or a function that makes them, since a run needs none; see
+            ``coefficients``.
         centre: of the data, like a value or with one entry for each channel; see ``solvers.fitted.invariance``.
-        safe: the step of the exponential method beside the last row, for the error estimate.
+        apart: the last step minus that of the exponential method, for the error estimate.
         base: x at the start of a path that starts low, until its first step is corrected.
     """
 
@@ -83,10 +86,20 @@ class GateFeatures(NamedTuple):
     values: tuple[Tensor, ...] = ()
     start: Tensor | None = None
     features: Tensor | None = None
-    row: Tensor | None = None
+    row: Tensor | Callable[[], Tensor] | None = None
     centre: Tensor | None = None
-    safe: Tensor | None = None
+    apart: Tensor | None = None
     base: Tensor | None = None
+
+    def coefficients(self) -> Tensor:
+        """The coefficients of the last row, (B or 1, 1 + weights): decay, then weights, newest value first.
+
+        Raises:
+            StateError: no row is done.
+        """
+        if self.row is None:
+            raise StateError("the coefficients are those of the last row, and none is done")
+        return self.row if isinstance(self.row, Tensor) else self.row()
 
     def after(self, x: Tensor, value: Tensor, alpha: Tensor, sigma: Tensor) -> GateFeatures:
         """With one evaluation more, at x_t = x."""

@@ -15,7 +15,7 @@ data, and may start below its first noise levels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -148,27 +148,27 @@ class MixtureOfTables(FixedGridSolver):
         safe = combine(lower, x, seen.values)
         if i > 0:
             out, share = within(out, safe, sum(lower.weights), seen.values, view.limit(i))
-        whole = plain_row(row, missing, i if value.ndim == 2 else max(i - 1, 0), lower, share, i)
+        whole = partial(plain_row, row, missing, i if value.ndim == 2 else max(i - 1, 0), lower, share, i)
         kept = seen.values[: max(self._kept[i], 2)]
         if i == 0 and not view.exact and len(self.gates) > 1:
             seen = seen._replace(base=x)
-        return out, s, seen._replace(number=state.number + 1, values=kept, row=whole, safe=out - safe)
+        return out, s, seen._replace(number=state.number + 1, values=kept, row=whole, apart=out - safe)
 
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: GateFeatures, after: GateFeatures
     ) -> LocalErrorEstimate | None:
         """The distance between a step and the step of the exponential method with data prediction and two values."""
         if self.invariance is not None:
-            return None if after.safe is None else LocalErrorEstimate(t, s, sample_rms(after.safe))
+            return None if after.apart is None else LocalErrorEstimate(t, s, sample_rms(after.apart))
         i = before.number
-        assert after.row is not None
         lower = Update(0.0, (1.0,), 0.0)
         if i + 1 < len(self.gates):
             step = _LOWER.plan(problem.path, 0.0, self.times)[i]
             if step.order == 0:
                 return None
             lower = step.predictor
-        row = F.pad(after.row, (0, max(0, 1 + len(lower.weights) - after.row.shape[1])))
+        row = after.coefficients()
+        row = F.pad(row, (0, max(0, 1 + len(lower.weights) - row.shape[1])))
         for k, weight in enumerate((lower.decay, *lower.weights)):
             row[:, k] -= weight
         return LocalErrorEstimate(t, s, sample_rms(weighted_sum(row, x, (after.values[0], *before.values))))
