@@ -31,5 +31,6 @@ def ancestral_step(
     if fresh > 1:
         raise InputError(f"ancestral sampling takes eta up to 1 at any step size; got eta={eta}")
     kept = sigma_s * math.sqrt(1 - fresh) / sigma_t
-    out = x0 * (alpha_s - kept * alpha_t) + x * kept
+    out = x0 * (alpha_s - kept * alpha_t)
+    out += x * kept
     return out if xi is None else out.add_(xi, alpha=sigma_s * math.sqrt(fresh))

@@ -71,7 +71,7 @@ def _run(
     status = torch.zeros(len(x), dtype=torch.uint8, device=x.device)
     grid = times.unbind()
     reached = grid[0]
-    for index, move in enumerate(moves(problem, solver, times)):
+    for index, move in enumerate(moves(run, solver, times)):
         s = grid[index + 1]
         if solver.adaptive and move is not finish:
             meter.cap = None if nfe is None else nfe - reserved(problem, times)
