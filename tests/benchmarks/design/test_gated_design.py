@@ -55,6 +55,7 @@ def score(design: GatedDesign, entry) -> float:
     return objective([one.held for one in design.problems], ends, design.units)
 
 
+@pytest.mark.slow
 def test_what_is_made_is_better_than_every_start(design, starts):
     made = design.make()
     assert score(design, made) == pytest.approx(design.best, rel=1e-5)
@@ -71,6 +72,7 @@ def test_some_numbers_are_fitted_and_no_others(design):
     assert not torch.equal(design.found.numbers[1], before.numbers[1])
 
 
+@pytest.mark.slow
 def test_the_last_stage_leaves_times_and_the_rows_of_networks(starts):
     design = GatedDesign(problems(), EXPERTS, starts, Console(file=io.StringIO()), search=False)
     network = design.problems[0]

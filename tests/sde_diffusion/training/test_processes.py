@@ -110,6 +110,7 @@ COMMON = {"batch_size": 64, "log_every": 7, "checkpoint_every": 10, "warmup": 5,
 COMMON |= {"schedule": "constant", "keep": 9}
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does_and_resume_bit_for_bit(tmp_path: Path) -> None:
     def tasks(folder: str, steps: int) -> Tasks:
         return [(str(tmp_path / folder / name), COMMON | {"steps": steps} | SETTINGS[name]) for name in SETTINGS]

@@ -147,6 +147,7 @@ def test_tuned_is_never_worse_and_uses_its_budget(nfe):
     assert float(rms(out.x - truth).mean()) < 1.1 * float(rms(default - truth).mean())
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_solver():
     model = mixture()
     tables = [tune(model, 3, shape=(3,), seed=5, noise_samples=16, held_out=16) for _ in range(2)]
