@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, quality
@@ -28,28 +26,11 @@ from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import BUNDLED_NAME, find_model, name_of
 from sde_diffusion.storage.provenance import versions
-from solvers import SOLVERS, ReverseProcess, Solver
+from solvers import SOLVERS, Solver
 from solvers.diffusion.ancestral import DDPM
-from solvers.exact_step import ancestral_step
-from solvers.noise import Noise
 
 RESULTS = Path(__file__).parent / "results"
 LAST = 1e-3
-
-
-@dataclass(frozen=True)
-class LargerVariance(DDPM):
-    """DDPM whose noise has the variance of the forward step, beta instead of beta-tilde."""
-
-    def step(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
-    ) -> tuple[Tensor, Tensor, Any]:
-        """The mean of DDPM's transition, plus noise of a larger variance."""
-        x0 = problem.denoise(x, t)
-        xi = noise.increment(x, t, s)
-        mean = ancestral_step(problem, x, x0, t, s, torch.zeros_like(x), eta=1.0)
-        alpha_t, alpha_s = (float(problem.path(u)[0]) for u in (t, s))
-        return mean + math.sqrt(1 - (alpha_t / alpha_s) ** 2) * xi, s, state
 
 
 ROWS: dict[str, tuple[Solver, float]] = {
@@ -57,7 +38,7 @@ ROWS: dict[str, tuple[Solver, float]] = {
     "0.2": (SOLVERS["ddpm"], 0.2),
     "0.5": (SOLVERS["ddpm"], 0.5),
     "1.0": (SOLVERS["ddpm"], 1.0),
-    "sigma-hat": (LargerVariance(), 1.0),
+    "sigma-hat": (DDPM("large"), 1.0),
 }
 
 

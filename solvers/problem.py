@@ -148,6 +148,19 @@ def _snr(u: Any) -> Any:
     return torch.exp(exponent) if isinstance(exponent, Tensor) else math.exp(exponent)
 
 
+class LearnedVariance(NamedTuple):
+    """The call of a network that learned the variance of its steps as well.
+
+    Attributes:
+        of: the model (x, t) -> E[x_0 | x_t] that the call stands for: with another model it is not used.
+        call: (x, t) -> E[x_0 | x_t] and the share s of log Sigma = s log beta + (1 - s) log beta~, like x; the share is
+            None where the network learned none.
+    """
+
+    of: Callable[..., Tensor]
+    call: Callable[..., tuple[Tensor, Tensor | None]]
+
+
 @dataclass(frozen=True)
 class ReverseProcess:
     r"""The reverse-time process of a path, as a first-class object.
@@ -158,6 +171,7 @@ class ReverseProcess:
         eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
         cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
         condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
+        variance: the call of ``model`` with its learned variance, or None.
 
     Raises:
         ValueError: eta is negative or not finite, or cost < 1.
@@ -175,6 +189,7 @@ class ReverseProcess:
     eta: float = 0.0
     cost: int = field(default=1, kw_only=True)
     condition: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    variance: LearnedVariance | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eta) and self.eta >= 0):
@@ -190,6 +205,12 @@ class ReverseProcess:
     def denoise(self, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x]: one model evaluation."""
         return self.model(x, batch_times(t, x), **self.condition)
+
+    def denoise_with_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """E[x_0 | x_t = x], and the share of a learned variance or None: one model evaluation."""
+        if self.variance is None or self.variance.of != self.model:
+            return self.denoise(x, t), None
+        return self.variance.call(x, batch_times(t, x), **self.condition)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift of the reverse process in t (integrate it towards smaller t)."""

@@ -87,6 +87,9 @@ COMBINATIONS = [
     Combination("ddpm", "noise", "simple", "uniform"),
     Combination("ddpm", "noise", "simple", "loss-second-moment", variance=True),
     Combination("ddpm", "velocity", "p2", variance=True, sde_settings={"schedule": "cosine"}),
+    Combination("ddpm", "mean", "output"),
+    Combination("ddpm", "mean", "simple", "uniform", variance=True),
+    Combination("vp", "data", "output"),
 ]
 
 

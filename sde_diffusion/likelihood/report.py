@@ -173,6 +173,7 @@ def measure(
     if bound is not None:
         report["elbo"] = {
             "steps": elbo_steps,
+            "variance": bound.variance,
             "nats": _mean(bound.nats),
             "prior": float(bound.prior.mean()),
             "decoder": float(bound.decoder.mean()),
@@ -235,7 +236,7 @@ def _joined(bounds: list[Bound]) -> Bound | None:
         name: torch.cat([getattr(b, name) for b in bounds], dim=-1).cpu()
         for name in ("nats", "standard_error", "prior", "steps", "decoder")
     }
-    return Bound(**joined, times=first.times, nfe=first.nfe, dim=first.dim)
+    return Bound(**joined, times=first.times, nfe=first.nfe, dim=first.dim, variance=first.variance)
 
 
 def _on_cpu(found: T) -> T:

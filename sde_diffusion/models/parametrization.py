@@ -256,16 +256,17 @@ class MeanPrediction(Parametrization):
 
 
 PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
-    kind.name: kind for kind in (NoisePrediction, DataPrediction, VelocityPrediction, ScorePrediction, EDMPrediction)
+    kind.name: kind
+    for kind in (NoisePrediction, DataPrediction, VelocityPrediction, ScorePrediction, EDMPrediction, MeanPrediction)
 }
-"""The parametrizations that have no time step; ``MeanPrediction`` has one."""
+"""The parametrizations by name."""
 
 
 def parametrization_of(predicts: str | Parametrization, sigma_data: float = 1.0) -> Parametrization:
     """What a name stands for; an instance is returned as it is.
 
     Args:
-        predicts: a name in ``PARAMETRIZATIONS``, "mean", or a Parametrization.
+        predicts: a name in ``PARAMETRIZATIONS``, or a Parametrization.
         sigma_data: of "edm".
 
     Raises:
@@ -276,6 +277,5 @@ def parametrization_of(predicts: str | Parametrization, sigma_data: float = 1.0)
     """
     if isinstance(predicts, Parametrization):
         return predicts
-    known: dict[str, type[Parametrization]] = {**PARAMETRIZATIONS, MeanPrediction.name: MeanPrediction}
-    kind = choose(predicts, known, "parametrization")
+    kind = choose(predicts, PARAMETRIZATIONS, "parametrization")
     return kind(sigma_data) if kind is EDMPrediction else kind()

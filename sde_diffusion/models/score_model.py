@@ -28,6 +28,7 @@ from sde_diffusion.sde.base import per_sample
 from solvers.display.displayed import Displayed, finished
 from solvers.display.result_table import ResultTable
 from solvers.errors import InputError, InputTypeError
+from solvers.problem import LearnedVariance
 from solvers.solver import Solver
 
 PREDICTS = tuple(PARAMETRIZATIONS)
@@ -41,7 +42,7 @@ class ScoreModel(Displayed, nn.Module):
         network: (x, t) -> like x, or an object that holds it (``outputs.tensor_of``), with t (B,) in [0, 1] in the
             dtype of x ("edm": c_in z and c_noise instead).
         sde: the forward process.
-        predicts: the parametrization of the network's output: noise, data, velocity, score or edm, or a
+        predicts: the parametrization of the network's output: noise, data, velocity, score, edm or mean, or a
             ``Parametrization`` of one's own.
         shape: shape of one sample, so that sampling needs no other argument.
         sigma_data: standard deviation of the data, for "edm".
@@ -277,6 +278,21 @@ class ScoreModel(Displayed, nn.Module):
 
     def _denoise_outputs(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         return self.denoised_from(self.outputs(x, t, **condition)[0], x, t)
+
+    def denoise_with_share(self, x: Tensor, t: Tensor, **condition: Any) -> tuple[Tensor, Tensor | None]:
+        """E[x_0 | x_t = x], and the learned variance of a step: how far log Sigma lies between log beta~ and log beta.
+
+        One evaluation. The share is (1 + output) / 2 of the second half of the network's channels, like x
+        (Nichol & Dhariwal 2021, eq. 15); None where the network learned no variance.
+        """
+        output, extra = self.outputs(x, t, **condition)
+        return self.denoised_from(output, x, t), None if extra is None else (1 + extra) / 2
+
+    def learned_variance(self) -> LearnedVariance | None:
+        """What a reverse process needs for a learned variance; None where ``denoise`` is a method of a subclass."""
+        if type(self).denoise not in (ScoreModel.denoise, ScoreModel._denoise_outputs):
+            return None
+        return LearnedVariance(self.denoise, self.denoise_with_share)
 
     def denoised_from(self, output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t = x] from the network's output there: no evaluation."""

@@ -261,7 +261,10 @@ class SDE(ABC):
         if model.sde != self:
             raise InputError(f"this model was made for {model.sde}, not for {self}; use model.sde.reverse(model)")
         model.check_defined_at_pure_noise()
-        return ReverseProcess(model.denoise, self, eta, cost=model.cost, condition=condition)
+        learned = getattr(model, "learned_variance", None)
+        return ReverseProcess(
+            model.denoise, self, eta, cost=model.cost, condition=condition, variance=learned() if learned else None
+        )
 
     def probability_flow(self, model: Denoiser, **condition: Any) -> ReverseProcess:
         """The probability-flow ODE, ``reverse(model, eta=0)`` (Song et al. 2021, eq. 13)."""

@@ -1,6 +1,7 @@
 r"""The Gaussian posterior of one discrete step, and the variance that a network may learn for it.
 
-For a step from t to s < t of x = alpha x_0 + sigma eps, with beta = 1 - (alpha_t / alpha_s)^2, the posterior is
+For a step from t to s < t of x = alpha x_0 + sigma eps, with beta = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, the
+posterior is
 
     q(x_s | x_t, x_0) = N( (alpha_s beta / sigma_t^2) x_0 + (alpha_t sigma_s^2 / (alpha_s sigma_t^2)) x_t,  beta~ I ),
     beta~ = beta sigma_s^2 / sigma_t^2                                         (Ho et al. 2020, eq. 6-7).
@@ -46,7 +47,8 @@ def posterior(sde: SDE, t: Tensor, s: Tensor) -> Posterior:
     (0.75, 0.428571)
     """
     (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
-    beta = 1 - (alpha_t / alpha_s) ** 2
+    rest = alpha_t / alpha_s * sigma_s
+    beta = (sigma_t - rest) * (sigma_t + rest)
     small = beta * (sigma_s / sigma_t) ** 2
     return Posterior(alpha_s * beta / sigma_t**2, alpha_t / alpha_s * (sigma_s / sigma_t) ** 2, small, beta)
 

@@ -17,7 +17,7 @@ from sde_diffusion.data.preparation import prepare_once, size_of
 from sde_diffusion.models.noisy_classifier import CLASS
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import Classifier, attended, default_settings, default_size
-from sde_diffusion.sde import SDE, make_sde
+from sde_diffusion.sde import DDPM, SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, recorded_layout, run_to_resume
 from sde_diffusion.storage.record_types import DataEntry, ModelDescription, NetworkEntry
@@ -231,6 +231,7 @@ def set_up(
         normalize=config.normalize,
         size=size,
     )
+    _check_variance(model)
     if not resume:
         suited = default_options("noise" if classifier else model.predicts, model.sde)
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
@@ -238,6 +239,14 @@ def set_up(
     folder = Path(out) if out else new_run(name or "digits", suffix)
     held_out = None if data.condition is not None else _test_split(data, options.get("data_dir"))
     return Setup(model, data, config, folder, size, held_out)
+
+
+def _check_variance(model: ScoreModel) -> None:
+    if (getattr(model.network, "settings", None) or {}).get("variance") and not isinstance(model.sde, DDPM):
+        raise InputError(
+            f"a learned variance (--learned-variance) is one of steps, and the process {type(model.sde).__name__} has "
+            "none; give --sde ddpm"
+        )
 
 
 def _test_split(data: Data, data_dir: str | os.PathLike[str] | None) -> Data | None:

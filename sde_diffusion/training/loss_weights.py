@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from sde_diffusion.models.parametrization import NoisePrediction, Parametrization
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError, choose
 
@@ -167,6 +168,31 @@ class Sigmoid:
         return sde.g(t) ** 2 * torch.sigmoid(self.bias - 2 * sde.half_log_snr(t))
 
 
+@dataclass(frozen=True)
+class OutputWeight:
+    """The plain error of the output, whatever the network predicts: w = sigma^2 / gain^2.
+
+    The L_simple of Ho et al. 2020 for each of their objectives (table 2): ``simple`` for a network of the noise.
+
+    Args:
+        parametrization: what the network predicts; the model's by default, and the noise without a model.
+
+    >>> from sde_diffusion.models.parametrization import DataPrediction
+    >>> from sde_diffusion.sde import VPSDE
+    >>> sde, t = VPSDE(), torch.tensor(0.3)
+    >>> alpha, sigma = sde.marginal(t)
+    >>> bool(torch.isclose(OutputWeight(DataPrediction())(sde, t), sigma**4 / alpha**2))
+    True
+    """
+
+    parametrization: Parametrization | None = None
+
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
+        """The weight at times t."""
+        own = self.parametrization or NoisePrediction()
+        return (sde.marginal(t)[1] / own.gain(sde, t)) ** 2
+
+
 class Uncertainty(nn.Module):
     """A learned u(t), and the loss l exp(-u) + u (Karras et al. 2024, eq. 14; section 2.3).
 
@@ -213,12 +239,13 @@ LOSS_WEIGHTS: dict[str, Weight] = {
     "min-snr": MinSNR(),
     "p2": P2(),
     "sigmoid": Sigmoid(),
+    "output": OutputWeight(),
     "uncertainty": EDMWeight(),  # the initial value of the learned weight
 }
 
 
-def weight_for(weight: str | Weight, sigma_data: float) -> Weight:
-    """The weight of a name in ``LOSS_WEIGHTS``, or the function itself, with the model's sigma_data by default.
+def weight_for(weight: str | Weight, sigma_data: float, parametrization: Parametrization | None = None) -> Weight:
+    """The weight of a name in ``LOSS_WEIGHTS``, or the function itself, with what it needs of the model.
 
     Raises:
         ValueError: an unknown name.
@@ -229,6 +256,8 @@ def weight_for(weight: str | Weight, sigma_data: float) -> Weight:
     weigh = choose(weight, LOSS_WEIGHTS, "weight") if isinstance(weight, str) else weight
     if isinstance(weigh, EDMWeight) and weigh.sigma_data is None:
         return replace(weigh, sigma_data=sigma_data)
+    if isinstance(weigh, OutputWeight) and weigh.parametrization is None:
+        return replace(weigh, parametrization=parametrization)
     return weigh
 
 

@@ -70,7 +70,7 @@ def denoising_loss(
     >>> denoising_loss(zero, torch.ones(1, 2), torch.tensor([0.5]), torch.tensor([[1.0, 3.0]]))
     tensor([5.])
     """
-    weigh = weight_for(weight, model.sigma_data)
+    weigh = weight_for(weight, model.sigma_data, model.parametrization)
     c = weigh(model.sde, t) * (model.output_gain(t) / model.sde(t).sigma) ** 2
     x = model.sde.perturb(x0, t, eps)
     output, variance = model.outputs(x, t, **condition)

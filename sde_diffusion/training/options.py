@@ -184,6 +184,15 @@ NETWORK = (
     TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network", example=2),
     TrainOption("dropout", float, "Dropout probability.", "by the data", "network", example=0.0),
     TrainOption(
+        "variance",
+        bool,
+        "Learn the variance of the steps as well (--sde ddpm), with twice the channels of the output.",
+        "no-learned-variance",
+        "network",
+        ("--learned-variance/--no-learned-variance",),
+        example=False,
+    ),
+    TrainOption(
         "embedding",
         str,
         f"Time embedding: {', '.join(EMBEDDINGS)}.",

@@ -160,6 +160,18 @@ class MeteredProcess(ReverseProcess):
             meter.sizes.add(t, x, out)
         return out
 
+    def denoise_with_share(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """E[x_0 | x_t = x], and the share of a learned variance or None: one evaluation."""
+        meter = self.meter
+        if self.variance is None or self.variance.of != meter.model:
+            return self.denoise(x, t), None
+        meter.check_cap()
+        out, share = self.variance.call(x, batch_times(t, x), **meter.of_rows(self.condition))
+        meter.counted(out, x)
+        if meter.sizes is not None and t.ndim == 0:
+            meter.sizes.add(t, x, out)
+        return out, share
+
 
 @dataclass(frozen=True)
 class MeteredEquation(Equation):
@@ -186,5 +198,8 @@ def metered(problem: Problem, times: Tensor, batch: int, model: Callable[..., An
     meter = NFEMeter(problem.model if model is None else model, batch, problem.cost)
     if isinstance(problem, ReverseProcess):
         known = KnownTimes(problem.path, times)
-        return MeteredProcess(meter, known, problem.eta, cost=problem.cost, condition=problem.condition, meter=meter)
+        return MeteredProcess(
+            meter, known, problem.eta, cost=problem.cost, condition=problem.condition, variance=problem.variance,
+            meter=meter,
+        )  # fmt: skip
     return MeteredEquation(meter, problem.g, problem.cost, condition=problem.condition, meter=meter)

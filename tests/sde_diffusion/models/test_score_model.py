@@ -40,7 +40,12 @@ def declared(exact: GaussianMixture, predicts: str, sigma_data: float = 0.7) -> 
         x0 = exact.denoise(x, t)
         eps = (x - alpha * x0) / sigma
         a, b = (c[:, None] for c in sde.velocity_weights(t))
-        return {"noise": eps, "data": x0, "velocity": a * x0 + b * eps, "score": -eps / sigma}[predicts]
+        # mu~: the mean of x_s given x_t and x_0, by the weights of the two normal laws that it comes from.
+        alpha_s, sigma_s = (c[:, None] for c in sde.marginal((t.double() - 1e-3).clamp_min(0)))
+        ratio = alpha / alpha_s
+        rest = sigma**2 - (ratio * sigma_s) ** 2
+        mean = (ratio * sigma_s**2 * x + rest * alpha_s * x0) / sigma**2
+        return {"noise": eps, "data": x0, "velocity": a * x0 + b * eps, "score": -eps / sigma, "mean": mean}[predicts]
 
     return ScoreModel(network, sde, predicts, shape=(2,), sigma_data=sigma_data)
 
