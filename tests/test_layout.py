@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folders of sde_diffusion, bottom first. A module may import its own folder and those of earlier rows only, inside
 # functions and for annotations as well, so the folders of one row know nothing of each other.
 LAYERS = [
-    {"files", "parallel"},
+    {"files", "parallel", "text"},
     {"networks", "data", "sde"},
     {"report"},
     {"models"},
@@ -55,7 +55,7 @@ SOLVER_LAYERS = [
 SOLVER_LEVEL = {name: level for level, names in enumerate(SOLVER_LAYERS) for name in names}
 
 # These need nothing of the solvers but the wording of an error and the display of a result.
-SELF_CONTAINED = {"files", "networks", "data"}
+SELF_CONTAINED = {"files", "networks", "data", "text"}
 SHARED = {"errors", "display"}
 
 DISPLAYS = {"matplotlib", "pandas"}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sde_diffusion.sampling.given.conditions import GivenCondition
     from sde_diffusion.sampling.guidance_settings import GuidanceSettings
     from sde_diffusion.storage.checkpoint import StoredModel
+    from sde_diffusion.storage.record_types import ConditionEntry
 
 LabelOption = Annotated[
     str | None,
@@ -86,7 +87,7 @@ ConditionOption = Annotated[
     option(
         "--condition",
         "Conditions of a model trained with --condition, taken in turn: an image, a folder of images, .npy, "
-        ".npz:ARRAY, or .csv:COLUMN,COLUMN.",
+        ".npz:ARRAY, .csv:COLUMN,COLUMN, or a .txt of captions.",
         "no condition",
         "Guidance",
     ),
@@ -95,6 +96,17 @@ ConditionNoiseOption = Annotated[
     float | None,
     option(
         "--condition-noise", "Noise level of condition images, from 0 to 1, that the network receives.", "0", "Guidance"
+    ),
+]
+
+
+CaptionOption = Annotated[
+    list[str] | None,
+    option(
+        "--caption",
+        "Caption, such as 'a three left of a seven', of a model trained with captions; several are taken in turn.",
+        "no caption",
+        "Guidance",
     ),
 ]
 
@@ -114,6 +126,7 @@ class GuidanceArguments(NamedTuple):
     scale: ScaleOption = None
     condition: ConditionOption = None
     condition_noise: ConditionNoiseOption = None
+    caption: CaptionOption = None
 
     @property
     def labelled(self) -> bool:
@@ -122,7 +135,7 @@ class GuidanceArguments(NamedTuple):
 
     def given(self) -> list[str]:
         """The names of those that were typed."""
-        return [name for name, value in self._asdict().items() if value is not None and value is not False]
+        return [name for name, v in self._asdict().items() if v is not None and v is not False and v != []]
 
     def words(self) -> list[str]:
         """The words of a command line that give them again.
@@ -130,11 +143,12 @@ class GuidanceArguments(NamedTuple):
         >>> GuidanceArguments(label="3", guidance=2.0, apg=True).words()
         ['--label 3', '--guidance 2.0', '--apg']
         """
-        given = {
-            f"--{'cfg++' if name == 'plus_plus' else name.replace('_', '-')}": getattr(self, name)
-            for name in self.given()
-        }
-        return [name if value is True else f"{name} {value}" for name, value in given.items()]
+        found = []
+        for name in self.given():
+            value, option = getattr(self, name), f"--{'cfg++' if name == 'plus_plus' else name.replace('_', '-')}"
+            values = [f"'{text}'" for text in value] if isinstance(value, list) else [value]
+            found += [option if value is True else f"{option} {value}" for value in values]
+        return found
 
     def labels(self, stored: StoredModel) -> list[int] | None:
         """The classes that --label names, by name or number; all of them are those of the model's network.
@@ -193,10 +207,23 @@ class GuidanceArguments(NamedTuple):
             condition=self._condition(stored),
         )
 
+    def again(self, entry: ConditionEntry | None, stored: StoredModel) -> GivenCondition | None:
+        """The conditions of a record: its captions, or those of --condition, since a record opens no file."""
+        from sde_diffusion.sampling.given.conditions import given_captions, read_given
+
+        if self.condition is not None:
+            return read_given(self.condition, stored, 0.0 if entry is None else entry.get("noise", 0.0))
+        captions = None if entry is None else entry.get("captions")
+        return given_captions(captions, stored) if captions else None
+
     def _condition(self, stored: StoredModel) -> GivenCondition | None:
-        from sde_diffusion.sampling.given.conditions import read_given
+        from sde_diffusion.sampling.given.conditions import given_captions, read_given
         from solvers.errors import InputError
 
+        if self.caption:
+            if self.condition is not None or self.condition_noise is not None:
+                raise InputError("--caption is a condition of its own; leave out --condition and --condition-noise")
+            return given_captions(self.caption, stored)
         if self.condition is None:
             if self.condition_noise is not None:
                 raise InputError("--condition-noise would have no effect without --condition")

@@ -4,6 +4,7 @@ PATH              a folder of images: those with the names of the data's images,
                   one image
                   .npy; .npz with an array `condition`, or with one array alone
                   .csv: numbers in columns, with or without a line of their names
+                  .txt: a caption on each line
 PATH:NAME         the array NAME of an .npz file
 PATH:A,B          the columns A and B of a .csv file
 """
@@ -11,11 +12,13 @@ PATH:A,B          the columns A and B of a .csv file
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sde_diffusion.data.captioned.caption_files import SUFFIX, as_captions, read_captions
 from sde_diffusion.data.conditions import Conditions, as_conditions
 from sde_diffusion.data.dataset import Data
 from sde_diffusion.data.files import load_folder, load_path, read_arrays, read_image
@@ -25,15 +28,19 @@ from sde_diffusion.files.reading import require_regular
 from solvers.errors import InputError, NotFoundError, choose
 
 ARRAY = "condition"
+PLACES = "a folder of images, an image, .npy, .npz, .csv or captions in a .txt"
 
 
-def load_condition(place: str, sample: tuple[int, ...], data: Data | None = None) -> Conditions:
+def load_condition(
+    place: str, sample: tuple[int, ...], data: Data | None = None, words: Sequence[str] | None = None
+) -> Conditions:
     """Return the conditions at a place.
 
     Args:
         place: as the module says.
         sample: shape of one sample.
         data: the samples that they belong to; None where they are conditions to sample for.
+        words: the vocabulary of captions; that of the file when None.
 
     Raises:
         FileNotFoundError: nothing exists there.
@@ -41,11 +48,14 @@ def load_condition(place: str, sample: tuple[int, ...], data: Data | None = None
     """
     path, part = _split(place)
     if not path.exists():
-        raise NotFoundError(f"no conditions at {path}: expected a folder of images, an image, .npy, .npz or .csv")
-    if path.is_dir():
+        raise NotFoundError(f"no conditions at {path}: expected {PLACES}")
+    values: Any
+    if path.suffix == SUFFIX and path.is_file():
+        values = as_captions(read_captions(path), words, place)
+    elif path.is_dir():
         if part is not None:
             raise InputError(f"{path} is a folder and has no part '{part}'")
-        values: Any = _folder(path, data)
+        values = _folder(path, data)
     elif path.suffix == ".csv":
         values = read_columns(path, part)
     elif path.suffix.lower() in SUFFIXES:
@@ -54,7 +64,7 @@ def load_condition(place: str, sample: tuple[int, ...], data: Data | None = None
         arrays = read_arrays(path)
         values = _array(arrays, part, path)
     else:
-        raise InputError(f"{path} holds no conditions: expected a folder of images, an image, .npy, .npz or .csv")
+        raise InputError(f"{path} holds no conditions: expected {PLACES}")
     found = as_conditions(values, sample, place)
     if data is not None and len(found) != len(data):
         raise InputError(f"{place} has {len(found)} conditions for the {len(data)} samples of {data.name}")

@@ -4,6 +4,7 @@ kind      shape of all         what it is
 vector    (N, K)               numbers, such as measurements or parameters
 image     (N, C, ...)          an array on the grid of the sample, of its size or of another
 tokens    (N, n, width)        a sequence, such as the embedding of a text; tokens of NaN are padding
+caption   (N, n)               numbers of the words of a text, ``text.to_numbers``; NaN is padding
 
 Bytes of images become c / 127.5 - 1 when a batch is taken, all else is kept as float32 and not scaled: the network
 holds mean and deviation of its conditions (``moments``).
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from solvers.errors import InputError, InputTypeError, choose
 
-KINDS = ("vector", "image", "tokens")
+KINDS = ("vector", "image", "tokens", "caption")
 _MOST = 2**24  # values that the moments are measured on
 
 
@@ -34,7 +35,8 @@ class Conditions:
     Args:
         name: name in messages and run files.
         values: (N, ...), float32, or uint8 for the bytes of images.
-        kind: "vector" (N, K), "image" (N, C, ...) or "tokens" (N, n, width).
+        kind: "vector" (N, K), "image" (N, C, ...), "tokens" (N, n, width) or "caption" (N, n).
+        words: the vocabulary of captions, ``text.words_of``.
 
     Raises:
         TypeError: values of another dtype.
@@ -48,6 +50,7 @@ class Conditions:
     name: str
     values: Tensor
     kind: str
+    words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Validate dtype, rank and finiteness."""
@@ -57,11 +60,15 @@ class Conditions:
             raise InputTypeError(
                 f"{self.name}: a {self.kind} condition of {values.dtype}; expected float32, or uint8 for images"
             )
-        ranks = {"vector": (2,), "image": (3, 4, 5), "tokens": (3,)}[self.kind]
+        ranks = {"vector": (2,), "image": (3, 4, 5), "tokens": (3,), "caption": (2,)}[self.kind]
         if values.ndim not in ranks or values.numel() == 0:
-            need = {"vector": "(N, K)", "image": "(N, C, ...)", "tokens": "(N, tokens, width)"}[self.kind]
+            shapes = {"vector": "(N, K)", "image": "(N, C, ...)", "tokens": "(N, tokens, width)"}
+            need = {**shapes, "caption": "(N, words)"}[self.kind]
             raise InputError(f"{self.name}: a {self.kind} condition of shape {tuple(values.shape)}; expected {need}")
-        if values.is_floating_point() and self.kind != "tokens" and not bool(values.isfinite().all()):
+        if (self.kind == "caption") != (self.words is not None):
+            raise InputError(f"{self.name}: captions have a vocabulary, words=, and no other condition has one")
+        padded = self.kind in ("tokens", "caption")
+        if values.is_floating_point() and not padded and not bool(values.isfinite().all()):
             row = int((~values.isfinite()).flatten(1).any(1).nonzero()[0])
             raise InputError(f"{self.name}: the condition of sample {row} is not finite; clean or drop those samples")
 
@@ -71,16 +78,20 @@ class Conditions:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one condition; that of tokens has no number of tokens, which may vary."""
+        """The shape of one condition; that of tokens and captions has no number of tokens, which may vary."""
+        if self.kind == "caption":
+            return ()
         return tuple(self.values.shape[2:] if self.kind == "tokens" else self.values.shape[1:])
 
     @property
-    def setting(self) -> int | list[int]:
-        """The network's setting of this kind: a length, or the shape of an image.
+    def setting(self) -> int | list[int] | list[str]:
+        """The network's setting of this kind: a length, the shape of an image, or the words of captions.
 
         >>> Conditions("low", torch.zeros(1, 3, 4, 4), "image").setting
         [3, 4, 4]
         """
+        if self.words is not None:
+            return list(self.words)
         return list(self.shape) if self.kind == "image" else self.shape[0]
 
     def batch(self, index: Tensor | Sequence[int] | slice) -> Tensor:
@@ -93,6 +104,7 @@ class Conditions:
         """SHA-256 (hex) of kind, shape, type and values; the name does not matter."""
         digest = hashlib.sha256(f"{self.kind} {self.values.dtype} {tuple(self.values.shape)}".encode())
         digest.update(self.values.cpu().numpy().tobytes())
+        digest.update(" ".join(self.words or ()).encode())
         return digest.hexdigest()
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -101,6 +113,8 @@ class Conditions:
         Images of bytes have mean 0 and deviation 1, since [-1, 1] is their range. An entry that never changes has
         deviation 1.
         """
+        if self.kind == "caption":
+            return torch.zeros(()), torch.ones(())
         axes = [0] if self.kind == "vector" else [0, *range(2, self.values.ndim)]
         shape = self.shape if self.kind == "vector" else (self.shape[0], *(1,) * (len(self.shape) - 1))
         if self.values.dtype == torch.uint8 or self.kind == "tokens":
@@ -114,6 +128,8 @@ class Conditions:
 
     def describe(self) -> str:
         """Return a readable line."""
+        if self.words is not None:
+            return f"{self.name}: {len(self)} captions of {len(self.words)} words as conditions"
         what = {"vector": "vectors", "image": "images", "tokens": "token sequences"}[self.kind]
         return f"{self.name}: {len(self)} {what} of shape {self.shape} as conditions"
 

@@ -53,7 +53,7 @@ def null_of(network: Any, name: str) -> float:
     settings = getattr(network, "settings", None) or {}
     if name == "label" and settings.get("classes") is not None:
         return int(settings["classes"])
-    if name in ("context", "vector", "image", "tokens") and settings.get(name) is not None:
+    if name in ("context", "vector", "image", "tokens", "caption", "code") and settings.get(name) is not None:
         return float("nan")
     if name == "image_noise" and settings.get("image") is not None:
         return 0.0  # the network ignores the level of a missing image

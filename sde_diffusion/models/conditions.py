@@ -42,6 +42,7 @@ def condition_names(model: ScoreModel) -> frozenset[str] | None:
     if isinstance(settings, dict):  # a network of ``build`` names those that it was built without, too
         taken -= {kind for kind in KINDS if settings.get(kind) is None}
         taken -= set() if settings.get("image") is not None else {"image_noise"}
+        taken -= set() if settings.get("code") is not None else {"code"}
     return frozenset(taken)
 
 

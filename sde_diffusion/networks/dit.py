@@ -88,6 +88,9 @@ class DiT(nn.Module):
         image: shape of a condition image, or None; it is concatenated to x.
         resize: "nearest", "bilinear" or "area", for a condition image of another size than the sample.
         tokens: width of the tokens that attention layers read, or None.
+        caption: the words of captions, which attention layers read by a text encoder trained here; None for none.
+        caption_width: width of the text encoder, 64 by default.
+        code: length of the code of the condition image, in whose place the network receives it; None for the image.
         required: whether a call without these conditions is refused.
 
     Raises:
@@ -118,12 +121,18 @@ class DiT(nn.Module):
         image: Sequence[int] | None = None,
         resize: str | None = None,
         tokens: int | None = None,
+        caption: Sequence[str] | None = None,
+        caption_width: int | None = None,
+        code: int | None = None,
         required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
-        beside = chosen_settings(vector=vector, image=image, resize=resize, tokens=tokens, required=required)
+        beside = chosen_settings(
+            vector=vector, image=image, resize=resize, tokens=tokens, caption=caption, caption_width=caption_width,
+            code=code, required=required,
+        )  # fmt: skip
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
             "patch": patch,
@@ -155,7 +164,8 @@ class DiT(nn.Module):
         self.enters = channels + (self.given.channels if self.given else 0)
         self.enter = nn.Linear(self.enters * patch ** len(sizes), width)
         self.register_buffer("places", positions(self.cells, width), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, tokens) for _ in range(depth))
+        reads = self.given.token_width if self.given else None
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, reads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = zero(nn.Linear(width, 2 * width))
         self.leave = zero(nn.Linear(width, self.leaves * patch ** len(sizes)))
@@ -170,6 +180,8 @@ class DiT(nn.Module):
         image: Tensor | None = None,
         image_noise: Tensor | None = None,
         tokens: Tensor | None = None,
+        caption: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """Return the network's output, shaped like x, or with twice its channels.
 
@@ -182,6 +194,8 @@ class DiT(nn.Module):
             image: (B, *image); likewise.
             image_noise: (B,), the noise level of the condition image, 0 by default.
             tokens: (B, n, width); likewise, and single tokens of NaN are padding.
+            caption: (B, n), numbers of words; likewise.
+            code: (B, length), instead of the condition image; likewise.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
@@ -189,9 +203,9 @@ class DiT(nn.Module):
         check_call(x, t, self.shape)
         condition = self.condition(t, label, context)
         if self.given is None:
-            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens)
+            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens, caption=caption, code=code)
         else:
-            added, x, tokens = self.given(x, vector, image, image_noise, tokens)
+            added, x, tokens = self.given(x, vector, image, image_noise, tokens, caption, code)
             condition = condition + added
         condition = F.silu(condition)
         h = self.enter(self.tokens(x)) + self.places

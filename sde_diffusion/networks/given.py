@@ -3,6 +3,8 @@ r"""Conditions that a network receives beside time and class: a vector, an image
     vector   (B, K)            a linear function of z = (c - mean) / std is added to the conditioning vector
     image    (B, C, ...)       z, resized to the sample's size, is concatenated to x along the channels
     tokens   (B, n, width)     attention layers read them (cross-attention); their number may differ from batch to batch
+    caption  (B, n)            numbers of words, of which a text encoder, trained here, makes tokens and a summary
+    code     (B, K)            what an encoder, trained here, makes of the condition image (``networks.semantic``)
 
 A row of NaN means no condition, as classifier-free guidance needs it: a learned vector takes its place (``vector``), or
 the channels are zero and a learned vector is added (``image``). Single tokens of NaN are padding. A learned token is
@@ -28,9 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sde_diffusion.networks.embeddings import TimeEmbedding
+from sde_diffusion.networks.semantic import SemanticCode
+from sde_diffusion.text.encoder import TextEncoder
 from solvers.errors import InputError, choose
 
-KINDS = ("vector", "image", "tokens")
+KINDS = ("vector", "image", "tokens", "caption")
 """The kinds of conditions beside a label; each is the name of the network's argument and of its setting."""
 RESIZES = ("nearest", "bilinear", "area")
 _WAVES = 32
@@ -56,6 +60,9 @@ class GivenConditions(nn.Module):
         image: shape of a condition image (C, ...), or None.
         resize: "nearest", "bilinear" or "area", for an image of another size than the sample; None for one of its size.
         tokens: width of a token, or None.
+        caption: the words of captions, or None.
+        caption_width: width of the text encoder's tokens, 64 by default.
+        code: length of the code that an encoder makes of the image, which is then not concatenated; None for none.
         required: whether a call without a condition is refused, because training never dropped one.
 
     Raises:
@@ -80,11 +87,15 @@ class GivenConditions(nn.Module):
         image: Sequence[int] | None = None,
         resize: str | None = None,
         tokens: int | None = None,
+        caption: Sequence[str] | None = None,
+        caption_width: int | None = None,
+        code: int | None = None,
         required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
-        for name, size in (("vector", vector), ("tokens", tokens)):
+        lengths = {"vector": vector, "tokens": tokens, "caption_width": caption_width, "code": code}
+        for name, size in lengths.items():
             if size is not None and size < 1:
                 raise InputError(f"{name} of a network is a length from 1 up, or None for none; got {size}")
         self.sizes = tuple(shape[1:])
@@ -92,6 +103,14 @@ class GivenConditions(nn.Module):
         self.required = required
         self.image = None if image is None else tuple(int(size) for size in image)
         self.tokens = tokens
+        self.text, self.semantic = None, None
+        if caption is not None:
+            self.text = TextEncoder(len(caption), caption_width or 64)
+            self.summary = nn.Linear(caption_width or 64, width)
+            if tokens is not None:
+                raise InputError("a network reads tokens or captions, not both; captions become tokens")
+        elif caption_width is not None:
+            raise InputError(f"caption_width={caption_width} is of a network with captions; give caption=, its words")
         self.vector = None if vector is None else nn.Linear(vector, width)
         if vector is not None:
             self.no_vector = nn.Parameter(torch.zeros(width))
@@ -100,14 +119,18 @@ class GivenConditions(nn.Module):
         if self.image is None:
             if resize is not None:
                 raise InputError(f"resize='{resize}' is of a condition image, and the network has none")
+            if code is not None:
+                raise InputError(f"code={code} is the length of a condition image's code; give image=, its shape")
             return
         if len(self.image) != len(shape) or min(self.image) < 1:
             raise InputError(f"a condition image beside samples {tuple(shape)} has as many axes; got {self.image}")
+        if code is not None and resize is not None:
+            raise InputError("a condition image that becomes a code is not resized; leave out resize=")
         if resize is not None:
             choose(resize, dict.fromkeys(RESIZES), "resize")
             if resize == "bilinear" and len(self.sizes) != 2:
                 raise InputError(f"bilinear resizing is of images (C, H, W); got samples {tuple(shape)}")
-        elif self.image[1:] != self.sizes:
+        elif code is None and self.image[1:] != self.sizes:
             raise InputError(
                 f"the condition image is {_times(self.image[1:])} and the sample {_times(self.sizes)}; say how it is "
                 f"resized, resize= (--resize-condition): {', '.join(RESIZES)}"
@@ -115,6 +138,9 @@ class GivenConditions(nn.Module):
         channels = (self.image[0], *(1,) * len(self.sizes))
         self.register_buffer("image_mean", torch.zeros(channels))
         self.register_buffer("image_std", torch.ones(channels))
+        if code is not None:
+            self.semantic = SemanticCode(self.image, code, width)
+            return
         self.no_image = nn.Parameter(torch.zeros(width))
         last = nn.Linear(_WAVES, width)
         nn.init.zeros_(last.weight)
@@ -124,11 +150,16 @@ class GivenConditions(nn.Module):
     @property
     def channels(self) -> int:
         """The number of channels that are concatenated to x."""
-        return 0 if self.image is None else self.image[0]
+        return 0 if self.image is None or self.semantic is not None else self.image[0]
+
+    @property
+    def token_width(self) -> int | None:
+        """The width of the tokens that attention layers read; None for none."""
+        return self.tokens if self.text is None else self.summary.in_features
 
     def measure(self, kind: str, mean: Tensor, std: Tensor) -> None:
         """Set the units of a vector or an image; ``mean`` and ``std`` broadcast to one of them."""
-        if kind != "tokens":
+        if kind not in ("tokens", "caption"):
             with torch.no_grad():
                 getattr(self, f"{kind}_mean").copy_(mean)
                 getattr(self, f"{kind}_std").copy_(std)
@@ -151,6 +182,8 @@ class GivenConditions(nn.Module):
         image: Tensor | None = None,
         image_noise: Tensor | None = None,
         tokens: Tensor | None = None,
+        caption: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return what is added to the conditioning vector (B, width), x with the image's channels, and the tokens.
 
@@ -158,17 +191,32 @@ class GivenConditions(nn.Module):
             ValueError: a condition that the network was built without, one that it requires, or another shape.
         """
         self._check("vector", vector, self.vector is not None)
-        self._check("image", image, self.image is not None)
+        if code is None:
+            self._check("image", image, self.image is not None)
+        self._check("caption", caption, self.text is not None)
         self._check("tokens", tokens, self.tokens is not None)
         if image_noise is not None and image is None:
             raise InputError("image_noise is the noise level of the condition image; give image= as well")
         added = x.new_zeros(())
         if self.vector is not None:
             added = added + self._add_vector(x, vector)
-        if self.image is not None:
+        if self.semantic is not None:
+            if image_noise is not None:
+                raise InputError("image_noise is of networks that read the condition image; this one reads its code")
+            added = added + self._add_code(x, image, code)
+        elif code is not None:
+            raise InputError("this network was built without a code; call it without code=")
+        elif self.image is not None:
             channels, more = self._add_image(x, image, image_noise)
             x, added = torch.cat([x, channels], dim=1), added + more
-        if tokens is not None:
+        if self.text is not None:
+            if caption is None:
+                caption = x.new_full((len(x), 1), math.nan)
+            if len(caption) != len(x):
+                raise InputError(f"{len(caption)} captions for {len(x)} samples; give one for each")
+            tokens, summary = self.text(caption)
+            added = added + self.summary(summary)
+        elif tokens is not None:
             if tokens.ndim != 3 or tokens.shape[::2] != (len(x), self.tokens):
                 raise InputError(
                     f"tokens have shape {tuple(tokens.shape)}; expected ({len(x)}, number of tokens, {self.tokens})"
@@ -196,6 +244,29 @@ class GivenConditions(nn.Module):
         missing = vector.isnan().any(1, keepdim=True)
         z = (vector - self.vector_mean) / self.vector_std
         return torch.where(missing, self.no_vector, self.vector(z.nan_to_num(0.0).to(self.vector.weight.dtype)))
+
+    def _add_code(self, x: Tensor, image: Tensor | None, code: Tensor | None) -> Tensor:
+        assert self.semantic is not None and self.image is not None
+        if image is not None and code is not None:
+            raise InputError("give the condition image or its code, not both")
+        if image is not None:
+            if image.shape[1:] != self.image or len(image) != len(x):
+                raise InputError(
+                    f"the condition image has shape {tuple(image.shape)}; expected {(len(x), *self.image)}"
+                )
+            code = self.encoded(image)
+        return self.semantic(code, len(x))
+
+    def encoded(self, image: Tensor) -> Tensor:
+        """Return the codes (B, K) of condition images in their own units; those of NaN images are NaN.
+
+        Raises:
+            ValueError: the network has no code.
+        """
+        if self.semantic is None:
+            raise InputError("this network makes no codes of condition images; build it with code=")
+        z = (image - self.image_mean.to(image)) / self.image_std.to(image)
+        return self.semantic.encode(z)
 
     def _add_image(self, x: Tensor, image: Tensor | None, level: Tensor | None) -> tuple[Tensor, Tensor]:
         assert self.image is not None

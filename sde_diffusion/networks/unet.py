@@ -135,6 +135,9 @@ class UNet(nn.Module):
         image: shape of a condition image, or None; it is concatenated to x.
         resize: "nearest", "bilinear" or "area", for a condition image of another size than the sample.
         tokens: width of the tokens that attention layers read, or None.
+        caption: the words of captions, which attention layers read by a text encoder trained here; None for none.
+        caption_width: width of the text encoder, 64 by default.
+        code: length of the code of the condition image, in whose place the network receives it; None for the image.
         required: whether a call without these conditions is refused.
 
     Raises:
@@ -167,12 +170,18 @@ class UNet(nn.Module):
         image: Sequence[int] | None = None,
         resize: str | None = None,
         tokens: int | None = None,
+        caption: Sequence[str] | None = None,
+        caption_width: int | None = None,
+        code: int | None = None,
         required: bool = False,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
-        beside = chosen_settings(vector=vector, image=image, resize=resize, tokens=tokens, required=required)
+        beside = chosen_settings(
+            vector=vector, image=image, resize=resize, tokens=tokens, caption=caption, caption_width=caption_width,
+            code=code, required=required,
+        )  # fmt: skip
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
             "channels": channels,
@@ -188,8 +197,8 @@ class UNet(nn.Module):
             **beside,
         }
         heights = check_sizes(self.shape, channels, multipliers, blocks, attention)
-        if tokens is not None and not attention:
-            raise InputError("tokens are read by the levels with attention; give attention=, such as (8,)")
+        if (tokens or caption) and not attention:
+            raise InputError("tokens and captions are read by the levels with attention; give attention=, such as (8,)")
         self.padding = [-size % 2 ** (len(multipliers) - 1) for size in self.shape[1:]]
         widths = [channels * multiplier for multiplier in multipliers]
         vector_width, axes = 4 * channels, len(self.shape) - 1
@@ -199,12 +208,13 @@ class UNet(nn.Module):
             leave = widths[level]
             attends = heights[level] in attention
             block = Block(enter, leave, vector_width, dropout, axes)
-            cross = None if tokens is None or not attends else CrossAttention(leave, tokens, heads)
+            cross = None if reads is None or not attends else CrossAttention(leave, reads, heads)
             return ResidualStage(block, Attention(leave, heads, axes) if attends else None, cross)
 
         bottom = len(widths) - 1
         self.condition = Condition(2 * channels, vector_width, embedding, classes, context)
         self.given = GivenConditions(self.shape, vector_width, **beside) if beside else None
+        reads = self.given.token_width if self.given else None
         self.enter = conv(self.shape[0] + (self.given.channels if self.given else 0), widths[0], 3, padding=1)
         self.down = nn.ModuleList(nn.ModuleList(stage(widths[k], k) for _ in range(blocks)) for k in range(bottom))
         self.shrink = nn.ModuleList(conv(widths[k], widths[k + 1], 3, stride=2, padding=1) for k in range(bottom))
@@ -224,6 +234,8 @@ class UNet(nn.Module):
         image: Tensor | None = None,
         image_noise: Tensor | None = None,
         tokens: Tensor | None = None,
+        caption: Tensor | None = None,
+        code: Tensor | None = None,
     ) -> Tensor:
         """Return the network's output, shaped like x, or with twice its channels.
 
@@ -236,6 +248,8 @@ class UNet(nn.Module):
             image: (B, *image); likewise.
             image_noise: (B,), the noise level of the condition image, 0 by default.
             tokens: (B, n, width); likewise, and single tokens of NaN are padding.
+            caption: (B, n), numbers of words; likewise.
+            code: (B, length), instead of the condition image; likewise.
 
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
@@ -243,9 +257,9 @@ class UNet(nn.Module):
         check_call(x, t, self.shape)
         condition = self.condition(t, label, context)
         if self.given is None:
-            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens)
+            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens, caption=caption, code=code)
         else:
-            added, x, tokens = self.given(x, vector, image, image_noise, tokens)
+            added, x, tokens = self.given(x, vector, image, image_noise, tokens, caption, code)
             condition = condition + added
         condition = F.silu(condition)
         if any(self.padding):

@@ -61,17 +61,18 @@ class ModelDescription(_ModelDescriptionOptional):
 class _ConditionEntryOptional(TypedDict, total=False):
     dropped: Annotated[float, Between(0, 1)]
     noise: Annotated[float, Between(0, 1)]
+    captions: list[str]
 
 
 class ConditionEntry(_ConditionEntryOptional):
     """Conditions of samples: those of training data, or those that samples were drawn for.
 
     ``dropped`` is the probability with which training dropped one; ``noise`` the largest noise level of condition
-    images in training, or the level at which samples were drawn.
+    images in training, or the level at which samples were drawn. ``captions`` are those of samples, if there are few.
     """
 
     name: str
-    kind: Literal["vector", "image", "tokens"]
+    kind: Literal["vector", "image", "tokens", "caption"]
     shape: list[Annotated[int, Between(1, 2**31)]]
     count: Count
     sha256: str

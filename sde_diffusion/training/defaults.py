@@ -191,7 +191,8 @@ def set_up(
         out, before = run_to_resume(out)
         config, like, stored = TrainConfig.from_dict(before["train"]), before["model"], before["data"]
         name = name or recorded_data(stored.get("name", ""), "--data")
-        if condition is None and "condition" in stored:
+        own = name in NAMES  # a set by name has its own conditions, if it has any
+        if condition is None and "condition" in stored and not own:
             condition = recorded_data(stored["condition"]["name"], "--condition")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     if like is not None and given.get("normalize", config.normalize) != config.normalize:

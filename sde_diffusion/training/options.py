@@ -109,8 +109,8 @@ RUN = (
     TrainOption(
         "condition",
         str,
-        "A condition for each sample: a folder of images with the names of those in --data, .npy, .npz:ARRAY, or "
-        ".csv:COLUMN,COLUMN.",
+        "A condition for each sample: a folder of images with the names of those in --data, .npy, .npz:ARRAY, "
+        ".csv:COLUMN,COLUMN, or a .txt with a caption on each line.",
         "no condition",
         example="low",
     ),
@@ -225,12 +225,13 @@ def template() -> str:
 
     A default that depends on the data or on other options stands behind a ``#``.
 
-    >>> print("\n".join(template().splitlines()[:6]))
+    >>> print("\n".join(template().splitlines()[:7]))
     # Options of sdediff train --config FILE. Remove the # before a key to set
     # it: the default of these keys depends on other options.
     <BLANKLINE>
-    # Training data: digits, moons, rings, checkerboard, swiss-roll, mnist,
-    # cifar10; or the path of an .npy or .npz file or a folder of images.
+    # Training data: digits, digit-pairs, moons, rings, checkerboard, swiss-roll,
+    # mnist, cifar10, mnist-pairs; or the path of an .npy or .npz file or a folder
+    # of images.
     data = "digits"
     """
     lines = [

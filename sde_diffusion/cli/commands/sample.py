@@ -31,7 +31,6 @@ from sde_diffusion.report.film import write_reverse
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling import generate, sharded
 from sde_diffusion.sampling.devices import device_for
-from sde_diffusion.sampling.given.conditions import read_given
 from sde_diffusion.sampling.given.samples import given_samples
 from sde_diffusion.sampling.job import job_again, new_job, settings_for
 from sde_diffusion.sampling.local_errors import error_profile
@@ -60,6 +59,7 @@ sdediff sample --nfe 8 --grid karras --out karras8
 sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class of digits
+sdediff sample runs/pairs --caption "a three left of a seven"
 sdediff sample --classifier runs/digits-classifier --label 3 --scale 4
 sdediff sample runs/high-vp --condition low/   for these images
 sdediff sample --from photo.png --strength 0.4
@@ -281,10 +281,9 @@ def sample(
         rule = old.get("guidance_rule", {})
         guide = recorded_beside(rule.get("guide"), again, asked.autoguide, "--autoguide")
         classifier = recorded_beside(rule.get("classifier"), again, asked.classifier, "--classifier")
-        level = rule.get("condition", {}).get("noise", 0.0)
         job = job_again(
             old, stored, solver=named, guide=guide, classifier=classifier, device=device,
-            condition=None if asked.condition is None else read_given(asked.condition, stored, level),
+            condition=asked.again(rule.get("condition"), stored),
             source=None if source is None else given_samples(source, stored),
         )  # fmt: skip
     else:

@@ -13,7 +13,7 @@ from rich.table import Table
 from sde_diffusion.cli.commands.tune import tune_model
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.options import listed_options, option, whole_numbers
-from sde_diffusion.data import load_data
+from sde_diffusion.data import Conditions, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import write_file
 from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
@@ -31,6 +31,7 @@ from sde_diffusion.storage.atomic_folder import to_json
 from sde_diffusion.storage.checkpoint import checkpoint_at, load
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
 from sde_diffusion.storage.run_folder import run_config
+from sde_diffusion.text.vocabulary import to_caption
 from sde_diffusion.training.conditional.accuracy import accuracy_by_time
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options
@@ -149,7 +150,8 @@ def train(
             echo(text, command)
 
     again = ""
-    for option_, part in (("--data", made.data), ("--condition", made.data.condition)):
+    own = made.data.condition is not None and made.data.condition.name == made.data.name
+    for option_, part in (("--data", made.data), ("--condition", None if own else made.data.condition)):
         try:
             recorded_data("digits" if part is None else part.name, option_)
         except InputError:  # a run cannot make the command read files outside the current folder
@@ -208,7 +210,7 @@ def train(
     if budgets:
         minutes = TUNING_MINUTES * len(budgets)
         tune_model(find_model(folder), budgets, minutes=minutes, device=config.device, guidance=beside)
-    more = "" if made.data.condition is None else f" --condition {made.data.condition.name}"
+    more = "" if made.data.condition is None else f" {again_with(made.data.condition)}"
     tell("next:", f"sdediff sample {folder}{more} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
     return {
@@ -218,6 +220,18 @@ def train(
         "parameters": sum(p.numel() for p in model.network.parameters()),
         "seconds_an_update": None if cost is None else cost.seconds,
     }
+
+
+def again_with(condition: Conditions) -> str:
+    """The option of `sdediff sample` that gives conditions such as these.
+
+    >>> from sde_diffusion.data.captioned.caption_files import as_captions
+    >>> again_with(as_captions(["a three", "a seven"]))
+    '--caption "a three"'
+    """
+    if condition.words is not None:
+        return f'--caption "{to_caption(condition.values[0], condition.words)}"'
+    return f"--condition {condition.name}"
 
 
 def interrupted(folder: Path, steps: int, again: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,18 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data import Conditions, load_condition
+from sde_diffusion.data.captioned.caption_files import as_captions
 from sde_diffusion.data.conditions import KINDS
 from sde_diffusion.networks.given import GivenConditions
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.record_types import ConditionEntry
+from sde_diffusion.text.vocabulary import to_caption
 from solvers.errors import InputError
 from solvers.noise import standard_normal
 
 _STREAM = 11  # of the noise on condition images
+_FEW = 64  # captions that a record holds
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ class GivenCondition:
         if settings and not taken:
             raise InputError("the model was trained without conditions and takes none; train with --condition PATH")
         if settings and (taken != [given.kind] or settings[given.kind] != given.setting):
+            takes = f"{len(settings['caption'])} words" if taken == ["caption"] else settings[taken[0]]
             raise InputError(
                 f"{given.name} are conditions of the kind '{given.kind}' and shape {given.shape}; the model takes "
-                f"{taken[0]}={settings[taken[0]]}"
+                f"{taken[0]}={takes}"
             )
         index = torch.arange(n, device="cpu") % len(given)
         value = given.batch(index)
@@ -82,6 +87,13 @@ class GivenCondition:
     def entry(self) -> ConditionEntry:
         """What a record has of them."""
         given = self.condition
+        if given.words is not None and len(given) <= _FEW:
+            captions = [to_caption(row, given.words) for row in given.values]
+            return {**self._named(), "captions": captions}
+        return self._named()
+
+    def _named(self) -> ConditionEntry:
+        given = self.condition
         found: ConditionEntry = {
             "name": given.name,
             "kind": given.kind,  # type: ignore[typeddict-item]
@@ -90,6 +102,28 @@ class GivenCondition:
             "sha256": given.fingerprint,
         }
         return {**found, "noise": self.noise} if self.noise else found
+
+
+def vocabulary_of(stored: StoredModel) -> list[str] | None:
+    """The words of the captions that a stored model takes; None if it takes none."""
+    network = None if stored.given is None else stored.given().network
+    settings = stored.model["network"]["settings"] if network is None else getattr(network, "settings", None)
+    return (settings or {}).get("caption")
+
+
+def given_captions(captions: Sequence[str], stored: StoredModel) -> GivenCondition:
+    """Captions for a stored model.
+
+    Raises:
+        ValueError: the model takes no captions, or a word that it was not trained with.
+    """
+    words = vocabulary_of(stored)
+    if words is None:
+        raise InputError(
+            f"the model {stored.path} was trained without captions; train one: sdediff train --data digit-pairs, or "
+            "--condition captions.txt"
+        )
+    return GivenCondition(as_captions(list(captions), words, f"caption '{captions[0]}'"))
 
 
 def read_given(place: str, stored: StoredModel, noise: float = 0.0) -> GivenCondition:
@@ -102,7 +136,7 @@ def read_given(place: str, stored: StoredModel, noise: float = 0.0) -> GivenCond
     shape = stored.model["shape"]
     if shape is None:
         raise InputError("the model does not know the shape of a sample, so conditions cannot be read for it")
-    return GivenCondition(load_condition(place, tuple(shape)), noise)
+    return GivenCondition(load_condition(place, tuple(shape), words=vocabulary_of(stored)), noise)
 
 
 def require_condition(network: Any, given: GivenCondition | None) -> None:
@@ -114,7 +148,10 @@ def require_condition(network: Any, given: GivenCondition | None) -> None:
     settings = getattr(network, "settings", None) or {}
     if settings.get("required") and given is None:
         kind = next((kind for kind in KINDS if settings.get(kind) is not None), "condition")
+        what, option = f"{kind}={settings.get(kind)}", "--condition PATH"
+        if kind == "caption":
+            what, option = "a caption", "--caption TEXT"
         raise InputError(
-            f"the model needs a condition, {kind}={settings.get(kind)}: give --condition PATH; it was trained with "
+            f"the model needs a condition, {what}: give {option}; it was trained with "
             "--drop-condition 0 and has no unconditional samples"
         )

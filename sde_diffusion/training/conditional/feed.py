@@ -136,6 +136,12 @@ def checked_condition(network: nn.Module, data: Data, config: TrainConfig) -> Co
             f"{found.name} are conditions of the kind '{found.kind}', which the network does not take: build it with "
             f"{found.kind}={found.setting}, or leave the conditions out"
         )
+    if settings and found.words is not None and settings["caption"] != found.setting:
+        lost = sorted(set(found.words) ^ set(settings["caption"]))
+        raise InputError(
+            f"{found.name} have another vocabulary than this network, of {len(settings['caption'])} words; the words "
+            f"{', '.join(lost[:8])} are in one of them alone: give the captions words= of the network"
+        )
     if settings and settings[found.kind] != found.setting:
         raise InputError(
             f"{found.name} are conditions of shape {found.shape}; this network has {found.kind}={settings[found.kind]}"
@@ -145,7 +151,7 @@ def checked_condition(network: nn.Module, data: Data, config: TrainConfig) -> Co
             f"drop_condition is {config.drop_condition:g}, but the network was built with required=True and takes no "
             "dropped condition; use drop_condition=0 (--drop-condition 0)"
         )
-    if config.condition_noise and (found.kind != "image" or given_of(network) is None):
+    if config.condition_noise and (found.kind != "image" or given_of(network) is None or settings.get("code")):
         raise InputError("condition_noise is the noise of condition images of networks of build; leave it out")
     if config.augment and found.kind == "image":
         raise InputError("augment moves the samples but not their condition images; use flip, which flips both")
@@ -154,7 +160,7 @@ def checked_condition(network: nn.Module, data: Data, config: TrainConfig) -> Co
 
 def decide_condition_units(given: GivenConditions, condition: Conditions) -> None:
     """Set mean and deviation of the conditions on a network that has none yet; a trained network keeps its own."""
-    if condition.kind == "tokens":
+    if condition.kind in ("tokens", "caption"):
         return
     mean, std = (getattr(given, f"{condition.kind}_{name}") for name in ("mean", "std"))
     if not bool((mean == 0).all() & (std == 1).all()):

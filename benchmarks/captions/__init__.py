@@ -1,0 +1,1 @@
+"""Networks that read captions, on pairs of digits that training never has."""
