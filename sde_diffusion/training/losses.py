@@ -94,9 +94,13 @@ class Objective(nn.Module, ABC):
         model: a view of the model with that network.
         learned: a module trained and stored along with the network, such as a learned weight over time, or None.
         gives_context: whether the objective itself supplies the network's context.
+        betas: decays of the two moments of AdamW.
+        pace: learning rate of ``learned`` over that of the network.
     """
 
     gives_context = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    pace: float = 1.0
 
     def __init__(self, model: ScoreModel, network: nn.Module) -> None:
         super().__init__()

@@ -148,11 +148,15 @@ class Trainer:
                 f"{data.name} has {len(self.kept)} samples{left}, fewer than one batch of {config.batch_size}; choose "
                 f"batch_size={len(self.kept)} (--batch-size) or less"
             )
+        groups = [{"params": list(self.parameters.values()), "pace": 1.0}]
         if self.weight is not None:
-            self.parameters |= {f"weight.{n}": p for n, p in self.weight.named_parameters()}
+            beside = {f"weight.{n}": p for n, p in self.weight.named_parameters()}
+            self.parameters |= beside
+            groups.append({"params": list(beside.values()), "pace": self.loss.pace})
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            groups,
             lr=config.learning_rate,
+            betas=self.loss.betas,
             weight_decay=config.weight_decay,
             fused=True,
         )
@@ -258,7 +262,7 @@ class Trainer:
         self.engine.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), config.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(k)
+            group["lr"] = group["pace"] * config.learning_rate_at(k)
         self.engine.scaler.step(self.optimizer)
         self.engine.scaler.update()
         for average in self.averages.values():
