@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sde_diffusion.data import Data
 from sde_diffusion.distillation.consistency import ConsistencyLoss
+from sde_diffusion.distillation.denoising_gan import DenoisingGANLoss, generator_for
 from sde_diffusion.distillation.progressive import ProgressiveLoss, ddim_table
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.record_types import CheckpointEntry, ObjectiveEntry
@@ -36,9 +37,11 @@ METHODS = {
     "progressive": "each student takes one step of DDIM for two of its teacher",
     "consistency": "the student maps each point of the teacher's flow to its end",
     "consistency-training": "the same without a teacher: neighbouring points are those of one noise",
+    "denoising-gan": "a generator with a latent draws x_0 from p(x_0 | x_t), against a discriminator; from data alone",
 }
 START = 64  # steps of the first teacher of progressive distillation
 GRID = "karras"
+UNCLIPPED = 1e9
 
 
 def distill(
@@ -58,13 +61,15 @@ def distill(
     """Train a student of a model.
 
     Args:
-        teacher: a trained model; the student begins with its weights. For "consistency-training" it may be untrained.
+        teacher: a trained model; the student begins with its weights. For "consistency-training" and "denoising-gan" it
+            may be untrained; the generator of the latter begins anew if the teacher predicts the noise.
         data: the training data of the teacher.
         method: a name in ``METHODS``.
-        nfe: evaluations of the student: a power of two for "progressive"; a consistency model takes 1 to 4 or more.
+        nfe: evaluations of the student of "progressive" and "denoising-gan"; a consistency model takes 1 to 4 or more.
         start: steps of the first teacher of progressive distillation, ``nfe`` times a power of two. Each halving is a
             training of its own.
         student: the model to train, on the process and in the units of the teacher; a copy of the teacher by default.
+            That of "denoising-gan" is made by ``denoising_gan.generator_for``.
         out: folder of a new run; of progressive distillation the folder of one run for each halving, steps-32, ...
         resume: continue in ``out``; finished halvings are kept.
         source: the weights of the teacher, for the record.
@@ -81,14 +86,23 @@ def distill(
     require_whole("nfe", nfe, 1, 1024)
     options = {"time_sampling": "stratified", **options}
     place = None if out is None else Path(out)
+    if method == "denoising-gan" and student is None:
+        student = generator_for(teacher, nfe, seed=int(options.get("seed", 0)))
     student = copy.deepcopy(teacher if student is None else student).requires_grad_(True)
     if student.normalization is None:  # those of the teacher, which training would otherwise measure anew
         student.normalization = teacher.units
     if method == "progressive":
         return _halved(teacher, student, data, nfe, start, place, resume, source, progress, options)
+    if method == "denoising-gan":
+        entry: ObjectiveEntry = {"method": method, "settings": {}, "teacher": None}
+        # Each network's gradient has a size of its own, so a common limit would tie one to the other.
+        options = {"clip": UNCLIPPED, **options}
+        return train(
+            student, data, out=place, resume=resume, progress=progress, objective=(entry, DenoisingGANLoss), **options
+        )
     student.sampler = Renoising()
     guide = None if method == "consistency-training" else frozen(teacher)
-    entry: ObjectiveEntry = {"method": method, "settings": {}, "teacher": source if guide is not None else None}
+    entry = {"method": method, "settings": {}, "teacher": source if guide is not None else None}
     steps = int(options.get("steps", 3000))
 
     def objective(model: ScoreModel, network: nn.Module) -> Objective:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 from sde_diffusion.storage.record_types import NamedSolverEntry, SolverEntry
 from solvers import SOLVERS, Solver
 from solvers.classical.butcher_tableaus import PAIRS, Pair
+from solvers.diffusion.denoising_gan import DenoisingGANSampler
 from solvers.diffusion.renoising import Renoising
 from solvers.errors import InputError, choose
 from solvers.exponential.adams import ExponentialAdams
@@ -33,6 +34,7 @@ _INNER = (
     MixtureOfTables((_TABLE,), (None,)),
     VariableOrder(ExponentialAdams(4)),
     Renoising(),
+    DenoisingGANSampler(),
     InDataUnits(_TABLE, 1.0),
 )
 

@@ -26,6 +26,7 @@ Examples:
 sdediff distill runs/digits-vp                          1 to 4 evaluations
 sdediff distill runs/digits-vp --method progressive --nfe 4
 sdediff distill runs/digits-vp --method progressive --nfe 1 --start 16
+sdediff distill runs/digits-vp --method denoising-gan --nfe 4
 sdediff distill bundled --steps 1000 --out fast-digits
 sdediff sample fast-digits --nfe 2
 """
@@ -42,7 +43,9 @@ def distill(
             help="; ".join(f"{name}: {text}" for name, text in METHODS.items()) + ".",
         ),
     ] = "consistency",
-    nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations of the progressive student.")] = 4,
+    nfe: Annotated[
+        int, typer.Option("--nfe", help="Network evaluations of a student of progressive or denoising-gan.")
+    ] = 4,
     start: Annotated[
         int, typer.Option("--start", help="Steps of the first teacher of progressive; halved until --nfe.")
     ] = START,
@@ -64,7 +67,9 @@ def distill(
 
     The student is a run like any other: sample and evaluate take it, and sample uses the solver that it was made for.
     """
-    if method != "progressive":
+    if method == "denoising-gan":
+        refuse(ctx, ["start"], "a denoising GAN has no stages; see --method progressive")
+    elif method != "progressive":
         refuse(ctx, ["nfe", "start"], f"a student of {method} takes any number of steps; see --method progressive")
     if resume and out is None:
         raise InputError("--resume needs the folder of the distillation: --out DIR")
