@@ -1,0 +1,1 @@
+"""The trade of sample quality, diversity and speed between families of generative models, on MNIST."""
