@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.restoration import NETWORKS, NOISE, RESULTS, SOLVER, Problem, baselines, figures, problems
+from benchmarks.restoration.deepinv_peer import deepinv_methods
 from benchmarks.restoration.methods import OURS
 from benchmarks.restoration.peers import azula_methods
 from sde_diffusion import ScoreModel, load, sample
@@ -63,7 +64,7 @@ def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator
     for name, method in OURS.items():
         observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
         yield name, partial(draw_ours, observed, n, nfe), int(observed.backward) * nfe
-    for name, run in (azula_methods(model, nfe) if peers else {}).items():
+    for name, run in (peer_methods(model, nfe) if peers else {}).items():
 
         def draw(seed: int, run: Any = run) -> Tensor:
             torch.manual_seed(seed)
@@ -71,7 +72,22 @@ def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator
             found: Tensor = run(problem.operator, problem.y, x1)
             return found
 
-        yield name, draw, nfe * (4 if "MMPS" in name else 1)
+        yield name, draw, nfe * backward_passes(name)
+
+
+def peer_methods(model: ScoreModel, nfe: int) -> dict[str, Any]:
+    """The samplers of azula, and of deepinv where it is installed."""
+    found: dict[str, Any] = azula_methods(model, nfe)
+    try:
+        return found | deepinv_methods(model, nfe)
+    except ImportError as error:
+        print(f"deepinv is left out: {error}")
+        return found
+
+
+def backward_passes(name: str) -> int:
+    """Backward passes through the network in one evaluation of another library's method."""
+    return 4 if "MMPS" in name or "moment" in name else 0 if "DiffPIR" in name else 1
 
 
 def measure(options: argparse.Namespace, path: Path) -> list[dict[str, Any]]:
