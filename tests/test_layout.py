@@ -19,7 +19,7 @@ LAYERS = [
     {"networks", "data", "sde"},
     {"report"},
     {"models"},
-    {"guidance"},
+    {"guidance", "points"},
     {"storage"},
     {"training", "sampling"},
     {"likelihood", "tuning", "verify", "distillation"},

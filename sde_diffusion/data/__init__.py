@@ -5,6 +5,7 @@ name                                   what                                     
 =====================================  ========================================  ==================
 digits                                 8 x 8 handwritten digits, bundled         1,500 / 297
 digit-pairs                            two coloured digits, with a caption       20,000 / 2,000
+shapes                                 clouds of 128 points on three shapes      6,000 / 900
 moons, rings, checkerboard, swiss-roll points in 2-D, generated                  20,000 / 20,000
 mnist                                  28 x 28 digits, from `data_dir`           60,000 / 10,000
 cifar10                                32 x 32 colour images, from `data_dir`    50,000 / 10,000
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sde_diffusion.data.captioned.digit_pairs import load_digit_pairs, load_mnist_pairs
+from sde_diffusion.data.clouds.shapes import load_shapes
 from sde_diffusion.data.condition_files import load_condition
 from sde_diffusion.data.conditions import Conditions
 from sde_diffusion.data.dataset import Data, as_data
@@ -30,7 +32,7 @@ from sde_diffusion.data.toy import LAWS, load_toy
 from solvers.errors import InputError, choose
 
 PUBLISHED = {"mnist": load_mnist, "cifar10": load_cifar10, "mnist-pairs": load_mnist_pairs}
-NAMES = ("digits", "digit-pairs", *LAWS, *PUBLISHED)
+NAMES = ("digits", "digit-pairs", "shapes", *LAWS, *PUBLISHED)
 """Names of the data sets."""
 SPLITS = ("train", "test")
 """Names of the splits."""
@@ -88,6 +90,8 @@ def find_data(name: str, data_dir: str | os.PathLike[str] | None, split: str, la
         return load_digits(split)
     if name == "digit-pairs":
         return load_digit_pairs(split)
+    if name == "shapes":
+        return load_shapes(split)
     if name in LAWS:
         return load_toy(name, split)
     if name in PUBLISHED:

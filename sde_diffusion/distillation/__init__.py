@@ -6,7 +6,8 @@ it unless another solver is named.
 
 from sde_diffusion.distillation.consistency import ConsistencyLoss as ConsistencyLoss
 from sde_diffusion.distillation.denoising_gan import DenoisingGANLoss as DenoisingGANLoss
+from sde_diffusion.distillation.dreamfusion import score_distillation as score_distillation
 from sde_diffusion.distillation.progressive import ProgressiveLoss as ProgressiveLoss
 from sde_diffusion.distillation.students import distill as distill
 
-__all__ = ["ConsistencyLoss", "DenoisingGANLoss", "ProgressiveLoss", "distill"]
+__all__ = ["ConsistencyLoss", "DenoisingGANLoss", "ProgressiveLoss", "distill", "score_distillation"]

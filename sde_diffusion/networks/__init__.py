@@ -17,12 +17,14 @@ from typing import Any
 from sde_diffusion.networks.classifier import Classifier
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
+from sde_diffusion.networks.point_transformer import PointTransformer
 from sde_diffusion.networks.unet import UNet
 from solvers.errors import InputError, choose
 
-NETWORKS: dict[str, type[UNet] | type[DiT] | type[MLP]] = {"unet": UNet, "dit": DiT, "mlp": MLP}
+ScoreNetwork = UNet | DiT | MLP | PointTransformer
+NETWORKS: dict[str, type[ScoreNetwork]] = {"unet": UNet, "dit": DiT, "mlp": MLP, "points": PointTransformer}
 """Networks of score models, by the name that a checkpoint stores."""
-DESCRIBED: dict[str, type[UNet] | type[DiT] | type[MLP] | type[Classifier]] = {**NETWORKS, Classifier.name: Classifier}
+DESCRIBED: dict[str, type[ScoreNetwork] | type[Classifier]] = {**NETWORKS, Classifier.name: Classifier}
 """Those, and the classifier of noisy samples."""
 
 # Limits of settings: a typing error, or a file from elsewhere, must not allocate terabytes.
@@ -48,6 +50,7 @@ __all__ = [
     "SIZE_NAMES",
     "Classifier",
     "DiT",
+    "PointTransformer",
     "UNet",
     "build",
     "default_network",
@@ -56,7 +59,7 @@ __all__ = [
 ]
 
 
-def build(name: str, **settings: Any) -> UNet | DiT | MLP | Classifier:
+def build(name: str, **settings: Any) -> ScoreNetwork | Classifier:
     """Return the network of this name with these settings.
 
     Raises:
@@ -66,7 +69,7 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP | Classifier:
     >>> build("mpl", shape=(2,))
     Traceback (most recent call last):
     ...
-    solvers.errors.InputError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, unet
+    solvers.errors.InputError: unknown network 'mpl'; did you mean 'mlp'? Choices: dit, mlp, points, unet
     """
     kind = known_network(name)
     for setting, most in LARGEST.items():
@@ -88,7 +91,7 @@ def build(name: str, **settings: Any) -> UNet | DiT | MLP | Classifier:
     return kind(**settings)
 
 
-def known_network(name: str) -> type[UNet] | type[DiT] | type[MLP] | type[Classifier]:
+def known_network(name: str) -> type[ScoreNetwork] | type[Classifier]:
     """Return the class of a network; the message for an unknown name lists those of score models."""
     return DESCRIBED[name] if name in DESCRIBED else choose(name, NETWORKS, "network")
 

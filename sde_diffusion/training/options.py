@@ -229,9 +229,9 @@ def template() -> str:
     # Options of sdediff train --config FILE. Remove the # before a key to set
     # it: the default of these keys depends on other options.
     <BLANKLINE>
-    # Training data: digits, digit-pairs, moons, rings, checkerboard, swiss-roll,
-    # mnist, cifar10, mnist-pairs; or the path of an .npy or .npz file or a folder
-    # of images.
+    # Training data: digits, digit-pairs, shapes, moons, rings, checkerboard,
+    # swiss-roll, mnist, cifar10, mnist-pairs; or the path of an .npy or .npz file
+    # or a folder of images.
     data = "digits"
     """
     lines = [
