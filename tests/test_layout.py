@@ -22,7 +22,7 @@ LAYERS = [
     {"guidance", "points"},
     {"storage"},
     {"training", "sampling"},
-    {"likelihood", "tuning", "verify", "distillation"},
+    {"likelihood", "tuning", "verify", "distillation", "semantic"},
     {"evaluation"},
     {"comparison"},
     {"interop"},

@@ -1,6 +1,6 @@
 r"""One cloud of points that is a three from the front and a seven from the side, by score distillation.
 
-    python -m benchmarks.clouds.distilled [--digits 3 7] [--steps 600] [--picture FILE] [--json FILE]
+    python -m benchmarks.clouds.distilled [--digits 3 7] [--steps 400] [--picture FILE] [--json FILE]
 
 The score model is the bundled network of 8 x 8 digits with labels, guided; the loss of a view is score distillation of
 its picture with its label. Only the points are optimised. Afterwards the bundled classifier reads both views and two
@@ -57,7 +57,8 @@ def distilled(digits: list[int], points: int, steps: int, seed: int = 0) -> Tens
 @torch.no_grad()
 def views(cloud: Tensor, angles: list[float], side: int = 8) -> Tensor:
     """Pictures of the cloud from these angles."""
-    how = {**VIEW, "side": side, "radius": VIEW["radius"] * side / 8}
+    fine = side > VIEW["side"]  # single points are seen
+    how = {**VIEW, "side": side, "radius": 1.2 if fine else VIEW["radius"]}
     return torch.cat([render(cloud, angle, **how) for angle in angles])
 
 
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--digits", nargs=2, type=int, default=[3, 7])
     parser.add_argument("--points", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
@@ -86,7 +87,7 @@ def main() -> None:
         from matplotlib import pyplot as plt
 
         figure, axes = plt.subplots(2, 4, figsize=(8, 4.3))
-        for axis, image in zip(axes.flat, [*pictures[1], *pictures[0]], strict=True):
+        for axis, image in zip(axes.flat, [*pictures[0], *pictures[1]], strict=True):
             axis.imshow(image[0].numpy(), cmap="gray", vmin=-1, vmax=1)
             axis.axis("off")
         for axis, angle in zip(axes[0], angles, strict=True):

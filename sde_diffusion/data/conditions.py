@@ -16,13 +16,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from solvers.errors import InputError, InputTypeError, choose
+
+if TYPE_CHECKING:
+    from sde_diffusion.data.dataset import Data
 
 KINDS = ("vector", "image", "tokens", "caption")
 _MOST = 2**24  # values that the moments are measured on
@@ -132,6 +135,21 @@ class Conditions:
             return f"{self.name}: {len(self)} captions of {len(self.words)} words as conditions"
         what = {"vector": "vectors", "image": "images", "tokens": "token sequences"}[self.kind]
         return f"{self.name}: {len(self)} {what} of shape {self.shape} as conditions"
+
+
+def own_images(data: Data) -> Conditions:
+    """Return the images of a set as the conditions of themselves, for a diffusion autoencoder.
+
+    Raises:
+        ValueError: data that are no images, signals or volumes.
+
+    >>> from sde_diffusion.data import load_data
+    >>> own_images(load_data("digits")).describe()
+    'digits: 1500 images of shape (1, 8, 8) as conditions'
+    """
+    if len(data.shape) < 2:
+        raise InputError(f"a code (--code) is made of images, and the samples of {data.name} have shape {data.shape}")
+    return Conditions(data.name, data.x, "image")
 
 
 def as_conditions(values: Any, sample: Sequence[int], name: str = "condition", kind: str | None = None) -> Conditions:

@@ -132,6 +132,8 @@ def _resized(name: str, size: str, shape: tuple[int, ...], settings: dict[str, A
     step = SIZE_NAMES.index(size) - 1
     if name == "dit":
         return DIT_SIZES[size]
+    if name == "points":
+        return {"width": 2 ** (6 + step)}
     if name == "mlp":
         return {"width": max(16, int(settings["width"] * 2.0**step))}
     if len(shape) == 3 and max(shape[1:]) > SIZES[-2][0]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from sde_diffusion.data import NAMES, Data, load_data
 from sde_diffusion.data.augment import LABELS
+from sde_diffusion.data.conditions import own_images
 from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
 from sde_diffusion.data.preparation import prepare_once, size_of
 from sde_diffusion.models.noisy_classifier import CLASS
@@ -191,7 +192,9 @@ def set_up(
         out, before = run_to_resume(out)
         config, like, stored = TrainConfig.from_dict(before["train"]), before["model"], before["data"]
         name = name or recorded_data(stored.get("name", ""), "--data")
-        own = name in NAMES  # a set by name has its own conditions, if it has any
+        # A set by name has its own conditions, if it has any; those of an autoencoder are the samples themselves.
+        given_with = stored["condition"]["name"] if "condition" in stored else None
+        own = name in NAMES or (given_with == stored.get("name") and (like["network"]["settings"] or {}).get("code"))
         if condition is None and "condition" in stored and not own:
             condition = recorded_data(stored["condition"]["name"], "--condition")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
@@ -209,6 +212,8 @@ def set_up(
     layout = options.get("layout") or recorded_layout(stored, name or "digits")
     data = load_data(name or "digits", options.get("data_dir"), layout=layout, condition=condition)
     network = dict(options.get("network", {}))
+    if data.condition is None and (network if like is None else like["network"]["settings"] or {}).get("code"):
+        data = replace(data, condition=own_images(data))
     size = network.pop("size", None)
     if size is None and not resume:
         size = default_size(data.shape, device_type(config.device))

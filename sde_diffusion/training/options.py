@@ -193,6 +193,15 @@ NETWORK = (
         example=False,
     ),
     TrainOption(
+        "code",
+        int,
+        "Length of the code that an encoder makes of the condition image, in its place; without --condition of each "
+        "image itself: a diffusion autoencoder.",
+        "no code",
+        "network",
+        example=16,
+    ),
+    TrainOption(
         "embedding",
         str,
         f"Time embedding: {', '.join(EMBEDDINGS)}.",

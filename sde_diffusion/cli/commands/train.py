@@ -210,7 +210,8 @@ def train(
     if budgets:
         minutes = TUNING_MINUTES * len(budgets)
         tune_model(find_model(folder), budgets, minutes=minutes, device=config.device, guidance=beside)
-    more = "" if made.data.condition is None else f" {again_with(made.data.condition)}"
+    coded = own and made.data.condition is not None and made.data.condition.words is None
+    more = "" if made.data.condition is None or coded else f" {again_with(made.data.condition)}"
     tell("next:", f"sdediff sample {folder}{more} --nfe {budgets[0] if budgets else 20}")
     tell(f"{'picture' if picture.suffix == '.png' else 'arrays'} {picture}")
     return {

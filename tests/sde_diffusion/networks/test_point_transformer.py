@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import build
+from sde_diffusion.networks import build, default_settings
 from sde_diffusion.networks.point_transformer import PointTransformer
 from sde_diffusion.sampling.sampler import noise_for, sample
 from sde_diffusion.sde import VPSDE
@@ -52,6 +52,13 @@ def test_settings_rebuild_the_network() -> None:
     again = build("points", **network.settings)
     again.load_state_dict(network.state_dict())
     assert again.settings == network.settings
+
+
+@pytest.mark.parametrize(("size", "width"), [(None, 64), ("small", 32), ("medium", 64), ("large", 128)])
+def test_every_size_has_its_width(size: str | None, width: int) -> None:
+    name, settings = default_settings((3, 128), "points", size)
+    assert (name, settings["width"], settings["embedding"]) == ("points", width, "log")
+    assert build(name, **settings).settings["shape"] == [3, 128]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Diffusion autoencoders: what the codes of images hold."""
