@@ -1,4 +1,4 @@
-"""Export a trained network with its provenance, for the package or the benchmarks.
+r"""Export a trained network with its provenance, for the package or the benchmarks.
 
 The bundled digits network:
 
@@ -9,8 +9,13 @@ The bundled network of labelled digits, sde_diffusion/pretrained/digits-labelled
 where the guided samples had their labels), and the classifier of noisy digits of benchmarks/guidance:
 
     sdediff train --labels --steps 5000 --out runs/labelled
-    sdediff train --classifier --steps 1000 --lr 3e-3 --weight-decay 0.1 --dropout 0.2 --ema 0.995 --out runs/noisy
+    sdediff train --classifier --steps 3000 --lr 3e-3 --weight-decay 0.1 --dropout 0.2 --ema 0.998 --out runs/noisy
     python -m benchmarks.bundle runs/noisy "sdediff ..." --out benchmarks/networks/digits-noisy-classifier.safetensors
+
+The network of labelled MNIST digits of benchmarks/guidance, benchmarks/networks/mnist-labelled.safetensors:
+
+    sdediff train --data mnist --data-dir DIR --labels --channels 16 --multipliers 1,2,2 --blocks 1 --batch-size 32 \
+        --steps 3000 --ema 0.998 --out runs/mnist-labelled
 
 The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors:
 

@@ -1,17 +1,17 @@
 """What labels a guided network draws: accuracy by a classifier of clean images, and spread within a class.
 
     python -m benchmarks.guidance --write
-    python -m benchmarks.guidance --run RUN --judge mnist --data-dir DIR
+    python -m benchmarks.guidance --judge mnist --data-dir DIR --write
 
 Classifier-free guidance of the bundled network of labelled digits, and classifier guidance of the bundled network
-without labels by benchmarks/networks/digits-noisy-classifier.safetensors. With ``--run`` classifier-free guidance of
-that run.
+without labels by benchmarks/networks/digits-noisy-classifier.safetensors; with ``--judge mnist`` classifier-free
+guidance of benchmarks/networks/mnist-labelled.safetensors. ``--run`` takes another network for the first.
 
 The judge is a classifier that comes with the package. Its accuracy on test images bounds what accuracy means here. The
 spread is the root of the trace of the covariance of its features within a class, mean over the classes, over that of
 the training data: 1 for samples as varied as the data, less where guidance narrows them.
 
-The bundled network and the classifier were trained with the commands in the .json files beside them.
+The networks and the classifier were trained with the commands in the .json files beside them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from sde_diffusion.storage.locate import find_classifier
 
 HERE = Path(__file__).parent.parent
 NOISY = HERE / "networks" / "digits-noisy-classifier.safetensors"
-RESULTS = HERE / "results" / "guided-labels"
+MNIST = HERE / "networks" / "mnist-labelled.safetensors"
+RESULTS = HERE / "results"
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 STEPS = 20
 CLASSES = 10
@@ -65,23 +67,48 @@ def measured(stored: StoredModel, guidance: GuidanceSettings, judge: str, n: int
     }
 
 
-def rows(run: Path | None, judge: str, data_dir: Path | None, n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """One row for each kind of guidance and scale, the spread over that of the training data."""
+def asked(run: Path | None, judge: str, scales: Sequence[float]) -> list[dict[str, Any]]:
+    """What is measured: kind of guidance, scale, the model, its settings, and the hashes of the weights."""
+    labelled = checkpoint_at(run or (LABELLED if judge == "digits" else MNIST))
+    found = [
+        {"guidance": "classifier-free", "scale": w, "stored": labelled, "settings": GuidanceSettings(w)} for w in scales
+    ]
+    if run is None and judge == "digits":
+        noisy, plain = find_classifier(NOISY), checkpoint_at(BUNDLED)
+        found += [
+            {
+                "guidance": "classifier",
+                "scale": w,
+                "stored": plain,
+                "settings": GuidanceSettings(classifier=noisy, classifier_scale=w),
+            }
+            for w in scales
+        ]
+    for row in found:
+        used = [row["stored"], *([noisy] if row["guidance"] == "classifier" else [])]
+        row["sha256"] = [stored.sha256[:16] for stored in used]
+    return found
+
+
+def rows(
+    wanted: list[dict[str, Any]], judge: str, data_dir: Path | None, n: int, before: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """One row for each kind of guidance and scale, the spread over that of the training data.
+
+    Rows of ``before`` from the same weights and number of samples are taken as they are.
+    """
     data = load_data(judge, data_dir)
     assert data.labels is not None
     some = torch.linspace(0, len(data) - 1, min(len(data), 5000), dtype=torch.float64).long()
     own = spread(classifier(judge)(data.batch(some)).features, data.labels[some])
-    asked = [("classifier-free", checkpoint_at(run or LABELLED), GuidanceSettings(w), w) for w in SCALES]
-    if run is None:
-        noisy, plain = find_classifier(NOISY), checkpoint_at(BUNDLED)
-        asked += [("classifier", plain, GuidanceSettings(classifier=noisy, classifier_scale=w), w) for w in SCALES]
-    found = []
-    for kind, stored, guidance, w in asked:
-        row = measured(stored, guidance, judge, n, seed)
-        row["spread"] /= own
-        found.append({"guidance": kind, "scale": w, **row})
-        print(json.dumps(found[-1]), flush=True)
-    return found
+    for one in wanted:
+        key = {name: one[name] for name in ("guidance", "scale", "sha256")} | {"samples": n}
+        known = next((row for row in before if key.items() <= row.items()), None)
+        if known is None:
+            known = key | measured(one["stored"], one["settings"], judge, n, seed=0)
+            known["spread"] /= own
+            print(json.dumps(known), flush=True)
+        yield known
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -98,20 +125,34 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, and with --write store the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a run with labels; the bundled network by default")
+    parser.add_argument("--run", type=Path, help="a run with labels")
     parser.add_argument("--judge", default="digits", choices=("digits", "mnist"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}.json and .md")
+    parser.add_argument("--scales", nargs="+", type=float, default=SCALES)
+    parser.add_argument("--write", action="store_true", help="write results/guided-labels.json and .md, or -mnist")
     arguments = parser.parse_args()
-    found = rows(arguments.run, arguments.judge, arguments.data_dir, arguments.n)
+    judge, n = arguments.judge, arguments.n
+    path = RESULTS / ("guided-labels" if judge == "digits" else f"guided-labels-{judge}")
+    command = "python -m benchmarks.guidance"
+    command += f" --run {arguments.run.name}" if arguments.run else ""
+    command += "" if judge == "digits" else f" --judge {judge} --data-dir DIR"
+    command += "" if tuple(arguments.scales) == SCALES else f" --scales {' '.join(f'{w:g}' for w in arguments.scales)}"
+    command += f" --n {n} --write"
+    file = path.with_suffix(".json")
+    before = json.loads(file.read_text())["rows"] if arguments.write and file.is_file() else []
+    found: list[dict[str, Any]] = []
+    for row in rows(asked(arguments.run, judge, arguments.scales), judge, arguments.data_dir, n, before):
+        found.append(row)
+        if arguments.write:
+            kept = [old for old in before if old not in found]
+            content = {"command": command, "steps": STEPS, "rows": found + kept}
+            file.write_text(json.dumps(content, indent=2) + "\n")
     print(table(found))
     if arguments.write:
-        command = f"python -m benchmarks.guidance --n {arguments.n} --write"
-        content = {"command": command, "samples": arguments.n, "steps": STEPS, "rows": found}
-        RESULTS.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
-        text = f"# Labels of guided samples\n\n{arguments.n} samples for each row; made by `{command}`.\n\n"
-        RESULTS.with_suffix(".md").write_text(text + table(found) + "\n")
+        file.write_text(json.dumps({"command": command, "steps": STEPS, "rows": found}, indent=2) + "\n")
+        text = f"# Labels of guided samples of {judge}\n\n{n} samples for each row; made by `{command}`.\n\n"
+        path.with_suffix(".md").write_text(text + table(found) + "\n")
 
 
 if __name__ == "__main__":

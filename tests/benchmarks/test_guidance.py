@@ -31,8 +31,8 @@ def test_the_bundled_labelled_digits_at_scale_2() -> None:
 def test_a_classifier_of_noisy_digits_at_scale_2() -> None:
     guidance = GuidanceSettings(classifier=find_classifier(NOISY), classifier_scale=2.0)
     found = measured(checkpoint_at(BUNDLED), guidance, "digits", 300, seed=1)
-    # 0.948 of 500 samples in the benchmark; the standard error of 300 is 0.013.
-    assert found["accuracy"] >= 0.91
+    # 0.972 of 500 samples in the benchmark; the standard error of 300 is 0.010.
+    assert found["accuracy"] >= 0.95
 
 
 def test_the_spread_within_classes_is_that_of_the_formula() -> None:
