@@ -18,7 +18,7 @@ from benchmarks.baselines.fitting import LEVEL, Fitted, dequantised, fit
 from sde_diffusion.data import Data
 
 EDGE, UNIT = 1e-6, 6.0
-STEPS = 1000
+STEPS = 700
 
 
 class Couplings(nn.Module):

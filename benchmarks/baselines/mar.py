@@ -24,7 +24,7 @@ from sde_diffusion.networks import build
 from sde_diffusion.training.losses import denoising_loss
 from solvers import solve
 
-STEPS = 1200
+STEPS = 800
 ROUNDS, NFE = 12, 8
 
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from benchmarks.baselines.fitting import Fitted, dequantised, fit
-from benchmarks.baselines.vae import log_normal
+from benchmarks.baselines.vae import FAST, log_normal
 from sde_diffusion.data import Data
 
-STEPS = 1000
+STEPS = 700
 PLACES = 49
 COMMITMENT, WEIGHT = 0.25, 20.0
 
@@ -86,7 +86,12 @@ class VQVAE(nn.Module):
             nn.SiLU(), nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), nn.SiLU(),
             nn.ConvTranspose2d(channels, 1, 4, 2, 1),
         )  # fmt: skip
-        self.log_std = nn.Parameter(torch.full((784,), -1.0))
+        self.deviations = nn.Parameter(torch.zeros(784))
+
+    @property
+    def log_std(self) -> Tensor:
+        """log s, (784,)."""
+        return FAST * self.deviations
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What ``Quantiser.forward`` returns for images."""

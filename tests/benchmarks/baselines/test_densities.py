@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks.baselines.autoregressive import CausalTransformer, fit_law
 from benchmarks.baselines.fitting import dequantised, fit
 from benchmarks.baselines.flow import Couplings
-from benchmarks.baselines.vae import VAE, perceptron
+from benchmarks.baselines.vae import FAST, VAE, perceptron
 from benchmarks.baselines.vqvae import Quantiser, perplexity
 
 D, K, NOISE = 4, 2, 0.3
@@ -41,7 +41,7 @@ def exact_vae() -> VAE:
         encoder.weight[:K] = vectors.T @ covariance @ FACTORS.T / NOISE**2
         encoder.bias.copy_(torch.cat([torch.zeros(K), variances.log()]))
     model = VAE(encoder, decoder, (D,), K)
-    nn.init.constant_(model.log_std, math.log(NOISE))
+    nn.init.constant_(model.deviations, math.log(NOISE) / FAST)
     return model
 
 
