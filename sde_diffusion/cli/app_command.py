@@ -21,7 +21,7 @@ def app(
     run: RunArgument = None,
     model: ModelOption = None,
     host: Annotated[
-        str, typer.Option("--host", help="Address to serve on; 127.0.0.1 is reached from this machine alone.")
+        str, typer.Option("--host", help="Address to serve on; only this machine reaches 127.0.0.1.")
     ] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option("--port", help="Port.", show_default="the first free one from 7860 on")
@@ -31,7 +31,7 @@ def app(
 ) -> dict[str, Any]:
     """Sample a model live in a browser: choose solver, NFE and grid, compare two, watch the path.
 
-    The page is served on this machine and asks nothing of another; it needs gradio (pip install 'sdediff[app]').
+    The app runs on this machine and loads nothing from elsewhere; it needs gradio (pip install 'sdediff[app]').
     """
     from sde_diffusion.app.studio import Studio
     from sde_diffusion.app.widgets import import_gradio, launch

@@ -172,8 +172,8 @@ class GuidanceArguments(NamedTuple):
         if self.label == "all":
             if classes is None:
                 raise InputError(
-                    "--label all is of a model that says how many classes it has, and this one does not; a run says so "
-                    "if it was trained with --labels"
+                    "--label all needs a model with a known number of classes, such as a run trained with --labels; "
+                    "this model states none"
                 )
             return list(range(classes))
         if classes is None:  # refused where the model is made, unless its network takes any label
@@ -194,7 +194,7 @@ class GuidanceArguments(NamedTuple):
         from solvers.errors import InputError
 
         if self.eta_parallel is not None and not self.apg:
-            raise InputError("--eta-parallel is of projected guidance; add --apg")
+            raise InputError("--eta-parallel is an option of projected guidance; add --apg")
         return GuidanceSettings(
             scale=1.0 if self.guidance is None else self.guidance,
             interval=self._interval(),

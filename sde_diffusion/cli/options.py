@@ -94,6 +94,9 @@ DeviceOption = Annotated[
     str | None,
     option("--device", "cpu, cuda, or auto: cuda if there is one.", "auto", values=("auto", "cpu", "cuda")),
 ]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")]
+# The run of commands whose arguments are files.
+RunOption = Annotated[Path | None, option("--run", "A run, checkpoint or exported file.", "the latest, else bundled")]
 DataDirOption = Annotated[Path | None, option("--data-dir", DATA_DIR)]
 
 

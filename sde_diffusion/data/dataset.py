@@ -262,7 +262,7 @@ def as_data(
     of_bytes = values.dtype == np.uint8
     kind = {2: "vector", 4: "image"}.get(values.ndim, "signal")
     if layout is not None and values.ndim != 4:
-        raise InputError(f"{name}: a layout is of images of rank 4; this array has shape {values.shape}")
+        raise InputError(f"{name}: a layout applies to images of rank 4; this array has shape {values.shape}")
     if of_bytes and values.ndim == 3:
         kind, values = "image", values[:, None]
     elif values.ndim == 4:

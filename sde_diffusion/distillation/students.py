@@ -36,7 +36,7 @@ from solvers.grids import make_grid
 METHODS = {
     "progressive": "each student takes one step of DDIM for two of its teacher",
     "consistency": "the student maps each point of the teacher's flow to its end",
-    "consistency-training": "the same without a teacher: neighbouring points are those of one noise",
+    "consistency-training": "the same without a teacher: neighbouring points share their data and their noise",
     "denoising-gan": "a generator with a latent draws x_0 from p(x_0 | x_t), against a discriminator; from data alone",
 }
 START = 64  # steps of the first teacher of progressive distillation

@@ -78,7 +78,7 @@ class FeatureStatistics:
         if floats and extractor.takes_bytes:
             first = data.batch(slice(0, _BATCH))
             raise InputError(
-                f"the features '{extractor.name}' are of images of bytes, and {data.name} holds floats from "
+                f"the features '{extractor.name}' need images of bytes, and {data.name} holds floats from "
                 f"{float(first.min()):.4g} to {float(first.max()):.4g} whose black and white are not stated: give "
                 "value_range=(black, white) (--range), or use the features 'pixels' or 'pca', which take values as "
                 "they are"
@@ -190,7 +190,7 @@ class FeatureStatistics:
         Raises:
             FileNotFoundError: the file does not exist.
             CheckpointError: it is torn, damaged, foreign, or of another version.
-            ValueError: it is of other data.
+            ValueError: the file describes other data.
         """
         path = Path(path)
         if not path.is_file():
@@ -212,7 +212,7 @@ class FeatureStatistics:
         found = record["data"]
         if data is not None and data.fingerprint != found["fingerprint"]:
             raise InputError(
-                f"{path} is of the data '{found['name']}' with fingerprint {found['fingerprint'][:12]}, not of "
+                f"{path} describes the data '{found['name']}' with fingerprint {found['fingerprint'][:12]}, not of "
                 f"'{data.name}' with {data.fingerprint[:12]}; make the reference again"
             )
         own = {name.removeprefix("extractor."): v for name, v in tensors.items() if name.startswith("extractor.")}

@@ -118,7 +118,7 @@ class GivenConditions(nn.Module):
             self.register_buffer("vector_std", torch.ones(vector))
         if self.image is None:
             if resize is not None:
-                raise InputError(f"resize='{resize}' is of a condition image, and the network has none")
+                raise InputError(f"resize='{resize}' applies to a condition image, and the network has none")
             if code is not None:
                 raise InputError(f"code={code} is the length of a condition image's code; give image=, its shape")
             return
@@ -129,7 +129,7 @@ class GivenConditions(nn.Module):
         if resize is not None:
             choose(resize, dict.fromkeys(RESIZES), "resize")
             if resize == "bilinear" and len(self.sizes) != 2:
-                raise InputError(f"bilinear resizing is of images (C, H, W); got samples {tuple(shape)}")
+                raise InputError(f"bilinear resizing needs images (C, H, W); got samples {tuple(shape)}")
         elif code is None and self.image[1:] != self.sizes:
             raise InputError(
                 f"the condition image is {_times(self.image[1:])} and the sample {_times(self.sizes)}; say how it is "

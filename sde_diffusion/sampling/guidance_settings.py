@@ -98,7 +98,7 @@ class GuidanceSettings:
         if self.classifier is not None and (self.scale != 1 or self.plus_plus):
             raise InputError("--guidance and --classifier are two kinds of guidance; give one of them")
         if self.classifier is None and self.classifier_scale != 1:
-            raise InputError("--scale is of a classifier; give --classifier RUN, or --guidance for a model with labels")
+            raise InputError("--scale needs a classifier; give --classifier RUN, or --guidance for a model with labels")
         if self.scale == 1 and not self.plus_plus and (unused := self._rules()):
             raise InputError(f"{', '.join(unused)} changes guidance, and there is none: give --guidance, such as 2")
 

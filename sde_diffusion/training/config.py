@@ -99,7 +99,7 @@ class TrainConfig:
     )
     time_sampling: str = setting(
         "stratified",
-        f"How training times are drawn: {_names(TIME_SAMPLERS)}.",
+        f"Distribution of the training times: {_names(TIME_SAMPLERS)}.",
         usual="by what the network predicts",
         values=TIME_SAMPLERS,
     )
@@ -129,8 +129,8 @@ class TrainConfig:
     )
     normalize: str = setting(
         AUTO,
-        "Units that the network sees: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
-        "else), range ([-1, 1]), none (as they are), or auto: range for images of bytes, standard for floats.",
+        "Normalization of the data: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
+        "other data), range ([-1, 1]), none, or auto: range for images of bytes, standard for floats.",
         values=(AUTO, *METHODS),
     )
     flip: bool = setting(False, "Random horizontal flips of images.")
@@ -146,7 +146,7 @@ class TrainConfig:
     accumulate: int = setting(1, "Number of micro-batches in one update (gradient accumulation).")
     seed: int = setting(0, "Random seed of initial weights, data order, times, noise and dropout.")
     device: str = setting("auto", "cpu, cuda, or auto: cuda if there is one.", values=DEVICES)
-    tracker: str = setting("none", f"Also log metrics and samples to {_names(TRACKERS)}.", values=TRACKERS)
+    tracker: str = setting("none", f"Also log metrics and samples to a tracker: {_names(TRACKERS)}.", values=TRACKERS)
     log_every: int = setting(50, "Number of updates between lines of metrics.jsonl.")
     checkpoint_every: int = setting(500, "Number of updates between checkpoints.")
     sample_every: int = setting(250, "Number of updates between samples in the run folder; 0 for none.")
@@ -155,7 +155,7 @@ class TrainConfig:
         "Share of the data left out of training, on which the held-out loss is measured; data sets with a test split "
         "need none.",
     )
-    keep: int = setting(2, "Number of checkpoints to keep, the newest.")
+    keep: int = setting(2, "Number of checkpoints to keep; older ones are deleted.")
 
     def __post_init__(self) -> None:
         choose(self.schedule, SCHEDULES, "schedule")

@@ -13,6 +13,7 @@ from torch import Tensor
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    BatchSizeOption,
     DataDirOption,
     DeviceOption,
     HtmlOption,
@@ -82,7 +83,7 @@ def compare(
         int, typer.Option("--paired", help="Number of samples compared with the reference solution.")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the initial noise, which all solvers share.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 256,
+    batch_size: BatchSizeOption = 256,
     reference_steps: Annotated[
         int, typer.Option("--reference-steps", help="Number of steps of the reference solution.")
     ] = 800,

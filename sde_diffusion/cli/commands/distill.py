@@ -47,19 +47,20 @@ def distill(
         int, typer.Option("--nfe", help="Network evaluations of a student of progressive or denoising-gan.")
     ] = 4,
     start: Annotated[
-        int, typer.Option("--start", help="Steps of the first teacher of progressive; halved until --nfe.")
+        int, typer.Option("--start", help="Number of steps of the first teacher of progressive, halved down to --nfe.")
     ] = START,
-    steps: Annotated[int, typer.Option("--steps", help="Number of updates; of progressive, for each halving.")] = 3000,
+    steps: Annotated[int, typer.Option("--steps", help="Number of updates; with progressive, per halving.")] = 3000,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples in one update.")] = 128,
     learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr", help="Learning rate of AdamW.")] = 1e-3,
     seed: Annotated[int, typer.Option("--seed", help="Random seed.")] = 0,
     data: Annotated[
-        str | None, option("--data", "Training data, as of sdediff train.", "what the model was trained on")
+        str | None,
+        option("--data", "Training data: a data set or a path, as for train.", "what the model was trained on"),
     ] = None,
     data_dir: DataDirOption = None,
     device: DeviceOption = None,
     out: Annotated[
-        Path | None, option("--out", "Folder of the new run; with --resume, of the one to resume.", "runs/DATA-METHOD")
+        Path | None, option("--out", "Folder of the run; with --resume, the run to resume.", "runs/DATA-METHOD")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the distillation in --out.")] = False,
 ) -> dict[str, Any]:

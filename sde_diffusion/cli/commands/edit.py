@@ -13,6 +13,7 @@ from sde_diffusion.cli.guidance_options import GuidanceArguments, GuidanceOption
 from sde_diffusion.cli.options import (
     DeviceOption,
     ModelOption,
+    RunOption,
     model_at,
     refuse,
 )
@@ -54,10 +55,7 @@ def edit(
     files: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Images of the model's size, or .npy or .npz arrays.")
     ],
-    run: Annotated[
-        Path | None,
-        typer.Option("--run", help="A run, checkpoint or exported file.", show_default="the latest, else bundled"),
-    ] = None,
+    run: RunOption = None,
     model: ModelOption = None,
     strength: Annotated[
         str,
@@ -100,7 +98,7 @@ def edit(
 
     for name, modes in OF.items():
         if mode not in modes:
-            refuse(ctx, [name], f"it is of {' and '.join(m.value for m in modes)}, and this is {mode.value}")
+            refuse(ctx, [name], f"it applies to {' and '.join(m.value for m in modes)}, and this is {mode.value}")
     folder = out or unused(Path(mode.value))
     require_new(folder)
     asked = GuidanceArguments(label=label, guidance=guidance)

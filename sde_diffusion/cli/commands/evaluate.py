@@ -10,11 +10,11 @@ import torch
 import typer
 from torch import Tensor
 
-from sde_diffusion.cli.commands.sample import listed, times_of
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.evaluation_inputs import find_reference, given_samples, held_out, range_of, several_processes
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    BatchSizeOption,
     CompileOption,
     DataDirOption,
     DeviceOption,
@@ -29,6 +29,7 @@ from sde_diffusion.cli.options import (
     typed_line,
     whole_numbers,
 )
+from sde_diffusion.cli.solver_options import EtaOption, GridOption, StepsOption, listed, times_of
 from sde_diffusion.evaluation import FeatureSampler, SamplingSettings, error_budget, plot, quality
 from sde_diffusion.evaluation import report as reports
 from sde_diffusion.evaluation.cost import LONG, seconds_for
@@ -64,7 +65,7 @@ from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from sde_diffusion.tuning.effort import duration
-from solvers import GRIDS, SOLVERS
+from solvers import SOLVERS
 from solvers.errors import InputError, require_whole
 
 EXAMPLES = """
@@ -142,28 +143,16 @@ def evaluate(
         str | None,
         typer.Option("--nfe", help="Network evaluations; several, such as 5,10,20, for a curve.", show_default="20"),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", help="Number of steps, instead of --nfe.", show_default=False)
-    ] = None,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            "--grid",
-            help="As in 'sdediff sample'.",
-            show_default="the solver's own",
-            autocompletion=completion_of(GRIDS),
-        ),
-    ] = None,
-    eta: Annotated[
-        float | None, typer.Option("--eta", help="As in 'sdediff sample'.", show_default="1 if stochastic, else 0")
-    ] = None,
+    steps: StepsOption = None,
+    grid: GridOption = None,
+    eta: EtaOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of the metrics.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 250,
+    batch_size: BatchSizeOption = 250,
     processes: Annotated[
         int | None,
         typer.Option(
             "--processes",
-            help="1; several are started by torchrun --nproc-per-node N -m sde_diffusion -- evaluate ...",
+            help="1; for several, start torchrun --nproc-per-node N -m sde_diffusion -- evaluate ...",
             show_default="1",
         ),
     ] = None,

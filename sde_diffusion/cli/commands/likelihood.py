@@ -13,6 +13,7 @@ from rich.table import Table
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    BatchSizeOption,
     DataDirOption,
     DeviceOption,
     ModelOption,
@@ -65,7 +66,11 @@ def likelihood(
     data_dir: DataDirOption = None,
     split: Annotated[
         str | None,
-        typer.Option("--split", help="train or test, the held-out data.", show_default="test; train for a path"),
+        typer.Option(
+            "--split",
+            help="Split of the data: train, or test, which is held out.",
+            show_default="test; train for a path",
+        ),
     ] = None,
     trace: Annotated[
         str | None,
@@ -79,7 +84,7 @@ def likelihood(
         str, typer.Option("--probe", help=f"Probe vectors of hutchinson: {' or '.join(PROBES)}.")
     ] = "rademacher",
     probes: Annotated[
-        int, typer.Option("--probes", help="Probes for each sample; the standard error needs at least two.")
+        int, typer.Option("--probes", help="Number of probes for each sample; the standard error needs at least two.")
     ] = 2,
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Tolerance of an adaptive solver, per step and value.")
@@ -91,7 +96,7 @@ def likelihood(
         ),
     ] = "rk45",
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps of a fixed-step solver.", show_default=False)
+        int | None, typer.Option("--steps", help="Number of steps of a fixed-step solver.", show_default=False)
     ] = None,
     t_min: Annotated[
         float, typer.Option("--t-min", help="Start time of the flow; the likelihood from ten times this is also shown.")
@@ -105,7 +110,7 @@ def likelihood(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of data selection, dequantisation and probes.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per batch.")] = 64,
+    batch_size: BatchSizeOption = 64,
     device: DeviceOption = None,
     out: Annotated[
         Path | None,
@@ -118,8 +123,8 @@ def likelihood(
 ) -> dict[str, Any]:
     """Measure the log-likelihood of data under a trained model.
 
-    Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. With --label own
-    each sample has the label of the data; --condition has a condition for each sample of the data, in their order.
+    Integrates the probability-flow ODE. The unit is nats and, for images, also bits per dimension. --label own
+    conditions each sample on its label in the data; --condition names one condition for each sample, in their order.
     """
     processes = Processes.join(device or "auto")
     if out is not None:
@@ -141,7 +146,7 @@ def likelihood(
         layout=recorded_layout(stored.data, name),
     )
     if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
-        refuse(ctx, ["probe", "probes"], "the trace is exact; probes are of --trace hutchinson")
+        refuse(ctx, ["probe", "probes"], "the trace is exact; only --trace hutchinson uses probes")
     if find(solver).adaptive:
         refuse(ctx, ["steps"], f"{solver} chooses its own steps; see --tolerance")
     else:

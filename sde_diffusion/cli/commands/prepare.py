@@ -42,18 +42,21 @@ def prepare(
             ".npy or .npz."
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="A new folder.", show_default="SOURCE-prepared")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the prepared data; must be new.", show_default="SOURCE-prepared"),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
             "--size",
             help="Image size, 64 or HEIGHTxWIDTH: the largest centred crop of this aspect ratio, resized.",
-            show_default="as they are; they must be alike",
+            show_default="unchanged; all must be equal",
         ),
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option("--mode", help=f"Convert to {', '.join(CHANNELS)}.", show_default="as they are: grey stays grey"),
+        typer.Option("--mode", help=f"Convert to {', '.join(CHANNELS)}.", show_default="unchanged: grey stays grey"),
     ] = None,
     background: Annotated[
         str, typer.Option("--background", help="Colour behind transparent pixels where the mode has no transparency.")

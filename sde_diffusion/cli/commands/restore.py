@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo, say
-from sde_diffusion.cli.options import DeviceOption, complete_solver, refuse
+from sde_diffusion.cli.options import DeviceOption, RunOption, complete_solver, refuse
 
 EXAMPLES = """
 \b
@@ -35,10 +35,7 @@ def restore(
     ctx: typer.Context,
     task: Annotated[Task, typer.Argument(help=f"Restoration task: {', '.join(t.value for t in Task)}.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Degraded images, restored one by one.")],
-    run: Annotated[
-        Path | None,
-        typer.Option("--run", help="A run, checkpoint or exported file.", show_default="the latest, else bundled"),
-    ] = None,
+    run: RunOption = None,
     mask: Annotated[Path | None, typer.Option("--mask", help="Image whose black pixels are hidden (inpaint).")] = None,
     factor: Annotated[int, typer.Option("--factor", help="Enlargement factor (superres).")] = 4,
     blur: Annotated[
@@ -89,7 +86,7 @@ def restore(
 
     for of, name in ((Task.superres, "factor"), (Task.deblur, "blur")):
         if task is not of:
-            refuse(ctx, [name], f"it is of {of.value}, and this is {task.value}")
+            refuse(ctx, [name], f"it applies to {of.value}, and this is {task.value}")
     require_whole("--n", n, 1, MOST_SAMPLES)
     folder = out or unused(Path("restored"))
     require_new(folder)

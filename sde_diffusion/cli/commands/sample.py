@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ from sde_diffusion.cli.options import (
 )
 from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_beside, report_same, require_film, show_profile
 from sde_diffusion.cli.shards import begin, fill
+from sde_diffusion.cli.solver_options import EtaOption, GridOption, StepsOption, listed, times_of
 from sde_diffusion.models.speed import Speed
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
@@ -45,7 +45,7 @@ from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
 from sde_diffusion.storage.sharded_set import JOB, SHARDS, open_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import usable_tuned
-from solvers import GRIDS, SOLVERS
+from solvers import SOLVERS
 from solvers.errors import InputError
 
 EXAMPLES = """
@@ -63,7 +63,7 @@ sdediff sample runs/pairs --caption "a three left of a seven"
 sdediff sample --classifier runs/digits-classifier --label 3 --scale 4
 sdediff sample runs/high-vp --condition low/   for these images
 sdediff sample --from photo.png --strength 0.4
-sdediff sample --solver pf-ode --profile   and where the error sits
+sdediff sample --solver pf-ode --profile   and where the error arises
 sdediff sample --n 9 --nfe 30 --film digits.gif   noise becomes digits
 sdediff sample --record samples/pf-ode-nfe20/samples.json
 sdediff sample --n 100000 --out many       in shards; then --resume many
@@ -93,7 +93,7 @@ def sample(
             "--solver",
             autocompletion=completion_of(SOLVERS),
             help=f"{', '.join(SOLVERS)}; or your own as path/to/file.py:Name. 'sdediff solvers' describes each.",
-            show_default="of a distilled model its own; the solver tuned for the model and --nfe; else pf-ode",
+            show_default="that of a distilled model, else the one tuned for the model and --nfe, else pf-ode",
         ),
     ] = None,
     nfe: Annotated[
@@ -104,27 +104,9 @@ def sample(
             show_default="20; no limit for solvers that choose their steps",
         ),
     ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", help="Number of steps of the time grid, instead of --nfe.", show_default=False),
-    ] = None,
-    grid: Annotated[
-        str | None,
-        typer.Option(
-            "--grid",
-            autocompletion=completion_of(GRIDS),
-            help=f"Time grid of the solver: {', '.join(GRIDS)}; or the times, such as 1,0.6,0.2,0.",
-            show_default="the solver's own",
-        ),
-    ] = None,
-    eta: Annotated[
-        float | None,
-        typer.Option(
-            "--eta",
-            help="Noise level of the reverse process: 0 is the probability-flow ODE, 1 the reverse-time SDE.",
-            show_default="1 for stochastic solvers, else 0",
-        ),
-    ] = None,
+    steps: StepsOption = None,
+    grid: GridOption = None,
+    eta: EtaOption = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -242,7 +224,7 @@ def sample(
     chosen, local, waited, source = None, None, 0.0, source or None
     if strength is not None and (source is None or record is not None):
         raise InputError(
-            "--strength is of --from, the image to start from"
+            "--strength has no effect without --from, the image to start from"
             if record is None
             else "the record holds the strength of its samples; leave out --strength"
         )
@@ -251,7 +233,7 @@ def sample(
         "--shard-size": shard_size, "--resume": resume, "--film": film,
     }  # fmt: skip
     if source is not None and (clash := [name for name, value in alone.items() if value]):
-        raise InputError(f"{clash[0]} is of samples that start from pure noise; leave out {clash[0]} or --from")
+        raise InputError(f"{clash[0]} needs samples that start from pure noise; leave out {clash[0]} or --from")
     if tolerance is not None and (clash := [k for k in CHOSEN if k in options] + asked.given()):
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
@@ -372,28 +354,3 @@ def sample(
         "seconds": seconds,
         "choice": made.get("choice"),
     }
-
-
-def listed(names: Iterable[str]) -> str:
-    """Options by name.
-
-    >>> listed(["nfe", "batch_size"])
-    '--nfe, --batch-size'
-    """
-    return ", ".join("--cfg++" if name == "plus_plus" else f"--{name.replace('_', '-')}" for name in names)
-
-
-def times_of(grid: str | None) -> str | list[float] | None:
-    """A grid's name, or its times.
-
-    >>> times_of("karras"), times_of("1,0.5,0")
-    ('karras', [1.0, 0.5, 0.0])
-    """
-    if grid is None or "," not in grid:
-        return grid
-    try:
-        return [float(t) for t in grid.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--grid takes a name or times separated by commas, such as 1,0.6,0.2,0; got '{grid}'"
-        ) from None

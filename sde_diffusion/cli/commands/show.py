@@ -102,7 +102,7 @@ def show(
     others = [name for name in ("sde", "solver", "nfe", "n", "seed", "device") if name not in TAKES[figure]]
     refuse(ctx, others, f"the figure {figure.value} does not depend on it")
     if figure is Figure.schedule and run is not None:
-        raise InputError(f"the figure schedule is of processes and takes no model; leave out {run}, see --sde")
+        raise InputError(f"the figure schedule shows processes and takes no model; leave out {run}, see --sde")
     is_film = figure is Figure.film
     suffix = ".gif" if is_film else ".png"
     free = (Path(figure.value + end + suffix) for end in chain([""], (f"-{k}" for k in count(2))))

@@ -94,7 +94,7 @@ def make_extractor(
         return CustomExtractor(features)
     choose(features, dict.fromkeys(NAMES), "features")
     if weights is not None and features not in WEIGHED:
-        raise InputError(f"weights (--weights) are of {' and '.join(WEIGHED)}; the features {features} need none")
+        raise InputError(f"only {' and '.join(WEIGHED)} take weights (--weights); the features {features} need none")
     if features in SIZES:
         return classifier(features)
     if features == "inception":

@@ -104,7 +104,7 @@ class Extractor(ABC):
         shape = tuple(x.shape[1:])
         if self.shape is not None and shape != self.shape:
             raise InputError(
-                f"samples of shape {shape}, but the features '{self.name}' are of samples of shape {self.shape}; "
+                f"samples of shape {shape}, but the features '{self.name}' take samples of shape {self.shape}; "
                 "images are not resized silently: bring them to that size, or use other features"
             )
         bad = ~x.isfinite().flatten(1).all(1)

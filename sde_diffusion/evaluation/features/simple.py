@@ -81,7 +81,7 @@ class PCA(Extractor):
     def compute(self, x: Tensor) -> Features:
         """The coordinates."""
         if x[0].numel() != len(self.mean):
-            raise InputError(f"samples of {x[0].numel()} values, but these principal axes are of {len(self.mean)}")
+            raise InputError(f"samples of {x[0].numel()} values, but these principal axes have {len(self.mean)}")
         return Features((x.flatten(1) - self.mean.to(x.device)) @ self.axes.to(x.device))
 
 

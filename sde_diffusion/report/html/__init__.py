@@ -1,4 +1,4 @@
-"""Reports as one HTML file each, which opens from disk and asks nothing of a network."""
+"""Reports as one HTML file each, which opens from disk and loads nothing from the internet."""
 
 from sde_diffusion.report.html.page import Chart, Curve, Gallery, Page, Shown, TimeGrid
 from sde_diffusion.report.html.rendering import rendered, write_page

@@ -76,7 +76,7 @@ def degraded(
         raise InputError(
             "inpaint needs the hidden part: --mask FILE, black where hidden"
             if mask is None
-            else f"{task} takes no --mask; it is of inpaint"
+            else f"{task} takes no --mask; only inpaint does"
         )
     visible = None if mask is None else _visible(mask, height, width)
     operators: dict[str, Callable[[], Operator]] = {

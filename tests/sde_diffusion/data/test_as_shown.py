@@ -159,7 +159,7 @@ def test_a_layout_may_be_stated(tmp_path: Path) -> None:
     assert as_data(np.zeros((2, 16, 4, 4))).shape == (16, 4, 4)
     with pytest.raises(InputError, match="did you mean 'channels-last'"):
         as_data(fields, layout="channel-last")
-    with pytest.raises(InputError, match="a layout is of images of rank 4"):
+    with pytest.raises(InputError, match="a layout applies to images of rank 4"):
         as_data(np.zeros((4, 5)), layout="channels-last")
 
 

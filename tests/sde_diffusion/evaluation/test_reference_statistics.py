@@ -1,4 +1,4 @@
-"""A reference remembers what it is of, and refuses to be compared with anything else."""
+"""A reference remembers its data, and refuses to be compared with anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report is one file that asks nothing of a network, and no text of a user becomes markup in it."""
+"""A report is one file that loads nothing from the internet, and no text of a user becomes markup in it."""
 
 from __future__ import annotations
 
