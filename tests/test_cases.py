@@ -13,23 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
 from benchmarks.training.units import KINDS
 from sde_diffusion import VPSDE, ScoreModel, evaluate, train
-from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.evaluation.features import make_extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.networks import build, default_settings
 from sde_diffusion.training.defaults import default_model
 from solvers.errors import InputError
+from tests.command import invoke
 
 METRICS = ["frechet", "kid", "sliced-wasserstein"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -63,7 +58,7 @@ def test_a_the_command_line_agrees(tmp_path: Path) -> None:
     np.save(tmp_path / "fakes.npy", torch.full((300, 1, 4, 4), 1000.0).numpy())
     for features in ("pca", "pixels"):
         given = ["--features", features, "--metrics", "frechet", "--draws", 4, "--out", tmp_path / features]
-        result = run("evaluate", tmp_path / "fakes.npy", "--reference", tmp_path / "fields.npy", *given)
+        result = invoke("evaluate", tmp_path / "fakes.npy", "--reference", tmp_path / "fields.npy", *given)
         assert result.exit_code == 0, result.output
         found = json.loads((tmp_path / features / "evaluation.json").read_text())["runs"][0]["figures"]["frechet"]
         assert found["value"] == pytest.approx(16 * (1000 - 280) ** 2, rel=0.01)
@@ -85,9 +80,9 @@ def test_a_features_of_bytes_ask_for_black_and_white() -> None:
 def trained_on(tmp_path: Path, x: np.ndarray, *options: object, steps: int = 400, n: int = 1000) -> np.ndarray:
     """What the command line makes of an array: the samples of a run with its defaults, but for the steps."""
     np.save(tmp_path / "x.npy", x)
-    trained = run("train", "--data", tmp_path / "x.npy", "--steps", steps, "--out", tmp_path / "run", *options)
+    trained = invoke("train", "--data", tmp_path / "x.npy", "--steps", steps, "--out", tmp_path / "run", *options)
     assert trained.exit_code == 0, trained.output
-    drawn = run("sample", tmp_path / "run", "--n", n, "--seed", 1, "--out", tmp_path / "out")
+    drawn = invoke("sample", tmp_path / "run", "--n", n, "--seed", 1, "--out", tmp_path / "out")
     assert drawn.exit_code == 0, drawn.output
     return np.load(tmp_path / "out" / "samples.npz")["x"].astype("f8")
 
@@ -109,10 +104,10 @@ def test_c_other_scales(tmp_path: Path, scale: float) -> None:
 
 def test_c_inspect_says_what_will_be_done(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", (300 + 10 * np.random.default_rng(0).standard_normal((500, 2))).astype("f4"))
-    facts = json.loads(run("inspect", tmp_path / "x.npy", "--json").stdout)
+    facts = json.loads(invoke("inspect", tmp_path / "x.npy", "--json").stdout)
     assert facts["normalization"].startswith("standard, per entry: shifts 29")
     assert facts["proposed"]["sigma_data"] == 1.0
-    assert "range: bytes / 127.5 - 1" in run("inspect", "digits").stdout
+    assert "range: bytes / 127.5 - 1" in invoke("inspect", "digits").stdout
 
 
 @pytest.mark.slow
@@ -134,17 +129,17 @@ def test_j_labels_with_gaps(tmp_path: Path) -> None:
     r = np.random.default_rng(0)
     np.savez(tmp_path / "gap.npz", x=r.standard_normal((64, 2)), labels=np.where(np.arange(64) % 2, 5, 900))
     small = ["--steps", 2, "--batch-size", 4, "--width", 8, "--depth", 1]
-    trained = run("train", "--data", tmp_path / "gap.npz", "--labels", *small, "--out", tmp_path / "gap")
+    trained = invoke("train", "--data", tmp_path / "gap.npz", "--labels", *small, "--out", tmp_path / "gap")
     assert trained.exit_code == 0 and "2 classes" in trained.output
-    refused = run("sample", tmp_path / "gap", "--label", 7, "--n", 2, "--nfe", 4)
+    refused = invoke("sample", tmp_path / "gap", "--label", 7, "--n", 2, "--nfe", 4)
     assert refused.exit_code == 2 and "has the class '7'; its classes: 5, 900" in refused.output
-    drawn = run("sample", tmp_path / "gap", "--label", "all", "--n", 8, "--nfe", 4, "--out", tmp_path / "all")
+    drawn = invoke("sample", tmp_path / "gap", "--label", "all", "--n", 8, "--nfe", 4, "--out", tmp_path / "all")
     assert drawn.exit_code == 0, drawn.output
     assert np.load(tmp_path / "all" / "samples.npz")["labels"].tolist() == [5, 900] * 4
-    one = run("sample", tmp_path / "gap", "--label", 900, "--n", 3, "--nfe", 4, "--out", tmp_path / "one")
+    one = invoke("sample", tmp_path / "gap", "--label", 900, "--n", 3, "--nfe", 4, "--out", tmp_path / "one")
     assert one.exit_code == 0 and np.load(tmp_path / "one" / "samples.npz")["labels"].tolist() == [900] * 3
     assert json.loads((tmp_path / "one" / "samples.json").read_text())["labels"] == [1]
-    assert "5: 32, 900: 32" in run("inspect", tmp_path / "gap.npz").output
+    assert "5: 32, 900: 32" in invoke("inspect", tmp_path / "gap.npz").output
 
 
 def test_j_names_of_classes_reach_the_command_line(tmp_path: Path) -> None:
@@ -152,16 +147,16 @@ def test_j_names_of_classes_reach_the_command_line(tmp_path: Path) -> None:
         (tmp_path / "pets" / name).mkdir(parents=True)
         for j in range(4):
             Image.fromarray(np.full((8, 8), 40 + 100 * k + j, np.uint8)).save(tmp_path / "pets" / name / f"{j}.png")
-    assert run("prepare", tmp_path / "pets", "--out", tmp_path / "ready").exit_code == 0
+    assert invoke("prepare", tmp_path / "pets", "--out", tmp_path / "ready").exit_code == 0
     small = ["--steps", 1, "--batch-size", 4, "--channels", 8, "--labels", "--out", tmp_path / "run"]
-    assert run("train", "--data", tmp_path / "ready", *small).exit_code == 0
-    drawn = run("sample", tmp_path / "run", "--label", "dog,cat", "--n", 4, "--nfe", 3, "--out", tmp_path / "out")
+    assert invoke("train", "--data", tmp_path / "ready", *small).exit_code == 0
+    drawn = invoke("sample", tmp_path / "run", "--label", "dog,cat", "--n", 4, "--nfe", 3, "--out", tmp_path / "out")
     assert drawn.exit_code == 0, drawn.output
     assert np.load(tmp_path / "out" / "samples.npz")["labels"].tolist() == [1, 0, 1, 0]
-    refused = run("sample", tmp_path / "run", "--label", "bird", "--n", 2, "--nfe", 3)
+    refused = invoke("sample", tmp_path / "run", "--label", "bird", "--n", 2, "--nfe", 3)
     assert refused.exit_code == 2 and "has the class 'bird'; its classes: cat, dog" in refused.output
-    assert "cat: 4, dog: 4" in run("inspect", tmp_path / "ready").output
-    assert "cat, dog" in run("inspect", tmp_path / "run").output
+    assert "cat: 4, dog: 4" in invoke("inspect", tmp_path / "ready").output
+    assert "cat, dog" in invoke("inspect", tmp_path / "run").output
 
 
 # E. Floats with their channels last.
@@ -170,7 +165,7 @@ def test_j_names_of_classes_reach_the_command_line(tmp_path: Path) -> None:
 def test_e_channels_last_floats_are_images_of_three_channels(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((8, 16, 16, 3))
     np.save(tmp_path / "x.npy", x)
-    assert json.loads(run("inspect", tmp_path / "x.npy", "--json").stdout)["shape"] == [3, 16, 16]
+    assert json.loads(invoke("inspect", tmp_path / "x.npy", "--json").stdout)["shape"] == [3, 16, 16]
 
 
 # F, G, H and K. Networks that fit, contexts that nothing feeds, and the learning rate of a resumed run.
@@ -187,7 +182,7 @@ channels = 8
 multipliers = [1, 2]
 """
     (tmp_path / "v.toml").write_text(text)
-    trained = run("train", "--config", tmp_path / "v.toml", "--out", tmp_path / "v")
+    trained = invoke("train", "--config", tmp_path / "v.toml", "--out", tmp_path / "v")
     assert trained.exit_code == 0, trained.output
     config = json.loads((tmp_path / "v" / "config.json").read_text())
     assert config["model"]["network"]["settings"]["multipliers"] == [1, 2]
@@ -208,8 +203,8 @@ def test_h_a_context_that_nothing_feeds_is_refused() -> None:
 
 def test_k_a_finished_schedule_says_what_comes_next(tmp_path: Path) -> None:
     small = ["--batch-size", 8, "--width", 8, "--depth", 1, "--warmup", 0, "--out", tmp_path / "r"]
-    assert run("train", "--data", "moons", "--steps", 4, *small).exit_code == 0
-    resumed = run("train", "--resume", "--steps", 8, "--out", tmp_path / "r")
+    assert invoke("train", "--data", "moons", "--steps", 4, *small).exit_code == 0
+    resumed = invoke("train", "--resume", "--steps", 8, "--out", tmp_path / "r")
     assert resumed.exit_code == 0, resumed.output
     rate = 2e-3 * (1 + math.cos(math.pi * 5 / 8)) / 2
     assert f"learning rate {rate:.3g} at step 5: the cosine schedule now ends at 8 steps" in resumed.output

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from sde_diffusion import sample
 from sde_diffusion.cli import app
@@ -13,6 +14,9 @@ from sde_diffusion.data import load_data
 from sde_diffusion.storage import locate as places
 from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
 from sde_diffusion.training.defaults import default_model
+from tests import command
+
+run = partial(command.invoke, "compare")
 
 FEW = ["--n", "16", "--paired", "8", "--reference-steps", "200"]
 
@@ -25,10 +29,6 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Path:
     path = export(untrained, "model.safetensors", data={"name": "moons", "fingerprint": moons.fingerprint}, step=0)
     monkeypatch.setattr(places, "BUNDLED", path)
     return path
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["compare", *args])
 
 
 def test_a_shortlist_on_the_bundled_model() -> None:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from sde_diffusion import evaluate, load, sample
 from sde_diffusion.cli import app
@@ -16,12 +17,11 @@ from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features import make_extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.storage.locate import BUNDLED
+from tests import command
+
+run, refused = partial(command.invoke, "evaluate"), partial(command.refused, "evaluate")
 
 FEW = ["--n", "80", "--draws", "3", "--metrics", "frechet", "--processes", "1"]
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["evaluate", *args])
 
 
 def evaluated(*args: str) -> dict[str, Any]:
@@ -29,12 +29,6 @@ def evaluated(*args: str) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     [line] = [line for line in result.stdout.splitlines() if line.startswith("figures ")]
     return json.loads(Path(line.removeprefix("figures ")).read_text())
-
-
-def refused(*args: str) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    return next(line for line in result.stderr.splitlines() if line.startswith("error: "))
 
 
 @pytest.mark.filterwarnings("ignore:frechet. 80 samples")

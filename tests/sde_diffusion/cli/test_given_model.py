@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app
 from sde_diffusion.interop.model_spec import given_model
 from solvers.errors import InputError, InputTypeError, NotFoundError
+from tests.command import invoke, run
 
 MINE = """
 import torch
@@ -55,16 +54,6 @@ def own_files() -> None:
     means = torch.tensor([[-1.0, 0.0], [1.0, 0.5]])
     x = means[torch.arange(200) % 2] + 0.2 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     np.save("data.npy", x.numpy())
-
-
-def invoke(command: str) -> Result:
-    return CliRunner().invoke(app, command.split())
-
-
-def run(command: str) -> str:
-    result = invoke(command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 def test_the_five_commands_on_a_function_of_ones_own() -> None:

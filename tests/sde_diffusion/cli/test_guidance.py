@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
 from sde_diffusion.guidance import Guided, projected, rescaled
 from sde_diffusion.likelihood import log_likelihood
@@ -23,26 +21,11 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, sample
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import load
+from tests.command import refused, run
 
 TRAIN = "train --data digits --sde vp --batch-size 16 --lr 0.01 --channels 8 --ema 0.5 --device cpu"
 LABELS = "--labels --drop-label 0.3"
 TUNE = "tune run --nfe 4 --noise-samples 16 --held-out 8"
-
-
-def invoke(command: str) -> Result:
-    return CliRunner().invoke(app, command.split())
-
-
-def run(command: str) -> str:
-    result = invoke(command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
-
-
-def refused(command: str) -> str:
-    result = invoke(command)
-    assert result.exit_code == 2, result.stdout
-    return " ".join(result.stderr.split())
 
 
 def read(path: str) -> dict[str, Any]:
@@ -227,7 +210,7 @@ def test_a_model_of_ones_own_takes_labels() -> None:
     run("sample --model given.py:own --label 7,1 --nfe 6 --n 6 --out b")
     assert read("b/samples.json")["labels"] == [7, 1]
     assert "null=" in refused("sample --model given.py:own --label 7,1 --guidance 2 --nfe 6 --n 6 --out c")
-    assert "how many classes" in refused("sample --model given.py:own --label all --nfe 6 --n 6 --out c")
+    assert "number of classes" in refused("sample --model given.py:own --label all --nfe 6 --n 6 --out c")
     assert "cannot take one" in refused("sample --model given.py:unlabelled --label 1 --nfe 6 --n 6 --out c")
 
 

@@ -14,15 +14,10 @@ from sde_diffusion.likelihood.report import levels_of, likelihood_data, table_of
 from sde_diffusion.models.analytic import Gaussian
 from sde_diffusion.sde import Flow
 from sde_diffusion.storage.checkpoint import checkpoint_at
+from tests.command import run
 
 TRAIN = "train --data moons --sde flow --steps 2 --batch-size 4 --width 8 --depth 1 --out run"
 OPTIONS = "--n 6 --solver adams --steps 10 --t-min 1e-3"
-
-
-def run(*args: str) -> str:
-    result = CliRunner().invoke(app, [*args])
-    assert result.exit_code == 0, result.stderr
-    return result.stdout
 
 
 def test_a_run_is_measured_on_held_out_data() -> None:

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
 from sde_diffusion.sampling.sampler import sample as library_sample
 from sde_diffusion.storage import locate as places
 from sde_diffusion.storage.checkpoint import checkpoint_at, export, load
+from tests import command
+
+run, refused = partial(command.invoke, "sample"), partial(command.refused, "sample")
 
 TRAIN = "train --data moons --steps 3 --batch-size 8 --width 8 --depth 1 --out runs/moons"
 
@@ -31,10 +35,6 @@ def moons(trained: Path) -> Path:
     return Path(shutil.copytree(trained, "runs/moons"))
 
 
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["sample", *args])
-
-
 def sampled(*args: str) -> Path:
     """The folder of the picture that the last line names."""
     result = run(*args)
@@ -47,14 +47,6 @@ def sampled(*args: str) -> Path:
 def arrays(folder: Path) -> dict[str, np.ndarray]:
     with np.load(folder / "samples.npz") as file:
         return dict(file)
-
-
-def refused(*args: str) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 def test_the_command_of_the_first_page(moons: Path) -> None:

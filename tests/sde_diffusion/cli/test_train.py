@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from sde_diffusion.cli import app
 from sde_diffusion.cli.commands import train
@@ -21,13 +21,12 @@ from sde_diffusion.storage.checkpoint import checkpoint_at
 from sde_diffusion.storage.run_folder import checkpoints
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import default_model
+from tests import command
+
+run, refused = partial(command.invoke, "train"), partial(command.refused, "train")
 
 TINY = ["--steps=4", "--batch-size=8", "--width=8", "--depth=1", "--schedule=constant"]
 SMALL_UNET = ["--steps", "2", "--batch-size", "4", "--channels", "8", "--device", "cpu"]
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["train", *args])
 
 
 def trained(*args: str) -> list[str]:
@@ -35,15 +34,6 @@ def trained(*args: str) -> list[str]:
     result = run(*args)
     assert result.exit_code == 0, result.output
     return result.stdout.splitlines()
-
-
-def refused(*args: str) -> str:
-    """The error message of a training that does not start."""
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 def config(out: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import signal
 import tarfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from torch import nn
-from typer.testing import CliRunner, Result
 
 from sde_diffusion import VPSDE, ScoreModel
-from sde_diffusion.cli import app
 from sde_diffusion.networks import build
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sampling import generate, sharded
@@ -33,13 +32,12 @@ from sde_diffusion.storage.atomic_folder import CheckpointError
 from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.sharded_set import ShardedSet, alone, create, open_set, whole_set
 from solvers.errors import ExistsError, InputError
+from tests import command
+
+run = partial(command.invoke, "sample")
 
 Launch = Callable[[int, Callable[[], Any]], list[Any]]
 N, SETTINGS = 150, SamplingSettings("ddim", nfe=2, batch_size=32)
-
-
-def run(*args: str) -> Result:
-    return CliRunner().invoke(app, ["sample", *args])
 
 
 def spoken(*args: str) -> tuple[int, str]:

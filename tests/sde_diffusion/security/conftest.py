@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.sde_diffusion.security.command import MODEL, run
+from tests.command import invoke
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run and a set of samples of it, made once."""
     root = tmp_path_factory.mktemp("made")
-    out = run("train", "--data", "moons", "--steps", 4, "--checkpoint-every", 2, "--batch-size", 8, "--width", 8,
+    out = invoke("train", "--data", "moons", "--steps", 4, "--checkpoint-every", 2, "--batch-size", 8, "--width", 8,
               "--depth", 1, "--out", root / "run")  # fmt: skip
     assert out.exit_code == 0, out.output
-    assert run("sample", MODEL, "--n", 4, "--nfe", 2, "--out", root / "set").exit_code == 0
+    assert invoke("sample", "bundled", "--n", 4, "--nfe", 2, "--out", root / "set").exit_code == 0
     return root
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.sde_diffusion.security.command import MODEL, refused, run
+from tests.command import invoke, refused
 
 
 def record(change: Callable[[dict[str, Any]], object], name: str = "b.json") -> str:
@@ -46,7 +46,7 @@ def test_a_record_does_not_run_a_file(home: Path, name: str, kind: str) -> None:
     def change(c: dict[str, Any]) -> None:
         c["solver"] = {"name": name.format(Path.cwd()), "class": kind, "settings": {}}
 
-    result = run("sample", "--record", record(change))
+    result = invoke("sample", "--record", record(change))
     assert not Path("PWNED").exists()
     # A class of the library needs no file; another is refused, and the refusal says how the file can be named.
     assert result.exit_code == (0 if kind == "Euler" else 2), result.output
@@ -60,9 +60,9 @@ def test_a_named_file_must_be_the_one_that_made_the_samples() -> None:
         "from dataclasses import dataclass\nfrom solvers.classical.euler import Euler\n"
         "@dataclass(frozen=True)\nclass Mine(Euler):\n    pass\n"
     )
-    assert run("sample", MODEL, "--n", 2, "--nfe", 2, "--solver", "own.py:Mine", "--out", "a").exit_code == 0
+    assert invoke("sample", "bundled", "--n", 2, "--nfe", 2, "--solver", "own.py:Mine", "--out", "a").exit_code == 0
     assert "never runs a file by itself" in refused("sample", "--record", "a/samples.json")
-    again = run("sample", "--record", "a/samples.json", "--solver", "own.py:Mine")
+    again = invoke("sample", "--record", "a/samples.json", "--solver", "own.py:Mine")
     assert again.exit_code == 0 and "bit-equal" in again.stdout
     own.write_text(own.read_text() + "open('PWNED', 'w')\n")
     assert "not the file that made the samples" in refused(
@@ -74,12 +74,12 @@ def test_a_named_file_must_be_the_one_that_made_the_samples() -> None:
 
 def test_a_solver_file_that_ends_the_program_is_an_error() -> None:
     Path("se.py").write_text("raise SystemExit(0)\n")
-    assert "se.py does not run: SystemExit" in refused("sample", MODEL, "--n", 2, "--solver", "se.py:X")
+    assert "se.py does not run: SystemExit" in refused("sample", "bundled", "--n", 2, "--solver", "se.py:X")
 
 
 def test_a_solver_file_leaves_no_cache_beside_it() -> None:
     Path("own.py").write_text("from solvers import SOLVERS\nX = SOLVERS['euler']\n")
-    assert run("sample", MODEL, "--n", 2, "--nfe", 2, "--solver", "own.py:X", "--out", "a").exit_code == 0
+    assert invoke("sample", "bundled", "--n", 2, "--nfe", 2, "--solver", "own.py:X", "--out", "a").exit_code == 0
     assert not Path("__pycache__").exists()
 
 
@@ -93,7 +93,7 @@ def test_numbers_of_a_record_are_numbers(home: Path, most: object) -> None:
 @pytest.mark.parametrize("name", ["x/../../../../y", "..", "a\x1b]0;title\x07", "\n", "~", "euler/../../../z"])
 def test_the_name_of_a_solver_chooses_no_folder(home: Path, name: str) -> None:
     before = {p for p in Path().rglob("*") if "samples" not in p.parts}
-    result = run("sample", "--record", record(lambda c: c["solver"].update(name=name)))
+    result = invoke("sample", "--record", record(lambda c: c["solver"].update(name=name)))
     assert result.exit_code in (0, 2), result.exception
     after = {p for p in Path().rglob("*") if "samples" not in p.parts}
     assert {p.name for p in after - before} <= {"b.json"}
@@ -112,7 +112,7 @@ def test_escapes_do_not_reach_the_terminal(home: Path) -> None:
         lambda c: c["solver"].update({"class": "\x1b[31mred"}),
         lambda c: c["machine"].update(device="\x1b[2J"),
     ):
-        result = run("sample", MODEL, "--record", record(change))
+        result = invoke("sample", "bundled", "--record", record(change))
         assert result.exit_code == 2, result.output
         assert "\x1b" not in result.output and "\x07" not in result.output
     state = next(Path("run/checkpoints").glob("step-000004")) / "state.json"
@@ -120,7 +120,7 @@ def test_escapes_do_not_reach_the_terminal(home: Path) -> None:
     content["data"]["name"] = "moons\x1b[2J\x1b]0;owned\x07"
     state.write_text(json.dumps(content))
     for args in (["inspect", "run"], ["evaluate", "run"], ["likelihood", "run"], ["compare", "run"]):
-        result = run(*args)
+        result = invoke(*args)
         assert "\x1b" not in result.output and "\x07" not in result.output
 
 
@@ -222,7 +222,7 @@ def test_a_checkpoint_that_is_a_link_is_removed_as_a_link(home: Path) -> None:
     shutil.copytree("run/checkpoints/step-000002", outside)
     shutil.rmtree("run/checkpoints/step-000002")
     Path("run/checkpoints/step-000002").symlink_to(outside.absolute())
-    assert run("train", "--resume", "--out", "run", "--steps", 8).exit_code == 0
+    assert invoke("train", "--resume", "--out", "run", "--steps", 8).exit_code == 0
     assert sorted(p.name for p in outside.iterdir()) and (outside / "state.json").is_file()
     assert not Path("run/checkpoints/step-000002").is_symlink()
 

@@ -7,26 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app
 from sde_diffusion.files.writing import new_folder, write_file, write_synced
 from sde_diffusion.storage.checkpoint import export, load
 from sde_diffusion.storage.locate import BUNDLED
+from tests.command import invoke, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions are few")
 EVALUATE = ["evaluate", "bundled", "--n", "8", "--nfe", "1", "--processes", "1", "--metrics", "sliced-wasserstein",
             "--features", "pixels", "--draws", "2", "--out", "e"]  # fmt: skip
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in args])
-
-
-def refused(*args: object) -> str:
-    result = run(*args)
-    assert result.exit_code == 2, result.output
-    return result.stderr
 
 
 @pytest.fixture
@@ -41,7 +30,7 @@ def test_a_picture_replaces_nothing_without_force(data: Path) -> None:
     Path("old.png").write_text("mine")
     assert "--force" in refused("inspect", data, "--picture", "old.png")
     assert Path("old.png").read_text() == "mine" and data.read_bytes() == before
-    assert run("inspect", data, "--picture", "old.png", "--force").exit_code == 0
+    assert invoke("inspect", data, "--picture", "old.png", "--force").exit_code == 0
     assert Path("old.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -50,7 +39,7 @@ def test_a_reference_replaces_nothing_without_force_and_says_so_before_the_work(
     said = refused(*EVALUATE, "--save-reference", "model.safetensors")
     assert "--force" in said and Path("model.safetensors").read_text() == "mine" and not Path("e").exists()
     assert "something.safetensors" in refused(*EVALUATE, "--save-reference", "r.npy")
-    result = run(*EVALUATE, "--save-reference", "model.safetensors", "--force")
+    result = invoke(*EVALUATE, "--save-reference", "model.safetensors", "--force")
     assert result.exit_code == 0, result.output
 
 
@@ -68,7 +57,7 @@ def test_an_export_replaces_nothing_without_force() -> None:
 
 def test_tuning_replaces_only_what_tuning_wrote(data: Path) -> None:
     train = ["train", "--data", data, "--steps", 1, "--batch-size", 2, "--width", 4, "--depth", 1, "--out", "run"]
-    assert run(*train).exit_code == 0
+    assert invoke(*train).exit_code == 0
     tune = ["tune", "run", "--nfe", "1,2", "--noise-samples", 16, "--held-out", 2, "--out", "t"]
     Path("t").mkdir()
     for content in ("mine", "{}", '{"format": 1, "kind": "thesis"}'):
@@ -79,9 +68,9 @@ def test_tuning_replaces_only_what_tuning_wrote(data: Path) -> None:
     Path("t/nfe-2.json").symlink_to(data.absolute())
     assert "is kept" in refused(*tune) and Path("t/nfe-2.json").is_symlink()
     Path("t/nfe-2.json").unlink()
-    assert run(*tune).exit_code == 0
+    assert invoke(*tune).exit_code == 0
     first = Path("t/nfe-2.json").read_bytes()
-    assert run(*tune, "--seed", 1).exit_code == 0 and Path("t/nfe-2.json").read_bytes() != first
+    assert invoke(*tune, "--seed", 1).exit_code == 0 and Path("t/nfe-2.json").read_bytes() != first
 
 
 @pytest.mark.parametrize("command", ["sample", "train", "prepare", "evaluate"])
@@ -95,7 +84,7 @@ def test_a_folder_of_the_user_called_partial_survives(command: str, data: Path) 
         "prepare": ["prepare", data],
         "evaluate": EVALUATE[:-2],
     }[command]
-    assert run(*args, "--out", "out").exit_code == 0
+    assert invoke(*args, "--out", "out").exit_code == 0
     assert all((Path(n) / "thesis.txt").read_text() == "mine" for n in (".out.partial", ".samples.json.partial"))
 
 
@@ -103,8 +92,8 @@ def test_a_folder_of_the_user_called_partial_survives(command: str, data: Path) 
 def test_temporary_names_follow_no_link(name: str) -> None:
     Path("victim.txt").write_text("mine")
     Path(name).symlink_to(Path("victim.txt").absolute())
-    assert run(*EVALUATE, "--save-reference", "r.safetensors").exit_code == 0
-    assert run("sample", "bundled", "--n", 1, "--nfe", 1, "--out", "out").exit_code == 0
+    assert invoke(*EVALUATE, "--save-reference", "r.safetensors").exit_code == 0
+    assert invoke("sample", "bundled", "--n", 1, "--nfe", 1, "--out", "out").exit_code == 0
     assert Path("victim.txt").read_text() == "mine" and not Path("r.safetensors").is_symlink()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sde_diffusion.files import reading
-from tests.sde_diffusion.security.command import MODEL, refused
+from tests.command import refused
 
 
 def header(shape: tuple[int, ...]) -> bytes:
@@ -62,7 +62,8 @@ def test_pipes_and_devices_are_refused() -> None:
         ("inspect", "fifo.npy"), ("train", "--data", "fifo.npy"), ("prepare", "fifo.npy"), ("prepare", "images"),
         ("inspect", "./images"), ("sample", "m.safetensors"), ("inspect", "m.safetensors"),
         ("sample", "--record", "c.json"),
-        ("evaluate", MODEL, "--reference", "m.safetensors"), ("inspect", "zero.npy"), ("train", "--config", "c.json"),
+        ("evaluate", "bundled", "--reference", "m.safetensors"), ("inspect", "zero.npy"),
+        ("train", "--config", "c.json"),
     ):  # fmt: skip
         said = refused(*args)
         assert "pipe" in said or "device" in said or "no " in said, said
@@ -97,21 +98,21 @@ def test_a_description_cannot_ask_for_more_than_the_weights_have(home: Path, cha
 @pytest.mark.parametrize(
     "args",
     [
-        ("sample", MODEL, "--n", 9223372036854775807),
-        ("sample", MODEL, "--n", 10**12),
-        ("evaluate", MODEL, "--draws", 99999999999999999999),
-        ("evaluate", MODEL, "--n", 99999999999999999999),
-        ("evaluate", MODEL, "--nfe", 99999999999999999999),
-        ("sample", MODEL, "--nfe", 99999999999999999999),
-        ("sample", MODEL, "--steps", 10**12),
+        ("sample", "bundled", "--n", 9223372036854775807),
+        ("sample", "bundled", "--n", 10**12),
+        ("evaluate", "bundled", "--draws", 99999999999999999999),
+        ("evaluate", "bundled", "--n", 99999999999999999999),
+        ("evaluate", "bundled", "--nfe", 99999999999999999999),
+        ("sample", "bundled", "--nfe", 99999999999999999999),
+        ("sample", "bundled", "--steps", 10**12),
         ("train", "--width", 10**12, "--data", "moons"),
         ("train", "--depth", 10**9, "--network", "mlp"),
         ("train", "--channels", 10**6),
-        ("compare", MODEL, "--n", 10**12),
-        ("compare", MODEL, "--paired", 10**12),
-        ("tune", MODEL, "--noise-samples", 10**12),
-        ("likelihood", MODEL, "--elbo", 10**12),
-        ("likelihood", MODEL, "--trace", "hutchinson", "--probes", 10**12),
+        ("compare", "bundled", "--n", 10**12),
+        ("compare", "bundled", "--paired", 10**12),
+        ("tune", "bundled", "--noise-samples", 10**12),
+        ("likelihood", "bundled", "--elbo", 10**12),
+        ("likelihood", "bundled", "--trace", "hutchinson", "--probes", 10**12),
     ],
     ids=lambda a: "-".join(map(str, a)),
 )

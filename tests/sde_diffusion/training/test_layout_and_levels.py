@@ -8,15 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app
+from tests.command import invoke
 
 SMALL = ["--steps", "2", "--batch-size", "4", "--channels", "8"]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def model_of(folder: str) -> dict[str, Any]:
@@ -31,23 +26,23 @@ def maps() -> str:
 
 
 def test_a_run_keeps_the_layout_of_its_array(maps: str) -> None:
-    assert run("train", "--data", maps, *SMALL, "--out", "shape").exit_code == 0
+    assert invoke("train", "--data", maps, *SMALL, "--out", "shape").exit_code == 0
     assert model_of("shape")["shape"] == [4, 8, 8]
-    trained = run("train", "--data", maps, "--layout", "channels-last", *SMALL, "--out", "run")
+    trained = invoke("train", "--data", maps, "--layout", "channels-last", *SMALL, "--out", "run")
     assert trained.exit_code == 0, trained.output
     assert model_of("run")["shape"] == [8, 4, 8]
-    resumed = run("train", "--resume", "--out", "run", "--steps", 4)
+    resumed = invoke("train", "--resume", "--out", "run", "--steps", 4)
     assert resumed.exit_code == 0, resumed.output
-    other = run("train", "--resume", "--out", "run", "--steps", 6, "--layout", "channels-first")
+    other = invoke("train", "--resume", "--out", "run", "--steps", 6, "--layout", "channels-first")
     assert other.exit_code == 2 and "shape" in other.stderr
-    again = run("train", "--config", "run/config.toml", "--steps", 1, "--out", "again")
+    again = invoke("train", "--config", "run/config.toml", "--steps", 1, "--out", "again")
     assert again.exit_code == 0 and model_of("again")["shape"] == [8, 4, 8], again.output
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of few samples
 def test_commands_on_the_run_read_its_data_in_that_layout(maps: str) -> None:
-    assert run("train", "--data", maps, "--layout", "channels-last", *SMALL, "--out", "run").exit_code == 0
+    assert invoke("train", "--data", maps, "--layout", "channels-last", *SMALL, "--out", "run").exit_code == 0
     scores = ["--metrics", "sliced-wasserstein", "--features", "pixels", "--draws", 2, "--processes", 1]
     for command in (
         ["evaluate", "run", "--n", 8, "--nfe", 2, *scores],
@@ -56,7 +51,7 @@ def test_commands_on_the_run_read_its_data_in_that_layout(maps: str) -> None:
         ["compare", "run", "--solvers", "ddim", "--nfe", 2, "--n", 4, "--paired", 2, "--reference-steps", 4],
         ["doctor", "run", "--n", 8],
     ):
-        done = run(*command)
+        done = invoke(*command)
         assert done.exit_code in (0, 1 if "doctor" in command else 0), done.output
         assert "no distances" not in done.output and "shape" not in done.stderr
 
@@ -68,7 +63,7 @@ def test_levels_of_a_u_net_are_those_given(place: str) -> None:
     if place == "file":
         Path("v.toml").write_text("[network]\nmultipliers = [1, 2]\nattention = [4]\n")
         levels = ["--config", "v.toml"]
-    trained = run("train", "--data", "vol.npy", *SMALL, *levels, "--out", "v")
+    trained = invoke("train", "--data", "vol.npy", *SMALL, *levels, "--out", "v")
     assert trained.exit_code == 0, trained.output
     settings = model_of("v")["network"]["settings"]
     assert (settings["multipliers"], settings["attention"], settings["channels"]) == ([1, 2], [4], 8)
@@ -77,7 +72,7 @@ def test_levels_of_a_u_net_are_those_given(place: str) -> None:
 def test_attention_stays_at_its_heights_where_only_the_levels_are_given() -> None:
     for levels, heights in (("1", [8]), ("1,1,2", [4, 2])):
         out = f"d{len(levels)}"
-        assert run("train", *SMALL[:4], "--channels", 4, "--multipliers", levels, "--out", out).exit_code == 0
+        assert invoke("train", *SMALL[:4], "--channels", 4, "--multipliers", levels, "--out", out).exit_code == 0
         settings = model_of(out)["network"]["settings"]
         assert settings["multipliers"] == [int(k) for k in levels.split(",")]
         assert settings["attention"] == [h for h in heights if h <= 4]
@@ -97,6 +92,6 @@ def test_attention_stays_at_its_heights_where_only_the_levels_are_given() -> Non
     ],
 )
 def test_other_levels_are_refused_before_the_training(options: list[str], said: str) -> None:
-    refused = run("train", *SMALL[:4], *options, "--out", "r")
+    refused = invoke("train", *SMALL[:4], *options, "--out", "r")
     assert refused.exit_code == 2 and said in refused.stderr, (refused.output, refused.exception)
     assert not Path("r").exists()

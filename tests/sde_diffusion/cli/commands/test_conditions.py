@@ -10,30 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
-from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
+from tests.command import refused, run
 
 TRAIN = "train --steps 4 --batch-size 16 --device cpu"
 FEW = "--n 40 --nfe 2 --metrics mmd --processes 1 --draws 4"
 COMPARED = "--n 8 --paired 4 --reference-steps 8"
-
-
-def invoke(command: str) -> Result:
-    return CliRunner().invoke(app, command.split())
-
-
-def run(command: str) -> str:
-    result = invoke(command)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout + result.stderr
-
-
-def refused(command: str) -> str:
-    result = invoke(command)
-    assert result.exit_code == 2, result.stdout
-    return " ".join(result.stderr.split())
 
 
 def record(folder: str) -> dict[str, Any]:
