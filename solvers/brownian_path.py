@@ -138,8 +138,8 @@ class BrownianPath:
         clock: the time change.
         depth: tree depth; a run is exact in law when no two of its times share a leaf of width 2^-depth.
             Per-sample times use a depth of at least 26.
-    >>> from solvers.noise import as_seeds
 
+    >>> from solvers.noise import as_seeds
     >>> line = TimeChange(lambda t: t, lambda u: u)
     >>> path = BrownianPath(as_seeds(range(2), 2), line)
     >>> x, (a, b, c) = torch.zeros(2, 3), torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)

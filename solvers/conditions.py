@@ -1,6 +1,6 @@
 """Conditions of a batch: tensors with one row for each sample, inside dicts and tuples too, and settings of the call.
 
-A condition is whatever a network takes beside (x, t). A tensor whose first dimension is the batch has a row for each
+A condition is whatever a network takes besides (x, t). A tensor whose first dimension is the batch has a row for each
 sample, and follows the sample when a batch is cut or reordered. Everything else (a number, a flag, a tensor of another
 length, such as positions that all samples share) is passed on unchanged.
 """

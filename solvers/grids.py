@@ -152,7 +152,7 @@ def _named(name: str, path: Path, steps: int) -> Tensor:
 
 
 def make_grid(grid: str | Tensor | Sequence[float], problem: Problem, steps: int | None) -> Tensor:
-    """The times of a run.
+    """The times of a run, (steps + 1,) float64.
 
     Args:
         grid: a name in ``GRIDS``, or the times themselves: strictly decreasing to generate, strictly

@@ -111,7 +111,7 @@ def solve(
     errors: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Solution:
-    """Run a solver from the first time of a grid to its last.
+    """The solution of an equation from the first time of a grid to its last.
 
     Args:
         problem: a ReverseProcess or an Equation.

@@ -26,7 +26,7 @@ def plan(
     steps: int | None = None,
     grid: str | Tensor | Sequence[float] | None = None,
 ) -> tuple[Solver, Tensor]:
-    """The concrete solver and the times of a run.
+    """The concrete solver of a run and its times.
 
     Args:
         problem: a ReverseProcess or an Equation.

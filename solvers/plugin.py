@@ -13,7 +13,7 @@ from solvers.solver import Solver
 
 
 def find_solver(spec: str) -> tuple[str, Solver]:
-    """A solver and what to call it.
+    """The name of a solver and the solver.
 
     Args:
         spec: a name in ``SOLVERS``, or ``path/to/file.py:Name`` where Name is a Solver: a class

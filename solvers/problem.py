@@ -29,7 +29,11 @@ from solvers.errors import InputError
 
 
 class Scales(NamedTuple):
-    """The path x_t = alpha x_0 + sigma eps at a time, with its time derivatives (float64)."""
+    """The scales of x_t = alpha x_0 + sigma eps at a time, and their time derivatives, float64.
+
+    >>> Scales(*torch.tensor([0.6, 0.8, -1.0, 1.0])).sigma
+    tensor(0.8000)
+    """
 
     alpha: Tensor
     sigma: Tensor
@@ -78,7 +82,7 @@ class Equation:
         model: the drift, (x, t) -> like x, with t of shape (B,).
         g: the diffusion, (x, t) -> broadcastable to x; None for an ODE.
         cost: network passes in one call of ``model``.
-        condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
+        condition: arguments of every call of ``model`` besides (x, t), by name; see ``solvers.conditions``.
 
     >>> decay = Equation(lambda x, t: -x)
     >>> decay.drift(torch.ones(1, 1), torch.tensor(0.0))
@@ -170,7 +174,7 @@ class ReverseProcess:
         path: t -> Scales; an SDE, or anything with these marginals.
         eta: 0 for the probability-flow ODE, 1 for the reverse-time SDE, or any value between or above.
         cost: network passes in one call of ``model`` (2 for a guided pair); the NFE meter counts them.
-        condition: arguments of every call of ``model`` beside (x, t), by name; see ``solvers.conditions``.
+        condition: arguments of every call of ``model`` besides (x, t), by name; see ``solvers.conditions``.
         variance: the call of ``model`` with its learned variance, or None.
 
     Raises:

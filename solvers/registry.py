@@ -10,7 +10,7 @@ SOLVERS: dict[str, Solver] = {}
 
 
 def find(solver: str | Solver) -> Solver:
-    """A solver by its name in ``SOLVERS``; a Solver is returned unchanged.
+    """The solver of this name in ``SOLVERS``; a Solver is returned unchanged.
 
     Raises:
         ValueError: an unknown name.

@@ -27,7 +27,7 @@ MOST = 4096  # samples at once
 
 @dataclass(frozen=True)
 class Choice:
-    """What is drawn: the settings that the app offers.
+    """The settings of a sampling run that the app offers.
 
     Attributes:
         solver: a name in ``SOLVERS``.
@@ -49,7 +49,7 @@ class Choice:
 
 
 class Studio:
-    """One model and what is drawn from it; it is loaded once.
+    """A loaded model and the samples, figures and paths that the app draws from it.
 
     Args:
         stored: from ``storage.locate.find_model``, or a model of one's own.

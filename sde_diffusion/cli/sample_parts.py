@@ -72,7 +72,7 @@ def recorded_beside(entry: CheckpointEntry | None, path: Path, named: Path | Non
         return checkpoint_at(recorded_model(entry["path"], path))
     except (InputError, NotFoundError):
         raise InputError(
-            f"the record was made with the model {entry['path']} beside, which is not taken from there; name it: "
+            f"the record was also made with the model {entry['path']}, which is not read from there; name it: "
             f"{option} RUN"
         ) from None
 

@@ -66,7 +66,7 @@ def compare(
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Comparison:
-    """Run every solver at every budget from the same initial noise.
+    """The errors and distances of solvers at each NFE, from the same initial noise: a ``Comparison``.
 
     Args:
         model: any ScoreModel with a shape.
@@ -82,7 +82,7 @@ def compare(
         processes: processes that share the batches, each with an equal model; all but the first get no rows.
         progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
             share done.
-        condition: what the network takes beside (x, t), by name; tensors (n, ...) have a row for each sample.
+        condition: conditions of the network, by name; tensors (n, ...) have a row for each sample.
         conditions: the same as keywords, such as ``label=...``.
 
     Raises:

@@ -84,7 +84,7 @@ class Verdict:
 
 @dataclass(frozen=True, repr=False)
 class Comparison(Displayed):
-    """All rows, and what they were measured with; it shows itself as a table and a figure.
+    """The rows of a comparison and its settings; a table and a figure of itself.
 
     Attributes:
         rows: in the order of solvers, then budgets.

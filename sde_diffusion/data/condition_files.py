@@ -34,7 +34,7 @@ PLACES = "a folder of images, an image, .npy, .npz, .csv or captions in a .txt"
 def load_condition(
     place: str, sample: tuple[int, ...], data: Data | None = None, words: Sequence[str] | None = None
 ) -> Conditions:
-    """Return the conditions at a place.
+    """The conditions in an image, a folder of images, an array, columns of a table or lines of captions.
 
     Args:
         place: as the module says.

@@ -1,4 +1,4 @@
-"""Conditions of samples beside their labels: a vector, an image or tokens for each.
+"""Conditions of samples besides their labels: a vector, an image or tokens for each.
 
 kind      shape of all         what it is
 vector    (N, K)               numbers, such as measurements or parameters
@@ -157,7 +157,7 @@ def as_conditions(values: Any, sample: Sequence[int], name: str = "condition", k
 
     Args:
         values: (N, ...) of real numbers; (N,) are vectors of one entry.
-        sample: shape of one sample. An array of as many axes is an image, (N, H, W) of bytes beside images too.
+        sample: shape of one sample. An array of as many axes is an image; so is (N, H, W) of bytes for images.
         name: for messages.
         kind: one of ``KINDS``; by the number of axes when None.
 
@@ -183,7 +183,7 @@ def as_conditions(values: Any, sample: Sequence[int], name: str = "condition", k
     if kind is None:
         if array.ndim not in (2, 3, axes):
             raise InputError(
-                f"{name}: conditions of shape {array.shape} beside samples of shape {tuple(sample)}; expected vectors "
+                f"{name}: conditions of shape {array.shape} for samples of shape {tuple(sample)}; expected vectors "
                 f"(N, K), tokens (N, n, width), or images with {axes} axes"
             )
         kind = "vector" if array.ndim == 2 else "image" if array.ndim == axes else "tokens"

@@ -42,7 +42,7 @@ SEEN = 2**23  # values that `describe` looks at: all of a small set, the beginni
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data(Displayed):
-    """Samples, and perhaps their labels.
+    """A data set: samples (N, ...), and labels or conditions of theirs where it has them.
 
     Args:
         name: name in messages and run files.

@@ -58,7 +58,7 @@ def distill(
     progress: bool = True,
     **options: Any,
 ) -> ScoreModel:
-    """Train a student of a model.
+    """Train a student that samples with few evaluations, and return it.
 
     Args:
         teacher: a trained model; the student begins with its weights. For "consistency-training" and "denoising-gan" it
@@ -81,6 +81,14 @@ def distill(
 
     Raises:
         ValueError: an unknown method, numbers of steps that do not fit, or a parametrization that the method excludes.
+
+    >>> import torch
+    >>> from sde_diffusion import VPSDE, sample
+    >>> from sde_diffusion.networks import build
+    >>> teacher = ScoreModel(build("mlp", shape=(2,), width=8), VPSDE(), predicts="velocity")
+    >>> student = distill(teacher, torch.randn(64, 2), steps=2, batch_size=8, progress=False)
+    >>> sample(student, 3, nfe=2).shape
+    torch.Size([3, 2])
     """
     choose(method, METHODS, "method of distillation")
     require_whole("nfe", nfe, 1, 1024)

@@ -47,7 +47,7 @@ _T_MIN = 1e-4
 
 @dataclass(frozen=True)
 class Budget:
-    """The error of samples, term by term.
+    """The Frechet distance of samples, split into its sources of error.
 
     Attributes:
         total: squared Frechet distance of the samples to the reference.
@@ -138,7 +138,7 @@ def error_budget(
     draws: int = 40,
     progress: Callable[[float], None] | None = None,
 ) -> Budget:
-    """Split the Frechet distance of samples to a reference.
+    """The Frechet distance of samples to a reference, split into its sources of error.
 
     Args:
         sampler: with the model, and the extractor of the reference.

@@ -19,7 +19,7 @@ from solvers.errors import InputError
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Figures of one solver at one budget.
+    """The metrics of one solver at one NFE.
 
     Attributes:
         drawing: settings of the sampling.
@@ -81,7 +81,7 @@ def quality(
     draws: int = 40,
     on_share: Callable[[float], None] | None = None,
 ) -> list[CurvePoint]:
-    """Draw and measure n samples in every given way.
+    """The metrics of n samples of each setting: a ``CurvePoint`` for each.
 
     Args:
         sampler: with the model, and the extractor of the reference.
@@ -94,6 +94,18 @@ def quality(
 
     Raises:
         ValueError, FloatingPointError: as ``sample`` and ``evaluate``.
+
+    >>> import torch
+    >>> from sde_diffusion import Gaussian, VPSDE
+    >>> from sde_diffusion.data import as_data
+    >>> from sde_diffusion.evaluation.features import make_extractor
+    >>> model = Gaussian(torch.zeros(2), torch.ones(2), sde=VPSDE())
+    >>> extractor = make_extractor("pixels")
+    >>> reference = FeatureStatistics.of(as_data(torch.randn(500, 2)), extractor)
+    >>> ways = [SamplingSettings("ddim", nfe=nfe) for nfe in (5, 10)]
+    >>> points = quality(FeatureSampler(model, extractor), ways, 100, reference, metrics=["frechet"])
+    >>> [(point.nfe, list(point.figures)) for point in points]
+    [(5.0, ['frechet']), (10.0, ['frechet'])]
     """
     metrics, points = list(metrics), []
     for k, drawing in enumerate(drawings):
@@ -113,7 +125,7 @@ def quality(
 
 
 def plot(path: str | os.PathLike[str], points: Sequence[CurvePoint], figure: str) -> None:
-    """Draw a figure against evaluations, with 95 % intervals, one line for each solver, as PNG.
+    """Draw a metric against NFE as PNG, with 95 % intervals and one line for each solver.
 
     Raises:
         ValueError: the points do not have the figure.

@@ -25,7 +25,7 @@ from solvers.errors import InputError
 
 
 class Drawn(NamedTuple):
-    """Features (n, d), class probabilities (n, classes) or None, and network evaluations (n,) of samples."""
+    """The features (n, d) of samples, their class probabilities (n, classes) or None, and their evaluations (n,)."""
 
     features: Tensor
     probabilities: Tensor | None
@@ -39,7 +39,7 @@ class FeatureSampler:
     Args:
         model: any ScoreModel with a shape, in evaluation mode.
         extractor: extractor of the features.
-        condition: what the network takes beside (x, t), by name; tensors have a row for each sample that is drawn.
+        condition: conditions of the network, by name; tensors have a row for each sample that is drawn.
         pool: a pool with the ``work`` of an equal sampler on every process; this process alone by default.
 
     >>> from sde_diffusion import Gaussian, VPSDE

@@ -38,7 +38,7 @@ def write_quality_page(
         title: the heading.
         command: the command or call that made it.
         reference: what the samples were compared with.
-        condition: what the network takes beside (x, t), with a row for each sample.
+        condition: conditions of the network, with a row for each sample.
         provenance: versions, hashes and settings, which JSON can hold.
         shown: samples side by side; 12 images or signals, 240 points or vectors by default.
         on_share: called with the share done of the samples that are drawn for the report.

@@ -22,7 +22,7 @@ _BEYOND, _FEW = 0.25, 0.01  # of the range, of the values: a sampler may oversho
 def read_samples(
     path: str | os.PathLike[str], value_range: tuple[float, float] | None = None, *, own_units: bool = False
 ) -> Tensor:
-    """Samples (n, ...) float32; images in [-1, 1], or unscaled.
+    """The samples (n, ...) in a file or folder, float32; images in [-1, 1], or unscaled.
 
     Args:
         path: a folder of images, a folder that `sdediff sample` wrote, or an .npy or .npz file; bytes are images.
@@ -36,6 +36,13 @@ def read_samples(
 
     Warns:
         UserWarning: images that went through JPEG.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> path = Path(tempfile.mkdtemp()) / "x.npy"
+    >>> np.save(path, np.zeros((3, 2), np.float32))
+    >>> read_samples(path).shape
+    torch.Size([3, 2])
     """
     path = Path(path).expanduser()
     if any((path / name).is_file() for name in (RECORD, EARLIER)) and (path / "samples.npz").is_file():

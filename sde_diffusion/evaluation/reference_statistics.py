@@ -38,7 +38,7 @@ _KEY, _KIND, _BATCH = "sdediff", "reference", 500
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
-    """Real features.
+    """The features of real samples: their moments, at most ``KEEP`` of them, and the description of data and extractor.
 
     Attributes:
         moments: moments of all of them.

@@ -29,7 +29,7 @@ def show(estimate: Estimate) -> str:
 
 
 class Evaluation(Displayed, dict[str, Estimate]):
-    """Figures by name, each an ``Estimate``; a dict that shows itself as a table and a figure.
+    """Metrics by name, each an ``Estimate``: a dictionary with a table and a figure of itself.
 
     >>> Evaluation({"frechet": Estimate(0.31201, 0.1156)})
     Evaluation(frechet 0.31 +- 0.12)

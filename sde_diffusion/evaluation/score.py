@@ -72,7 +72,7 @@ def evaluate(
     seed: int = 0,
     progress: bool | Callable[[float], None] = True,
 ) -> Evaluation:
-    """Measure samples against a reference.
+    """The metrics of samples against a reference, each with its standard error.
 
     Args:
         samples: (n, ...) in the units of the reference, images of bytes in [-1, 1]; or features that were taken

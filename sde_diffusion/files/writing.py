@@ -64,7 +64,11 @@ def is_new(folder: Path) -> bool:
 
 
 def require_new(folder: Path) -> None:
-    """Refuse a folder with something in it: what is there is never overwritten."""
+    """Refuse a folder that is not empty, so that nothing in it is overwritten.
+
+    >>> import tempfile
+    >>> require_new(Path(tempfile.mkdtemp()))  # an empty folder
+    """
     if not is_new(folder):
         raise ExistsError(f"{folder} exists already; choose another folder with --out")
 
@@ -162,7 +166,7 @@ def failed(error: OSError, path: Path) -> OSError:
 
 
 def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file so that it is whole, or as it was before.
+    """Write a file, whole or not at all.
 
     Args:
         path: path of the file; a link there is replaced by the file and not written through.
@@ -172,6 +176,12 @@ def write_file(path: Path, content: bytes, *, replace: bool = True) -> None:
     Raises:
         FileExistsError: there is one, and it should not be replaced.
         OSError: it could not be written; the message names the file.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> write_file(path, b"1")
+    >>> path.read_text(), [file.name for file in path.parent.iterdir()]
+    ('1', ['a.txt'])
     """
     if not replace and os.path.lexists(path):
         raise ExistsError(_keep(path))
@@ -230,7 +240,7 @@ def remove(path: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; killed half-way, what is left does not bear its name."""
+    """Remove a folder; if the process is killed meanwhile, the rest no longer bears the folder's name."""
     if os.path.lexists(folder):
         rubbish = temporary(folder)
         folder.rename(rubbish)
@@ -238,7 +248,7 @@ def discard(folder: Path) -> None:
 
 
 def sweep(parent: Path, *, everything: bool = False) -> None:
-    """Remove what killed writers left in a folder.
+    """Remove the temporary files that killed writers left in a folder.
 
     Args:
         parent: the folder; one that is a link is left alone.
@@ -299,7 +309,7 @@ def _claim(partial: Path, path: Path) -> bool:
 
 
 def sync(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut, where the system offers it."""
+    """Sync a folder, so that renames inside it survive a power cut, where the system offers it."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -32,7 +32,7 @@ Combine = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class WithNull(NamedTuple):
-    """A condition and what stands for its absence, row by row: ``text=WithNull(prompts, negative_prompts)``."""
+    """A condition and its null, row by row: ``text=WithNull(prompts, negative_prompts)``."""
 
     value: Any
     null: Any

@@ -15,7 +15,16 @@ from sde_diffusion.guidance.observed import Observed
 
 
 class DDNM(Observed):
-    """Range and null space of A apart. Arguments as ``Observed``."""
+    """A model given y, by D + c_t A^+ (y - A D) with c_t = min(1, sigma / (alpha s)). Arguments as ``Observed``.
+
+    >>> import torch
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = GaussianMixture(torch.zeros(1, 2), std=1.0, sde=VPSDE())
+    >>> model = DDNM(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([0.2])).round(decimals=3)  # c_t = 0.72
+    tensor([[0.7200, 0.0000]])
+    """
 
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """D + c_t A^+ (y - A D)."""

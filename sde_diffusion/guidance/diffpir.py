@@ -17,7 +17,7 @@ from solvers.errors import InputError
 
 
 class DiffPIR(Observed):
-    """The proximal step. Arguments as ``Observed``, and the strength of the prior.
+    """A model given y, by a proximal step from the denoised sample. Arguments as ``Observed``.
 
     Args:
         strength: lambda, > 0: the larger, the less the observation counts.
@@ -26,6 +26,14 @@ class DiffPIR(Observed):
 
     Raises:
         ValueError: a strength that is not positive.
+
+    >>> import torch
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = GaussianMixture(torch.zeros(1, 2), std=1.0, sde=VPSDE())
+    >>> model = DiffPIR(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([0.2])).round(decimals=3)  # r^2 / (r^2 + 1)
+    tensor([[0.3420, 0.0000]])
     """
 
     def __init__(self, *arguments: Any, strength: float = 1.0, **options: Any) -> None:

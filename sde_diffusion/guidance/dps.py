@@ -17,12 +17,20 @@ from sde_diffusion.guidance.observed import Observed
 
 
 class DPS(Observed):
-    """Diffusion posterior sampling. Arguments as ``Observed``.
+    """A model given y, by diffusion posterior sampling. Arguments as ``Observed``.
 
     Args:
         scale: zeta, a factor of the gradient.
         arguments: as ``Observed``.
         options: as ``Observed``.
+
+    >>> import torch
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = GaussianMixture(torch.zeros(1, 2), std=1.0, sde=VPSDE())
+    >>> model = DPS(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([1.0])).round(decimals=3)  # the posterior mean is (0.5, 0)
+    tensor([[0.6670, 0.0000]])
     """
 
     backward: ClassVar[int] = 1

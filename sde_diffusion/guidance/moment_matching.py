@@ -20,7 +20,7 @@ from solvers.errors import InputError
 
 
 class MomentMatching(Observed):
-    """Moment matching posterior sampling. Arguments as ``Observed``.
+    """A model given y, by moment matching, exact for Gaussian data. Arguments as ``Observed``.
 
     Args:
         iterations: iterations of conjugate gradients, at least 1.
@@ -29,6 +29,14 @@ class MomentMatching(Observed):
 
     Raises:
         ValueError: fewer than 1 iteration.
+
+    >>> import torch
+    >>> from sde_diffusion import Gaussian, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.8], [0.8, 1.0]]), sde=VPSDE())
+    >>> model = MomentMatching(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([1.0])).round(decimals=2)  # the posterior mean is (0.5, 0.4)
+    tensor([[0.5000, 0.4000]])
     """
 
     def __init__(self, *arguments: Any, iterations: int = 3, **options: Any) -> None:

@@ -59,7 +59,7 @@ def conjugate_gradients(
 
 
 class Operator(ABC):
-    """A linear operator on samples: (B, *shape) -> (B, *observed)."""
+    """The base class of linear operators on samples, A: (B, *shape) -> (B, *observed), with adjoint and solves."""
 
     iterations = 50  # of conjugate gradients, without a closed form
 
@@ -120,7 +120,11 @@ class Mask(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Grey(Operator):
-    """The mean over channels, (B, C, H, W) -> (B, 1, H, W). Colorization."""
+    """The mean over channels, (B, C, H, W) -> (B, 1, H, W), for colorization.
+
+    >>> Grey()(torch.tensor([1.0, 2.0, 6.0]).reshape(1, 3, 1, 1)).flatten()
+    tensor([3.])
+    """
 
     channels: int = 3
 
@@ -239,6 +243,9 @@ class Matrix(Operator):
     Args:
         matrix: (M, D).
         shape: shape of a sample; (D,) by default.
+
+    >>> Matrix(torch.tensor([[1.0, 1.0]]))(torch.tensor([[3.0, 4.0]]))
+    tensor([[7.]])
     """
 
     matrix: Tensor
@@ -275,6 +282,11 @@ class FourierMask(Operator):
 
     Args:
         kept: (H, W) bool, in the order of ``torch.fft.fft2``.
+
+    >>> kept = torch.zeros(2, 2, dtype=torch.bool)
+    >>> kept[0, 0] = True  # the mean, times the root of the number of pixels
+    >>> FourierMask(kept)(torch.ones(1, 1, 2, 2))[0, :, 0, 0]
+    tensor([2., 0.])
     """
 
     kept: Tensor
@@ -292,11 +304,15 @@ class FourierMask(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Custom(Operator):
-    """Your own operator, from two functions.
+    """A linear operator from two functions of your own.
 
     Args:
         forward: (B, *shape) -> (B, *observed), linear.
         transpose: its adjoint; ``adjoint_error`` checks the pair.
+
+    >>> double = Custom(lambda x: 2 * x, lambda y: 2 * y)
+    >>> double(torch.ones(1, 2)), adjoint_error(double, (2,)) < 1e-12
+    (tensor([[2., 2.]]), True)
     """
 
     forward: Callable[[Tensor], Tensor]

@@ -31,7 +31,7 @@ _ALPHA = 1e-3
 
 
 class Observed(ScoreModel):
-    """A model given y = A x_0 + noise, by one of the methods that derive from this class.
+    """The base class of score models given y = A x_0 + noise: each method is an approximation of E[x_0 | x_t, y].
 
     Args:
         model: the prior, any ScoreModel with a shape.
@@ -168,6 +168,10 @@ def residual_rms(operator: Any, x: Tensor, y: Tensor) -> Tensor:
     """The root mean square of y - A x over the entries of each observation that A can reach, (B,).
 
     A sample of the posterior has about the noise's own standard deviation here.
+
+    >>> from sde_diffusion.guidance import Mask
+    >>> residual_rms(Mask(torch.tensor([True, False])), torch.tensor([[1.0, 5.0]]), torch.tensor([[0.5, 0.0]]))
+    tensor([0.5000])
     """
     operator = as_operator(operator)
     reached = operator(torch.ones_like(x[:1])) != 0

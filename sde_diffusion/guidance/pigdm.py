@@ -17,7 +17,16 @@ from sde_diffusion.guidance.observed import Observed
 
 
 class PiGDM(Observed):
-    """Pseudo-inverse guidance. Arguments as ``Observed``."""
+    """A model given y, by pseudo-inverse guidance, exact for covariances d^2 I. Arguments as ``Observed``.
+
+    >>> import torch
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = GaussianMixture(torch.zeros(1, 2), std=1.0, sde=VPSDE())
+    >>> model = PiGDM(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([1.0])).round(decimals=3)  # the posterior mean is (0.5, 0)
+    tensor([[0.5000, 0.0000]])
+    """
 
     backward: ClassVar[int] = 1
 

@@ -16,7 +16,16 @@ from sde_diffusion.guidance.observed import Observed
 
 
 class Replacement(Observed):
-    """The denoised sample, projected onto the observation. Arguments as ``Observed``."""
+    """A model given y, by projection of the denoised sample: D + A^+ (y - A D). Arguments as ``Observed``.
+
+    >>> import torch
+    >>> from sde_diffusion import GaussianMixture, VPSDE
+    >>> from sde_diffusion.guidance import Mask
+    >>> prior = GaussianMixture(torch.zeros(1, 2), std=1.0, sde=VPSDE())
+    >>> model = Replacement(prior, Mask(torch.tensor([True, False])), torch.tensor([[1.0, 0.0]]), noise=1.0)
+    >>> model.denoise(torch.zeros(1, 2), torch.tensor([1.0])).round(decimals=3)  # the posterior mean is (0.5, 0)
+    tensor([[1., 0.]])
+    """
 
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """D + A^+ (y - A D)."""

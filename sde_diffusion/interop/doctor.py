@@ -236,7 +236,7 @@ def examine(model: ScoreModel, data: Tensor, *, seed: int = 0, **condition: Any)
         model: as it would be sampled; nothing of it is changed, evaluation mode included.
         data: held samples (n, ...) as the model is believed to have seen them; 64 are enough.
         seed: of the noise.
-        condition: what the network takes beside (x, t).
+        condition: conditions of the network.
 
     Raises:
         ValueError: fewer than 8 samples, or samples that are not finite.

@@ -21,7 +21,7 @@ from solvers.errors import InputError
 
 
 class LogRatio(NamedTuple):
-    """log p_t(b) - log p_t(a) in nats, and the error of the quadrature, (B,) float64 both."""
+    """The value log p_t(b) - log p_t(a) in nats and the error of its quadrature, both (B,) float64."""
 
     value: Tensor
     error: Tensor

@@ -17,7 +17,7 @@ from solvers.errors import InputError, InputTypeError
 
 
 class DiscreteModel(ScoreModel):
-    """A network that is called with the index of a DDPM step, as a score model in continuous time.
+    """A score model in continuous time from a network that receives the index of a DDPM step.
 
     Args:
         network: (x, index) -> like x, or with twice the channels; index is (B,) int64 in 0, ..., T - 1.

@@ -24,7 +24,7 @@ CLASS = "class"
 
 def _refuse() -> NoReturn:
     raise InputError(
-        "a classifier of noisy samples is no score model: it predicts the class and not x_0; give it beside one, "
+        "a classifier of noisy samples is no score model: it predicts the class and not x_0; give it with one, "
         "--classifier RUN (ClassifierGuided(model, classifier.log_prob, scale))"
     )
 

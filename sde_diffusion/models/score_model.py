@@ -36,7 +36,7 @@ _KNOWN = 4096  # times whose (p, q) are kept
 
 
 class ScoreModel(Displayed, nn.Module):
-    """The score of the noised data, from a network with any parametrization.
+    """The score of the noised data, from a network of any parametrization.
 
     Args:
         network: (x, t) -> like x, or an object that holds it (``outputs.tensor_of``), with t (B,) in [0, 1] in the

@@ -1,4 +1,4 @@
-r"""Conditions that a network receives beside time and class: a vector, an image on the sample's grid, tokens.
+r"""Conditions of a network besides time and class: a vector, an image on the sample's grid, tokens.
 
     vector   (B, K)            a linear function of z = (c - mean) / std is added to the conditioning vector
     image    (B, C, ...)       z, resized to the sample's size, is concatenated to x along the channels
@@ -8,7 +8,7 @@ r"""Conditions that a network receives beside time and class: a vector, an image
 
 A row of NaN means no condition, as classifier-free guidance needs it: a learned vector takes its place (``vector``), or
 the channels are zero and a learned vector is added (``image``). Single tokens of NaN are padding. A learned token is
-read beside the others and remains where all are missing.
+read with the others and remains where all are missing.
 
 A condition image that a model has drawn itself has errors that no training image has. Noise-conditioning augmentation
 (Ho et al. 2022, section 4.2) covers them: the image is noised to a random level s in [0, 1],
@@ -35,7 +35,7 @@ from sde_diffusion.text.encoder import TextEncoder
 from solvers.errors import InputError, choose
 
 KINDS = ("vector", "image", "tokens", "caption")
-"""The kinds of conditions beside a label; each is the name of the network's argument and of its setting."""
+"""The kinds of conditions besides a label; each is the name of the network's argument and of its setting."""
 RESIZES = ("nearest", "bilinear", "area")
 _WAVES = 32
 
@@ -123,7 +123,7 @@ class GivenConditions(nn.Module):
                 raise InputError(f"code={code} is the length of a condition image's code; give image=, its shape")
             return
         if len(self.image) != len(shape) or min(self.image) < 1:
-            raise InputError(f"a condition image beside samples {tuple(shape)} has as many axes; got {self.image}")
+            raise InputError(f"a condition image has as many axes as the samples {tuple(shape)}; got {self.image}")
         if code is not None and resize is not None:
             raise InputError("a condition image that becomes a code is not resized; leave out resize=")
         if resize is not None:

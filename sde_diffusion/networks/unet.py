@@ -1,7 +1,7 @@
 r"""A U-Net for images, signals and volumes (Ronneberger et al. 2015; Ho et al. 2020, appendix B).
 
 The sample goes down through levels of falling resolution and rising channel count and up again; the
-way up sees, beside its own input, what the way down had at the same place. Every level has `blocks`
+way up receives, besides its own input, the features of the way down at the same place. Every level has `blocks`
 residual blocks on the way down and as many on the way up; on the deepest level the two meet.
 
     block(h, c) = skip(h) + conv( drop( silu( (1 + a) norm( conv( silu(norm(h)) ) ) + b ) ) ),

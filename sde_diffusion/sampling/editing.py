@@ -37,7 +37,7 @@ def edit(
     eta: float | None = None,
     **condition: Any,
 ) -> Tensor:
-    """Samples that keep part of x.
+    """Samples that keep part of x: noised to the time ``strength``, and denoised from there.
 
     Args:
         model: any ScoreModel.
@@ -74,7 +74,7 @@ def edit(
 
 
 def transport(model: ScoreModel, x: Tensor, source: dict[str, Any], target: dict[str, Any], **options: Any) -> Tensor:
-    """x of one condition as one of another, along the probability flow.
+    """The samples x, moved from one condition to another along the probability flow.
 
     Args:
         model: a conditional model.

@@ -62,7 +62,7 @@ def converged(
         checked: samples that the second run, which says the error, is made for; all by default.
         pool: processes with ``reference_work`` of the model and its conditions, which share the batches.
         on_share: called with the share of the steps that is done.
-        condition: what the network takes beside (x, t); tensors (B, ...) have a row for each sample.
+        condition: conditions of the network; tensors (B, ...) have a row for each sample.
 
     Returns:
         The endpoints (B, ...) in float64, and their error: mean over the samples of the RMS over entries.

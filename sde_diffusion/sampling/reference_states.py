@@ -44,7 +44,7 @@ def reference_path(
         times: T times in [0, 1].
         steps: evaluations of the reference solution, at least 4.
         on_share: called with the share of the steps that is done.
-        condition: what the network takes beside (x, t); tensors (B, ...) have a row for each sample.
+        condition: conditions of the network; tensors (B, ...) have a row for each sample.
 
     Returns:
         (T, B, ...) float64, in the units of the model.

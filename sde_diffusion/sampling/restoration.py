@@ -60,7 +60,7 @@ def restore(
     batch_size: int = 64,
     **condition: Any,
 ) -> Restoration:
-    """Draw samples given an observation.
+    """Samples of the posterior given an observation, with mean and standard deviation: a ``Restoration``.
 
     Args:
         model: the prior, with the shape of a sample.

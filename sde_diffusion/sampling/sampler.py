@@ -160,7 +160,7 @@ def sample(
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Tensor:
-    """Generate samples.
+    """Samples of a model, (n, *shape).
 
     Args:
         model: any ScoreModel.
@@ -177,7 +177,7 @@ def sample(
             them, with noise of the marginal's size there for data of unit variance, to the last.
         progress: whether a bar is shown in a terminal or notebook after a second; or a function that is called with the
             share done.
-        condition: what the network takes beside (x, t), by name: tensors (n, ...) with a row for each sample, in dicts
+        condition: conditions of the network, by name: tensors (n, ...) with a row for each sample, in dicts
             too; anything else is passed on unchanged.
         conditions: the same as keywords, such as ``label=...``.
 

@@ -253,7 +253,7 @@ class SDE(ABC):
         Args:
             model: a ScoreModel, or any other ``Denoiser``, on this path.
             eta: >= 0; every value has the same marginals.
-            condition: arguments of every call of the network beside (x, t); see ``solvers.conditions``.
+            condition: arguments of every call of the network besides (x, t); see ``solvers.conditions``.
 
         Raises:
             ValueError: the model belongs to another path, or predicts noise where alpha(1) = 0.

@@ -61,10 +61,14 @@ class CheckpointError(InputError):
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Return tensors as the bytes of a safetensors file; equal tensors give equal bytes.
+    """The bytes of a safetensors file with these tensors; equal tensors give equal bytes.
 
     Raises:
         TypeError: a value that is not a tensor, such as a module's extra state.
+
+    >>> import torch
+    >>> pack({"a": torch.zeros(2)}) == pack({"a": torch.zeros(2)})
+    True
     """
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
@@ -75,10 +79,16 @@ def pack(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) 
 
 
 def unpack(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file.
+    """The tensors of a safetensors file, by name.
 
     Raises:
         CheckpointError: it is torn or another kind of file.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "a.safetensors"
+    >>> _ = path.write_bytes(pack({"a": torch.ones(2)}))
+    >>> unpack(path)
+    {'a': tensor([1., 1.])}
     """
     require_regular(path)
     try:
@@ -99,7 +109,7 @@ def to_json(content: Any) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object of this format version.
+    """The object in a JSON file of this format version.
 
     Raises:
         CheckpointError: it is torn, foreign, or of another version.
@@ -112,10 +122,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checked_format(content: object, path: Path) -> dict[str, Any]:
-    """The content of a file of ours, if it is of this format version.
+    """The given content, if it is an object of this format version.
 
     Raises:
         CheckpointError: it is foreign, or of another version.
+
+    >>> checked_format({"format": 1, "step": 3}, Path("state.json"))["step"]
+    3
     """
     if not isinstance(content, dict) or type(content.get("format")) is not int:
         raise CheckpointError(f"{path} was not written by sdediff: it has no format number")
@@ -137,6 +150,12 @@ def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state
 
     Raises:
         OSError: it could not be written (disk full, no permission); nothing of it is left behind.
+
+    >>> import tempfile, torch
+    >>> folder = Path(tempfile.mkdtemp()) / "step-1"
+    >>> write_folder(folder, {"model": {"w": torch.zeros(1)}}, {"step": 1})
+    >>> sorted(path.name for path in folder.iterdir()), read_state(folder)["step"]
+    (['model.safetensors', 'state.json'], 1)
     """
     partial = temporary(folder)
     try:
@@ -160,7 +179,7 @@ def write_folder(folder: Path, groups: Mapping[str, Mapping[str, Tensor]], state
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return `state.json` of a folder after checking that every file is unchanged.
+    """The content of `state.json` of a folder, after a check that every file is unchanged.
 
     Raises:
         CheckpointError: the folder is incomplete, foreign, or of another version; the message says which
@@ -188,7 +207,14 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, hex."""
+    """The SHA-256 of a file, in hexadecimal digits.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "empty"
+    >>> path.touch()
+    >>> sha256(path)[:16]
+    'e3b0c44298fc1c14'
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

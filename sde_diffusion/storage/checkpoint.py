@@ -240,7 +240,7 @@ def load(
     weights: str = "ema",
     device: str = "cpu",
 ) -> ScoreModel:
-    """Load a trained model for sampling.
+    """A trained model, in evaluation mode.
 
     Args:
         path: a run, a checkpoint, an exported file, "bundled", or what ``find`` found.

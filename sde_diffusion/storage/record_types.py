@@ -201,7 +201,7 @@ class MachineEntry(TypedDict):
 
 
 class GuidanceEntry(TypedDict, total=False):
-    """What guidance has beside its scale: ``sampling.guidance_settings.GuidanceSettings``."""
+    """Settings of guidance besides its scale: ``sampling.guidance_settings.GuidanceSettings``."""
 
     interval: list[float]
     rescale: float

@@ -36,6 +36,15 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
         path: the file; its folder is made.
         solver: for example what ``tune`` returned.
         sde: the process that it was made for.
+
+    >>> import tempfile
+    >>> from sde_diffusion.sde import Flow
+    >>> from solvers import SOLVERS
+    >>> from solvers.fitted.compile import compile_table
+    >>> path = Path(tempfile.mkdtemp()) / "ddim-4.json"
+    >>> save_solver(path, compile_table(SOLVERS["ddim"], Flow(), 4), Flow())
+    >>> load_solver(path, Flow()).evaluations(4)
+    4
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +61,7 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
 
 
 def load_solver(path: str | os.PathLike[str], sde: SDE) -> Solver:
-    """Read a solver for a process.
+    """The solver in a JSON file, for a process.
 
     Args:
         path: a file of ``save_solver``.

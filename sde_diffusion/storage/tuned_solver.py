@@ -52,7 +52,7 @@ def save_tuned(
         path: the file; its folder is made. A tuned solver there is replaced.
         found: result of ``tuned``.
         stored: the model.
-        condition: what it was tuned for beside the weights, a tag of ``sampling.guidance_settings.GuidanceSettings``.
+        condition: the guidance that it was tuned for, a tag of ``sampling.guidance_settings.GuidanceSettings``.
         settings: settings of the tuning, such as seed=0.
 
     Raises:
@@ -170,7 +170,7 @@ def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | N
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of tuning.
+    """The result of tuning: a solver for one model and NFE, and its errors.
 
     Attributes:
         table: the solver; where the default was the best, the default itself or its mixture of tables.

@@ -84,7 +84,7 @@ def denoising_loss(
 
 
 class Objective(nn.Module, ABC):
-    """What a ``Trainer`` minimises.
+    """The base class of training objectives: modules that a ``Trainer`` minimises.
 
     Args:
         model: the model in training.

@@ -52,7 +52,7 @@ class _Figures(NamedTuple):
 
 
 class TrainingStep(NamedTuple):
-    """An update; its tensors are on the device, and reading one synchronises.
+    """The result of one update; its tensors are on the device, and reading one synchronises.
 
     Attributes:
         number: 1, 2, ..., ``config.steps``.

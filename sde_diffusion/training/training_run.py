@@ -64,7 +64,7 @@ def train(
     held_out: Data | Tensor | ArrayLike | None = None,
     **options: Any,
 ) -> ScoreModel:
-    """Train a model by weighted denoising score matching.
+    """Train a model by weighted denoising score matching, and return it with averaged weights.
 
     Under ``accelerate launch`` or ``torchrun``, all processes call ``train`` with the same arguments and share the
     work.
@@ -97,6 +97,14 @@ def train(
         OSError: a checkpoint could not be written; the one before is intact.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; a checkpoint of the last step was
             saved.
+
+    >>> import torch
+    >>> from sde_diffusion import VPSDE, sample
+    >>> from sde_diffusion.networks import build
+    >>> model = ScoreModel(build("mlp", shape=(2,), width=8), VPSDE(), predicts="velocity")
+    >>> trained = train(model, torch.randn(64, 2), steps=2, batch_size=8, progress=False)
+    >>> sample(trained, 3, nfe=4).shape
+    torch.Size([3, 2])
     """
     data = checked_data(model, data)
     if resume and out is None:

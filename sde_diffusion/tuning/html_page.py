@@ -40,7 +40,7 @@ def write_tuning_page(
         title: the heading.
         command: the command or call that made it.
         seed: seed of the samples shown, whose noise is none of that which the solvers were fitted on.
-        condition: what the network takes beside (x, t).
+        condition: conditions of the network.
         rows: rows of the condition.
         provenance: versions, hashes and settings, which JSON can hold.
         shown: samples side by side; 12 images or signals, 240 points or vectors by default.

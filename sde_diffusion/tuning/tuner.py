@@ -79,7 +79,7 @@ def tune(
     progress: bool | Callable[[Progress], None] = True,
     **options: Any,
 ) -> Solver:
-    """Find the solver for one model and one number of evaluations.
+    """A solver fitted to one model and one NFE.
 
     Args:
         model: any ScoreModel.
@@ -106,7 +106,7 @@ def tune(
 
 
 def tuned_for(model: ScoreModel, budgets: Sequence[int], **options: Any) -> dict[int, Tuned]:
-    """``tuned_each`` by number of evaluations."""
+    """The results of ``tuned_each``, as a dictionary by number of evaluations."""
     return {found.nfe: found for found in tuned_each(model, budgets, **options)}
 
 
@@ -127,7 +127,7 @@ def tuned_each(
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Tuned]:
-    """Find the solver for one model and each of several numbers of evaluations, with their errors, one by one.
+    """Solvers fitted to one model, with their errors: a ``Tuned`` for each NFE, one by one.
 
     Args:
         model: any ScoreModel.
@@ -143,7 +143,7 @@ def tuned_each(
         progress: whether a bar is shown in a terminal or notebook; or a function that is called with the ``Progress``.
         on_effort: called with the planned ``Effort`` before the work.
         processes: processes that share the work, each with an equal model; all but the first find nothing.
-        condition: what the network takes beside (x, t), by name: tensors ``(noise_samples + held_out, ...)`` with a row
+        condition: conditions of the network, by name: tensors ``(noise_samples + held_out, ...)`` with a row
             for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
             Anything else is passed on unchanged.
         conditions: conditions as keywords.

@@ -67,7 +67,7 @@ CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
 
 
 def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
-    """Check a solver against its declarations.
+    """The checks of a solver against its declarations: a ``Report``.
 
     Args:
         solver: a name in ``SOLVERS``, ``path/to/file.py:Name``, or a Solver.
@@ -97,7 +97,7 @@ def verify_all(
     jobs: int | None = None,
     on_report: Callable[[Report], None] | None = None,
 ) -> list[Report]:
-    """Check many solvers, side by side.
+    """The checks of many solvers, run side by side: a ``Report`` for each.
 
     Args:
         solvers: as in ``verify``; every name in ``SOLVERS`` by default.
@@ -107,6 +107,9 @@ def verify_all(
 
     Returns:
         The reports, in the order of ``solvers``.
+
+    >>> [report.passed for report in verify_all(["ddim"], ["evaluations"], jobs=1)]
+    [True]
     """
     wanted = list(SOLVERS if solvers is None else solvers)
     jobs = min(jobs or os.cpu_count() or 1, len(wanted))
@@ -130,7 +133,7 @@ def verify_all(
 
 @torch.no_grad()
 def run_check(name: str, solver: Solver) -> Check | None:
-    """One check of a solver; None if it does not apply. An exception of the solver is a failure.
+    """The result of one check of a solver, or None if it does not apply; an exception of the solver is a failure.
 
     >>> from solvers import SOLVERS
     >>> run_check("strong", SOLVERS["ddim"]) is None

@@ -20,7 +20,7 @@ class NonFiniteDriftError(NonFiniteError):
 
 
 class BackendState(NamedTuple):
-    """Per sample: whether it has failed, and a slope that is NaN where it has."""
+    """The state of an adapter, per sample: whether it has failed, and a slope that is NaN where it has."""
 
     stalled: Tensor
     slope: Tensor

@@ -41,11 +41,17 @@ def check_format(path: str | os.PathLike[str]) -> str:
 
 
 def save_figure(path: str | os.PathLike[str], figure: Any, dpi: int = 130) -> None:
-    """Write a figure in the format that the file name says, whole or not at all.
+    """Write a figure, whole or not at all, in the format of the file name: .png, .svg or .pdf.
 
     Raises:
         ValueError: another suffix than .png, .svg or .pdf.
         OSError: the file cannot be written; an existing one is unchanged.
+
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "points.svg"
+    >>> save_figure(path, samples_figure(torch.zeros(3, 2)))
+    >>> path.read_text()[:5]
+    '<?xml'
     """
     suffix, content = check_format(path), io.BytesIO()
     figure.savefig(content, format=suffix[1:], dpi=dpi)
@@ -67,7 +73,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def samples_figure(x: Tensor, reference: Tensor | None = None, title: str = "") -> Any:
-    """Samples as a figure: images in a grid, points in 2-D, signals as lines, other vectors as a pair plot.
+    """A figure of samples: images in a grid, points in 2-D, signals as lines, other vectors as a pair plot.
 
     Args:
         x: (B, C, H, W) images of 1 or 3 channels in [-1, 1], (B, 2) points, (B, C, L) signals or (B, D) vectors.

@@ -26,7 +26,7 @@ _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Rows of results.
+    """A table of results, as text, CSV, LaTeX or HTML.
 
     Args:
         heads: the headings.

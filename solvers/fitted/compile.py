@@ -16,7 +16,7 @@ from solvers.solver import Solver
 
 
 def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | None = None) -> Table:
-    """The table of a deterministic solver with a fixed number of steps.
+    """The table of coefficients of a deterministic solver with a fixed number of steps.
 
     Args:
         solver: the solver.

@@ -33,7 +33,13 @@ _NOTHING = 1e-12
 
 
 class Row(NamedTuple):
-    """x_{i+1} = decay x_i + sum_j weights[j] D_{i-j}: the newest first, trailing zeros left out."""
+    """The coefficients of a step, x_{i+1} = decay x_i + sum_j weights[j] D_{i-j}.
+
+    The newest D comes first, and trailing zeros are left out.
+
+    >>> Row(0.5, (0.5,)).weights
+    (0.5,)
+    """
 
     decay: float
     weights: tuple[float, ...]

@@ -31,7 +31,9 @@ class _Point(NamedTuple):
 
 
 class Request(_Point):
-    """A requested evaluation: x (b, ...) and t (b,); the answer is E[x_0 | x_t = x] or a drift, like x.
+    """A requested evaluation: x (b, ...) and t (b,).
+
+    The answer is like x: E[x_0 | x_t = x], or the drift of an Equation.
 
     Attributes:
         rows: indices of these samples in the batch (b,); None for all. Only an adaptive solver asks for a

@@ -22,10 +22,13 @@ _SHOWN = 10  # samples in a notebook
 
 
 class Status(IntEnum):
-    """Status of a sample at the end of its run.
+    """The status of a sample at the end of its run.
 
     ``diverged``: finite, but on the way the state was larger than its noise level and the values of the model explain,
     see ``solvers.run.meter.Sizes``; the result is no sample of the model.
+
+    >>> Status(1).name
+    'nfe_cap'
     """
 
     ok = 0
@@ -47,6 +50,11 @@ class Step:
         denoised: last value of the model: E[x_0 | x_t] of a reverse process, the drift of an Equation. In an
             adaptive run it is of the samples that were evaluated.
         estimate: the local error estimate that became known, if asked for and there is one.
+
+    >>> from solvers import SOLVERS, Equation, steps
+    >>> grid = torch.tensor([0.0, 0.5, 1.0])
+    >>> [int(step.nfe) for step in steps(Equation(lambda x, t: -x), torch.ones(1, 1), grid, SOLVERS["heun"])]
+    [2, 4]
     """
 
     __slots__ = ("denoised", "estimate", "index", "spent", "status", "t", "x")
@@ -72,7 +80,7 @@ class Step:
 
 @dataclass(frozen=True, repr=False)
 class Solution(Displayed):
-    """The result of a run, which shows itself as a table of its samples' evaluations and status, and as a figure.
+    """The result of a run: samples, evaluations and status; a table and a figure of itself.
 
     Attributes:
         x: (B, ...) at the last time.
@@ -83,6 +91,13 @@ class Solution(Displayed):
         trajectory: x at every time of the grid, or None.
         errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row
             for every step or round of attempts that left one; NaN where a sample made no step.
+
+    >>> from solvers import Equation, solve
+    >>> out = solve(Equation(lambda x, t: -x), torch.ones(2, 1), solver="euler", grid=[0.0, 0.5, 1.0])
+    >>> out
+    Solution(2 samples (1,), 2 NFE, 2 intervals, t = 0 to 1, ok)
+    >>> out.x.flatten(), out.nfe, out.status
+    (tensor([0.2500, 0.2500]), tensor([2, 2]), ['ok', 'ok'])
     """
 
     x: Tensor

@@ -46,7 +46,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 class Extractor(ABC):
-    """A named function of samples. Subclasses are final and give ``compute``."""
+    """The base class of feature extractors: named functions of samples. Subclasses are final and define ``compute``."""
 
     @property
     @abstractmethod
@@ -56,7 +56,7 @@ class Extractor(ABC):
     @property
     @abstractmethod
     def sha256(self) -> str:
-        """A hash of all that fixes the features beside the preprocessing: weights, or a version."""
+        """A hash of the weights, or a version: of all that determines the features besides the preprocessing."""
 
     @property
     def preprocessing(self) -> str:

@@ -6,7 +6,7 @@ estimated without bias by leaving out the pairs of a sample with itself (Gretton
 (x.y / d + 1)^3 it is KID (Binkowski et al. 2018, eq. 4): unlike the Frechet distance it has no bias for any n.
 
 The standard error is the jackknife over both sets. Leaving out sample i changes the means by its row sums of k alone,
-so it costs nothing beside the n^2 kernel values. At equal laws, where the estimator degenerates, the jackknife is too
+so it costs little next to the n^2 kernel values. At equal laws, where the estimator degenerates, the jackknife is too
 large by up to sqrt(2) (Efron & Stein 1981): it errs on the safe side.
 """
 

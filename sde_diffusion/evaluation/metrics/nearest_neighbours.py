@@ -23,7 +23,7 @@ from solvers.errors import InputError
 
 
 class Neighbours(NamedTuple):
-    """The four figures; all but density lie in [0, 1]."""
+    """Precision, recall, density and coverage (``neighbours``); all but density lie in [0, 1]."""
 
     precision: float
     recall: float

@@ -27,7 +27,7 @@ from solvers.errors import InputError, choose
 
 @dataclass(frozen=True)
 class Sets:
-    """The sets that a metric compares.
+    """The features of generated and real samples that a metric compares.
 
     Args:
         generated: features (n, d).
@@ -118,7 +118,7 @@ METRICS: dict[str, Metric] = {
 
 
 def measure(sets: Sets, metrics: Iterable[str]) -> dict[str, Estimate]:
-    """Measure generated features against those of a reference.
+    """The metrics of generated features against those of a reference.
 
     Args:
         sets: the features.

@@ -16,7 +16,7 @@ from solvers.display.result_table import ResultTable
 
 @dataclass(frozen=True)
 class Shown:
-    """The shown samples of one solver at one NFE, and how they came about.
+    """The samples of one solver at one NFE, with errors, times and paths.
 
     Attributes:
         solver: its name.
@@ -79,7 +79,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves on log axes, and perhaps a level to compare them with, (name, value)."""
+    """Curves on logarithmic axes, with an optional level to compare them with, (name, value)."""
 
     title: str
     x_title: str
@@ -100,7 +100,7 @@ class TimeGrid:
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
+    """The content of a report.
 
     Attributes:
         title: the heading.

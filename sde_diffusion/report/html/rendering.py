@@ -36,7 +36,7 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def rendered(page: Page) -> str:
-    """A report as the text of an HTML file."""
+    """The text of the HTML file of a report."""
     scripts = [_asset(PLOTLY), "\n".join(_asset(name) for name in SCRIPTS)]
     policy = "; ".join(
         [

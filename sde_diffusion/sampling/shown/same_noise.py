@@ -45,7 +45,7 @@ def same_noise_gallery(
     reference_steps: int = 400,
     on_share: Callable[[float], None] | None = None,
 ) -> Gallery:
-    """Run solvers from the same initial noise, with the distance to the reference solution at each of their times.
+    """The samples of solvers from the same initial noise, and their distance to the reference solution over time.
 
     Args:
         model: any ScoreModel with a shape.
@@ -53,7 +53,7 @@ def same_noise_gallery(
         n: samples; by the kind of data.
         seed: sample k starts from the noise that ``sample`` gives it.
         rows: rows of the condition; the first n are taken. n by default.
-        condition: what the network takes beside (x, t).
+        condition: conditions of the network.
         reference_steps: steps of the reference solution.
         on_share: called with the share done.
 
