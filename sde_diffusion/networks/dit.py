@@ -183,23 +183,7 @@ class DiT(nn.Module):
         caption: Tensor | None = None,
         code: Tensor | None = None,
     ) -> Tensor:
-        """Return the network's output, shaped like x, or with twice its channels.
-
-        Args:
-            x: noisy samples, (B, *shape).
-            t: one time per sample, (B,).
-            label: (B,) int64; `classes` means no class. None means no class for the whole batch.
-            context: (B, length); rows of NaN mean none. None means none for the whole batch.
-            vector: (B, length); likewise.
-            image: (B, *image); likewise.
-            image_noise: (B,), the noise level of the condition image, 0 by default.
-            tokens: (B, n, width); likewise, and single tokens of NaN are padding.
-            caption: (B, n), numbers of words; likewise.
-            code: (B, length), instead of the condition image; likewise.
-
-        Raises:
-            ValueError: shapes that do not fit, labels without classes or outside 0..classes.
-        """
+        """Return the network's output; shapes, conditions and errors are those of ``UNet.forward``."""
         check_call(x, t, self.shape)
         condition = self.condition(t, label, context)
         if self.given is None:
