@@ -1,4 +1,4 @@
-"""What the app does, without its widgets: samples of one model as pictures, two solvers compared, the path of a run."""
+"""The work of the app, without its widgets: samples of one model as images, two solvers compared, the path of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sdediff evaluate` measures, and what it measures against."""
+"""The samples and the reference of `sdediff evaluate`."""
 
 from __future__ import annotations
 

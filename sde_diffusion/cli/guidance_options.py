@@ -181,7 +181,7 @@ class GuidanceArguments(NamedTuple):
         return [class_index(name.strip(), stored.data.get("class_names"), classes) for name in self.label.split(",")]
 
     def settings(self, stored: StoredModel) -> GuidanceSettings:
-        """What they amount to, with the weaker model, the classifier and the conditions found on disk.
+        """The settings of guidance, with the weaker model, the classifier and the conditions found on disk.
 
         Args:
             stored: the model that they are for.

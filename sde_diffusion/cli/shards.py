@@ -1,4 +1,4 @@
-"""What `sdediff sample` does for a set that is written in shards."""
+"""The work of `sdediff sample` for a set in shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a torch ``Dataset`` or ``DataLoader`` holds, read once.
+"""The items of a torch ``Dataset`` or ``DataLoader``, read once.
 
 Training draws its own batches, in an order that a resumed run repeats, so a loader's batch size and shuffling do not
 matter: its data set is read from the first item to the last, once. What a transform draws at random is drawn then.

@@ -1,4 +1,4 @@
-r"""How the networks of diffusers are called, read from the arguments of their ``forward``.
+r"""The calling conventions of diffusers' networks, read from the arguments of their ``forward``.
 
     U-Nets               forward(sample, timestep, encoder_hidden_states=..., class_labels=...)
     DiT, PixArt, SD3     forward(hidden_states=..., timestep=..., class_labels=..., encoder_hidden_states=...)

@@ -178,7 +178,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return shift * sigmas / (1 + (shift - 1) * sigmas)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """What the network receives for x: x itself; c_in x for EDM models."""
+        """The network's input for x: x itself; c_in x for EDM models."""
         if self.config.process != "edm":
             return sample
         t = self.schedule.time(torch.as_tensor(timestep, dtype=torch.float64).reshape(-1)).cpu()

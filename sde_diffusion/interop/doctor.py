@@ -1,4 +1,4 @@
-r"""The usual mistakes of a model that is put together from a network and what is believed of it, found by regression.
+r"""The usual mistakes in the declared convention of a network, found by regression.
 
 On held-out data x_0 with fresh noise, x_t = alpha x_0 + sigma eps is denoised at several noise levels, and the error is
 compared with that of the best isotropic linear denoiser of the same data,
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """The result of an examination.
 
     Attributes:
         findings: faults, the likeliest first; empty for a model that is as it says.
@@ -311,7 +311,7 @@ _RANDOM = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 def _before_regression(exam: _Examination, reading: Reading) -> Finding | None:
-    """What makes any regression meaningless."""
+    """The faults that make any regression meaningless."""
     t = exam.t[len(exam.t) // 2]
     x = _noised(exam, t)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in exam.model.parameters() if p.is_floating_point()})
@@ -342,7 +342,7 @@ def _before_regression(exam: _Examination, reading: Reading) -> Finding | None:
 
 
 def _after_regression(exam: _Examination, reading: Reading) -> list[Finding]:
-    """What regression does not show, or not alone."""
+    """The faults that regression does not show, or not alone."""
     found = []
     k = len(exam.t) // 2
     x = _noised(exam, exam.t[k])

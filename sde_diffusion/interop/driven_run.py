@@ -1,4 +1,4 @@
-r"""A run of a solver in a loop that belongs to somebody else: a pipeline evaluates the model, the run says where.
+r"""A run of a solver in the loop of another library: the run yields the points, and the pipeline evaluates the model.
 
 ``asked_times`` lists the times at which a run will want the model before it starts, since pipelines ask for them first.
 ``DrivenRun`` then takes one answer at a time. A pipeline may begin in the middle (img2img) or change x between two

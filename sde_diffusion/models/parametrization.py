@@ -1,4 +1,4 @@
-r"""What a network predicts: six parametrizations of one and the same thing.
+r"""Parametrizations of the score: six targets of a network, each an affine function of the others.
 
 With x_t = alpha x_0 + sigma eps known, each of these determines the others:
 
@@ -31,7 +31,7 @@ from solvers.errors import InputError, choose
 
 @dataclass(frozen=True)
 class Parametrization(ABC):
-    """What a network receives and outputs, and how x_0 is found from the output.
+    """The inputs and the target of a network, and x_0 as a function of its output.
 
     A new one needs ``affine`` and ``target``. Times t are (B,) or 0-d; coefficients are float64.
 
@@ -44,7 +44,7 @@ class Parametrization(ABC):
     defined_at_pure_noise: ClassVar[bool] = False
 
     def input(self, sde: SDE, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is called with at (x, t): by default x, and t in the dtype of x."""
+        """The inputs of the network at (x, t): by default x, and t in the dtype of x."""
         return x, t.to(x.dtype)
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Parametrization(ABC):
 
     @abstractmethod
     def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What the output should be for x_t = alpha x_0 + sigma eps, like x0."""
+        """The target of the output for x_t = alpha x_0 + sigma eps, like x0."""
 
     def gain(self, sde: SDE, t: Tensor) -> Tensor:
         """|d eps / d output|: the factor from an error of the output to an error of the noise."""
@@ -263,7 +263,7 @@ PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
 
 
 def parametrization_of(predicts: str | Parametrization, sigma_data: float = 1.0) -> Parametrization:
-    """What a name stands for; an instance is returned as it is.
+    """The parametrization of this name; an instance is returned unchanged.
 
     Args:
         predicts: a name in ``PARAMETRIZATIONS``, or a Parametrization.

@@ -151,7 +151,7 @@ class ScoreModel(Displayed, nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is: the device of its first parameter or buffer, the CPU without."""
+        """The device of the network's first parameter or buffer; the CPU if it has none."""
         first = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if first is None else first.device
 
@@ -289,7 +289,7 @@ class ScoreModel(Displayed, nn.Module):
         return self.denoised_from(output, x, t), None if extra is None else (1 + extra) / 2
 
     def learned_variance(self) -> LearnedVariance | None:
-        """What a reverse process needs for a learned variance; None where ``denoise`` is a method of a subclass."""
+        """The call with a learned variance for a reverse process; None where a subclass defines ``denoise``."""
         if type(self).denoise not in (ScoreModel.denoise, ScoreModel._denoise_outputs):
             return None
         return LearnedVariance(self.denoise, self.denoise_with_share)

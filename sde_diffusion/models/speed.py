@@ -1,4 +1,4 @@
-"""How fast a network computes: compiled, in 16 bits, with channels last. Its class and arguments stay what they are.
+"""The speed of a network: compiled, in 16 bits, with channels last. Its class and its arguments do not change.
 
 The state of a solver, its coefficients and noise keep their precision: autocast surrounds the network alone, and the
 output returns to the dtype of the input. Samples change by the rounding of the network; the record of samples holds

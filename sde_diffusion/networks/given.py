@@ -51,7 +51,7 @@ def chosen_settings(**settings: Any) -> dict[str, Any]:
 
 
 class GivenConditions(nn.Module):
-    """What a network makes of its conditions.
+    """The part of a network that reads its conditions.
 
     Args:
         shape: shape of one sample.
@@ -291,7 +291,7 @@ class GivenConditions(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """What positions (B, N, width) read from tokens (B, n, tokens), or from a learned token where all are missing.
+    """Attention from positions (B, N, width) to tokens (B, n, tokens), or to a learned token where all are missing.
 
     Args:
         width: features of a position.

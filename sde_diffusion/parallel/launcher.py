@@ -1,4 +1,4 @@
-"""What a launcher says of this process in its environment; needs no torch."""
+"""The environment variables that a launcher sets for this process; needs no torch."""
 
 from __future__ import annotations
 

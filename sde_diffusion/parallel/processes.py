@@ -62,7 +62,7 @@ class Processes:
         return cls(state.process_index, state.num_processes, group)
 
     def __str__(self) -> str:
-        """What the end of a message says of several processes; nothing of one."""
+        """The end of a message about several processes; empty for one."""
         return "" if self.world == 1 else f" on {self.world} processes"
 
     @property
@@ -76,7 +76,7 @@ class Processes:
             torch.distributed.barrier(self.group)
 
     def once(self, action: Callable[[], T]) -> T:
-        """What a function returns, or its error, that the first process alone calls; the same on every process."""
+        """The result or the error of a function that the first process alone calls; the same on every process."""
         if self.world == 1:
             return action()
         held: list[tuple[Any, Exception | None]] = [(None, None)]

@@ -32,7 +32,7 @@ class Report(Protocol):
 
 @contextmanager
 def share_bar(progress: bool | Callable[[float], None], text: str) -> Iterator[Report | None]:
-    """How to report the share done; None where nothing is shown, so that nothing needs to be computed for it.
+    """The function that reports the share done; None if nothing is shown, so that nothing is computed for it.
 
     Args:
         progress: True for a bar where there is a terminal or a notebook, False for none, or a function that is called
@@ -65,7 +65,7 @@ def share_bar(progress: bool | Callable[[float], None], text: str) -> Iterator[R
 def part_of(
     report: Report | None, first: float, width: float, text: str | None = None
 ) -> Callable[[float], None] | None:
-    """How a part of the work reports its own share, where it begins at ``first`` and is ``width`` of the whole.
+    """The function that reports a part's share, which begins at ``first`` and is ``width`` of the whole.
 
     >>> shares = []
     >>> part_of(lambda share, text: shares.append(share), 0.5, 0.25)(1.0)
@@ -91,7 +91,7 @@ class Relay:
         self.report: Callable[[float], None] | None = None
 
     def part(self, first: float, width: float) -> Callable[[float], None] | None:
-        """How a part of the present job reports its own share."""
+        """The function that reports the share of a part of the present job."""
         report = self.report
         return None if report is None else lambda share: report(first + width * share)
 

@@ -131,5 +131,5 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
 
 
 def _kept(part: Solution) -> tuple[Tensor, Tensor]:
-    """What is kept of a batch: x in float32 and the evaluations, on the CPU."""
+    """The stored values of a batch: x in float32 and the evaluations, on the CPU."""
     return part.x.float().cpu(), part.nfe.cpu()

@@ -1,4 +1,4 @@
-r"""States of the reference solution at any times: what a solver's states are compared with on the way.
+r"""States of the reference solution at any times, with which the states of a solver are compared.
 
 The reference solution (``sampling.reference_solution``) runs on its own grid. Between its times the state is found by
 cubic interpolation of

@@ -208,7 +208,7 @@ def sample(
 
 
 def share_of_steps(report: Callable[[float], None] | None, done: int, total: int) -> Callable[[Step], None] | None:
-    """What a run calls after each step to report the share done of all batches; None where nothing is reported.
+    """The function that a run calls after each step to report the share done of all batches; None to report nothing.
 
     Args:
         report: takes the share.

@@ -1,4 +1,4 @@
-"""The settings of a sampling run as one object, and what they amount to for a model."""
+"""The settings of a sampling run as one object, and the same resolved for a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Grid = str | Tensor | Sequence[float] | None
 
 
 class SamplingRun(NamedTuple):
-    """What settings amount to for a model and a shape of samples.
+    """The resolved settings for a model and a shape of samples.
 
     Attributes:
         solver: the solver that runs.
@@ -88,7 +88,7 @@ class SamplingSettings:
 
     @property
     def called(self) -> str:
-        """What the solver is called."""
+        """The name of the solver."""
         solver = DEFAULT_SOLVER if self.solver is None else self.solver
         return self.name or (solver if isinstance(solver, str) else type(solver).__name__)
 

@@ -29,7 +29,7 @@ FORMS: dict[str, ShardForm] = {"npz": "npz", "safetensors": "safetensors", "webd
 
 
 def shards_for(n: int | None, form: str | None, size: int | None, batch_size: int) -> ShardsEntry | None:
-    """How n samples are cut into shards; None for a single file.
+    """The division of n samples into shards; None for a single file.
 
     Args:
         n: number of samples; None for a default, which is small.

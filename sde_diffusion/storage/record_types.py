@@ -218,7 +218,7 @@ ShardForm = Literal["npz", "safetensors", "webdataset"]
 
 
 class ShardsEntry(TypedDict):
-    """How samples are cut into files: samples in each, and the format of the files."""
+    """The division of samples into files: samples in each, and the format of the files."""
 
     size: Samples
     form: ShardForm
@@ -331,7 +331,7 @@ class ReferenceData(_ReferenceDataOptional):
 
 
 class ExtractorEntry(TypedDict):
-    """What must agree for features to be comparable."""
+    """The facts that must agree for features to be comparable."""
 
     name: str
     sha256: str

@@ -152,7 +152,7 @@ def picture(path: Path, samples: Samples) -> bool:
 
 
 def outliers(samples: Samples) -> str:
-    """How many points the figure leaves out, in words; empty for none, and for samples other than points."""
+    """The number of points outside the figure, in words; empty for none, and for samples other than points."""
     known = samples.x.ndim == 2 and samples.x.shape[1] == 2
     reference = _reference(samples.record["data"]) if known else None
     return "" if reference is None else outside(samples.x, reference)

@@ -1,4 +1,4 @@
-"""How results show themselves: tables as text, HTML, CSV and LaTeX, and figures of samples."""
+"""Display of results: tables as text, HTML, CSV and LaTeX, and figures of samples."""
 
 from solvers.display.displayed import Displayed
 from solvers.display.figures import samples_figure, save_figure

@@ -1,4 +1,4 @@
-"""What results have in common: a table in a notebook, and files for a paper."""
+"""The common base of results: a table in a notebook, and files for a paper."""
 
 from __future__ import annotations
 

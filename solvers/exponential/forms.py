@@ -38,7 +38,7 @@ class Integral(NamedTuple):
 
 
 class Form(ABC):
-    """What is interpolated, m = a x_0 + b x, and the integral that it stands in."""
+    """The interpolated quantity, m = a x_0 + b x, and the integral that contains it."""
 
     regular: ClassVar[bool] = True
     """Whether steps from pure noise are an integral of m."""

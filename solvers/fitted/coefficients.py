@@ -54,7 +54,7 @@ def read_coefficients(path: Path) -> dict[str, Any]:
 
 
 def problems(content: Any) -> Iterable[str]:
-    """What is wrong with the content of a file, one sentence each.
+    """The faults of a file's content, one sentence each.
 
     >>> list(problems({"format": 7}))
     ['format is 7, this version reads 1']
@@ -83,7 +83,7 @@ def problems(content: Any) -> Iterable[str]:
 
 
 def _problems(entry: dict[str, Any], experts: int) -> Iterable[str]:
-    """What is wrong with one table."""
+    """The faults of one table."""
     rho, rows, gates = entry["rho"], entry["rows"], entry["gates"]
     if not _finite(rho) or any(low >= high for high, low in pairwise(rho)) or any(value <= 0 for value in rho):
         yield f"rho must fall and stay above 0; got {rho}"

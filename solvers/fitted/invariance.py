@@ -1,4 +1,4 @@
-r"""What makes a fitted mixture of tables independent of the data's zero and unit and of where the path starts.
+r"""Corrections that make a mixture of tables independent of the mean and scale of the data and of the path's start.
 
 Fitted rows x_{i+1} = a_i x_i + sum_j b_ij D_j do not keep constants: the weight that is missing,
 
@@ -39,7 +39,7 @@ _NOISY = 60.0  # rho of the start, in units, from which D_0 of a network is not 
 
 
 class Invariance(NamedTuple):
-    """How a mixture is applied to a path.
+    """The application of a mixture to a path.
 
     Attributes:
         steps: N, the number of rows of the whole table.

@@ -36,7 +36,7 @@ HELD_OUT = 5  # pairs whose sum it divides are in the test split
 
 
 class Pair(NamedTuple):
-    """What an image shows, from left to right.
+    """The caption of an image, from left to right.
 
     Attributes:
         left: the digit on the left.

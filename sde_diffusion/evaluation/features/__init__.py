@@ -1,4 +1,4 @@
-"""Features by name: what metrics compare samples in.
+"""Feature extractors by name: metrics compare samples by their features.
 
 =========  ==========================================================  ===========================
 name       what                                                        takes

@@ -1,4 +1,4 @@
-r"""A figure of a finite set, and how far it may be off.
+r"""An estimate from a finite set, with its standard error and interval.
 
 The spread of a statistic over n samples is found from its spread over random halves of the set (McCarthy 1969;
 Politis & Romano 1994). A half of m samples, drawn without replacement, has for a mean the variance

@@ -86,7 +86,7 @@ def _shown(shown: Shown, reference: Tensor | None, prepare: Any, pixels: Pixels 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How images become bytes: averaged over squares of pixels, with the values that are black and white.
+    """The encoding of images as bytes: averages over squares of pixels, and the values of black and white.
 
     >>> Pixels(2, 0.0, 200.0).encoded(torch.full((1, 1, 2, 2), 100.0))
     {'shape': [1, 1, 1, 1], 'u8': 'gA=='}

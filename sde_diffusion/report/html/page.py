@@ -1,4 +1,4 @@
-"""What a report shows, as data: facts, a gallery of samples, curves, time grids, a table and where all this comes from.
+"""The content of a report as data: facts, a gallery of samples, curves, time grids, a table and provenance.
 
 A page knows nothing of models or solvers. ``comparison``, ``evaluation`` and ``tuning`` fill it in.
 """
@@ -57,7 +57,7 @@ class Gallery:
 
     @property
     def kind(self) -> str:
-        """How samples are drawn: image, signal, points or vector."""
+        """The kind of figure of the samples: image, signal, points or vector."""
         shape = self.noise.shape[1:]
         if len(shape) == 3 and shape[0] in (1, 3):
             return "image"

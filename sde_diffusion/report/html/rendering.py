@@ -64,7 +64,7 @@ def rendered(page: Page) -> str:
 
 
 def data_of(page: Page) -> dict[str, Any]:
-    """What the scripts of a page draw, as JSON can hold it."""
+    """The data that the scripts of a page draw, as JSON can hold it."""
     table = page.table
     latex = table.to_latex().split("\n")
     names, *lines = table.csv_lines()
@@ -113,7 +113,7 @@ def _finite(value: Any) -> Any:
 
 
 def _key(cell: str) -> float | str:
-    """What a cell is sorted by: its number, or its text."""
+    """The sort key of a cell: its number, or its text."""
     try:
         return float(cell.split(" +- ")[0].replace(",", ""))
     except ValueError:

@@ -85,7 +85,7 @@ class GivenCondition:
         return {given.kind: beside.noised(value.to(place), level.to(place), eps).cpu(), "image_noise": level}
 
     def entry(self) -> ConditionEntry:
-        """What a record has of them."""
+        """The entry of the conditions in a record."""
         given = self.condition
         if given.words is not None and len(given) <= _FEW:
             captions = [to_caption(row, given.words) for row in given.values]

@@ -1,4 +1,4 @@
-"""The images of `sdediff restore`: what is observed of them, and the operator that says so."""
+"""The images of `sdediff restore`: their observations and operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run of the reverse process with all its states, and what the model predicts from each: the material of a film."""
+"""A run of the reverse process with all its states, and the model's prediction from each, as a film shows them."""
 
 from __future__ import annotations
 

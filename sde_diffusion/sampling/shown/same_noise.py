@@ -1,4 +1,4 @@
-"""Samples of several solvers from the same initial noise, beside the reference solution: the gallery of a report."""
+"""Samples of several solvers from the same initial noise, and the reference solution: the gallery of a report."""
 
 from __future__ import annotations
 

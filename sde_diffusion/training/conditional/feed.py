@@ -1,4 +1,4 @@
-"""What a network receives besides (x, t) while it trains: labels, conditions and augmentation labels.
+"""The inputs of a network in training besides (x, t): labels, conditions and augmentation labels.
 
 Labels and conditions are dropped with their probabilities, and condition images are noised. All draws are those of
 ``StepRandomness``, so that a resumed run has them again.

@@ -1,1 +1,1 @@
-"""What people see of a training run: its cost beforehand, samples and held-out loss on the way, one page of both."""
+"""Observation of a training run: its cost beforehand, samples and held-out loss during it, one page of both."""

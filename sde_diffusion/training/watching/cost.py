@@ -55,7 +55,7 @@ class Cost:
         )
 
     def advice(self, size: str | None) -> str:
-        """How to train for less, where the run is long; empty otherwise.
+        """The advice for a shorter training, if the run is long; empty otherwise.
 
         >>> Cost(28_000_000, 5.0, 3, 3000, "cpu").advice("large")
         'to train for less: --network-size medium or small, fewer --steps, or a GPU'
