@@ -64,7 +64,7 @@ def plan(
         if needed > nfe:
             raise InputError(
                 f"{len(times) - 1} steps of {type(solver).__name__} take {needed} evaluations, more than nfe={nfe}; "
-                "use fewer steps or a larger budget"
+                "use fewer steps or a larger nfe"
             )
     return chosen, times
 
@@ -86,7 +86,7 @@ def _steps(
     if steps is None and nfe is not None and (named or grid is None):
         return solver.steps_for(nfe // problem.cost)
     if steps is None and named:
-        raise InputError("give a budget: nfe=20, or steps=20")
+        raise InputError("give the number of evaluations or of steps: nfe=20, or steps=20")
     return steps
 
 

@@ -172,9 +172,7 @@ class Solver(ABC):
         """
         least = self.evaluations(1, finish)
         if evaluations < least:
-            raise InputError(
-                f"a budget of {evaluations} evaluations is too small: {type(self).__name__} needs at least {least}"
-            )
+            raise InputError(f"nfe = {evaluations} is too small: {type(self).__name__} needs at least {least}")
         low, high = 1, 2
         while self.evaluations(high, finish) <= evaluations:
             low, high = high, 2 * high

@@ -85,7 +85,7 @@ def find_data(name: str, data_dir: str | os.PathLike[str] | None, split: str, la
             f"data_dir (--data-dir) applies to {' and '.join(PUBLISHED)}; {name} has no files there, leave it out"
         )
     if layout is not None and name in NAMES:
-        raise InputError(f"layout (--layout) is that of an array of your own; {name} has one already, leave it out")
+        raise InputError(f"layout (--layout) applies to arrays of your own; {name} has one already, leave it out")
     if name == "digits":
         return load_digits(split)
     if name == "digit-pairs":

@@ -26,7 +26,7 @@ def load_path(path: Path, layout: str | None = None) -> Data:
         ValueError: it is a file of another kind, or cannot be read.
     """
     if layout is not None and path.is_dir():
-        raise InputError(f"layout (--layout) is that of an array; {path} is a folder, leave it out")
+        raise InputError(f"layout (--layout) applies to arrays; {path} is a folder, leave it out")
     if (path / NOTE).is_file():
         return load_prepared(path)
     if path.is_dir():

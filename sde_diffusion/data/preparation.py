@@ -80,7 +80,7 @@ def prepare(
     if found is None:
         return _arrays(Path(source).expanduser(), target, size, mode, layout)
     if layout is not None:
-        raise InputError(f"a layout is that of an array; {source} holds image files")
+        raise InputError(f"a layout applies to arrays; {source} holds image files")
     skipped: list[str] = []
     about: dict[str, Any] = {
         "source": found.name,

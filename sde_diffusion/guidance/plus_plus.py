@@ -91,7 +91,7 @@ class GuidedPlusPlus(Guided):
         """
         if self._times is None or self._weights is None:
             raise InputError(
-                "CFG++ depends on the steps of a run: sample(model, ...) tells it, or model.for_run(solver, times, eta)"
+                "CFG++ depends on the steps of a run: use sample(model, ...), or model.for_run(solver, times, eta)"
             )
         acts = self._acts(t)
         here = t.double().cpu()

@@ -56,7 +56,7 @@ class Speed:
         if self.plain:
             return network
         if not isinstance(network, nn.Module):
-            raise InputError("--precision and --compile are of networks that are torch modules; leave them out")
+            raise InputError("--precision and --compile need a network that is a torch module; leave them out")
         first = next(network.parameters(), None)
         if first is not None and first.is_cuda and any(p.ndim == 4 for p in network.parameters()):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

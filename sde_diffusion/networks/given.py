@@ -110,7 +110,7 @@ class GivenConditions(nn.Module):
             if tokens is not None:
                 raise InputError("a network reads tokens or captions, not both; captions become tokens")
         elif caption_width is not None:
-            raise InputError(f"caption_width={caption_width} is of a network with captions; give caption=, its words")
+            raise InputError(f"caption_width={caption_width} needs a network with captions; give caption=, its words")
         self.vector = None if vector is None else nn.Linear(vector, width)
         if vector is not None:
             self.no_vector = nn.Parameter(torch.zeros(width))
@@ -202,7 +202,7 @@ class GivenConditions(nn.Module):
             added = added + self._add_vector(x, vector)
         if self.semantic is not None:
             if image_noise is not None:
-                raise InputError("image_noise is of networks that read the condition image; this one reads its code")
+                raise InputError("image_noise needs a network that reads the condition image; this one reads its code")
             added = added + self._add_code(x, image, code)
         elif code is not None:
             raise InputError("this network was built without a code; call it without code=")

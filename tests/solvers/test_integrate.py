@@ -190,7 +190,7 @@ def test_a_solver_of_ones_own_runs_and_has_its_order() -> None:
         ({"solver": "dpm++2n"}, r"unknown solver 'dpm\+\+2n'; did you mean 'dpm\+\+2s'"),
         ({"nfe": 0}, "at least 1"),
         ({"nfe": 4, "steps": 4}, "not both"),
-        ({}, "give a budget"),
+        ({}, "give the number of evaluations"),
         ({"nfe": 3, "grid": [1.0, 0.8, 0.5, 0.2, 0.0]}, "more than nfe=3"),
         ({"nfe": 5, "seeds": [1, 2, 3]}, "expected 2"),
         ({"nfe": 5, "seeds": [1.5, 2.5]}, "one integer per sample"),

@@ -85,14 +85,14 @@ def prepare(
     """
     kind = kind_of(source)
     if kind != "hub":
-        refuse(ctx, ["split"], f"it is the split of hf:NAME, and {source} is none")
+        refuse(ctx, ["split"], f"it applies to hf:NAME, and {source} is none")
     if kind not in ("hub", "parquet"):
-        refuse(ctx, ["image_column", "label_column"], f"they are columns of a table, and {source} is none")
+        refuse(ctx, ["image_column", "label_column"], f"they apply to tables, and {source} is none")
     if kind == "array":
         names = ["size", "mode", "background", "skip_bad"]
-        refuse(ctx, names, f"they are of image files, and {source} holds an array")
+        refuse(ctx, names, f"they apply to image files, and {source} holds an array")
     else:
-        refuse(ctx, ["layout"], f"it is that of an array; {source} holds image files")
+        refuse(ctx, ["layout"], f"it applies to arrays, and {source} holds image files")
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", Path(source.removeprefix("hf:")).stem).strip("-.") or "data"
     target = out or Path(f"{name}-prepared")
     start = time.perf_counter()

@@ -78,7 +78,7 @@ class GivenCondition:
             return {given.kind: value}
         beside = getattr(network, "given", None)
         if not isinstance(beside, GivenConditions):
-            raise InputError("--condition-noise is of networks of this package; the model has another one")
+            raise InputError("--condition-noise needs a network of this package; the model has another one")
         level = torch.full((n,), self.noise, device="cpu")
         eps = standard_normal(seeds_of(self.seed, n), given.shape, _STREAM)
         place = beside.image_mean.device

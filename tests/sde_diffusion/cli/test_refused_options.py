@@ -58,7 +58,7 @@ def refused(*args: str) -> str:
         ("likelihood bundled --data-dir .", "digits has no files there"),
         ("compare bundled --data-dir .", "digits has no files there"),
         ("doctor bundled --data-dir .", "digits has no files there"),
-        ("prepare images --split test", "--split would have no effect: it is the split of hf:NAME"),
+        ("prepare images --split test", "--split would have no effect: it applies to hf:NAME"),
         ("prepare images --image-column a --label-column b", "--image-column, --label-column would have no effect"),
         ("prepare images --layout channels-last", "--layout would have no effect"),
         ("prepare x.npy --size 8", "--size would have no effect"),

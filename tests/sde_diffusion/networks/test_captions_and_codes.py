@@ -104,7 +104,7 @@ def test_a_call_with_other_conditions_is_refused(settings: Any, call: Any, messa
     ("settings", "message"),
     [
         ({"caption": WORDS, "tokens": 4}, "tokens or captions, not both"),
-        ({"caption_width": 8}, "of a network with captions"),
+        ({"caption_width": 8}, "needs a network with captions"),
         ({"code": 4}, "give image=, its shape"),
         ({"image": (1, 4, 4), "code": 4, "resize": "nearest"}, "leave out resize="),
         ({"image": (1, 8, 8), "code": 0}, "code of a network is a length from 1 up"),
