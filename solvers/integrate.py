@@ -121,7 +121,7 @@ def solve(
         steps: number of grid intervals, instead of nfe.
         grid: a name in ``GRIDS``, the times themselves, or None for the solver's own.
         seeds: one integer per sample for stochastic solvers, 0 to B - 1 when absent. A sample depends on its
-            seed and not on its batch, and runs with other budgets follow the same Brownian path.
+            seed and not on its batch, and runs with other NFE follow the same Brownian path.
         trajectory: keep x at every time of the grid.
         errors: keep the local error estimates of the solver.
         on_step: called after every step, for progress.
@@ -129,7 +129,7 @@ def solve(
     ``torch.compile`` of a function that calls ``solve`` compiles what stands around it: compile the network instead.
 
     Raises:
-        ValueError: see the message: unknown names, budgets below the solver's minimum, bad grids, a process with noise
+        ValueError: see the message: unknown names, NFE below the solver's minimum, bad grids, a process with noise
             given to a solver without.
 
     >>> from solvers import ReverseProcess, Scales

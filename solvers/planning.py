@@ -41,7 +41,7 @@ def plan(
 
     Raises:
         TypeError: neither a ReverseProcess nor an Equation, or no solver.
-        ValueError: unknown names, budgets below the solver's minimum, bad grids, a problem that the solver cannot
+        ValueError: unknown names, NFE below the solver's minimum, bad grids, a problem that the solver cannot
             integrate.
 
     >>> import torch

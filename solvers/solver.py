@@ -102,7 +102,7 @@ class Solver(ABC):
 
     @property
     def follows_path(self) -> bool:
-        """Whether runs of a stochastic solver with other budgets, but one seed, approach one path."""
+        """Whether runs of a stochastic solver with other NFE, but one seed, approach one path."""
         return True
 
     @property

@@ -2,7 +2,7 @@ r"""Comparison of solvers on one model, from the same initial noise, by their di
 
 A deterministic solver has a paired error: the distance, root mean square over entries, of each of its samples to the
 endpoint that the converged probability flow (``sde_diffusion.sampling.reference_solution``) reaches from the same
-noise. At each budget all are compared with the one of the smallest mean error, sample by sample, by intervals that hold
+noise. At each NFE all are compared with the one of the smallest mean error, sample by sample, by intervals that hold
 for the whole table at once (``sde_diffusion.comparison.simultaneous``); one that contains 0 is no evidence of a
 difference. A stochastic solver has no such error. It, like every other, has the distance of its samples to the data:
 squared Frechet, with its interval, and sliced Wasserstein.
@@ -70,7 +70,7 @@ def compare(
 
     Args:
         model: any ScoreModel with a shape.
-        solvers: by the names to show; one, or one for each budget.
+        solvers: by the names to show; one, or one for each NFE.
         budgets: network evaluations for each sample.
         n: number of samples for each solver and NFE.
         paired: number of samples, the first ones, that are compared with the reference solution; at most n.
@@ -86,7 +86,7 @@ def compare(
         conditions: the same as keywords, such as ``label=...``.
 
     Raises:
-        ValueError: no solvers, none for a budget, a budget below 1, fewer than 2 paired samples, or none that can run.
+        ValueError: no solvers, none for an NFE, an NFE below 1, fewer than 2 paired samples, or none that can run.
         FloatingPointError: the model returns NaN or inf.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
@@ -193,7 +193,7 @@ def _row(
 ) -> ComparisonRow:
     try:
         parts = list(made)
-    except ValueError as error:  # the budget does not pay for one step, or is not the one it was tuned for
+    except ValueError as error:  # the NFE does not suffice for one step, or is not the one it was tuned for
         return ComparisonRow(name, nfe, float("nan"), None, None, None, 0.0, str(error))
     seconds = time.perf_counter() - begin
     x = torch.cat([part.x for part in parts]).double().cpu()

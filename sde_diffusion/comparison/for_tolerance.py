@@ -41,13 +41,13 @@ class SolverChoice:
 
     Attributes:
         solver: its name.
-        nfe: its budget.
+        nfe: network evaluations for each sample.
         tolerance: the requested tolerance.
         error: mean error of the pilot.
         bound: upper bound of it.
         pilot: number of pilot samples.
         reference_error: upper bound of the error of the flow that the pilot was measured against.
-        tried: (budget, solver, bound) of all that were run.
+        tried: (NFE, solver, bound) of all that were run.
     """
 
     solver: str
@@ -106,7 +106,7 @@ def choose_solver(
 
     Raises:
         ValueError: a tolerance that is not positive, fewer than 2 samples, a solver that is stochastic or adaptive, or
-            no budget in ``LADDER`` meets the tolerance.
+            no NFE in ``LADDER`` meets the tolerance.
         FloatingPointError: the model returns NaN or inf.
 
     >>> from sde_diffusion import GaussianMixture, VPSDE
@@ -144,7 +144,7 @@ def choose_solver(
         for name, solver in solvers.items():
             try:
                 solver.steps_for(nfe // model.cost)
-            except ValueError:  # below its least, or a table for another budget
+            except ValueError:  # below its least, or a table for another NFE
                 continue
             say(f"{name}, {nfe} evaluations")
             error = rms(model.units.to_data(solve(flow, x1, solver=solver, nfe=nfe).x) - endpoints)

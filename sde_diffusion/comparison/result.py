@@ -25,11 +25,11 @@ TIE = "no evidence of a difference"
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One solver at one budget.
+    """One solver at one NFE.
 
     Attributes:
         solver: its name.
-        nfe: the budget.
+        nfe: network evaluations for each sample.
         used: network evaluations of a sample, mean; NaN where it could not run.
         errors: paired error of each followed noise; None for stochastic solvers and those that failed.
         frechet: squared Frechet distance to the data, in squared units of x, without the bias of n samples; None where
@@ -61,10 +61,10 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A row against the best of its budget, which was chosen on the same samples.
+    """A row against the best of its NFE, which was chosen on the same samples.
 
     Attributes:
-        best: the name of the solver with the smallest mean error at the budget.
+        best: the name of the solver with the smallest mean error at the NFE.
         low: lower end of the interval of the mean of (its error - the best's), sample by sample; all intervals of a
             comparison hold at once with 95 %, the choice of the best included.
         high: upper end.
@@ -87,7 +87,7 @@ class Comparison(Displayed):
     """The rows of a comparison and its settings; a table and a figure of itself.
 
     Attributes:
-        rows: in the order of solvers, then budgets.
+        rows: in the order of solvers, then NFE.
         n: samples of each row.
         paired: number of samples that are compared with the reference solution.
         seed: seed of the initial noise.

@@ -18,7 +18,7 @@ different in 0 % of comparisons. No method can correct a mean that depends on ev
 two solvers with equal means, one log-normal and one normal, 64 samples call one better in 9 % of comparisons, and 16
 samples in 15 %.
 
-Several budgets are one family: the largest is taken over all of them.
+Several NFE are one family of comparisons: the largest is taken over all of them.
 
 ``python -m benchmarks.coverage`` measures the level.
 """
@@ -70,7 +70,7 @@ def _largest(d: Array, s: Array) -> Array:
 def _dealt(errors: Array, draws: int) -> Array:
     """The largest ratio of every deal, (draws,)."""
     n, solvers = errors.shape
-    # Groups of one size are dealt alike: what a noise has in common at several budgets stays common.
+    # Groups of one size are dealt alike: what a noise has in common at several NFE stays common.
     rng = np.random.default_rng(0)
     centred = errors - errors.mean(0)
     if solvers == 2:  # a deal is a sign of the difference
@@ -95,7 +95,7 @@ def critical_value(groups: Sequence[Array], *, level: float = 0.95, draws: int =
     Below 16 samples it is at least the quantile of t, since so few samples allow too few assignments.
 
     Args:
-        groups: errors (n, K) of every budget, each with its own best.
+        groups: errors (n, K) of every NFE, each with its own best.
         level: level of all intervals together.
         draws: random deals; fewer where n K is large, 500 or more.
 

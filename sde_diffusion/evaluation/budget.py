@@ -2,8 +2,8 @@ r"""Decomposition of the distance between samples and data.
 
 Five runs lead from the samples to the data, each without one more error. Their Frechet distances to the reference are
 
-    A   the solver with its budget, from the prior
-    B   many steps down to the last time t_min of that budget, then the same jump to 0
+    A   the solver with its NFE, from the prior
+    B   many steps down to the last time t_min of that run, then the same jump to 0
     C   many steps and a t_min near 0: the model's own law
     D   as C, from data noised to t = 1 instead of the prior
     E   n draws from the reference itself
@@ -55,7 +55,7 @@ class Budget:
         prior_kl: bound on KL(x_1 || prior), nats.
         prior_w2: bound on the 2-Wasserstein distance of x_1 and prior, units of x.
         loss: denoising loss of held-out data by time: (t, mean ||eps - eps_theta||^2 / d with its standard error).
-        times: (t_min of the budget, t_min of the fine runs).
+        times: (t_min of the run, t_min of the fine runs).
     """
 
     total: Estimate

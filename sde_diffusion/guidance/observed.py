@@ -5,7 +5,7 @@ The exact posterior mean adds the gradient of the likelihood of x_t to that of t
     D_y(x, t) = D(x, t) + (sigma^2 / alpha) grad_x log p(y | x_t = x),
 
 and p(y | x_t) is not tractable. A method is an approximation of this one line, so it is again a denoiser: every
-solver runs on it, and a budget counts its forward passes (backward passes come on top, see ``backward``).
+solver runs on it, and the NFE counts its forward passes (backward passes come on top, see ``backward``).
 
 Each approximation has a bias on data that is not Gaussian; ``benchmarks/posterior.py`` measures it against the exact
 posteriors of mixtures.

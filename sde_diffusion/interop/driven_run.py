@@ -50,7 +50,7 @@ def asked_times(
     nfe: int | None = None,
     grid: str | Sequence[float] | Tensor | None = None,
 ) -> Asked:
-    """The plan of a run with a budget or on a grid.
+    """The plan of a run with an NFE or on a grid.
 
     Args:
         problem: path and eta; the model is not used.

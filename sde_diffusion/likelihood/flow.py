@@ -143,7 +143,7 @@ def log_likelihood(
         tolerance: relative and absolute, per step, of x and of nats per dimension, for adaptive solvers given by name.
         solver: a name in ``SOLVERS`` or a Solver; it must take an Equation.
         steps: steps of a fixed-step solver, equal in tau.
-        nfe: budget of forward passes, instead of steps; a cap for adaptive solvers.
+        nfe: forward passes of the network, instead of steps; a cap for adaptive solvers.
         t_min: first time of the flow, in (0, 1); 1e-5 for a network, 1e-7 for a model with exact densities.
         other_t_min: a second value, to measure the effect of the truncation; the run is made twice.
         prior: x_1 (B, ...) -> log-density (B,). By default that of ``sde.prior``, from which sampling starts; for a

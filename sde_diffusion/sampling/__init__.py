@@ -1,4 +1,4 @@
-"""From a model, a solver and a budget to samples; reference solutions and inversion."""
+"""From a model, a solver and an NFE to samples; reference solutions and inversion."""
 
 from sde_diffusion.sampling.editing import edit, transport
 from sde_diffusion.sampling.inversion import decode, encode

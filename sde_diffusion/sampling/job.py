@@ -264,7 +264,7 @@ def job_again(
         shards=record.get("shards"),
         speed=Speed(**record["speed"]) if "speed" in record else None,
     )
-    # What was asked for, as it was put: the name of the grid and the budget, whose times and steps are used here.
+    # What was asked for, as it was put: the name of the grid and the NFE, whose times and steps are used here.
     job.record["grid"], job.record["nfe"]["asked"] = record["grid"], record["nfe"]["asked"]
     if "choice" in record:
         job.record["choice"] = record["choice"]

@@ -1,6 +1,6 @@
 r"""A start from noised data instead of pure noise (Meng et al. 2022, SDEdit).
 
-The run starts at t = strength from x_t = alpha x + sigma eps, and all evaluations of a budget lie below this t.
+The run starts at t = strength from x_t = alpha x + sigma eps, and all evaluations of a run lie below this t.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sampling: from a model, a solver's name and a budget to samples, batch by batch.
+"""Sampling: from a model, a solver's name and an NFE to samples, batch by batch.
 
 Sample k of a run starts from the noise of its seed, ``seed * 2^32 + k``; batch size, device and the number
 of samples do not change it.

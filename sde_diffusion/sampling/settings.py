@@ -28,7 +28,7 @@ class SamplingRun(NamedTuple):
         solver: the solver that runs.
         times: its times, float64 (steps + 1,).
         eta: the noise level of the reverse process.
-        nfe: the budget; None where the times say how many steps there are.
+        nfe: network evaluations for each sample; None where the times say how many steps there are.
     """
 
     solver: Solver
@@ -103,7 +103,7 @@ class SamplingSettings:
         """The run of these settings on a model, with the solver's defaults for settings that are not given.
 
         Raises:
-            ValueError: unknown names, or a budget that does not fit the solver; see ``solvers.plan``.
+            ValueError: unknown names, or an NFE that does not fit the solver; see ``solvers.plan``.
 
         >>> from sde_diffusion import GaussianMixture, VPSDE
         >>> model = GaussianMixture(torch.tensor([[-1.0], [1.0]]), std=0.1, sde=VPSDE())

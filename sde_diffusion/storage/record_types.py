@@ -303,7 +303,7 @@ class EvaluationRecord(_EvaluationRecordOptional):
     """evaluation.json: figures of samples with standard errors.
 
     ``source`` is the model or file, ``reference`` the data and ``features`` the extractor; ``runs`` has an entry for
-    each solver and budget, ``budget`` the terms of the error.
+    each solver and NFE, ``budget`` the terms of the error.
     """
 
     format: int

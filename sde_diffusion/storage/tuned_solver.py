@@ -35,7 +35,7 @@ def tuned_folder(stored: StoredModel) -> Path:
 
 
 def file_name(nfe: int, condition: str = "") -> str:
-    """The name of the file for a budget, and for a condition such as labels with a guidance scale.
+    """The name of the file for an NFE, and for a condition such as labels with a guidance scale.
 
     >>> file_name(8), file_name(8, "label-w2")
     ('nfe-8.json', 'nfe-8-label-w2.json')
@@ -95,12 +95,12 @@ def require_tuned(path: Path) -> None:
 
 
 def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int, condition: str = "") -> Solver:
-    """Read a tuned solver and check that it is for this model, budget and condition.
+    """Read a tuned solver and check that it is for this model, NFE and condition.
 
     Raises:
         FileNotFoundError: no such file or folder exists.
         CheckpointError: the file is torn, foreign or of another version.
-        ValueError: it was made for another model or budget; the message names both.
+        ValueError: it was made for another model or NFE; the message names both.
     """
     path = Path(path)
     if not path.is_file():
@@ -143,7 +143,7 @@ def find_tuned(stored: StoredModel, nfe: int | None, condition: str = "") -> Sol
     """The tuned solver of a model and a condition for an NFE; without an NFE the only one.
 
     Raises:
-        FileNotFoundError: no such file or folder exists for this model, or this budget.
+        FileNotFoundError: no such file or folder exists for this model, or this NFE.
         ValueError: several tuned solvers and no given NFE.
     """
     if nfe is None:
@@ -159,7 +159,7 @@ def find_tuned(stored: StoredModel, nfe: int | None, condition: str = "") -> Sol
 
 
 def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | None:
-    """The file of the tuned solver for these weights, this budget and this condition; None where there is none."""
+    """The file of the tuned solver for these weights, this NFE and this condition; None where there is none."""
     try:
         path = tuned_folder(stored) / file_name(nfe, condition)
         load_tuned(path, stored, nfe, condition)

@@ -3,9 +3,9 @@
     order            deterministic: slope of the error on exact flows, within 0.15 of the order
     weak             stochastic: slope of the errors of mean and variance, exact where possible
     strong           stochastic: slope of the distance on one Brownian path
-    tolerance, cap   adaptive: error against tolerance; interval and budget
+    tolerance, cap   adaptive: error against tolerance; interval and NFE
     equation         the order on plain equations
-    evaluations      network calls counted, against the declared formula, for budgets 1 to 50
+    evaluations      network calls counted, against the declared formula, for NFE 1 to 50
     batch            a sample does not depend on its batch
     dtype, images    precision, device and shape are kept
     parametrization  noise, data, velocity or score: one result
@@ -13,7 +13,7 @@
     refinement       10, 20 and 40 evaluations follow one Brownian path
     grids            a user's own times, down to the data or up to the noise
     few steps        1, 2 and 3 steps
-    matrix           four paths x six budgets x four grids
+    matrix           four paths x six NFE x four grids
 
 ``CHECKS`` is the table of them; the tests run every entry on every solver.
 """
@@ -80,7 +80,7 @@ def verify(solver: str | Solver, checks: Iterable[str] | None = None) -> Report:
 
     >>> report = verify("ddim", ["order", "evaluations"])
     >>> report.passed, report.checks[1].measured
-    (True, 'equal for every budget')
+    (True, 'equal for every NFE')
     """
     name, solver = find_solver(solver) if isinstance(solver, str) else (type(solver).__name__, solver)
     if ReverseProcess not in solver.needs:

@@ -30,7 +30,7 @@ class _Silent:
 
 
 def evaluations(solver: Solver) -> Check | None:
-    """For budgets of 1 to 50: counted == declared <= budget, or a ValueError below the minimum."""
+    """For NFE of 1 to 50: counted == declared <= NFE, or a ValueError below the minimum."""
     if solver.adaptive:
         return None
     problem = ReverseProcess(lambda x, t: 0.5 * x, VP, eta=float(solver.stochastic))
@@ -52,6 +52,6 @@ def evaluations(solver: Solver) -> Check | None:
         "evaluations",
         not wrong,
         f"counted = {formula(solver)}, within 1 to 50",
-        "; ".join(wrong[:3]) or "equal for every budget",
+        "; ".join(wrong[:3]) or "equal for every NFE",
         {"minimum": least, "counted": spent, "wrong": len(wrong)},
     )

@@ -7,7 +7,7 @@ From t to s the state keeps x / alpha, x <- (alpha_s / alpha_t) x, and takes M L
 the rule of Song & Ermon 2019, algorithm 1: alpha_i = epsilon sigma_i^2 / sigma_L^2, with r = epsilon / sigma_L^2 = 0.2
 and M = 100 in their experiments. For n levels the state stays behind the marginals by O(1 / (n M r)), which is the
 declared order, and the steps have a bias of O(r) that no number of levels removes: smaller r with larger M does. The
-Langevin time of a run grows with n, so that runs of different budgets do not approach one path.
+Langevin time of a run grows with n, so that runs of different NFE do not approach one path.
 """
 
 from __future__ import annotations

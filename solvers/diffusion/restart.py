@@ -121,7 +121,7 @@ class Restart(Solver):
         """One step of Heun's method, then the repetitions that end at s."""
         x = heun_step(problem, x, t, s)
         for key, again in state.repetitions[state.done]:
-            # Keyed by the repetition and not by a time of the grid: runs of other budgets get the same noise.
+            # Keyed by the repetition and not by a time of the grid: runs of other NFE get the same noise.
             xi = noise.independent(x, torch.zeros((), device="cpu"), key)
             x = add_noise(problem, x, s, again[0], xi if self.s_noise == 1 else xi * self.s_noise)
             for a, b in pairwise(again):

@@ -16,7 +16,7 @@ this is Lu et al. 2022a, algorithms 1 and 2, and 2022b, algorithm 1, up to terms
 error; with ``published`` it is those.
 
 **The inner nodes are times of the grid**: a step of order p covers p of its intervals. So every
-interval is one evaluation, a run of n steps is n evaluations and any budget is met exactly. What
+interval is one evaluation, a run of n steps is n evaluations and any NFE is met exactly. What
 does not divide is a step of lower order: one of order 1 among those of order 2, one or two of order
 2 among those of order 3. They come first, where the flow is nearly linear. x at an inner node is an
 approximation of lower order.

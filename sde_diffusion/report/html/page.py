@@ -20,7 +20,7 @@ class Shown:
 
     Attributes:
         solver: its name.
-        nfe: the budget.
+        nfe: network evaluations for each sample.
         x: samples (K, ...) in the units of the data.
         error: distance of each to the reference solution, RMS over entries (K,); None without a reference.
         times: the solver's times (T,), from 1 to 0; None where each sample has its own.

@@ -78,7 +78,7 @@ def same_noise_gallery(
     for (name, nfe), solver in ways.items():
         try:
             run = SamplingSettings(solver, nfe, seed=seed).resolve(model, model.shape)
-        except ValueError as refused:  # the budget does not pay for one step, or is not the one it was tuned for
+        except ValueError as refused:  # the NFE does not suffice for one step, or is not the one it was tuned for
             missing[name, nfe] = str(refused)
             continue
         keep = not run.solver.adaptive and not run.solver.stochastic
