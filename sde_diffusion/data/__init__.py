@@ -82,7 +82,7 @@ def find_data(name: str, data_dir: str | os.PathLike[str] | None, split: str, la
     """Return the data set of this name or at this path, with its labels."""
     if data_dir is not None and name not in PUBLISHED:
         raise InputError(
-            f"data_dir (--data-dir) applies to {' and '.join(PUBLISHED)}; {name} has no files there, leave it out"
+            f"data_dir (--data-dir) applies to {', '.join(PUBLISHED)}; {name} has no files there, leave it out"
         )
     if layout is not None and name in NAMES:
         raise InputError(f"layout (--layout) applies to arrays of your own; {name} has one already, leave it out")
