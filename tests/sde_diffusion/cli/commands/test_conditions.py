@@ -143,7 +143,7 @@ def test_the_latest_run_is_no_classifier_and_labels_take_the_labelled_network(
 ) -> None:
     (here / "runs").mkdir()
     shutil.copytree("classifier", "runs/classifier")
-    said = run("sample --label 3 --guidance 2 --n 2 --nfe 4 --out one")
+    said = invoke("sample --label 3 --guidance 2 --n 2 --nfe 4 --out one").stderr
     assert "the bundled network of digits with labels, bundled-labelled" in said
     assert record("one")["checkpoint"]["path"] == "bundled-labelled"
     assert "bit-equal" in run("sample --record one/samples.json --out two")
