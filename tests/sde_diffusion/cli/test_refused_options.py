@@ -42,7 +42,7 @@ def refused(*args: str) -> str:
     [
         ("inspect x.npy --force", "--force would have no effect: it lets --picture replace"),
         ("inspect x.npy --data-dir .", "x.npy has no files there"),
-        ("inspect digits --data-dir .", "(--data-dir) applies to mnist, cifar10, mnist-pairs; digits has no files there"),
+        ("inspect digits --data-dir .", "applies to mnist, cifar10, mnist-pairs; digits has no files"),
         ("train --data x.npy --data-dir . --out o", "x.npy has no files there"),
         ("train --layout channels-first --out o", "digits has one already"),
         ("train --data images/ --layout channels-first --out o", "images is a folder"),

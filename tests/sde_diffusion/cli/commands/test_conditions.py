@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sde_diffusion.data import load_data
-from tests.command import refused, run
+from tests.command import invoke, refused, run
 
 TRAIN = "train --steps 4 --batch-size 16 --device cpu"
 FEW = "--n 40 --nfe 2 --metrics mmd --processes 1 --draws 4"
