@@ -53,6 +53,7 @@ RULED_OUT = {
     r"yardsticks?": "reference solution",
     r"(least|smallest) budget": "minimum NFE",
     r"with the budget of|takes a budget": "NFE",
+    r"what (the|a) network (takes|receives)": "inputs, or conditions, of the network",
 }
 PATTERN = {re.compile(rf"\b(?:{phrase})\b", re.I): better for phrase, better in RULED_OUT.items()}
 

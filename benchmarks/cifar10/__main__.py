@@ -3,9 +3,9 @@
     python -m benchmarks.cifar10 --data-dir DIR --out cifar10              # a GPU: 20 minutes of training
     python -m benchmarks.cifar10 --data-dir DIR --out small --miniature    # the CPU: 3 minutes
 
-Trains a VP U-Net, draws samples with every solver at every budget, and measures their squared Frechet distance to the
+Trains a VP U-Net, draws samples with every solver at every NFE, and measures their squared Frechet distance to the
 training images: in Inception features with ``--weights``, else in those of a classifier that is trained here on the
-same images. The best scheduler of diffusers, chosen at each budget on the same network, is a row of its own. Writes
+same images. The best scheduler of diffusers, chosen at each NFE on the same network, is a row of its own. Writes
 ``results.json``, ``table.md``, ``curve.png`` and ``samples.png``.
 """
 

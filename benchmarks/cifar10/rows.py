@@ -1,4 +1,4 @@
-"""The rows of the table: every solver at every budget, and the best scheduler of diffusers on the same network."""
+"""The rows of the table: every solver at every NFE, and the best scheduler of diffusers on the same network."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ours(
 def theirs(
     model: ScoreModel, extractor: Extractor, reference: FeatureStatistics, settings: Settings, seed: int = 0
 ) -> Iterator[Row]:
-    """The scheduler of diffusers with the smallest error to the reference solution on a pilot, at each budget."""
+    """The scheduler of diffusers with the smallest error to the reference solution on a pilot, at each NFE."""
     if find_spec("diffusers") is None:
         return
     from benchmarks.peers import Config, Task, peers
@@ -107,7 +107,7 @@ def theirs(
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown: a line for each solver and a column for each budget."""
+    """The rows as a table in Markdown: a line for each solver and a column for each NFE."""
     budgets = sorted({row.nfe for row in rows})
     lines = ["| solver | " + " | ".join(f"{nfe} NFE" for nfe in budgets) + " |"]
     lines.append("| --- |" + " --- |" * len(budgets))
