@@ -28,9 +28,11 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grey(half: Tensor) -> Tensor:
-    """The brightest channel of each pixel, stretched to [-1, 1] for each image, (N, 1, S, S)."""
+    """The brightest channel of each pixel, stretched to [-1, 1] for each image and padded to a multiple of 4."""
     light = half.amax(1, keepdim=True) + 1
-    return 2 * light / light.amax((1, 2, 3), keepdim=True).clamp_min(1e-3) - 1
+    image = 2 * light / light.amax((1, 2, 3), keepdim=True).clamp_min(1e-3) - 1
+    side = -half.shape[-1] % 4
+    return nn.functional.pad(image, (0, side, 0, side), value=-1.0)
 
 
 def trained_reader(data: Data, epochs: int, seed: int = 0) -> Network:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.guidance_options import GuidanceArguments, GuidanceOption, LabelOption
+from sde_diffusion.cli.guidance_options import CaptionOption, GuidanceArguments, GuidanceOption, LabelOption
 from sde_diffusion.cli.options import (
     DeviceOption,
     ModelOption,
@@ -24,6 +24,7 @@ Examples:
 sdediff edit variations cat.png --strength 0.2,0.5,0.8
 sdediff edit interpolate a.png b.png --n 9
 sdediff edit transport three.png --label 3 --to 5,8
+sdediff edit transport pair.png --caption "a one left of a two" --to "a one left of a six"
 sdediff sample --from cat.png --strength 0.4   samples of one strength
 """
 
@@ -44,6 +45,7 @@ OF = {
     "seed": (Mode.variations,),
     "guidance": (Mode.variations,),
     "to": (Mode.transport,),
+    "caption": (Mode.transport,),
     "n": (Mode.variations, Mode.interpolate),
     "tolerance": (Mode.interpolate, Mode.transport),
 }
@@ -63,10 +65,15 @@ def edit(
     ] = "0.2,0.4,0.6,0.8",
     to: Annotated[
         str | None,
-        typer.Option("--to", help="Classes of the results, for transport: names, numbers or all.", show_default=False),
+        typer.Option(
+            "--to",
+            help="Classes of the results, for transport: names, numbers or all; with --caption captions, apart by ;",
+            show_default=False,
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", help="Results in a row, for variations and interpolate.")] = 7,
     label: LabelOption = None,
+    caption: CaptionOption = None,
     guidance: GuidanceOption = None,
     solver: Annotated[str, typer.Option("--solver", help="Solver, for variations.")] = "pf-ode",
     nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations of a variation.")] = 20,
@@ -84,12 +91,13 @@ def edit(
 
     variations adds noise to an image up to the times --strength and samples from there. interpolate follows the
     probability flow to the codes of two images and decodes the codes between them. transport encodes with the class
-    --label and decodes with the classes --to.
+    --label, or with the --caption, and decodes with the classes or captions --to.
     """
     from sde_diffusion.files.writing import require_new, unused
     from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.sampling.given.conditions import given_captions
     from sde_diffusion.sampling.given.edit_folder import save_edits
-    from sde_diffusion.sampling.given.edits import morphs, transports, variations
+    from sde_diffusion.sampling.given.edits import morphs, retold, transports, variations
     from sde_diffusion.sampling.given.samples import given_samples
     from sde_diffusion.sampling.sampler import check_count
     from sde_diffusion.sampling.settings import SamplingSettings
@@ -108,7 +116,14 @@ def edit(
     check_count(n, x.shape[1:])
     network = load(stored, device=str(device_for(device or "auto")))
     settings: dict[str, Any] = {"labels": labels}
-    if mode is Mode.transport:
+    if mode is Mode.transport and caption:
+        told = [part.strip() for part in (to or "").split(";") if part.strip()]
+        if label is not None or not told:
+            raise InputError('transport by captions needs both: --caption "a three left of a two" --to "a three ..."')
+        settings |= {"captions": list(caption), "to": told, "tolerance": tolerance}
+        others = {text: given_captions([text], stored) for text in told}
+        edits = retold(network, x, given_captions(caption, stored), others, tolerance)
+    elif mode is Mode.transport:
         if labels is None or to is None:
             raise InputError("transport needs the class of the images and those of the results: --label 3 --to 5,8")
         targets = GuidanceArguments(label=to).labels(stored) or []

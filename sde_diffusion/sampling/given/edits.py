@@ -3,6 +3,7 @@ r"""Edits of given samples, one function for each mode of `sdediff edit`.
     variations    noised to several times t and denoised: a row for each sample and t
     morphs        the codes of two neighbours and those between them on the great circle, decoded: a row for each pair
     transports    encoded with one label, decoded with others: a row for each sample
+    retold        encoded with one caption, decoded with others: a row for each sample
 
 The codes are those of the probability flow. The second column of ``transports``, and the ends of ``morphs``, are
 decoded without a change: their distance to what was given is the error of the flow's round trip, ``Edits.error``.
@@ -10,13 +11,14 @@ decoded without a change: their distance to what was given is the error of the f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
 from sde_diffusion.sampling.inversion import flow_map, interpolate
 from sde_diffusion.sampling.noised_start import NoisedStart
@@ -160,20 +162,55 @@ def transports(
         ValueError: a model without labels, or classes that it does not have.
     """
     called = (lambda k: names[k]) if names is not None else str
-    _, own = guided_model(model, len(x), source)
+    own = guided_model(model, len(x), source)[1]
+    others = {called(target): guided_model(model, len(x), [target])[1] for target in targets}
+    rows = [called(source[k % len(source)]) for k in range(len(x))]
+    return _transported(model, x, own, others, rows, tolerance)
+
+
+@torch.no_grad()
+def retold(
+    model: ScoreModel, x: Tensor, source: GivenCondition, targets: Mapping[str, GivenCondition], tolerance: float = 1e-4
+) -> Edits:
+    """Each sample as one of each target caption; the first result is its own caption, decoded again.
+
+    Args:
+        model: trained with captions.
+        x: (m, ...).
+        source: captions of x in turn.
+        targets: captions of the results, by their names.
+        tolerance: of the flow.
+
+    Raises:
+        ValueError: a model without captions.
+    """
+    own = guided_model(model, len(x), None, GuidanceSettings(condition=source))[1]
+    others = {
+        name: guided_model(model, len(x), None, GuidanceSettings(condition=given))[1] for name, given in targets.items()
+    }
+    return _transported(model, x, own, others, [], tolerance)
+
+
+def _transported(
+    model: ScoreModel,
+    x: Tensor,
+    own: dict[str, Tensor],
+    others: Mapping[str, dict[str, Tensor]],
+    rows: list[str],
+    tolerance: float,
+) -> Edits:
     codes, there = flow_map(model, x, True, tolerance=tolerance, condition=own)
     again, back = flow_map(model, codes, False, tolerance=tolerance, condition=own)
     columns, spent = [again], [there + back]
-    for target in targets:
-        _, other = guided_model(model, len(x), [target])
+    for other in others.values():
         found, back = flow_map(model, codes, False, tolerance=tolerance, condition=other)
         columns.append(found)
         spent.append(there + back)
     return Edits(
         torch.stack(columns, 1).float().cpu(),
         x,
-        ["round trip", *(f"as {called(target)}" for target in targets)],
-        [called(source[k % len(source)]) for k in range(len(x))],
+        ["round trip", *(f"as {name}" for name in others)],
+        rows,
         _range(torch.cat(spent)),
         _error(columns[0], x),
     )

@@ -13,10 +13,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from sde_diffusion.cli import app
+from sde_diffusion.data import load_data
 from sde_diffusion.data.captioned.digit_pairs import VOCABULARY
+from sde_diffusion.sampling.editing import transport
 from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.storage.checkpoint import load
-from sde_diffusion.text import to_numbers
+from sde_diffusion.text import to_caption, to_numbers
 
 pytestmark = pytest.mark.slow
 ASKED = ["--caption", "a three left of a seven", "--caption", "an eight right of a red two"]
@@ -72,6 +74,26 @@ def test_a_file_of_captions_and_guidance() -> None:
     np.testing.assert_array_equal(np.load("a/samples.npz")["x"], np.load("b/samples.npz")["x"])
     record = json.loads(Path("b/samples.json").read_text())
     assert record["nfe"]["most"] == 8
+
+
+def test_a_text_difference_changes_an_image_and_keeps_its_noise() -> None:
+    data = load_data("digit-pairs")
+    np.save("x.npy", data.x[:2].numpy())
+    told = to_caption(data.condition.values[0], VOCABULARY)  # type: ignore[union-attr]
+    words = ["edit", "transport", "x.npy", "--run", "run", "--caption", told, "--tolerance", "1e-3", "--out", "e"]
+    run(*words, "--to", f"{told}; {ASKED[1]}")
+    found = np.load("e/edit.npz")
+    x = torch.tensor(found["given"])
+    source, target = (to_numbers([text] * 2, VOCABULARY) for text in (told, ASKED[1]))
+    expected = transport(load("run"), x, {"caption": source}, {"caption": target}, tolerance=1e-3)
+    assert found["x"].shape == (2, 3, 3, 10, 20)  # the round trip, as its own caption, as the other
+    np.testing.assert_allclose(found["x"][:, 2], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(found["x"][:, 1], found["x"][:, 0], atol=1e-5)
+    assert json.loads(Path("e/edit.json").read_text())["settings"]["to"] == [told, ASKED[1]]
+    message = refused(*words[:-2], "--to", "a thre left of a seven")
+    assert "unknown word 'thre'" in message
+    assert "transport by captions needs both" in refused(*words[:-2])
+    assert "would have no effect" in refused("edit", "variations", "x.npy", "--caption", "a three")
 
 
 def test_a_run_is_resumed_without_naming_its_captions() -> None:
