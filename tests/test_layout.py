@@ -22,7 +22,7 @@ LAYERS = [
     {"guidance", "points"},
     {"storage"},
     {"training", "sampling"},
-    {"likelihood", "tuning", "verify", "distillation", "semantic"},
+    {"likelihood", "tuning", "verify", "distillation", "semantic", "cascade"},
     {"evaluation"},
     {"comparison"},
     {"interop"},

@@ -62,7 +62,7 @@ def find_reference(
         raise InputError("the model does not say what it was trained on; give --reference")
     name = recorded_data(stored.data["name"], "--reference")
     data = load_data(name, data_dir, split=split, layout=recorded_layout(stored.data, name))
-    if split == "train" and data.fingerprint != stored.data.get("fingerprint"):
+    if split == "train" and data.fingerprint != stored.data.get("source", stored.data.get("fingerprint")):
         raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
     return None, data
 

@@ -7,6 +7,7 @@ PATH              a folder of images: those with the names of the data's images,
                   .txt: a caption on each line
 PATH:NAME         the array NAME of an .npz file
 PATH:A,B          the columns A and B of a .csv file
+task:NAME         made of the samples (``data.tasks``)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sde_diffusion.data.dataset import Data
 from sde_diffusion.data.files import load_folder, load_path, read_arrays, read_image
 from sde_diffusion.data.images import SUFFIXES, image_paths
 from sde_diffusion.data.prepared import NOTE
+from sde_diffusion.data.tasks.degraded import PREFIX, task_conditions
 from sde_diffusion.files.reading import require_regular
 from solvers.errors import InputError, NotFoundError, choose
 
@@ -46,6 +48,8 @@ def load_condition(
         FileNotFoundError: nothing exists there.
         ValueError: a file of another kind, an unknown array or column, or another number of conditions than samples.
     """
+    if place.startswith(PREFIX):
+        return _of_task(place, data)
     path, part = _split(place)
     if not path.exists():
         raise NotFoundError(f"no conditions at {path}: expected {PLACES}")
@@ -69,6 +73,18 @@ def load_condition(
     if data is not None and len(found) != len(data):
         raise InputError(f"{place} has {len(found)} conditions for the {len(data)} samples of {data.name}")
     return found
+
+
+def _of_task(place: str, data: Data | None) -> Conditions:
+    task, _, source = place.partition("@")
+    if not source and data is None:
+        raise InputError(f"{place} makes conditions of samples; say of which: {place}@digits, or @ and a path")
+    if source:
+        from sde_diffusion.data import NAMES, find_data
+
+        data = find_data(source, None, "test" if source in NAMES else "train")
+    assert data is not None
+    return task_conditions(task, data, place)
 
 
 def _split(place: str) -> tuple[Path, str | None]:

@@ -53,6 +53,7 @@ class Data(Displayed):
         class_names: what the classes are called, or the numbers that they had where these have gaps.
         condition: a vector, an image or tokens for each sample, or None.
         layout: that of the array that x was made from, where one was given; x itself has its channels first.
+        source: fingerprint of the samples, if these are their latents.
 
     Raises:
         TypeError: x or labels of another dtype.
@@ -72,6 +73,7 @@ class Data(Displayed):
     class_names: tuple[str, ...] | None = None
     condition: Conditions | None = None
     layout: str | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         """Validate dtype, rank and finiteness."""

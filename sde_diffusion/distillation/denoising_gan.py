@@ -77,7 +77,7 @@ def generator_for(model: ScoreModel, nfe: int, latent: int = 16, seed: int = 0) 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build(model.network.name, **{**settings, "context": latent})
+        network: Any = build(model.network.name, **{**settings, "context": latent})
     near_noise = model.parametrization.defined_at_pure_noise
     if near_noise:
         network.load_state_dict(model.network.state_dict(), strict=False)

@@ -45,7 +45,7 @@ def seconds_for(
     one = seconds_per_evaluation(model, x1, drawings[0].batch_size, condition, n)
     start = time.perf_counter()
     with torch.no_grad():
-        sampler.extractor(model.units.to_data(x1).clamp(-1, 1).float())
+        sampler.extractor(model.to_samples(x1).clamp(-1, 1).float())
     taken = (time.perf_counter() - start) / len(x1)
     evaluations = sum(drawing.nfe or drawing.steps or DEFAULT_NFE for drawing in drawings)
     world = 1 if sampler.pool is None else sampler.pool.world

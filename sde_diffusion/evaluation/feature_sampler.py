@@ -120,6 +120,6 @@ class FeatureSampler:
         given = cut(model.bind(dict(self.condition)), n, torch.arange(start, start + size, device="cpu"), x1.device)
         out = solve(run.process(model, given), x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds)
         check_status(out, start)
-        found = self.extractor(model.units.to_data(out.x).float())
+        found = self.extractor(model.to_samples(out.x).float())
         p = found.probabilities
         return Drawn(found.features.cpu(), None if p is None else p.cpu(), out.nfe.cpu())

@@ -21,6 +21,7 @@ from sde_diffusion.data import Conditions, Data
 from sde_diffusion.likelihood.dequantization import bits_per_dim, dequantise
 from sde_diffusion.likelihood.flow import EXACT_LIMIT, LogLikelihood, log_likelihood
 from sde_diffusion.likelihood.lower_bound import Bound, elbo
+from sde_diffusion.models.autoencoder import AutoencoderModel
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
@@ -30,6 +31,7 @@ from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_mo
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
+from sde_diffusion.training.autoencoding.latents import latents_of
 from solvers.errors import InputError, require_whole
 from solvers.planning import MOST
 
@@ -120,6 +122,10 @@ def measure(
     ):
         require_whole(name, value, least, most)
     model = load(stored, device=str(device)).requires_grad_(False)
+    decoder = model.decoder
+    of_latents = isinstance(decoder, AutoencoderModel) and data.shape == model.sample_shape
+    if isinstance(decoder, AutoencoderModel) and of_latents:
+        data = latents_of(decoder, data)
     x, bins = likelihood_data(data, n, seed)
     own = isinstance(labels, str)
     given = _own_labels(data, chosen_rows(data, n, seed)) if isinstance(labels, str) else labels
@@ -170,6 +176,8 @@ def measure(
         **_summary(parts, bins, probe),
     }
     bound = _joined(bounds)
+    if decoder is not None:
+        report["latent"] = {"shape": list(x.shape[1:]), "of_data": of_latents}
     if bound is not None:
         report["elbo"] = {
             "steps": elbo_steps,
@@ -307,4 +315,10 @@ def headline(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"trace {report['trace']}{known}; {report['nfe']:.0f} evaluations for both times")
     if "elbo" in report:
         lines.append(f"ELBO {shown(report['elbo']['nats'])} nats, {report['elbo']['steps']} steps")
+    if "latent" in report:
+        shape = tuple(report["latent"]["shape"])
+        lines.append(
+            f"these are nats of the latents z, of shape {shape}, not of the data x: for a decoder p(x | z) and a "
+            "posterior q(z | x), E_q[log p(x | z) + log p(z)] + H(q) is a lower bound of log p(x)"
+        )
     return lines + ([report["note"]] if report["note"] else [])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,22 @@ from solvers.errors import InputError, InputTypeError
 from solvers.problem import LearnedVariance
 from solvers.solver import Solver
 
+
+class Decoder(Protocol):
+    """What a latent model needs of its autoencoder, an ``AutoencoderModel``."""
+
+    shape: tuple[int, ...] | None
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents of samples."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Samples of latents."""
+
+    def to(self, device: torch.device) -> Any:
+        """The autoencoder on a device."""
+
+
 PREDICTS = tuple(PARAMETRIZATIONS)
 _KNOWN = 4096  # times whose (p, q) are kept
 
@@ -50,6 +66,7 @@ class ScoreModel(Displayed, nn.Module):
         normalization: units of the data against those of x_0 here, see below; None where they are not decided yet:
             ``train`` then measures them.
         sampler: the solver that the model was made for, if it was distilled; ``sample`` takes it by default.
+        decoder: the autoencoder of a latent model, whose data are latents; ``sample`` decodes them.
 
     The methods of a model and its reverse processes are in the units of the network, in which the data have about unit
     scale. ``sample``, ``log_likelihood``, ``encode`` and all else that takes or gives data convert by ``units``.
@@ -73,6 +90,7 @@ class ScoreModel(Displayed, nn.Module):
         cost: int = 1,
         normalization: Normalization | None = None,
         sampler: Solver | None = None,
+        decoder: Decoder | None = None,
     ) -> None:
         super().__init__()
         if not sigma_data > 0:
@@ -91,6 +109,8 @@ class ScoreModel(Displayed, nn.Module):
         self.cost = cost
         self.normalization = normalization
         self.sampler = sampler
+        # Not a submodule: it takes no part in training, and is described by its hash.
+        self.__dict__["_decoder"] = decoder
         if normalization is not None and self.shape is not None:
             normalization.check_shape(self.shape)
         self._pure_noise_at_1 = float(sde.marginal(1.0)[0]) == 0
@@ -169,6 +189,33 @@ class ScoreModel(Displayed, nn.Module):
     def units(self) -> Normalization:
         """The map between data and what the network sees; the identity where none is decided."""
         return IDENTITY if self.normalization is None else self.normalization
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """The autoencoder of a latent model, also behind guidance; None for other models."""
+        own: Decoder | None = self.__dict__.get("_decoder")
+        inner = self._modules.get("model")
+        return inner.decoder if own is None and isinstance(inner, ScoreModel) else own
+
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """The shape of what ``sample`` returns: of a decoded sample for a latent model, else ``shape``."""
+        return self.shape if self.decoder is None else self.decoder.shape
+
+    def to_samples(self, z: Tensor) -> Tensor:
+        """What ``sample`` returns for x_0 = z in the units of the network: in units of the data, and decoded."""
+        x = self.units.to_data(z)
+        return x if self.decoder is None else self.decoder.to(x.device).decode(x)
+
+    def from_samples(self, x: Tensor) -> Tensor:
+        """The inverse of ``to_samples``: x_0 in the units of the network; images of a latent model are encoded.
+
+        Data in the shape of the latents are taken as latents.
+        """
+        decoder = self.decoder
+        if decoder is not None and tuple(x.shape[1:]) == decoder.shape:
+            x = decoder.to(x.device).encode(x)
+        return self.units.to_model(x)
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's inputs at (x, t), before x is cast to the network's dtype."""

@@ -14,18 +14,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from sde_diffusion.networks.autoencoder import Autoencoder, default_multipliers
 from sde_diffusion.networks.classifier import Classifier
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.point_transformer import PointTransformer
+from sde_diffusion.networks.principal_components import PrincipalComponents
 from sde_diffusion.networks.unet import UNet
 from solvers.errors import InputError, choose
 
 ScoreNetwork = UNet | DiT | MLP | PointTransformer
 NETWORKS: dict[str, type[ScoreNetwork]] = {"unet": UNet, "dit": DiT, "mlp": MLP, "points": PointTransformer}
 """Networks of score models, by the name that a checkpoint stores."""
-DESCRIBED: dict[str, type[ScoreNetwork] | type[Classifier]] = {**NETWORKS, Classifier.name: Classifier}
-"""Those, and the classifier of noisy samples."""
+Network = ScoreNetwork | Classifier | Autoencoder | PrincipalComponents
+DESCRIBED: dict[str, type[Network]] = {
+    **NETWORKS,
+    Classifier.name: Classifier,
+    Autoencoder.name: Autoencoder,
+    PrincipalComponents.name: PrincipalComponents,
+}
+"""Those, the classifier of noisy samples, and autoencoders."""
 
 # Limits of settings: a typing error, or a file from elsewhere, must not allocate terabytes.
 LARGEST = {
@@ -39,6 +47,9 @@ LARGEST = {
     "context": 1_000_000,
     "vector": 1_000_000,
     "tokens": 1_000_000,
+    "latent_channels": 65_536,
+    "codes": 1_000_000,
+    "components": 1_000_000,
 }
 LARGEST_SAMPLE = 2**28
 LARGEST_MULTIPLIER = 1_000
@@ -48,9 +59,11 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "SIZE_NAMES",
+    "Autoencoder",
     "Classifier",
     "DiT",
     "PointTransformer",
+    "PrincipalComponents",
     "UNet",
     "build",
     "default_network",
@@ -59,7 +72,7 @@ __all__ = [
 ]
 
 
-def build(name: str, **settings: Any) -> ScoreNetwork | Classifier:
+def build(name: str, **settings: Any) -> Network:
     """Return the network of this name with these settings.
 
     Raises:
@@ -91,7 +104,7 @@ def build(name: str, **settings: Any) -> ScoreNetwork | Classifier:
     return kind(**settings)
 
 
-def known_network(name: str) -> type[ScoreNetwork] | type[Classifier]:
+def known_network(name: str) -> type[Network]:
     """Return the class of a network; the message for an unknown name lists those of score models."""
     return DESCRIBED[name] if name in DESCRIBED else choose(name, NETWORKS, "network")
 
@@ -160,6 +173,15 @@ def default_settings(
 'context': None, 'variance': False, 'vector': None, 'required': False})
     """
     shape = tuple(shape)
+    if name == Autoencoder.name:
+        channels = 16 * 2 ** SIZE_NAMES.index(size or "medium")
+        others: dict[str, Any] = {
+            "multipliers": default_multipliers(shape),
+            "blocks": 1,
+            "latent_channels": 4,
+            "codes": 512,
+        }
+        return name, {"shape": list(shape), "bottleneck": "kl", "channels": channels, **others}
     usual, chosen = _sized(shape)
     if name not in (None, usual):
         usual, chosen = str(name), {"embedding": "log"}

@@ -198,7 +198,7 @@ def flow_map(
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):
         raise InputError("data and codes are finite floating point tensors")
-    x = (model.units.to_model(x) if forward else x).to(model.state_dtype if model.dtype else x.dtype)
+    x = (model.from_samples(x) if forward else x).to(model.state_dtype if model.dtype else x.dtype)
     method = flow_solver(solver, tolerance, x.dtype)
     if (steps is None) != method.adaptive:
         raise InputError(
@@ -221,7 +221,7 @@ def flow_map(
             f"the flow of {len(lost)} of {len(x)} samples ended early, the first is sample {lost[0]} "
             f"({run.status[lost[0]]}); check the network there, or use a larger tolerance"
         )
-    return (run.x / scale if forward else model.units.to_data(run.x / alpha)), run.nfe
+    return (run.x / scale if forward else model.to_samples(run.x / alpha)), run.nfe
 
 
 def _angles(model: ScoreModel, t_min: float, steps: int) -> Tensor:

@@ -165,9 +165,10 @@ def new_job(
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
     shape = model.shape
+    made = model.sample_shape or shape
     if start is not None:
-        start.check_shape(shape)
-    n = default_count(shape) if n is None else n
+        start.check_shape(made)
+    n = default_count(made) if n is None else n
     check_count(n, shape if shards is None else ())
     model, condition = guided_model(model, n, labels, rule)
     run = settings.resolve(model, shape) if start is None else start.resolve(settings, model, shape)
@@ -180,7 +181,7 @@ def new_job(
         "model": stored.model,
         "data": stored.data,
         "n": n,
-        "shape": list(shape),
+        "shape": list(made),
         "seed": settings.seed,
         "seeds": "seed * 2^32 + k for sample k = 0 to n - 1",
         "labels": None if labels is None else list(labels),

@@ -121,6 +121,6 @@ class NoisedStart:
     def noised(self, model: ScoreModel, seeds: Tensor, start: int) -> Tensor:
         """x_t of samples start to start + len(seeds) - 1, in the model's units and dtype and on its device."""
         rows = torch.arange(start, start + len(seeds), device=self.x.device) % len(self.x)
-        z = model.units.to_model(self.x[rows])
+        z = model.from_samples(self.x[rows])
         z = z.to(model.device, model.state_dtype if model.dtype else z.dtype)
         return model.sde.perturb(z, self.strength, standard_normal(seeds, z.shape[1:], FORWARD).to(z))

@@ -78,7 +78,7 @@ def batches(
                 f"condition '{name}' has {len(value) if value.ndim else 'no'} entries for {n} samples; give one each"
             )
     if start is not None:
-        start.check_shape(shape)
+        start.check_shape(model.sample_shape if shape == model.shape else shape)
     run = settings.resolve(model, shape) if start is None else start.resolve(settings, model, shape)
     scale = start_scale(model, run.times) if start is None else 1.0
     bound = model.bind(condition)
@@ -139,7 +139,7 @@ def sample_batches(
     for k, (process, x1, seeds, run) in enumerate(batches(model, n, settings, shape, given, which, start)):
         tell = on_step or share_of_steps(on_share, k, total)
         out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=tell)
-        yield replace(out, x=model.units.to_data(out.x))
+        yield replace(out, x=model.to_samples(out.x))
 
 
 @torch.no_grad()
@@ -183,6 +183,7 @@ def sample(
 
     Returns:
         (n, *shape), in the units of the training data: in the dtype of the network, or in float32 if that is less.
+        Those of a latent model are decoded.
 
     Raises:
         ValueError: arguments out of range or in conflict, see the message.
@@ -203,7 +204,7 @@ def sample(
             on_step = share_of_steps(report, len(out), math.ceil(n / batch_size))
             part = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=on_step)
             check_status(part, start=sum(len(x) for x in out))
-            out.append(model.units.to_data(part.x))
+            out.append(model.to_samples(part.x))
     return torch.cat(out)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sde_diffusion.data.normalization import Normalization
 from sde_diffusion.files.reading import parse_json, require_regular
 from sde_diffusion.files.writing import require_writable
+from sde_diffusion.models.autoencoder import LATENT, AutoencoderModel
 from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import DESCRIBED, build, known_network
@@ -40,6 +41,7 @@ from sde_diffusion.storage.atomic_folder import (
     unpack,
     write_file,
 )
+from sde_diffusion.storage.latent_file import beside, decoder_beside, latent_entry
 from sde_diffusion.storage.record_types import CheckpointState, DataEntry, ExportHeader, ModelDescription
 from sde_diffusion.storage.run_folder import newest_checkpoint
 from sde_diffusion.storage.typed_json import checked, checked_arguments
@@ -112,6 +114,8 @@ def describe_model(model: ScoreModel) -> ModelDescription:
     }
     if model.sampler is not None:
         entry["sampler"] = solver_json.describe_solver(model.sampler)
+    if isinstance(model.decoder, AutoencoderModel):
+        entry["latent"] = latent_entry(model.decoder)
     return entry
 
 
@@ -133,6 +137,8 @@ def rebuild(description: ModelDescription, network: nn.Module | None = None) -> 
     built = _network(description) if network is None else network
     if description["predicts"] == CLASS:
         return NoisyClassifier(built, _process(description), shape, units)
+    if description["predicts"] == LATENT:
+        return AutoencoderModel(built, _process(description), shape, units)
     return ScoreModel(
         built,
         _process(description),
@@ -272,6 +278,8 @@ def load(
     if network is None and stored.model["network"]["name"] is not None:
         check_described(stored.model, file)  # before memory is allocated by a description
     model = rebuild(stored.model, network)
+    if (latent := stored.model.get("latent")) is not None:
+        model.__dict__["_decoder"] = decoder_beside(stored.path, latent, load)
     tensors = unpack(file)
     try:
         check_weights(model.network, tensors)
@@ -279,6 +287,12 @@ def load(
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the weights in {file} do not fit this network: {error}") from None
     return model.to(device).eval()
+
+
+def exported(model: ScoreModel) -> bytes:
+    """A model as the bytes of an exported file, without its data."""
+    entry: ExportHeader = {"format": FORMAT, "model": describe_model(model), "data": {}, "step": None}
+    return pack(model.network.state_dict(), {_KEY: json.dumps(entry)})
 
 
 def check_weights(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -332,6 +346,8 @@ def export(
     entry: ExportHeader = {"format": FORMAT, "model": describe_model(model), "data": data or {}, "step": step}
     if provenance is not None:
         require_writable(path.with_suffix(".json"), ".json", force)
+    if isinstance(model.decoder, AutoencoderModel):
+        write_file(beside(path), exported(model.decoder), replace=force)
     write_file(path, pack(model.network.state_dict(), {_KEY: json.dumps(entry)}), replace=force)
     if provenance is not None:
         note = {"file": path.name, "sha256": sha256(path), **entry, **provenance}

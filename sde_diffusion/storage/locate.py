@@ -132,10 +132,15 @@ def find_model(path: str | os.PathLike[str] | None = None, *, labelled: bool = F
     Raises:
         FileNotFoundError: nothing exists at the path; or no path, no run and no bundled model.
         CheckpointError: an incomplete or foreign file, or one of another version.
-        ValueError: the run is that of a classifier.
+        ValueError: the run is that of a classifier or an autoencoder.
     """
     if path is not None and (str(path) != BUNDLED_NAME or Path(path).exists()):
         found = checkpoint_at(path)
+        if found.model["predicts"] == "latent":
+            raise InputError(
+                f"{path} is an autoencoder, from which nothing is sampled; train a diffusion model on its latents: "
+                f"sdediff train --latent {path}"
+            )
         if found.model["predicts"] == "class":
             raise InputError(
                 f"{path} is a classifier of noisy samples, from which nothing is sampled; it guides a score model: "
@@ -163,6 +168,23 @@ def find_classifier(path: str | os.PathLike[str]) -> StoredModel:
     if found.model["predicts"] != "class":
         raise InputError(
             f"{path} predicts {found.model['predicts']} and is no classifier; train one: sdediff train --classifier"
+        )
+    return found
+
+
+def find_autoencoder(path: str | os.PathLike[str]) -> StoredModel:
+    """The autoencoder at a path.
+
+    Raises:
+        FileNotFoundError: nothing exists at the path.
+        CheckpointError: an incomplete or foreign file, or one of another version.
+        ValueError: it is no autoencoder.
+    """
+    found = checkpoint_at(path)
+    if found.model["predicts"] != "latent":
+        raise InputError(
+            f"{path} predicts {found.model['predicts']} and is no autoencoder; train one: sdediff train --autoencoder "
+            "kl"
         )
     return found
 

@@ -40,15 +40,23 @@ NamedSolverEntry = TypedDict("NamedSolverEntry", {"name": str, "class": str, "se
 """A solver with the name by which it was requested."""
 
 
+class LatentEntry(TypedDict):
+    """The autoencoder of a latent model: the SHA-256 of its weights, and the shape of a decoded sample."""
+
+    autoencoder: str
+    shape: list[Annotated[int, Between(1, 2**31)]]
+
+
 class _ModelDescriptionOptional(TypedDict, total=False):
     normalization: NormalizationEntry | None
     sampler: SolverEntry | None
+    latent: LatentEntry | None
 
 
 class ModelDescription(_ModelDescriptionOptional):
     """The description of a model without its weights; without a normalization the data are not scaled.
 
-    ``sampler`` is the solver of a distilled model.
+    ``sampler`` is the solver of a distilled model, ``latent`` the autoencoder of a latent model.
     """
 
     sde: SdeEntry
@@ -79,7 +87,7 @@ class ConditionEntry(_ConditionEntryOptional):
 
 
 class DataEntry(TypedDict, total=False):
-    """The data of a model; empty if unknown."""
+    """The data of a model; empty if unknown. ``source`` is the fingerprint of the samples, if they are latents."""
 
     name: str
     fingerprint: str
@@ -87,6 +95,7 @@ class DataEntry(TypedDict, total=False):
     class_names: list[str]
     condition: ConditionEntry
     layout: str
+    source: str
 
 
 class CheckpointEntry(TypedDict):

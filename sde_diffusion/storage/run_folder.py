@@ -111,7 +111,7 @@ def latest_run(root: str | os.PathLike[str] = "runs", *, classifiers: bool = Tru
 
     Args:
         root: folder of the runs.
-        classifiers: whether runs of classifiers count, from which nothing can be sampled.
+        classifiers: whether runs of classifiers and autoencoders count, from which nothing can be sampled.
 
     >>> latest_run("no-such-folder") is None
     True
@@ -122,12 +122,12 @@ def latest_run(root: str | os.PathLike[str] = "runs", *, classifiers: bool = Tru
         if (newest := [c for c in checkpoints(run) if (c / STATE).exists()])
     ]
     ordered = (run for _, run in sorted(found, reverse=True))
-    return next((run for run in ordered if classifiers or not _is_classifier(run)), None)
+    return next((run for run in ordered if classifiers or not _has_no_samples(run)), None)
 
 
-def _is_classifier(run: Path) -> bool:
+def _has_no_samples(run: Path) -> bool:
     try:
-        return read_json(run / "config.json")["model"]["predicts"] == "class"
+        return read_json(run / "config.json")["model"]["predicts"] in ("class", "latent")
     except (CheckpointError, OSError, KeyError, TypeError):
         return False  # said where the run is read
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sde_diffusion.data import Data, as_data
 from sde_diffusion.data.augment import LABELS, Augmentation
 from sde_diffusion.data.normalization import AUTO, measure_normalization
+from sde_diffusion.models.autoencoder import AutoencoderModel
 from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.training.config import TrainConfig
@@ -67,12 +68,14 @@ def _check_model(model: ScoreModel) -> None:
     model.sde.reverse(model)
 
 
-def check_classifier(model: ScoreModel, data: Data, config: TrainConfig) -> None:
-    """Check the options of a classifier's training; of a score model's, nothing.
+def check_without_score(model: ScoreModel, data: Data, config: TrainConfig) -> None:
+    """Check the options of the training of a classifier or an autoencoder; of a score model's, nothing.
 
     Raises:
-        ValueError: no labels, dropped ones, or what a classifier does not take.
+        ValueError: no labels or dropped ones for a classifier, or what neither of them takes.
     """
+    if isinstance(model, AutoencoderModel) and (config.labels or config.augment or data.condition is not None):
+        raise InputError("an autoencoder is trained on samples alone; leave out labels, augment and conditions")
     if not isinstance(model, NoisyClassifier):
         return
     if not config.labels or config.drop_label:

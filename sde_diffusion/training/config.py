@@ -127,6 +127,11 @@ class TrainConfig:
         "Largest noise level of condition images, from 0 to 1: each is noised to a random level, which the network "
         "receives (noise-conditioning augmentation).",
     )
+    kl_weight: float = setting(
+        1e-3,
+        "Weight of the KL divergence of a kl autoencoder: 2 s^2 for a decoder of standard deviation s.",
+    )
+    commitment: float = setting(0.25, "Weight of the distance of latents to their codes, of a vq autoencoder.")
     normalize: str = setting(
         AUTO,
         "Normalization of the data: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
@@ -177,6 +182,8 @@ class TrainConfig:
         _check("augment", self.augment, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("drop_label", "drop_condition", "condition_noise"):
             _check(name, getattr(self, name), float, lambda v: 0 <= v <= 1, "in [0, 1]")
+        for name in ("kl_weight", "commitment"):
+            _check(name, getattr(self, name), float, lambda v: 0 <= v < math.inf, "at least 0")
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):
                 raise InputTypeError(f"{name} must be true or false; got {getattr(self, name)!r}")

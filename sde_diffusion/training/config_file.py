@@ -32,7 +32,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-TEXTS = ("data", "size", "data_dir", "layout", "condition", "resize_condition", "out", "sde", "predicts")
+TEXTS = (
+    "data", "size", "data_dir", "layout", "condition", "resize_condition", "out", "sde", "predicts",
+    "autoencoder", "latent", "task",
+)  # fmt: skip
+WHOLE = ("factor",)
 TABLES = ("process", "network")
 
 
@@ -48,20 +52,17 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
         TypeError: a value of the wrong type.
     """
     path = Path(path)
-    if not path.is_file():
-        raise NotFoundError(f"no config file at {path}")
-    try:
-        options = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+    options = read_table(path)
     options = {RENAMED.get(name, name): value for name, value in options.items()}
     training = [field.name for field in fields(TrainConfig)]
-    known = (*TEXTS, *training, *TABLES)
+    known = (*TEXTS, *WHOLE, *training, *TABLES)
     for name, value in options.items():
         if name not in known:
             raise InputError(f"{path}: unknown key {name} = {value!r}; allowed: {', '.join(sorted(known))}")
         if name in TEXTS and not isinstance(value, str):
             raise InputTypeError(f"{path}: {name} must be text; got {value!r}")
+        if name in WHOLE and type(value) is not int:
+            raise InputTypeError(f"{path}: {name} must be a whole number; got {value!r}")
         if name in TABLES and not isinstance(value, dict):
             raise InputTypeError(f"{path}: {name} must be a table of settings, [{name}]; got {value!r}")
     try:
@@ -69,6 +70,22 @@ def read_options(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None
     return options
+
+
+def read_table(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not TOML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"no config file at {path}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
 
 
 def write_options(options: Mapping[str, Any]) -> bytes:

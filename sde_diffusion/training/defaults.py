@@ -15,18 +15,23 @@ from sde_diffusion.data.augment import LABELS
 from sde_diffusion.data.conditions import own_images
 from sde_diffusion.data.normalization import AUTO, Normalization, measure_normalization
 from sde_diffusion.data.preparation import prepare_once, size_of
+from sde_diffusion.data.tasks.degraded import PREFIX, place_of
+from sde_diffusion.models.autoencoder import LATENT, AutoencoderModel
 from sde_diffusion.models.noisy_classifier import CLASS
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.networks import Classifier, attended, default_settings, default_size
+from sde_diffusion.networks import Autoencoder, Classifier, attended, default_settings, default_size
 from sde_diffusion.sde import DDPM, SDE, make_sde
 from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, recorded_layout, run_to_resume
 from sde_diffusion.storage.record_types import DataEntry, ModelDescription, NetworkEntry
+from sde_diffusion.training.autoencoding.latents import autoencoder_for, encoded, latents_of
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
 from sde_diffusion.training.distributed import device_type
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
+STAGE = "stage:"  # begins the name of the conditions of a cascade
+HELD_OUT = 512  # latents of held-out samples
 # Allowed types of a setting, by the type of its default. In Python a bool is an int.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
 
@@ -76,6 +81,7 @@ def default_model(
     like: ModelDescription | None = None,
     normalize: str = AUTO,
     size: str | None = None,
+    decoder: AutoencoderModel | None = None,
 ) -> ScoreModel:
     """An untrained model with defaults for the data.
 
@@ -91,6 +97,7 @@ def default_model(
             the defaults, including its normalization.
         normalize: units that the network sees, as in ``TrainConfig``; measured here.
         size: a name in ``SIZE_NAMES``, that of ``default_settings`` by default.
+        decoder: the autoencoder whose latents the data are.
 
     Raises:
         ValueError: an unknown name or setting, or one out of range.
@@ -109,13 +116,19 @@ def default_model(
         settings = asdict(make_sde(name))
     process = make_sde(name, **_changed(settings, sde_settings, f"the process {name}"))
     predicts = predicts or default_predicts(process)
-    if (predicts == CLASS) != (network == Classifier.name) and like is None:
-        raise InputError("a classifier of noisy samples has a network of its own; give predicts='class' alone")
+    for what, name_of_it in ((CLASS, Classifier.name), (LATENT, Autoencoder.name)):
+        if (predicts == what) != (network == name_of_it) and like is None:
+            raise InputError(
+                f"the network '{name_of_it}' predicts '{what}' and no other does; leave both out, or give "
+                "--classifier or --autoencoder"
+            )
     if like is None:
         # An "edm" network receives log(rho) / 4, which may be negative and has no logarithm.
         embedding = "sinusoidal" if predicts == "edm" else "log"
         known, usual = default_settings(data.shape, network, size)
-        entry: NetworkEntry = {"name": known, "class": "", "settings": {**usual, "embedding": embedding}}
+        if predicts != LATENT:
+            usual = {**usual, "embedding": embedding}
+        entry: NetworkEntry = {"name": known, "class": "", "settings": usual}
         units = measure_normalization(data, normalize)
         sigma_data = _root_mean_square(data, units) if predicts == "edm" else 1.0
     else:
@@ -133,7 +146,7 @@ def default_model(
         settings["attention"] = attended(data.shape, len(settings["multipliers"]), tallest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return rebuild(
+        model = rebuild(
             {
                 "sde": {"name": name, "settings": asdict(process)},
                 "network": {"name": entry["name"], "class": entry["class"], "settings": settings},
@@ -143,6 +156,8 @@ def default_model(
                 "normalization": None if units.is_identity else units.entry(),
             }
         )
+    model.__dict__["_decoder"] = decoder
+    return model
 
 
 @dataclass(frozen=True)
@@ -168,7 +183,11 @@ def merged(file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_up(
-    options: Mapping[str, Any], *, resume: bool = False, progress: Callable[[int, int], None] | None = None
+    options: Mapping[str, Any],
+    *,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    given_data: Data | None = None,
 ) -> Setup:
     """Load the data and build the untrained model that the options describe.
 
@@ -176,6 +195,7 @@ def set_up(
         options: as ``config_file.read_options`` returns them.
         resume: take missing options from the run in options["out"], or from the latest.
         progress: called with how many images are resized, and of how many, where options["size"] asks for it.
+        given_data: the data, instead of options["data"].
 
     Raises:
         FileNotFoundError: no data, or no run to resume.
@@ -183,19 +203,28 @@ def set_up(
         TypeError: an option of the wrong type.
     """
     out, name, condition = options.get("out"), options.get("data"), options.get("condition")
+    if (task := options.get("task")) is not None:
+        if condition is not None:
+            raise InputError("--task makes the conditions of the samples, and --condition reads them; give one of them")
+        condition = place_of(task, options.get("factor"))
+    elif "factor" in options:
+        raise InputError("factor (--factor) is of a task: --task superres --factor 4")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and out is None:
         raise InputError("several processes train together: give the folder of the run by --out")
     config = TrainConfig()
     like: ModelDescription | None = None
     stored: DataEntry = {}
     if resume:
-        out, before = run_to_resume(out)
-        config, like, stored = TrainConfig.from_dict(before["train"]), before["model"], before["data"]
-        name = name or recorded_data(stored.get("name", ""), "--data")
-        # A set by name has its own conditions, if it has any; those of an autoencoder are the samples themselves.
-        given_with = stored["condition"]["name"] if "condition" in stored else None
-        own = name in NAMES or (given_with == stored.get("name") and (like["network"]["settings"] or {}).get("code"))
-        if condition is None and "condition" in stored and not own:
+        out, kept = run_to_resume(out)
+        config, like, stored = TrainConfig.from_dict(kept["train"]), kept["model"], kept["data"]
+        if given_data is None:
+            name = name or recorded_data(stored.get("name", ""), "--data")
+        # A set by name has its own conditions, if it has any; those of an autoencoder are the samples themselves, and
+        # those of a task are made again.
+        given_with = stored["condition"]["name"] if "condition" in stored else ""
+        of_set = name in NAMES and not given_with.startswith(PREFIX)
+        of_set = of_set or bool(given_with == stored.get("name") and (like["network"]["settings"] or {}).get("code"))
+        if condition is None and given_data is None and "condition" in stored and not of_set:
             condition = recorded_data(stored["condition"]["name"], "--condition")
     given = {field.name: options[field.name] for field in fields(TrainConfig) if field.name in options}
     if like is not None and given.get("normalize", config.normalize) != config.normalize:
@@ -207,10 +236,29 @@ def set_up(
     classifier = options.get("predicts") == CLASS or (like is not None and like["predicts"] == CLASS)
     if classifier:
         config = _for_classifier(config, given, options)
+    predicts, own = options.get("predicts"), Classifier.name if classifier else None
+    autoencoder = "autoencoder" in options or (like is not None and like["predicts"] == LATENT)
+    if autoencoder:
+        check_autoencoder(options)
+        predicts, own = LATENT, Autoencoder.name
     if "size" in options:
         name = str(prepare_once(name or "digits", size_of(options["size"]), progress=progress))
     layout = options.get("layout") or recorded_layout(stored, name or "digits")
-    data = load_data(name or "digits", options.get("data_dir"), layout=layout, condition=condition)
+    data = given_data
+    if data is None:
+        data = load_data(name or "digits", options.get("data_dir"), layout=layout, condition=condition)
+    if autoencoder:
+        data = replace(data, condition=None)  # that of a set by name
+    of_name = given_data is None and data.condition is None
+    held_out = _test_split(data, options.get("data_dir")) if of_name else None
+    decoder = autoencoder_for(
+        options.get("latent"), Path(out) if resume and out else None, like, device_type(config.device)
+    )
+    suffix = own or ("latent-" if decoder else "") + (options.get("sde") or "vp")
+    folder = Path(out) if out else new_run(name or "digits", suffix)
+    if decoder is not None:
+        data = encoded(decoder, data, folder.parent, progress)
+        held_out = None if held_out is None else latents_of(decoder, held_out, HELD_OUT)
     network = dict(options.get("network", {}))
     if data.condition is None and (network if like is None else like["network"]["settings"] or {}).get("code"):
         data = replace(data, condition=own_images(data))
@@ -219,6 +267,8 @@ def set_up(
         size = default_size(data.shape, device_type(config.device))
     if not resume:
         network = {**_for_condition(data, config, options.get("resize_condition"), network), **network}
+    if "autoencoder" in options:
+        network["bottleneck"] = options["autoencoder"]
     if config.labels and not resume:
         if data.classes is None:
             raise InputError(f"labels=True, but {data.name} has no labels; leave them out (labels=False)")
@@ -228,22 +278,20 @@ def set_up(
     model = default_model(
         data,
         sde=options.get("sde"),
-        predicts=options.get("predicts"),
-        network=network.pop("name", Classifier.name if classifier and not resume else None),
+        predicts=predicts,
+        network=network.pop("name", None if resume else own),
         sde_settings=options.get("process", {}),
         network_settings=network,
         seed=config.seed,
         like=like,
         normalize=config.normalize,
         size=size,
+        decoder=decoder,
     )
     _check_variance(model)
     if not resume:
-        suited = default_options("noise" if classifier else model.predicts, model.sde)
+        suited = default_options("noise" if own else model.predicts, model.sde)
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
-    suffix = "classifier" if classifier else options.get("sde") or "vp"
-    folder = Path(out) if out else new_run(name or "digits", suffix)
-    held_out = None if data.condition is not None else _test_split(data, options.get("data_dir"))
     return Setup(model, data, config, folder, size, held_out)
 
 
@@ -275,6 +323,19 @@ def _for_classifier(config: TrainConfig, given: Mapping[str, Any], options: Mapp
     return config.with_options({"labels": True, "drop_label": 0.0})
 
 
+def check_autoencoder(options: Mapping[str, Any]) -> None:
+    """Refuse what an autoencoder is not trained with.
+
+    Raises:
+        ValueError: the message names it.
+    """
+    for name in ("sde", "predicts", "condition", "labels", "augment", "latent", "task"):
+        if options.get(name):
+            raise InputError(
+                f"{name} (--{name}) is not of the training of an autoencoder, which sees samples alone; leave it out"
+            )
+
+
 def _for_condition(data: Data, config: TrainConfig, resize: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a network that takes the conditions of the data."""
     if data.condition is None:
@@ -291,6 +352,9 @@ def _for_condition(data: Data, config: TrainConfig, resize: str | None, given: M
     if resize is not None and kind != "image":
         raise InputError(f"resize_condition (--resize-condition) is of condition images; these are {kind}s")
     found: dict[str, Any] = {kind: data.condition.setting}
+    made = data.condition.name.startswith((PREFIX, STAGE))
+    if resize is None and made and data.condition.shape[1:] != data.shape[1:]:
+        resize = "bilinear"
     if resize is not None:
         found["resize"] = resize
     return found if config.drop_condition else {**found, "required": True}

@@ -47,7 +47,7 @@ class Precise(nn.Module):
         """The output of the network."""
         with torch.autocast(x.device.type, dtype=self.dtype):
             output = self.inner(x, *args, **condition)
-        return output.to(x.dtype)
+        return output.to(x.dtype) if isinstance(output, Tensor) else output
 
 
 def device_type(device: str) -> str:

@@ -112,6 +112,10 @@ class Objective(nn.Module, ABC):
     def begin(self, step: int) -> None:
         """Called before each update with its number, 1, 2, ..., for a loss that changes during training."""
 
+    def figures(self) -> dict[str, float]:
+        """Figures of the last batch, for a line of the log; none by default."""
+        return {}
+
     @abstractmethod
     def forward(
         self, x0: Tensor, t: Tensor, eps: Tensor, factor: Tensor, condition: dict[str, Any] | None = None

@@ -13,8 +13,10 @@ from typing import Any, get_type_hints
 
 from sde_diffusion.data import NAMES
 from sde_diffusion.data.dataset import LAYOUTS
+from sde_diffusion.data.tasks.degraded import TASKS
 from sde_diffusion.models.score_model import PREDICTS
 from sde_diffusion.networks import NETWORKS, SIZE_NAMES
+from sde_diffusion.networks.autoencoder import BOTTLENECKS
 from sde_diffusion.networks.embeddings import EMBEDDINGS
 from sde_diffusion.networks.given import RESIZES
 from sde_diffusion.sde import SDES
@@ -115,12 +117,28 @@ RUN = (
         example="low",
     ),
     TrainOption(
+        "task",
+        str,
+        f"Train a network for a task, whose condition is made of each sample: {', '.join(TASKS)}.",
+        "no task",
+        values=TASKS,
+        example="superres",
+    ),
+    TrainOption("factor", int, "By what factor the images of superres are larger.", "4", example=4),
+    TrainOption(
         "resize_condition",
         str,
         f"Resizing of condition images to the size of the samples: {', '.join(RESIZES)}.",
         "none: the sizes must be equal",
         values=RESIZES,
         example=RESIZES[0],
+    ),
+    TrainOption(
+        "latent",
+        str,
+        "Run of an autoencoder, or its exported file: the model is trained on its latents, and samples are decoded.",
+        "the data as they are",
+        example="runs/digits-autoencoder",
     ),
     TrainOption(
         "out", str, "Folder of the run; with --resume, the run to resume.", "runs/DATA-SDE", example="runs/mine"
@@ -133,6 +151,14 @@ RUN = (
         "velocity; edm for ve and edm",
         values=tuple(PREDICTS),
         example="velocity",
+    ),
+    TrainOption(
+        "autoencoder",
+        str,
+        f"Train an autoencoder instead of a score model, for a model of its latents: {', '.join(BOTTLENECKS)}.",
+        "a score model",
+        values=BOTTLENECKS,
+        example="kl",
     ),
 )
 PROCESS = (
@@ -182,6 +208,8 @@ NETWORK = (
         example=[8, 4],
     ),
     TrainOption("blocks", int, "Number of blocks per level of a U-Net.", "by the data", "network", example=2),
+    TrainOption("latent_channels", int, "Channels of the latents of an autoencoder.", "4", "network", example=4),
+    TrainOption("codes", int, "Number of codes of a vq autoencoder.", "512", "network", example=512),
     TrainOption("dropout", float, "Dropout probability.", "by the data", "network", example=0.0),
     TrainOption(
         "variance",

@@ -25,7 +25,7 @@ from sde_diffusion.training.checks import (
     TrainingDivergedError,
     adamw_moments,
     augmentation_for,
-    check_classifier,
+    check_without_score,
     checked_data,
     decide_units,
     no_label_for,
@@ -111,7 +111,7 @@ class Trainer:
         objective: Callable[[ScoreModel, nn.Module], Objective] | None = None,
     ) -> None:
         data = checked_data(model, data)
-        check_classifier(model, data, config)
+        check_without_score(model, data, config)
         decide_units(model, data, config)
         engine = engine or Distributed(config.device, config.precision)
         self.model = model.to(engine.device)
@@ -135,7 +135,7 @@ class Trainer:
                 f"{shares} = {engine.world} (processes) x {config.accumulate} (accumulate)"
             )
         self.micro = config.batch_size // shares
-        make = objective or (lambda model, network: objective_of(model, network, config.weight))
+        make = objective or (lambda model, network: objective_of(model, network, config))
         self.loss = make(self.model, engine.precise(self.network)).to(self.device)
         self.weight = self.loss.learned
         self.augmentation = None if self.loss.gives_context else augmentation_for(self.network, data, config)
@@ -339,6 +339,7 @@ class Trainer:
         }
         if self.engine.scaler.is_enabled():
             record |= {"loss_scale": self.engine.scaler.get_scale(), "skipped": self.skipped}
+        record |= self.loss.figures()
         self.losses.clear()
         self.norms.clear()
         self.skipped = 0

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 
 from sde_diffusion.data import Data
 from sde_diffusion.data.normalization import Normalization
+from sde_diffusion.models.autoencoder import AutoencoderModel
 from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
-from sde_diffusion.storage.checkpoint import describe_model
+from sde_diffusion.storage.checkpoint import describe_model, exported
+from sde_diffusion.storage.latent_file import AUTOENCODER
 from sde_diffusion.storage.record_types import DataEntry, ObjectiveEntry, RunConfig, TrainingState
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
@@ -138,13 +140,17 @@ def train(
             _continue(trainer, run, stored, about, toml, force)
         else:
             state = {**trainer.state(), **_identity(about)}
-            run.create(about, trainer.groups(), state, {"config.toml": toml})
+            files = {"config.toml": toml}
+            if isinstance(model.decoder, AutoencoderModel):
+                files[AUTOENCODER] = exported(model.decoder)
+            run.create(about, trainer.groups(), state, files)
         caught: list[int] = stack.enter_context(signals.deferred()) if path else []
         stack.enter_context(engine.tracking("tracker", about["train"]))
         try:
             watcher = _watcher(trainer, run, None if held_out is None else checked_data(model, held_out))
-            if watcher is not None and (objective is not None or isinstance(model, NoisyClassifier)):
-                # A student samples with a solver of its own, and has another loss; a classifier has no samples.
+            sampled = objective is None and not isinstance(model, (NoisyClassifier, AutoencoderModel))
+            if watcher is not None and not sampled:
+                # A student samples with a solver of its own, and has another loss; the others have no samples.
                 watcher.samples = False
             _loop(trainer, run, _identity(about), caught, progress, watcher)
         except TrainingDivergedError as error:
@@ -340,6 +346,8 @@ def _about(data: Data, config: TrainConfig) -> DataEntry:
         }
     if data.layout is not None:
         about["layout"] = data.layout
+    if data.source is not None:
+        about["source"] = data.source
     return about
 
 

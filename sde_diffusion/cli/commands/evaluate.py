@@ -277,7 +277,7 @@ def evaluate(
         return {"written": [saved], **content}
     network = load(stored, device=device)
     Speed(precision or "fp32", compiled).apply(network.network)
-    what.check_shape(network.shape or ())
+    what.check_shape(network.sample_shape or ())
     guided, condition = guided_model(network, n, labels, guidance)
     sampler = FeatureSampler(guided, extractor, condition)
     with Pool(sampler.work, group) as pool:

@@ -145,7 +145,8 @@ def likelihood(
         condition=asked.condition,
         layout=recorded_layout(stored.data, name),
     )
-    if (trace or ("exact" if math.prod(samples.shape) <= EXACT_LIMIT else "hutchinson")) == "exact":
+    values = math.prod(stored.model["shape"] or samples.shape)
+    if (trace or ("exact" if values <= EXACT_LIMIT else "hutchinson")) == "exact":
         refuse(ctx, ["probe", "probes"], "the trace is exact; only --trace hutchinson uses probes")
     if find(solver).adaptive:
         refuse(ctx, ["steps"], f"{solver} chooses its own steps; see --tolerance")

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from sde_diffusion.cascade.run import is_cascade
 from sde_diffusion.cli.batch_size import AUTO, fitting_batch, whole_or_auto
+from sde_diffusion.cli.cascades import draw_stages
 from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
@@ -21,7 +23,14 @@ from sde_diffusion.cli.options import (
     model_at,
     option,
 )
-from sde_diffusion.cli.sample_parts import FilmOption, choose, recorded_beside, report_same, require_film, show_profile
+from sde_diffusion.cli.sample_parts import (
+    FilmOption,
+    choose,
+    recorded_beside,
+    report_same,
+    require_film,
+    show_profile,
+)
 from sde_diffusion.cli.shards import begin, fill
 from sde_diffusion.cli.solver_options import EtaOption, GridOption, StepsOption, listed, times_of
 from sde_diffusion.models.speed import Speed
@@ -219,6 +228,9 @@ def sample(
     options = {name: value for name, value in drawing.items() if value is not None}
     if partial:
         options["partial"] = True
+    if run is not None and is_cascade(run):
+        unknown = {name: True for name in asked.given() if name != "condition_noise"}
+        return draw_stages(run, {**options, **unknown}, asked.condition_noise, device or "auto", out)
     if out is not None:
         require_new(out)  # fails before the computation starts
     chosen, local, waited, source = None, None, 0.0, source or None

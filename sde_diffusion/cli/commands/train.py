@@ -10,18 +10,21 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from sde_diffusion.cli.cascades import train_stages
 from sde_diffusion.cli.commands.tune import tune_model
-from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.errors import echo, say
 from sde_diffusion.cli.options import listed_options, option, whole_numbers
 from sde_diffusion.data import Conditions, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.files.writing import write_file
+from sde_diffusion.models.autoencoder import LATENT, AutoencoderModel
 from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
 from sde_diffusion.parallel.launcher import launched, rank
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
 from sde_diffusion.report.page_of_training import EXPECTED
 from sde_diffusion.report.share_of_work import share_bar
+from sde_diffusion.report.strips import save_strips
 from sde_diffusion.sampling import generate
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.given.conditions import GivenCondition
@@ -32,6 +35,7 @@ from sde_diffusion.storage.checkpoint import checkpoint_at, load
 from sde_diffusion.storage.locate import find_model, recorded_data, unused
 from sde_diffusion.storage.run_folder import run_config
 from sde_diffusion.text.vocabulary import to_caption
+from sde_diffusion.training.autoencoding.reconstruction import quality
 from sde_diffusion.training.conditional.accuracy import accuracy_by_time
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options
@@ -54,12 +58,16 @@ sdediff train --data cats/ --size 32x32    a folder of images, resized
 sdediff train --data mnist --data-dir data
 sdediff train --labels                     for guidance
 sdediff train --data high/ --condition low/   pairs of images
+sdediff train --task superres --factor 4   a network that restores
 sdediff train --classifier                 for classifier guidance
+sdediff train --autoencoder kl             for latent diffusion
+sdediff train --latent runs/digits-autoencoder
+sdediff train --cascade stages.toml        small images, then larger ones
 sdediff train --config cats.toml           every option from a file
 sdediff train --resume                     resume the latest run
 accelerate launch -m sde_diffusion train --out DIR  all GPUs
 """
-ACCURACY = "accuracy.json"
+ACCURACY, QUALITY, PICTURE = "accuracy.json", "autoencoder.json", "reconstructions.png"
 DATA, MODEL = "Data and run", "Model"
 
 
@@ -76,6 +84,8 @@ def train(
     data_dir: Annotated[Path | None, of_run("data_dir")] = None,
     layout: Annotated[str | None, of_run("layout")] = None,
     condition: Annotated[str | None, of_run("condition")] = None,
+    task: Annotated[str | None, of_run("task")] = None,
+    factor: Annotated[int | None, of_run("factor")] = None,
     resize_condition: Annotated[str | None, of_run("resize_condition")] = None,
     out: Annotated[Path | None, of_run("out")] = None,
     resume: Annotated[
@@ -91,6 +101,17 @@ def train(
     force: Annotated[bool, option("--force", "Allow changed options with --resume.", True, DATA)] = False,
     sde: Annotated[str | None, of_run("sde", MODEL)] = None,
     predicts: Annotated[str | None, of_run("predicts", MODEL)] = None,
+    cascade: Annotated[
+        Path | None,
+        option(
+            "--cascade",
+            "A TOML file of the stages of a cascade, which are trained in turn.",
+            False,
+            MODEL,
+        ),
+    ] = None,
+    autoencoder: Annotated[str | None, of_run("autoencoder", MODEL)] = None,
+    latent: Annotated[str | None, of_run("latent", MODEL)] = None,
     tune: Annotated[
         str | None,
         option(
@@ -123,13 +144,20 @@ def train(
     named = {
         "data": data, "size": size, "data_dir": data_dir, "layout": layout, "condition": condition,
         "resize_condition": resize_condition, "out": out, "sde": sde, "predicts": predicts,
+        "autoencoder": autoencoder, "latent": latent, "task": task, "factor": factor,
     }  # fmt: skip
+    if autoencoder is not None and (tune is not None or classifier):
+        raise InputError("--autoencoder trains no score model; leave out --tune and --classifier")
     if classifier:
         if predicts is not None or tune is not None:
             raise InputError("--classifier predicts the class and cannot be tuned; leave out --predicts and --tune")
         named["predicts"] = CLASS
     typed = {**settings, **{name: value for name, value in named.items() if value is not None}}
-    with share_bar(True, "resizing") as share:
+    if cascade is not None:
+        if tune is not None or force or classifier:
+            raise InputError("--cascade trains several models; leave out --tune, --force and --classifier")
+        return train_stages(cascade, out, merged(read_options(config_file) if config_file else {}, typed), resume)
+    with share_bar(True, "preparing") as share:
         made = set_up(
             merged(read_options(config_file) if config_file else {}, typed),
             resume=resume,
@@ -172,7 +200,7 @@ def train(
             )
     cost = None
     if main and launched() == 1:
-        cost = measure_cost(model, made.data, config, (find_model(folder).step or 0) if resume else 0)
+        cost = measure_cost(model, made.data, config, (checkpoint_at(folder).step or 0) if resume else 0)
         tell(str(cost))
         if advice := cost.advice(made.size):
             tell(advice)
@@ -202,6 +230,10 @@ def train(
         show_accuracy(folder, made, config.device)
         tell("next:", f"sdediff sample MODEL --classifier {folder} --label 0 --scale 2")
         return {"written": [folder / ACCURACY, folder / PAGE], "run": folder, "steps": config.steps}
+    if model.predicts == LATENT:
+        written = show_reconstructions(folder, made, config.device)
+        tell("next:", f"sdediff train --latent {folder}{again}")
+        return {"written": [*written, folder / PAGE], "run": folder, "steps": config.steps}
     given = None if made.data.condition is None else GivenCondition(made.data.condition)
     beside = GuidanceSettings(condition=given)
     with share_bar(True, "sampling") as progress:
@@ -263,3 +295,22 @@ def show_accuracy(folder: Path, made: Setup, device: str) -> None:
     echo(f"on {min(2000, len(data))} {what} samples of {data.name}")
     content = {"data": data.name, "split": what, "times": [row._asdict() for row in found]}
     write_file(folder / ACCURACY, to_json(content), replace=True)
+
+
+def show_reconstructions(folder: Path, made: Setup, device: str) -> list[Path]:
+    """Print how well an autoencoder reconstructs held-out data, and write figures and a picture into the run."""
+    model = load(folder, device=str(device_for(device)))
+    assert isinstance(model, AutoencoderModel)
+    data = made.data if made.held_out is None else made.held_out
+    found = quality(model, data)
+    echo(found.describe())
+    if found.collapsed:
+        say(f"warning: {found.advice()}", "yellow")
+    content = {"data": data.name, "split": "training" if made.held_out is None else "test", **found.to_dict()}
+    write_file(folder / QUALITY, to_json(content), replace=True)
+    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+        return [folder / QUALITY]
+    x = data.batch(slice(0, 12)).to(model.device)
+    rows = [x, model.decode(model.encode(x))]
+    save_strips(folder / PICTURE, rows, [""] * len(x), ["data", "decoded"])
+    return [folder / PICTURE, folder / QUALITY]

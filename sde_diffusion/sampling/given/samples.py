@@ -26,7 +26,8 @@ def given_samples(paths: Sequence[Path], stored: StoredModel) -> Tensor:
         FileNotFoundError: nothing exists at a path.
         ValueError: a file of another kind, size or number of channels.
     """
-    shape = stored.model["shape"]
+    latent = stored.model.get("latent")
+    shape = stored.model["shape"] if latent is None else latent["shape"]
     if shape is None:
         raise InputError(f"{stored.path} does not say the shape of a sample")
     return torch.cat([_samples(path, tuple(shape), stored) for path in paths])
@@ -39,7 +40,7 @@ def _samples(path: Path, shape: tuple[int, ...], stored: StoredModel) -> Tensor:
     if path.suffix.lower() in SUFFIXES:
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise InputError(f"{path} is an image, and this model samples {expected} values; give an .npy or .npz file")
-        if stored.model.get("normalization") is not None:
+        if stored.model.get("normalization") is not None and stored.model.get("latent") is None:
             raise InputError(
                 f"{path} has 8-bit colours, and this model's data are floats in units of their own; give them as .npy"
             )

@@ -56,5 +56,11 @@ def reverse_run(
     for x, t in zip(out.trajectory, out.times.tolist(), strict=True):
         at = torch.full((n,), t, dtype=torch.float64, device="cpu")
         predicted.append(model.denoise(x, at, **given) if t > 0 else x)
-    states, denoised = (model.units.to_data(part).float().cpu() for part in (out.trajectory, torch.stack(predicted)))
+    states, denoised = (_samples(model, part) for part in (out.trajectory, torch.stack(predicted)))
     return out, Reverse(states, denoised, out.times.tolist())
+
+
+def _samples(model: ScoreModel, states: Tensor) -> Tensor:
+    """States (K, B, ...) as ``sample`` returns them: those of a latent model are decoded."""
+    made = model.to_samples(states.flatten(0, 1)).float().cpu()
+    return made.reshape(*states.shape[:2], *made.shape[1:])

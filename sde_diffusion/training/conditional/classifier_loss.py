@@ -7,8 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sde_diffusion.models.autoencoder import AutoencoderModel
 from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.score_model import ScoreModel
+from sde_diffusion.training.autoencoding.loss import AutoencoderLoss
+from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.losses import LossModule, Objective
 
 
@@ -31,8 +34,10 @@ class ClassifierLoss(Objective):
         return losses.detach(), losses * factor.float()
 
 
-def objective_of(model: ScoreModel, network: nn.Module, weight: str) -> Objective:
-    """The loss of a score model or of a classifier."""
+def objective_of(model: ScoreModel, network: nn.Module, config: TrainConfig) -> Objective:
+    """The loss of a score model, a classifier or an autoencoder."""
+    if isinstance(model, AutoencoderModel):
+        return AutoencoderLoss(model, network, config)
     if isinstance(model, NoisyClassifier):
         return ClassifierLoss(model, network)
-    return LossModule(model, network, weight)
+    return LossModule(model, network, config.weight)

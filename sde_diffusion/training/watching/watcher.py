@@ -101,7 +101,7 @@ class Watcher:
             x, classes = self._samples(model)
         data = trainer.data
         reference = data.batch(slice(0, 4000)) if data.shape == (2,) else None
-        image = sample_image(x, data.kind, reference, classes, data.class_names)
+        image = sample_image(x, data.kind if model.decoder is None else "image", reference, classes, data.class_names)
         entry["picture"] = None if image is None else f"samples/step-{step:06d}.png"
         if image is not None:
             self.write(entry["picture"], image)
@@ -109,7 +109,7 @@ class Watcher:
 
     def _samples(self, model: ScoreModel) -> tuple[Tensor, list[int] | None]:
         data = self.trainer.data
-        count = COUNT[data.kind]
+        count = COUNT[data.kind if model.decoder is None else "image"]
         condition: dict[str, Tensor] = {}
         classes: list[int] | None = None
         if self.trainer.config.labels and data.classes:
@@ -123,7 +123,7 @@ class Watcher:
         seeds = SEED + torch.arange(count, device="cpu")
         x1 = model.sde.prior((count, *data.shape), seeds=seeds, device=model.device, dtype=model.state_dtype)
         process = model.sde.probability_flow(model, **model.bind(condition))
-        return model.units.to_data(solve(process, x1, solver="pf-ode", nfe=NFE).x).float().cpu(), classes
+        return model.to_samples(solve(process, x1, solver="pf-ode", nfe=NFE).x).float().cpu(), classes
 
     def page(self, state: str) -> None:
         """Write the page: "running" reloads itself, "done" and "stopped" do not."""

@@ -16,7 +16,7 @@ from torch import nn
 import sde_diffusion
 from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
-from sde_diffusion.networks import NETWORKS
+from sde_diffusion.networks import DESCRIBED, NETWORKS
 from sde_diffusion.sde import SDES
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import read_options, write_options
@@ -54,7 +54,7 @@ def test_settings_of_processes_are_those_of_some_process(option: Any) -> None:
 
 @pytest.mark.parametrize("option", [o for o in NETWORK if o.name not in ("name", "size")], ids=lambda o: o.name)
 def test_settings_of_networks_are_those_of_some_network(option: Any) -> None:
-    assert any(option.name in inspect.signature(kind).parameters for kind in NETWORKS.values())
+    assert any(option.name in inspect.signature(kind).parameters for kind in DESCRIBED.values())
 
 
 @pytest.mark.parametrize("network", ["unet", "mlp", None])

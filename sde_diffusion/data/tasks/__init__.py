@@ -1,0 +1,1 @@
+"""Conditions that are made of the data themselves, for networks of restoration tasks."""
