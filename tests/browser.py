@@ -90,14 +90,15 @@ class Browser:
             self.logged.append(given["entry"]["text"])
         return found
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of that size."""
+    def open(self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Show a file, or the page at a URL, in a window of that size."""
+        url = page if isinstance(page, str) else page.resolve().as_uri()
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=url)
         self.wait(lambda: self.run("document.readyState") == "complete" and self.run("location.href") != "about:blank")
 
     def run(self, expression: str) -> Any:

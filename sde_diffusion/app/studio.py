@@ -14,6 +14,7 @@ from sde_diffusion.data.labels import class_index
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.film import Reverse, film_frames, picture_of
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
+from sde_diffusion.sampling.job import settings_for
 from sde_diffusion.sampling.reference_solution import rms
 from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sampling.shown.reverse_states import reverse_run
@@ -21,7 +22,7 @@ from sde_diffusion.storage.checkpoint import StoredModel, load
 from solvers import GRIDS, SOLVERS
 from solvers.errors import InputError, require_whole
 
-NO_LABEL, ALL_LABELS, OWN_GRID = "none", "all, in turn", "the solver's own"
+NO_LABEL, ALL_LABELS, OWN_GRID, OWN_SOLVER = "none", "all, in turn", "the solver's own", "the model's own"
 MOST = 4096  # samples at once
 
 
@@ -30,7 +31,7 @@ class Choice:
     """The settings of a sampling run that the app offers.
 
     Attributes:
-        solver: a name in ``SOLVERS``.
+        solver: a name in ``SOLVERS``, or ``OWN_SOLVER``, that of a distilled model.
         nfe: network evaluations for each sample.
         grid: a name in ``GRIDS``, or ``OWN_GRID``.
         label: the name or number of a class, ``NO_LABEL`` or ``ALL_LABELS``.
@@ -67,8 +68,15 @@ class Studio:
 
     @property
     def solvers(self) -> list[str]:
-        """The solvers with fixed steps, whose paths can be shown."""
-        return [name for name, solver in SOLVERS.items() if not solver.adaptive]
+        """The solvers with fixed steps, whose paths can be shown; that of a distilled model first."""
+        own = [] if self.model.sampler is None else [OWN_SOLVER]
+        return own + [name for name, solver in SOLVERS.items() if not solver.adaptive]
+
+    @property
+    def first(self) -> Choice:
+        """What the app offers first: the default of ``sample``."""
+        own = self.model.sampler
+        return Choice() if own is None else Choice(OWN_SOLVER, own.usual_nfe)
 
     @property
     def grids(self) -> list[str]:
@@ -98,12 +106,12 @@ class Studio:
         model, condition = guided_model(self.model, choice.n, labels, rule)
         grid = None if choice.grid == OWN_GRID else choice.grid
         begin = time.perf_counter()
-        out, shown = reverse_run(
-            model, SamplingSettings(choice.solver, choice.nfe, grid=grid, seed=choice.seed), choice.n, condition
-        )
+        solver = None if choice.solver == OWN_SOLVER else choice.solver
+        settings = settings_for(self.stored, SamplingSettings(solver, choice.nfe, grid=grid, seed=choice.seed))
+        out, shown = reverse_run(model, settings, choice.n, condition)
         lost = sum(status != "ok" for status in out.status)
         line = (
-            f"{choice.n} samples by {choice.solver}, {int(out.nfe.max())} evaluations each, in "
+            f"{choice.n} samples by {settings.called}, {int(out.nfe.max())} evaluations each, in "
             f"{time.perf_counter() - begin:.1f} s with the denoised states"
         )
         return shown, out.nfe, f"{line}; {lost} of them did not end well" if lost else line
@@ -150,11 +158,10 @@ def choice_of(*values: Any) -> Choice:
     return Choice(solver, int(nfe), grid, label, float(guidance), int(seed), int(n))
 
 
-def step_of(shown: Reverse, share: float) -> int:
-    """The number of the time at a share of the way, from 0 at the noise to 1 at the data.
+def step_of(count: int, share: float) -> int:
+    """The number of the time, of so many, at a share of the way from 0 at the noise to 1 at the data.
 
-    >>> import torch
-    >>> step_of(Reverse(torch.zeros(5, 1, 1), torch.zeros(5, 1, 1), [1.0, 0.7, 0.4, 0.2, 0.0]), 0.5)
+    >>> step_of(5, 0.5)
     2
     """
-    return round(share * (len(shown.times) - 1))
+    return round(share * (count - 1))

@@ -9,6 +9,7 @@ from sde_diffusion.app.studio import NO_LABEL, Choice, Studio, choice_of, step_o
 from solvers.errors import MissingPackageError, SdediffError
 
 FONTS = ["system-ui", "sans-serif"]
+HOUR = 3600  # after which pictures that gradio keeps in a folder of its own are deleted
 BUTTONS = ["download", "fullscreen"]  # of a picture; sharing would send it elsewhere
 
 
@@ -30,14 +31,14 @@ def import_gradio() -> Any:
 def page_of(studio: Studio) -> Any:
     """The page as gradio Blocks."""
     gr = import_gradio()
-    with gr.Blocks(title="sdediff", analytics_enabled=False) as page:
+    with gr.Blocks(title="sdediff", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
         gr.Markdown(f"# sdediff\n\n`{studio.model!r}`")
         run = gr.State(None)
         with gr.Tab("Sample"):
             with gr.Row():
                 with gr.Column(scale=1):
-                    values = _controls(gr, studio, Choice())
-                    draw = gr.Button("Sample", variant="primary")
+                    values = _controls(gr, studio, studio.first)
+                    draw = gr.Button("Sample", variant="primary", elem_id="draw")
                 with gr.Column(scale=2):
                     end = gr.Image(label="Samples", type="pil", format="png", buttons=BUTTONS, elem_id="samples")
                     line = gr.Markdown(elem_id="line")
@@ -47,22 +48,24 @@ def page_of(studio: Studio) -> Any:
 
             def sampled(*given: Any) -> tuple[Any, ...]:
                 shown, _, text = _told(gr, lambda: studio.run(choice_of(*given)))
-                return shown, studio.picture(shown), text, 1.0, studio.frames(shown)[-1]
+                frames = studio.frames(shown)
+                return frames, studio.picture(shown), text, 1.0, frames[-1]
 
-            def at(shown: Any, where: float) -> Any:
-                return None if shown is None else studio.frames(shown)[step_of(shown, where)]
+            def at(frames: Any, where: float) -> Any:
+                return None if frames is None else frames[step_of(len(frames), where)]
 
             draw.click(sampled, values, [run, end, line, share, path], api_name=False)
-            share.release(at, [run, share], path, api_name=False)
+            # Of the places that the mouse or the arrow keys pass meanwhile, the last is shown.
+            share.input(at, [run, share], path, api_name=False, trigger_mode="always_last", show_progress="hidden")
         with gr.Tab("Compare two"):
             with gr.Row():
                 with gr.Column():
-                    first = _controls(gr, studio, Choice())
+                    first = _controls(gr, studio, studio.first)
                     left = gr.Image(label="First", type="pil", format="png", buttons=BUTTONS, elem_id="first")
                 with gr.Column():
                     second = _controls(gr, studio, Choice("ddim"))
                     right = gr.Image(label="Second", type="pil", format="png", buttons=BUTTONS, elem_id="second")
-            both = gr.Button("Compare", variant="primary")
+            both = gr.Button("Compare", variant="primary", elem_id="compare")
             text = gr.Markdown(elem_id="compared")
 
             def compared(*given: Any) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from sde_diffusion.evaluation.curve import CurvePoint
 from sde_diffusion.evaluation.result import BEST, show
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.html import Chart, Curve, Page, write_page
-from sde_diffusion.sampling.settings import DEFAULT_NFE
+from sde_diffusion.sampling.settings import SamplingSettings
 from sde_diffusion.sampling.shown.same_noise import same_noise_gallery, time_grids
 from solvers.display.result_table import ResultTable
 
@@ -46,8 +46,7 @@ def write_quality_page(
     Raises:
         OSError: the file cannot be written.
     """
-    # Settings that the gallery repeats: NFE alone; a grid or eta of one's own is in the table only.
-    ways = {(point.solver, point.drawing.nfe or round(point.nfe)): point.drawing.chosen() for point in points}
+    ways = {(point.solver, point.drawing.nfe or round(point.nfe)): point.drawing for point in points}
     first = points[0]
     gallery = same_noise_gallery(
         model, ways, n=shown, seed=first.drawing.seed, rows=first.n, condition=condition, on_share=on_share
@@ -56,6 +55,7 @@ def write_quality_page(
         "Model": repr(model),
         "Samples": f"{first.n:,} for each solver and NFE, seed {first.drawing.seed}",
         "Reference": reference,
+        **_own_settings(first.drawing),
     }
     page = Page(
         title=title,
@@ -71,6 +71,13 @@ def write_quality_page(
     write_page(Path(path), page)
 
 
+def _own_settings(drawing: SamplingSettings) -> dict[str, str]:
+    """The grid and the noise level, where they are not the solver's own."""
+    grid = drawing.grid if drawing.grid is None or isinstance(drawing.grid, str) else ", ".join(map(str, drawing.grid))
+    given = {"Time grid": grid, "eta": None if drawing.eta is None else f"{drawing.eta:g}"}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def quality_table(points: Sequence[CurvePoint]) -> ResultTable:
     """A row for each solver and NFE, a column for each figure with its standard error."""
     names = list(dict.fromkeys(name for point in points for name in point.figures))
@@ -78,7 +85,11 @@ def quality_table(points: Sequence[CurvePoint]) -> ResultTable:
     for point in sorted(points, key=lambda point: point.nfe):
         cells = [show(point.figures[name]) if name in point.figures else "" for name in names]
         rows.append((f"{point.nfe:g}", point.solver, *cells, f"{point.seconds:.2f}"))
-        record: dict[str, Any] = {"solver": point.solver, "asked": point.drawing.nfe or DEFAULT_NFE, "nfe": point.nfe}
+        record: dict[str, Any] = {
+            "solver": point.solver,
+            "asked": point.drawing.nfe or round(point.nfe),
+            "nfe": point.nfe,
+        }
         for name, figure in point.figures.items():
             low, high = figure.interval
             record |= {name: figure.value, f"{name}_low": low, f"{name}_high": high, f"{name}_bias": figure.bias}

@@ -108,6 +108,41 @@ def test_an_evaluation_is_a_dict_that_shows_itself() -> None:
     assert repr(found).startswith("Evaluation(frechet ") and len(found.plot().axes) == 2
 
 
+def test_pandas_has_the_values_of_a_comparison_at_full_precision(comparison: Comparison) -> None:
+    pytest.importorskip("pandas")
+    frame = comparison.to_pandas()
+    ranked = comparison.ranked()
+    assert list(zip(frame["solver"], frame["nfe"], strict=True)) == [(row.solver, row.nfe) for row in ranked]
+    assert frame["frechet"].tolist() == [row.frechet.value for row in ranked if row.frechet is not None]
+    best = frame.dropna(subset=["error"]).groupby("nfe")["error"].min()
+    errors = [(row.nfe, float(row.errors.mean())) for row in ranked if row.errors is not None]
+    for nfe in (4, 8):
+        assert best[nfe] == pytest.approx(min(error for n, error in errors if n == nfe), rel=1e-12)
+    assert frame["error"].isna().tolist() == [row.solver == "sde" for row in ranked]
+    assert frame["error_low"].dropna().lt(frame["error"].dropna()).all()
+
+
+def test_pandas_has_the_values_of_samples_data_and_models() -> None:
+    pytest.importorskip("pandas")
+    made = solution()
+    frame = made.to_pandas()
+    assert frame["nfe"].tolist() == made.nfe.tolist() and frame["status"].tolist() == ["ok"] * 12
+    assert frame["rms"].tolist() == pytest.approx(made.x.square().mean(1).sqrt().tolist())
+    data = as_data([[0.0, 1.0], [2.0, 3.0]], labels=[7, 9], name="two").to_pandas().set_index("fact")["value"]
+    assert (data["class 7"], data["samples"], data["mean"]) == (1, 2, 1.5)
+    assert MODEL.to_pandas().set_index("fact")["value"]["shape"] == (2,)
+
+
+def test_pandas_has_the_values_of_an_evaluation() -> None:
+    pytest.importorskip("pandas")
+    real = load_data("moons")
+    found = evaluate(real.x[:300], FeatureStatistics.of(real, make_extractor("pixels")), metrics=["kid"], draws=4)
+    [row] = found.to_pandas().to_dict("records")
+    figure = found["kid"]
+    assert (row["figure"], row["value"], row["standard_error"]) == ("kid", figure.value, figure.standard_error)
+    assert (row["low"], row["high"]) == figure.interval
+
+
 @pytest.mark.parametrize("thing", [MODEL, load_data("moons"), solution()], ids=lambda x: type(x).__name__)
 def test_everything_has_the_same_ways_to_show_itself(thing: Displayed, tmp_path: Path) -> None:
     assert "\n" not in repr(thing) and len(repr(thing)) < 160

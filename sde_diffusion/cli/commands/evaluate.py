@@ -49,6 +49,7 @@ from sde_diffusion.report import terminal
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
+from sde_diffusion.sampling.job import settings_for
 from sde_diffusion.sampling.sampler import MOST_SAMPLES
 from sde_diffusion.storage.atomic_folder import STATE, require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
@@ -62,8 +63,6 @@ from sde_diffusion.storage.locate import (
     unused,
 )
 from sde_diffusion.storage.sample_record import RECORD, folder_name
-from sde_diffusion.storage.tuned_solver import NAME as TUNED
-from sde_diffusion.storage.tuned_solver import find_tuned
 from sde_diffusion.tuning.effort import duration
 from solvers import SOLVERS
 from solvers.errors import InputError, require_whole
@@ -132,16 +131,21 @@ def evaluate(
     ] = ",".join(DEFAULT_METRICS),
     n: Annotated[int, typer.Option("--n", help="Number of samples to draw.")] = 1000,
     solver: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--solver",
             help="Solver, as in 'sdediff sample'; several, separated by commas, give a curve.",
+            show_default="of a distilled model its own; else pf-ode",
             autocompletion=completion_of(SOLVERS),
         ),
-    ] = "pf-ode",
+    ] = None,
     nfe: Annotated[
         str | None,
-        typer.Option("--nfe", help="Network evaluations; several, such as 5,10,20, for a curve.", show_default="20"),
+        typer.Option(
+            "--nfe",
+            help="Network evaluations; several, such as 5,10,20, for a curve.",
+            show_default="20; its own of a distilled model",
+        ),
     ] = None,
     steps: StepsOption = None,
     grid: GridOption = None,
@@ -221,13 +225,12 @@ def evaluate(
     limits = range_of(value_range)
     if stored is not None and out is None:
         folder_of(stored, FOLDER.name)  # a link is refused now, not after the work
+    times = tuple(g) if isinstance(g := times_of(grid), list) else g
     ways = [
-        SamplingSettings(
-            made, b, steps, tuple(g) if isinstance(g := times_of(grid), list) else g, eta, seed, batch_size, s
-        )
-        for s in solver.split(",")
+        settings if stored is None else settings_for(stored, settings, guidance.tag(labels))
+        for s in ([None] if solver is None else solver.split(","))
         for b in ([None] if nfe is None else whole_numbers(nfe, "--nfe"))
-        for made in [find_tuned(stored, b, guidance.tag(labels)) if stored and s == TUNED else s]
+        for settings in [SamplingSettings(s, b, steps, times, eta, seed, batch_size, s)]
     ]
     if budget and (stored is None or len(ways) != 1 or (reference or "").endswith(".safetensors")):
         raise InputError("--budget needs a model, one solver, one --nfe and a reference that is a data set")

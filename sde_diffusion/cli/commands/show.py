@@ -64,7 +64,7 @@ def show(
         typer.Option(
             "--solver",
             help="Solver, for reverse, trajectories and film; several, separated by commas, for solvers.",
-            show_default="pf-ode; ddim,unipc,pf-ode",
+            show_default="of a distilled model its own, else pf-ode; ddim,unipc,pf-ode",
             autocompletion=complete_solver,
         ),
     ] = "",
@@ -73,7 +73,7 @@ def show(
         typer.Option(
             "--nfe",
             help="Network evaluations; several, separated by commas, for solvers.",
-            show_default="20; 5,10,20",
+            show_default="20, or its own of a distilled model; 5,10,20",
         ),
     ] = "",
     n: Annotated[
@@ -114,15 +114,15 @@ def show(
     if path.exists():
         raise ExistsError(f"{path} exists already; choose another file with --out")
     several = figure is Figure.solvers
-    budgets = whole_numbers(nfe or ("5,10,20" if several else "20"), "--nfe")
-    names = (solver or ("ddim,unipc,pf-ode" if several else "pf-ode")).split(",")
-    if not several and (len(budgets) > 1 or len(names) > 1):
+    budgets = whole_numbers(nfe or "5,10,20", "--nfe")
+    names = (solver or "ddim,unipc,pf-ode").split(",")
+    if not several and ((nfe and len(budgets) > 1) or (solver and len(names) > 1)):
         raise InputError(f"the figure {figure.value} takes one solver and one NFE; sdediff show solvers takes several")
     place = str(device_for(device or "auto"))
     if n is None:
         n = 64 if not several else 16 if len(find_model(run).model["shape"] or ()) == 3 else 400
     require_whole("--n", n, 1, MOST_SAMPLES)
-    settings = (place, names[0], budgets[0], n, seed)
+    settings = (place, names[0] if solver else None, budgets[0] if nfe else None, n, seed)
     partial = temporary(path).with_suffix(path.suffix)
     try:
         if figure is Figure.schedule:

@@ -34,8 +34,8 @@ def schedule(names: str) -> Any:
     return schedule_figure({name.strip(): make_sde(name.strip()) for name in names.split(",")})
 
 
-def drawn(kind: str, stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> Any:
-    """The figure of a stored model: forward, reverse, score or trajectories."""
+def drawn(kind: str, stored: StoredModel, device: str, solver: str | None, nfe: int | None, n: int, seed: int) -> Any:
+    """The figure of a stored model: forward, reverse, score or trajectories; without a solver that of the model."""
     model = _loaded(stored, device)
     if kind == "forward":
         x0 = _data(stored, model, n)
@@ -43,7 +43,7 @@ def drawn(kind: str, stored: StoredModel, device: str, solver: str, nfe: int, n:
         return strip_figure({r"$x_t$": torch.stack([model.sde.perturb(x0, t, eps) for t in TIMES])}, TIMES)
     if kind == "score":
         return score_figure(model.score, model.sde, _data(stored, model, 2000), SCORE_TIMES)
-    return _reverse(kind, model, solver, nfe, n, seed)
+    return _reverse(kind, model, settings_for(stored, SamplingSettings(solver, nfe, seed=seed)), n)
 
 
 def _loaded(stored: StoredModel, device: str) -> ScoreModel:
@@ -63,10 +63,10 @@ def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
     return data.batch(slice(None, n)).float()
 
 
-def _reverse(kind: str, model: ScoreModel, solver: str, nfe: int, n: int, seed: int) -> Any:
-    run, shown = reverse_run(model, SamplingSettings(solver, nfe, seed=seed), n)
+def _reverse(kind: str, model: ScoreModel, settings: SamplingSettings, n: int) -> Any:
+    run, shown = reverse_run(model, settings, n)
     if kind == "trajectories":
-        return trajectory_figure(shown.states, run.times, f"{solver}, {int(run.nfe.max())} evaluations")
+        return trajectory_figure(shown.states, run.times, f"{settings.called}, {int(run.nfe.max())} evaluations")
     return strip_of(shown)
 
 
@@ -91,9 +91,9 @@ def side_by_side(
     return solver_figure(made, model.units.to_data(reference).cpu(), own_units=not model.units.is_identity)
 
 
-def film(stored: StoredModel, device: str, solver: str, nfe: int, n: int, seed: int) -> Reverse:
-    """The reverse process of a stored model, to be filmed."""
-    return reverse_run(_loaded(stored, device), SamplingSettings(solver, nfe, seed=seed), n)[1]
+def film(stored: StoredModel, device: str, solver: str | None, nfe: int | None, n: int, seed: int) -> Reverse:
+    """The reverse process of a stored model, to be filmed; without a solver by that of the model."""
+    return reverse_run(_loaded(stored, device), settings_for(stored, SamplingSettings(solver, nfe, seed=seed)), n)[1]
 
 
 def film_of_samples(

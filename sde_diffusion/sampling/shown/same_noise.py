@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def default_shown(shape: tuple[int, ...]) -> int:
 @torch.no_grad()
 def same_noise_gallery(
     model: ScoreModel,
-    ways: Mapping[tuple[str, int], Solver],
+    ways: Mapping[tuple[str, int], Solver | SamplingSettings],
     *,
     n: int | None = None,
     seed: int = 0,
@@ -49,7 +50,7 @@ def same_noise_gallery(
 
     Args:
         model: any ScoreModel with a shape.
-        ways: solvers by (name, NFE).
+        ways: by (name, NFE), solvers that run with so many evaluations, or settings with a grid or noise of their own.
         n: samples; by the kind of data.
         seed: sample k starts from the noise that ``sample`` gives it.
         rows: rows of the condition; the first n are taken. n by default.
@@ -71,13 +72,14 @@ def same_noise_gallery(
     given = cut(model.bind(dict(condition or {})), rows or n, torch.arange(n, device="cpu"), x1.device)
     runs: dict[tuple[str, int], Any] = {}
     missing: dict[tuple[str, int], str] = {}
-    deterministic = any(not solver.stochastic for solver in ways.values())
+    chosen = {key: _settings(way, key[1], seed) for key, way in ways.items()}
+    deterministic = any(not settings.chosen(model).stochastic for settings in chosen.values())
     cost = 3.0 * reference_steps if deterministic else 0.0
     total = cost + sum(nfe for _, nfe in ways)
     done = 0.0
-    for (name, nfe), solver in ways.items():
+    for (name, nfe), settings in chosen.items():
         try:
-            run = SamplingSettings(solver, nfe, seed=seed).resolve(model, model.shape)
+            run = settings.resolve(model, model.shape)
         except ValueError as refused:  # the NFE does not suffice for one step, or is not the one it was tuned for
             missing[name, nfe] = str(refused)
             continue
@@ -156,16 +158,21 @@ def _reference_states(
     return torch.cat(ends), torch.cat(paths, 1).cpu() if drawn else None, joined
 
 
-def time_grids(model: ScoreModel, ways: Mapping[tuple[str, int], Solver]) -> list[TimeGrid]:
+def _settings(way: Solver | SamplingSettings, nfe: int, seed: int) -> SamplingSettings:
+    return replace(way, seed=seed) if isinstance(way, SamplingSettings) else SamplingSettings(way, nfe, seed=seed)
+
+
+def time_grids(model: ScoreModel, ways: Mapping[tuple[str, int], Solver | SamplingSettings]) -> list[TimeGrid]:
     """The time grids of solvers with fixed steps, by (name, NFE); those that cannot run are left out."""
     if model.shape is None:
         return []
     found = []
-    for (name, nfe), solver in ways.items():
-        if solver.adaptive:
+    for (name, nfe), way in ways.items():
+        settings = _settings(way, nfe, 0)
+        if settings.chosen(model).adaptive:
             continue
         try:
-            times = SamplingSettings(solver, nfe).resolve(model, model.shape).times
+            times = settings.resolve(model, model.shape).times
         except ValueError:
             continue
         half = model.sde.half_log_snr(times).double().tolist()

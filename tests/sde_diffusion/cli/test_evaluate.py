@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from sde_diffusion import evaluate, load, sample
@@ -16,7 +17,10 @@ from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features import make_extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.storage.checkpoint import export
 from sde_diffusion.storage.locate import BUNDLED
+from sde_diffusion.training.defaults import default_model
+from solvers.diffusion.renoising import Renoising
 from tests import command
 
 run, refused = partial(command.invoke, "evaluate"), partial(command.refused, "evaluate")
@@ -76,8 +80,31 @@ def test_the_tuned_solver_of_a_model_is_evaluated() -> None:
     assert data["charts"][0]["curves"][1]["y"] == [tuned["figures"]["frechet"]["value"]]
     assert (default["solver"], tuned["solver"], tuned["nfe"]) == ("pf-ode", "tuned", 2)
     assert tuned["figures"]["frechet"]["value"] != default["figures"]["frechet"]["value"]
+    evaluated("runs/moons", *FEW, "--grid", "1,0.4,0", "--solver", "ddim", "--html", "grid.html", "--out", "grid")
+    data = json.loads(Path("grid.html").read_text().split('id="data">')[1].split("</script>")[0])
+    assert [grid["times"] for grid in data["grids"]] == [[1.0, 0.4, 0.0]]
+    assert "Time grid" in Path("grid.html").read_text()
     [alone] = evaluated("runs/moons", *FEW, "--nfe", "2", "--solver", "tuned", "--budget", "--out", "alone")["runs"]
     assert alone["figures"] == tuned["figures"]
+
+
+@pytest.mark.filterwarnings("ignore:frechet. 80 samples")
+def test_a_distilled_model_is_drawn_with_its_own_sampler() -> None:
+    moons = load_data("moons")
+    model = default_model(moons, network_settings={"width": 8, "depth": 1})
+    model.sampler = Renoising()
+    data = {"name": "moons", "fingerprint": moons.fingerprint}
+    path = str(export(model, "student.safetensors", data=data, step=0))
+    [own] = evaluated(path, *FEW, "--html", "own.html", "--out", "own")["runs"]
+    assert (own["solver"], own["nfe"]) == ("distilled", 2)
+    shown = json.loads(Path("own.html").read_text().split('id="data">')[1].split("</script>")[0])["gallery"]["shown"]
+    assert [(s["solver"], s["nfe"]) for s in shown] == [("distilled", 2)]
+    [other] = evaluated(path, *FEW, "--solver", "ddim", "--nfe", "2", "--out", "other")["runs"]
+    assert own["figures"] != other["figures"]
+    for name in ("film", "trajectories"):
+        assert CliRunner().invoke(app, ["show", name, path, "--n", "3"]).exit_code == 0
+    with Image.open("film.gif") as film:
+        assert film.n_frames == 3  # two evaluations
 
 
 def test_a_file_of_samples_needs_a_reference_a_range_and_the_right_size() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from sde_diffusion import EDM, SDE, VESDE, VPSDE, Flow, Gaussian, ScoreModel, sample
 from sde_diffusion.sampling.reference_states import reference_path
-from sde_diffusion.sampling.settings import seeds_of
+from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
 from sde_diffusion.sampling.shown.same_noise import same_noise_gallery, time_grids
 from solvers import SOLVERS
 
@@ -52,6 +52,24 @@ def test_samples_are_those_of_sample_and_deviations_those_of_the_exact_flow() ->
             gap = (shown.path[middle] - at).square().mean(1).sqrt()
             assert torch.allclose(shown.deviation[middle], gap, atol=1e-4)
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+
+
+def test_settings_with_a_grid_or_noise_of_their_own_are_drawn_as_they_are() -> None:
+    model = Gaussian(MEAN, COVARIANCE, sde=VPSDE())
+    ways = {
+        ("ddim", 6): SamplingSettings("ddim", steps=6, grid="karras"),
+        ("heun", 5): SamplingSettings("heun", grid=(1.0, 0.6, 0.2, 0.0)),
+        ("sde", 4): SamplingSettings("sde", 4, eta=0.5),
+    }
+    found = same_noise_gallery(model, ways, n=5, seed=2, reference_steps=50)
+    for shown, (key, how) in zip(found.shown, ways.items(), strict=True):
+        given = {"steps": how.steps, "nfe": how.nfe, "grid": how.grid, "eta": how.eta}
+        assert torch.equal(shown.x, sample(model, 5, solver=how.solver, seed=2, **given)), key
+    assert found.missing == {}
+    karras, own, _ = time_grids(model, ways)
+    assert own.times == [1.0, 0.6, 0.2, 0.0]
+    own_grid, _ = time_grids(model, {("ddim", 6): SOLVERS["ddim"], ("heun", 6): SOLVERS["heun"]})
+    assert len(karras.times) == len(own_grid.times) == 7 and karras.times != own_grid.times
 
 
 def test_deviations_are_in_the_units_of_the_data_and_in_parts_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
