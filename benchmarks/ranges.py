@@ -12,6 +12,9 @@ square distance of a sample to the endpoint of the flow. Both "best" are chosen 
 over the initial noise. With ``--foreign-dir``, a network trained by others is measured on its own range; it influenced
 no design choice.
 
+Reference solutions and the errors of all but pf-ode are kept in ``--references``, so a run that was interrupted goes
+on, and a changed pf-ode is measured in minutes; remove the folder when another solver changes.
+
 ``ranges.json`` and ``ranges.md`` in the output folder are the result; ``--before`` adds the figures of an older result.
 """
 
@@ -22,7 +25,8 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,20 +185,43 @@ def measure(
         stored.parent.mkdir(parents=True, exist_ok=True)
         torch.save(truth, stored)
     ode = model.sde.probability_flow(model)
+    known = _Known(stored.with_suffix(".json"))
+
+    def error(solver: str, nfe: int, grid: str | None = None) -> list[float]:
+        return _both(rms(solve(ode, x1, solver=solver, nfe=nfe, grid=grid).x - truth))
+
+    def peer(config: Config, nfe: int) -> list[float] | None:
+        task = Task(model, x1)
+        x = config.run(task, nfe)
+        return _both(rms(x - truth)) if x is not None and task.calls <= nfe else None
+
     found = {}
     for nfe in budgets:
-        own = _both(rms(solve(ode, x1, solver="pf-ode", nfe=nfe).x - truth))
-        ours = {
-            f"{s} {g or 'own grid'}": _both(rms(solve(ode, x1, solver=s, nfe=nfe, grid=g).x - truth)) for s, g in _OURS
-        }
-        theirs = {}
-        for config in others:
-            task = Task(model, x1)
-            x = config.run(task, nfe)
-            if x is not None and task.calls <= nfe:
-                theirs[config.name] = _both(rms(x - truth))
+        ours = {(n := f"{s} {g or 'own grid'}"): known.get(n, nfe, partial(error, s, nfe, g)) for s, g in _OURS}
+        theirs = {config.name: known.get(config.name, nfe, partial(peer, config, nfe)) for config in others}
+        own = error("pf-ode", nfe)
         found[nfe] = {"pf-ode": own, "best of ours": _best(ours), "best peer": _best(theirs) if theirs else None}
+        known.write()
     return found
+
+
+class _Known:
+    """Errors of the configurations that pf-ode is compared with, kept in a file so that a run can go on."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.errors: dict[str, list[float] | None] = json.loads(file.read_text()) if file.exists() else {}
+
+    def get(self, name: str, nfe: int, compute: Callable[[], list[float] | None]) -> list[float] | None:
+        """The mean and median error at an NFE; None if the configuration cannot run there."""
+        key = f"{name} @ {nfe}"
+        if key not in self.errors:
+            self.errors[key] = compute()
+        return self.errors[key]
+
+    def write(self) -> None:
+        """Keep all of them."""
+        self.file.write_text(json.dumps(self.errors))
 
 
 def _both(errors: Tensor) -> list[float]:
@@ -202,9 +229,10 @@ def _both(errors: Tensor) -> list[float]:
     return [v if math.isfinite(v) else math.inf for v in value]
 
 
-def _best(errors: dict[str, list[float]]) -> list[Any]:
-    name = min(errors, key=lambda key: errors[key][0])
-    return [name, *errors[name]]
+def _best(errors: Mapping[str, list[float] | None]) -> list[Any]:
+    able = {name: both for name, both in errors.items() if both is not None}
+    name = min(able, key=lambda key: able[key][0])
+    return [name, *able[name]]
 
 
 def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: Sequence[int], command: str) -> str:

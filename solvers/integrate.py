@@ -95,7 +95,8 @@ def _run(
             lost = meter.sizes.diverged(problem.path, x[0].numel(), solver.stochastic)
             if lost is not None and not (x.is_cpu and not bool(lost.any())):
                 status = torch.where(lost & (status == Status.ok), Status.diverged, status)
-        yield Step(index, s, x, meter.spent, status, meter.last, estimate)
+        scales = solver.scales(state, len(x)) if index == len(grid) - 2 else None
+        yield Step(index, s, x, meter.spent, status, meter.last, estimate, scales)
 
 
 def solve(
@@ -165,4 +166,5 @@ def solve(
         times,
         torch.stack(states) if trajectory else None,
         stacked(estimates, x) if errors else None,
+        step.scales,
     )

@@ -219,6 +219,14 @@ class Solver(ABC):
         """
         return self, make_grid(self.grid if grid is None else grid, problem, steps)
 
+    def on_grid(self) -> Solver:
+        """The solver for a caller that evaluates the model at the times of the grid, the same for all samples."""
+        return self
+
+    def scales(self, state: Any, batch: int) -> Tensor | None:
+        """The scale of the data for which each sample ran, float64 (batch,); None of a solver that looks for none."""
+        return None
+
     def init(self, problem: Any, times: Tensor) -> Any:
         """The state before the first step; None for a solver without memory.
 

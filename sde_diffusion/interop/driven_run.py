@@ -77,6 +77,7 @@ def asked_times(
             "fixed steps"
         )
     chosen, times = plan(problem, shape, solver, nfe=nfe, grid=grid)
+    chosen = chosen.on_grid()
     at = tuple(evaluation_times(problem, shape, times, chosen))
     if at and at[0] != float(times[0]):
         raise InputError(
@@ -177,6 +178,7 @@ class DrivenRun:
         if node > 0:
             try:
                 chosen, times = plan(asked.problem, asked.shape, asked.solver, grid=times)
+                chosen = chosen.on_grid()
                 at = tuple(evaluation_times(asked.problem, asked.shape, times, chosen))
             except ValueError as error:
                 raise InputError(

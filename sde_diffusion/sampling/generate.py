@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def redraw(
 def work_of(job: SampleJob) -> dict[str, Callable[..., Any]]:
     """The work of a pool that ``run_job`` shares: the samples and evaluations of a batch, by its number."""
 
-    def batch(number: int) -> tuple[Tensor, Tensor]:
+    def batch(number: int) -> tuple[Tensor, ...]:
         return _kept(*job.draw([number]))
 
     return {"batch": batch}
@@ -109,7 +110,7 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
     Raises:
         FloatingPointError: samples that are not finite.
     """
-    parts: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
 
     def on_step(step: Step) -> None:
         if progress is not None:  # time runs from its first value to 0
@@ -124,12 +125,14 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
             parts.append(kept)
             if progress is not None:
                 progress(len(parts) / job.batches)
-    x, used = (torch.cat(column) for column in zip(*parts, strict=True))
-    record = job.finished(digest(x), int(used.min()), int(used.max()), float(used.double().mean()))
+    x, used, scales = (torch.cat(column) for column in zip(*parts, strict=True))
+    counts = {f"{c:.4g}": n for c, n in sorted(Counter(scales.tolist()).items())}
+    record = job.finished(digest(x), int(used.min()), int(used.max()), float(used.double().mean()), counts)
     source = None if job.start is None else job.start.x.float().cpu()
     return Samples(x, seeds_of(job.settings.seed, job.n), record, source)
 
 
-def _kept(part: Solution) -> tuple[Tensor, Tensor]:
-    """The stored values of a batch: x in float32 and the evaluations, on the CPU."""
-    return part.x.float().cpu(), part.nfe.cpu()
+def _kept(part: Solution) -> tuple[Tensor, Tensor, Tensor]:
+    """The stored values of a batch: x in float32, the evaluations and the scales, on the CPU."""
+    scales = torch.ones(len(part.x), dtype=torch.float64) if part.scales is None else part.scales
+    return part.x.float().cpu(), part.nfe.cpu(), scales.cpu()

@@ -88,11 +88,22 @@ class SampleJob:
             check_status(part, start=number * self.settings.batch_size)
             yield part
 
-    def finished(self, sha256: str, least: int, most: int, mean: float) -> SampleRecord:
-        """The record of samples whose float32 bytes have a SHA-256, and whose evaluations have this range and mean."""
+    def finished(
+        self, sha256: str, least: int, most: int, mean: float, scales: dict[str, int] | None = None
+    ) -> SampleRecord:
+        """The record of samples whose float32 bytes have a SHA-256, and whose evaluations have this range and mean.
+
+        ``scales`` counts the samples that ran for data of each scale. Where all ran for 1, the record has the solver
+        for that scale alone, which does not change with pf-ode.
+        """
         entry = self.record["nfe"]
+        found: Any = {} if scales is None else {"scales": scales}
+        if scales is not None and scales.keys() == {"1"}:
+            one = solver_json.describe_solver(self.run.solver.on_grid())
+            found = {"solver": {"name": self.record["solver"]["name"], **one}}
         return {
             **self.record,
+            **found,
             "nfe": {"asked": entry["asked"], "least": least, "most": most, "mean": mean},
             "x": {"dtype": "float32", "sha256": sha256},
         }

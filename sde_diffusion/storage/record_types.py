@@ -273,6 +273,7 @@ class _SampleRecordOptional(TypedDict, total=False):
     guidance_rule: GuidanceEntry
     start: StartEntry
     choice: dict[str, Any]
+    scales: dict[str, int]
     solver_file_sha256: str
     model_file_sha256: str
 
@@ -281,7 +282,8 @@ class SampleRecord(_SampleRecordOptional):
     """samples.json: everything that is needed to make the same samples again.
 
     ``choice`` says why ``--tolerance`` took this solver, ``solver_file_sha256`` from which file it comes where it is
-    one of the user's own, ``start`` which data the samples start from; records of the first versions have no labels and
+    one of the user's own, ``start`` which data the samples start from, ``scales`` how many samples ran for data of
+    which scale (``solvers.fitted.seen_scale``); records of the first versions have no labels and
     guidance.
     """
 

@@ -25,6 +25,8 @@ from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.data_units import InDataUnits
 from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import ProbabilityFlow
+from solvers.fitted.seen_scale import SeenScale
 from solvers.fitted.table import Row, Table
 
 # Solvers without a name.
@@ -36,6 +38,8 @@ _INNER = (
     Renoising(),
     DenoisingGANSampler(),
     InDataUnits(_TABLE, 1.0),
+    ProbabilityFlow(),
+    SeenScale(_TABLE, ProbabilityFlow(), (1.0, 0.0)),
 )
 
 # Names of classes in files of earlier versions.

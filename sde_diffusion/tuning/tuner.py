@@ -243,6 +243,7 @@ def _tuned(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
     found = _Found(task, reporter)
     shape = fit.x1.shape[1:]
     default, times = plan(ReverseProcess(fit.denoise, sde), shape, "pf-ode", steps=steps)
+    default = default.on_grid()
     if isinstance(default, MixtureOfTables):
         found.offer("default", default)
         one = mean_table(default, fit)

@@ -48,6 +48,7 @@ def compile_table(solver: Solver, path: Path, nfe: int, grid: str | Tensor | Non
 
     process = ReverseProcess(model, path)
     concrete, whole = plan(process, (1,), solver, nfe, grid=grid)
+    concrete = concrete.on_grid()
     if not concrete.data_independent:
         raise InputError(
             f"{type(solver).__name__} is no table with {len(whole) - 1} steps on this grid: its coefficients "

@@ -41,6 +41,7 @@ from solvers.fitted.data_units import InDataUnits, ScaledPath
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.seen_scale import ForScale, SeenScale
 from solvers.fitted.table import Row, Table
 from solvers.grids import GRIDS, make_grid, power, time_at
 from solvers.noise import Noise
@@ -268,13 +269,13 @@ GRIDS["fitted-large"] = partial(_grid, large=True)
 
 
 @dataclass(frozen=True)
-class ProbabilityFlow(Solver):
+class ProbabilityFlow(ForScale):
     """The fitted table for the number of steps, or the exponential engine.
 
     Args:
         large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
         scale: of the data: 1 for images in [-1, 1] and for standardised data. Data times c with ``scale=c`` give
-            samples times c.
+            samples times c. None is 1, unless the first evaluations show wider data (``solvers.fitted.seen_scale``).
 
     Raises:
         ValueError: a scale that is not positive.
@@ -285,16 +286,20 @@ class ProbabilityFlow(Solver):
     """
 
     large: bool | None = None
-    scale: float = 1.0
+    scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < math.inf:
+        if self.scale is not None and not 0 < self.scale < math.inf:
             raise InputError(f"the scale of the data is a positive number; got {self.scale}")
 
     order = 6
     needs = (ReverseProcess,)
     uses_corrector = True
     source = "docs/decisions.md, on Zhao et al. 2023 and Shaul et al. 2024"
+
+    def for_scale(self, scale: float) -> ProbabilityFlow:
+        """This solver for data of a scale."""
+        return replace(self, scale=scale)
 
     @property
     def grid(self) -> str:
@@ -315,13 +320,18 @@ class ProbabilityFlow(Solver):
     ) -> tuple[Solver, Tensor]:
         """The table if the times are the table's, else a member of the exponential engine; and the times."""
         large = is_high_dim(shape) if self.large is None else self.large
-        path = problem.path if self.scale == 1 else ScaledPath(problem.path, self.scale)
+        unit = 1.0 if self.scale is None else self.scale
+        path = problem.path if unit == 1 else ScaledPath(problem.path, unit)
         name = ("fitted-large" if large else "fitted") if grid is None else grid
         times = make_grid(name, replace(problem, path=path), steps)
-        member: Solver | None = fitted_table(path, len(times) - 1, large, self.scale)
-        if member is None or member.grid != tuple(times.tolist()):
+        member: Solver | None = fitted_table(path, len(times) - 1, large, unit)
+        own = member is not None and member.grid == tuple(times.tolist())
+        if member is None or not own:
+            own = torch.equal(times, engine_grid(path, len(times) - 1, large)) and member is None
             member = _engine(len(times) - 1, large and _start(path) < _LOW)
-        return (member if self.scale == 1 else InDataUnits(member, self.scale)), times
+        if self.scale is None and own:
+            return SeenScale(member, replace(self, large=large), tuple(times.tolist())), times
+        return (member if unit == 1 else InDataUnits(member, unit)), times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise

@@ -50,6 +50,7 @@ class Step:
         denoised: last value of the model: E[x_0 | x_t] of a reverse process, the drift of an Equation. In an
             adaptive run it is of the samples that were evaluated.
         estimate: the local error estimate that became known, if asked for and there is one.
+        scales: after the last step, ``Solution.scales``.
 
     >>> from solvers import SOLVERS, Equation, steps
     >>> grid = torch.tensor([0.0, 0.5, 1.0])
@@ -57,7 +58,7 @@ class Step:
     [2, 4]
     """
 
-    __slots__ = ("denoised", "estimate", "index", "spent", "status", "t", "x")
+    __slots__ = ("denoised", "estimate", "index", "scales", "spent", "status", "t", "x")
 
     def __init__(
         self,
@@ -68,9 +69,10 @@ class Step:
         status: Tensor,
         denoised: Tensor | None = None,
         estimate: LocalErrorEstimate | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         self.index, self.t, self.x, self.spent, self.status = index, t, x, spent, status
-        self.denoised, self.estimate = denoised, estimate
+        self.denoised, self.estimate, self.scales = denoised, estimate, scales
 
     @property
     def nfe(self) -> Tensor:
@@ -91,6 +93,8 @@ class Solution(Displayed):
         trajectory: x at every time of the grid, or None.
         errors: local error estimates, or None: its fields t, s and error are (n, B) float64, one row
             for every step or round of attempts that left one; NaN where a sample made no step.
+        scales: the scale of the data for which each sample ran, float64 (B,), where the solver looks for it as pf-ode
+            does: 1, or what the first evaluations showed; None of other solvers.
 
     >>> from solvers import Equation, solve
     >>> out = solve(Equation(lambda x, t: -x), torch.ones(2, 1), solver="euler", grid=[0.0, 0.5, 1.0])
@@ -107,6 +111,7 @@ class Solution(Displayed):
     times: Tensor
     trajectory: Tensor | None = None
     errors: LocalErrorEstimate | None = None
+    scales: Tensor | None = None
 
     @property
     def status(self) -> list[str]:
@@ -117,6 +122,8 @@ class Solution(Displayed):
         least, most = int(self.nfe.min()), int(self.nfe.max())
         spent = f"{least}" if least == most else f"{least} to {most}"
         ended = ", ".join(name if n == len(self.x) else f"{n} {name}" for name, n in Counter(self.status).items())
+        wide = 0 if self.scales is None else int((self.scales > 1).sum())
+        ended += f", {wide} as wider data" if wide else ""
         return (
             f"Solution({len(self.x)} samples {tuple(self.x.shape[1:])}, {spent} NFE, "
             f"{len(self.times) - 1} intervals, t = {float(self.times[0]):.4g} to {float(self.times[-1]):.4g}, {ended})"
