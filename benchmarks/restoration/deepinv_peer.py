@@ -6,6 +6,7 @@ where sigma / alpha is twice that noise, and the observation is that of (x_0 + 1
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from sde_diffusion import ScoreModel
 from sde_diffusion.guidance import Operator
 
 
-def denoiser_of(model: ScoreModel) -> Any:
-    """The model as deepinv calls it: (x, sigma) -> E[x_0 | x] for images in [0, 1], clamped to them.
+def denoiser_of(model: ScoreModel, clamped: bool = True) -> Any:
+    """The model as deepinv calls it: (x, sigma) -> E[x_0 | x] for images in [0, 1], clamped to them or not.
 
     Raises:
         ImportError: deepinv is not installed, or torchvision.
@@ -30,7 +31,8 @@ def denoiser_of(model: ScoreModel) -> Any:
             rho = 2 * torch.as_tensor(sigma).double().reshape(-1).expand(len(x))
             t = model.sde.time(-torch.log(rho)).clamp_min(1e-3)
             alpha = model.sde.marginal(t)[0].to(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
-            return (model.denoise(alpha * (2 * x - 1), t).clamp(-1, 1) + 1) / 2
+            denoised = model.denoise(alpha * (2 * x - 1), t)
+            return ((denoised.clamp(-1, 1) if clamped else denoised) + 1) / 2
 
     return Network()
 
@@ -38,8 +40,9 @@ def denoiser_of(model: ScoreModel) -> Any:
 def deepinv_methods(model: ScoreModel, nfe: int) -> dict[str, Method]:
     """deepinv's posterior samplers as (A, y, x1) -> x0, with the ancestral steps of DDPM and their own settings.
 
-    Its DPS has the weight that shares the scale of its other methods (guidance="annealed"). x1 is not used: deepinv
-    draws its own initial noise.
+    Its DPS has the weight that shares the scale of its other methods (guidance="annealed"). Moment matching also runs
+    with deepinv's own range alone, which leaves the gradient of values beyond it. x1 is not used: deepinv draws its own
+    initial noise.
 
     Raises:
         ImportError: deepinv is not installed, or torchvision.
@@ -59,11 +62,14 @@ def deepinv_methods(model: ScoreModel, nfe: int) -> dict[str, Method]:
     def unit(operator: Operator, y: Tensor, x1: Tensor) -> Tensor:
         return (y + operator(torch.ones_like(x1[:1]))) / 2
 
-    def posterior(fidelity: Any) -> Method:
+    def posterior(fidelity: Any, network: Any = network) -> Method:
         def run(operator: Operator, y: Tensor, x1: Tensor) -> Tensor:
             times = torch.linspace(1, 0, nfe + 1, dtype=torch.float64)
             sampler = sampling.PosteriorDiffusion(
-                fidelity(), network, sampling.VariancePreservingDiffusion(alpha=1.0), sampling.DDPMSolver(times)
+                fidelity(network, clip=[0.0, 1.0]),
+                network,
+                sampling.VariancePreservingDiffusion(alpha=1.0),
+                sampling.DDPMSolver(times),
             )
             found = sampler(unit(operator, y, x1), physics(operator), x_init=tuple(x1.shape))
             return (2 * found - 1).float().detach()
@@ -76,10 +82,11 @@ def deepinv_methods(model: ScoreModel, nfe: int) -> dict[str, Method]:
         found: Tensor = sampler(unit(operator, y, x1), physics(operator), x_init=start)
         return (2 * found - 1).float().detach()
 
-    clip = {"clip": [0.0, 1.0]}
+    own_range = denoiser_of(model, clamped=False)
     return {
-        "deepinv DPS": posterior(lambda: sampling.DPSDataFidelity(network, guidance="annealed", **clip)),
-        "deepinv PiGDM": posterior(lambda: sampling.PiGDMDataFidelity(network, **clip)),
-        "deepinv moment matching": posterior(lambda: sampling.MomentMatchingDataFidelity(network, **clip)),
+        "deepinv DPS": posterior(partial(sampling.DPSDataFidelity, guidance="annealed")),
+        "deepinv PiGDM": posterior(sampling.PiGDMDataFidelity),
+        "deepinv moment matching": posterior(sampling.MomentMatchingDataFidelity),
+        "deepinv moment matching, own range": posterior(sampling.MomentMatchingDataFidelity, own_range),
         "deepinv DiffPIR": diffpir,
     }

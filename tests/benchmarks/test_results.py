@@ -19,6 +19,12 @@ def test_the_page_on_evaluation_has_the_tables_of_coverage() -> None:
     assert len(rows) > 25 and [row for row in rows if row not in page] == []
 
 
+def test_the_page_on_losses_has_the_table_of_objectives() -> None:
+    page = (ROOT / "docs" / "losses.md").read_text().splitlines()
+    rows = [line for line in (RESULTS / "ddpm-table.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) >= 6 and [row for row in rows if row not in page] == []
+
+
 @pytest.mark.parametrize("table", ["false_differences", "metrics"])
 def test_intervals_hold_as_often_as_they_say(table: str) -> None:
     content = json.loads((RESULTS / "coverage.json").read_text())
