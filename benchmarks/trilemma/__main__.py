@@ -1,6 +1,6 @@
 """Quality, diversity and speed of generative models of MNIST: one table, one figure, one page.
 
-    python -m benchmarks.trilemma --data-dir DATA [--runs DIR] [--only WORD ...] [--seeds N] [--samples N]
+    python -m benchmarks.trilemma --data-dir DATA [--runs DIR] [--only WORD ...] [--seeds N] [--html FILE] [--image PNG]
 
 Rows: the families of ``benchmarks.baselines``, trained here on the first call and kept in ``--runs``; the network
 ``benchmarks/networks/mnist`` with pf-ode and with solvers tuned to it, at 4, 8 and 20 evaluations. Samples are
@@ -39,7 +39,7 @@ from solvers import Solver
 HERE = Path(__file__).resolve().parent.parent
 NETWORK = HERE / "networks" / "mnist.safetensors"
 NFE = (4, 8, 20)
-FEW, LIKELY, INVERTED = 20, 500, 16
+FEW, LIKELY, INVERTED = 14, 500, 16
 Row = dict[str, Any]
 
 
@@ -76,8 +76,8 @@ class Bench:
         return row | self.samples(draw(model, self.asked.samples, 0))
 
     def samples(self, x: Tensor) -> Row:
-        """The figures of samples, and a few of them as whole numbers."""
-        few = measures.levels(x[:FEW].clamp(-1, 1)).flatten(1).tolist()
+        """The figures of samples, and a few of them as bytes in hexadecimal."""
+        few = [bytes(image).hex() for image in measures.levels(x[:FEW].clamp(-1, 1)).flatten(1).tolist()]
         return measures.quality(x, self.reference) | {"shown": few, "n": len(x)}
 
     def diffusion(self) -> Iterator[tuple[str, Any]]:
@@ -122,9 +122,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/trilemma"))
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="words in the names of rows")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--draw", action="store_true", help="measure nothing; write table, page and figure anew")
+    parser.add_argument("--html", type=Path, help="the page, one HTML file")
     parser.add_argument("--image", type=Path, help="the figure, a PNG")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,7 +138,7 @@ def main() -> None:
         rows[name] = measure()
         print(name, {k: v for k, v in rows[name].items() if k != "shown"}, flush=True)
         path.write_text(json.dumps(rows) + "\n")
-    page.write(rows, asked.out, asked.image)
+    page.write(rows, asked.out, asked.html, asked.image)
 
 
 if __name__ == "__main__":

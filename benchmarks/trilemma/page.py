@@ -73,7 +73,7 @@ def markdown(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def images(row: Row) -> Tensor:
     """The samples that a row holds, (n, 28, 28) from 0 to 255."""
-    return torch.tensor(row["shown"]).reshape(-1, *SHAPE)
+    return torch.tensor([list(bytes.fromhex(image)) for image in row["shown"]]).reshape(-1, *SHAPE)
 
 
 def plot(path: Path, rows: dict[str, Row]) -> None:
@@ -86,7 +86,7 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=[4, 0.42 * len(shown)])
     left, right = top.subplots(1, 2)
-    for name, row in shown.items():
+    for k, (name, row) in enumerate(shown.items()):
         solver = row["family"] == "diffusion"
         text = f"{label(name, row)} {row['nfe']}" if solver else label(name, row)
         style = {"marker": "o" if solver else "s", "color": "C0" if solver else "C1", "capsize": 2}
@@ -95,7 +95,7 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
         ):  # fmt: skip
             value, error = row[y]
             axes.errorbar(x, value, 1.96 * error, 1.96 * dx, **style)
-            axes.annotate(text, (x, value), xytext=(5, 4), textcoords="offset points", fontsize=8)
+            axes.annotate(text, (x, value), xytext=(5, -12 if k % 2 else 4), textcoords="offset points", fontsize=8)
     left.set(xlabel="recall: diversity", ylabel="precision: quality", title="best at the upper right")
     right.set(xlabel="samples a second, one core", ylabel="squared Frechet distance", title="best at the lower right")
     right.set_xscale("log")
@@ -135,13 +135,13 @@ def html(path: Path, rows: dict[str, Row]) -> None:
     ))  # fmt: skip
 
 
-def write(rows: dict[str, Row], out: Path, image: Path | None) -> None:
-    """Write the tables, the page and the figure of rows with samples."""
+def write(rows: dict[str, Row], out: Path, page: Path | None, image: Path | None) -> None:
+    """Write the tables, and the page and the figure of rows with samples."""
     figures = [cells(name, row) for name, row in first_seeds(rows).items()]
     text = f"{markdown(HEADS, figures)}\n\n{markdown(FAMILY_HEADS, by_family(rows))}\n"
     print(text)
     (out / "trilemma.md").write_text(f"# The generative trilemma on MNIST\n\nMade by `{COMMAND}`.\n\n{text}")
-    if figures:
-        html(out / "trilemma.html", rows)
-        if image is not None:
-            plot(image, rows)
+    if figures and page is not None:
+        html(page, rows)
+    if figures and image is not None:
+        plot(image, rows)

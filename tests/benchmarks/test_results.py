@@ -53,3 +53,19 @@ def test_the_page_on_training_has_the_table_of_outliers() -> None:
         label = "N(0, I)" if name == "normal" else name
         largest, sliced = max(row["largest"] for row in some), median(row["sliced"] for row in some)
         assert f"| {label} | velocity | 3 | 0 | {largest:.2f} | {sliced:.3f} | " in page
+
+
+def test_the_page_on_the_trilemma_has_its_tables() -> None:
+    page = (ROOT / "docs" / "trilemma.md").read_text().splitlines()
+    rows = [line for line in (RESULTS / "trilemma.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) > 14 and [row for row in rows if row not in page] == []
+
+
+def test_the_page_on_few_steps_has_the_students() -> None:
+    page = (ROOT / "docs" / "few-steps.md").read_text()
+    for row in json.loads((RESULTS / "students.json").read_text())["rows"]:
+        if row["nfe"] == 4 or row["method"] == "consistency":
+            name = f"`{row['method']}`" if row["method"] in ("ddim", "pf-ode") else row["method"].replace("-", " ")
+            assert f"| {row['law']} | {name} | {row['nfe']} | {row['rms']:.3f} | {row['sliced']:.3f} |" in page
+    for row in json.loads((RESULTS / "denoising_gan.json").read_text())["rows"]:
+        assert f"| {row['modes']} | {row['near']:.2f} | {row['sliced']:.3f} |" in page
