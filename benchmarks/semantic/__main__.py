@@ -33,7 +33,7 @@ from sde_diffusion.evaluation.features.pretrained_classifier import Classifier
 from sde_diffusion.semantic import codes_of, fit_attributes, interpolated, reconstruct, variations
 
 matplotlib.use("Agg")
-SEEN, TOLERANCE = 100, 1e-3
+SEEN, TOLERANCE = 48, 1e-2
 
 
 def rms(a: Tensor, b: Tensor) -> float:
