@@ -75,7 +75,8 @@ class Browser:
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             left = self._deadline - time.monotonic()
-            assert left > 0 and select.select([self._out], [], [], left)[0], "the browser does not answer"
+            assert left > 0, "the time of the browser is over"
+            assert select.select([self._out], [], [], left)[0], "the browser does not answer"
             self._buffer += os.read(self._out, 2**20)
         raw, _, self._buffer = self._buffer.partition(b"\0")
         found = json.loads(raw)
