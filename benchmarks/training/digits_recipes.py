@@ -43,7 +43,7 @@ def trained(recipe: str, folder: Path, steps: int) -> ScoreModel:
     """The model of a run, which is trained where it is not finished."""
     data = load_data("digits", labels=False)
     model = default_model(data, predicts=recipe)
-    options: dict[str, Any] = {**default_options(recipe, model.sde), "steps": steps, "device": "cpu"}
+    options: dict[str, Any] = {**default_options(recipe, model.sde, model.shape or ()), "steps": steps, "device": "cpu"}
     found = folder / recipe
     train(model, data, out=found, resume=found.exists(), checkpoint_every=100, **options)
     return load(found)

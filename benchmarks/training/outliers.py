@@ -50,7 +50,11 @@ def trained(data: Data, recipe: str, seed: int, steps: int | None = None, sde: s
     """The model that ``sdediff train`` makes for a data set, with the given changes."""
     predicts, _, times = recipe.partition(":")
     model = default_model(data, sde=sde, predicts=predicts, seed=seed)
-    options: dict[str, Any] = {**default_options(model.predicts, model.sde), "seed": seed, "device": "cpu"}
+    options: dict[str, Any] = {
+        **default_options(model.predicts, model.sde, model.shape or ()),
+        "seed": seed,
+        "device": "cpu",
+    }
     options |= {"time_sampling": times} if times else {}
     options |= {"steps": steps} if steps is not None else {}
     return train(model, data, progress=False, **options)

@@ -52,7 +52,11 @@ def measure(kind: str, steps: int | None, runs: Path) -> dict[str, Any]:
     """Train on one kind of data, or resume, and compare samples and data."""
     data = as_data(KINDS[kind](np.random.default_rng(0)), name=kind)
     model, out = default_model(data), runs / kind
-    options: dict[str, Any] = {**default_options(model.predicts, model.sde), "device": "cpu", "checkpoint_every": 100}
+    options: dict[str, Any] = {
+        **default_options(model.predicts, model.sde, model.shape or ()),
+        "device": "cpu",
+        "checkpoint_every": 100,
+    }
     options |= {} if steps is None else {"steps": steps}
     train(model, data, out=out, resume=out.exists(), **options)
     x, real = (sample(load(out), N, seed=1).double().flatten(1), data.x.double().flatten(1))

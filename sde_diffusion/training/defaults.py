@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ STAGE = "stage:"  # begins the name of the conditions of a cascade
 HELD_OUT = 512  # latents of held-out samples
 # Allowed types of a setting, by the type of its default. In Python a bool is an int.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
+MANY = 16
+"""Values of a sample from which the default times of training reach to higher noise levels."""
 
 
 def default_predicts(sde: SDE) -> str:
@@ -50,22 +53,32 @@ def default_predicts(sde: SDE) -> str:
     return "edm" if float(sde.marginal(1.0)[1]) > 2 else "velocity"
 
 
-def default_options(predicts: str, sde: SDE | None = None) -> dict[str, str]:
+def default_options(predicts: str, sde: SDE | None = None, shape: Sequence[int] = ()) -> dict[str, str]:
     """The default loss weight and time sampling of a parametrization, as options of ``train``.
 
     For "edm", the choices of Karras et al. 2022. For velocity, the unweighted error of the output, which keeps the
-    start of sampling in the loss. For data of unit scale it equals the loss of "edm", so the same log-normal times suit
-    it; uniform times spend half of the samples at high noise levels (benchmarks/training/outliers.py). Times stay
-    uniform if alpha(1) = 0, because log-normal times never come near that end.
+    start of sampling in the loss. For data of unit scale it equals the loss of "edm", so its log-normal times suit
+    points of a few values. The values of an image or a signal vary together: their common part is larger than one value
+    and has its noise levels higher up (Hoogeboom et al. 2023), so samples of ``MANY`` values have log-normal times
+    with a larger mean and deviation. Times stay uniform if alpha(1) = 0, because log-normal times never come near that
+    end.
+
+    Args:
+        predicts: a name in ``PREDICTS``.
+        sde: the process.
+        shape: shape of a sample.
 
     >>> default_options("edm"), default_options("velocity", make_sde("flow"))
     ({'weight': 'edm', 'time_sampling': 'log-normal'}, {'weight': 'velocity', 'time_sampling': 'stratified'})
+    >>> [default_options("velocity", make_sde("vp"), shape)["time_sampling"] for shape in ((2,), (1, 8, 8))]
+    ['log-normal', 'log-normal-wide']
     """
     if predicts == "edm":
         return {"weight": "edm", "time_sampling": "log-normal"}
     if predicts == "velocity":
         to_the_end = sde is not None and float(sde.marginal(1.0)[0]) == 0
-        return {"weight": "velocity", "time_sampling": "stratified" if to_the_end else "log-normal"}
+        log_normal = "log-normal-wide" if math.prod(shape) >= MANY else "log-normal"
+        return {"weight": "velocity", "time_sampling": "stratified" if to_the_end else log_normal}
     return {"weight": "simple", "time_sampling": "stratified"}
 
 
@@ -290,7 +303,7 @@ def set_up(
     )
     _check_variance(model)
     if not resume:
-        suited = default_options("noise" if own else model.predicts, model.sde)
+        suited = default_options("noise" if own else model.predicts, model.sde, model.shape or ())
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
     return Setup(model, data, config, folder, size, held_out)
 

@@ -358,6 +358,7 @@ TIME_SAMPLERS: dict[str, TimeSampler] = {
     "uniform": Uniform(),
     "stratified": Stratified(),
     "log-normal": LogNormal(),
+    "log-normal-wide": LogNormal(0.4, 1.6),
     "logit-normal": LogitNormal(),
     "importance": Importance(),
     "loss-second-moment": LossSecondMoment(),

@@ -254,7 +254,7 @@ def test_no_color_is_obeyed_in_a_terminal() -> None:
     [
         ("sdediff train --predicts v", {"velocity"}),
         ("sdediff train --weight s", {"simple", "sigmoid"}),
-        ("sdediff train --time-sampling log-", {"log-normal"}),
+        ("sdediff train --time-sampling log-", {"log-normal", "log-normal-wide"}),
         ("sdediff train --network m", {"mlp"}),
         ("sdediff train --data mo", {"moons"}),
         ("sdediff train --precision b", {"bf16"}),

@@ -7,7 +7,7 @@ from sde_diffusion.data import as_data, load_data
 from sde_diffusion.sde import SDES, VPSDE, make_sde
 from sde_diffusion.storage.checkpoint import describe_model
 from sde_diffusion.training.config import TrainConfig
-from sde_diffusion.training.defaults import default_model, default_options
+from sde_diffusion.training.defaults import default_model, default_options, set_up
 
 POINTS = as_data(torch.tensor([[3.0, -3.0], [3.0, 1.0], [-1.0, -3.0], [-1.0, 1.0]]), name="four")
 
@@ -20,6 +20,12 @@ def test_every_process_gets_a_parametrization_that_can_be_sampled(name: str) -> 
     assert model.predicts == ("edm" if name in ("ve", "edm") else "velocity")
     assert model.sigma_data == 1.0 and not model.units.is_identity  # of standardised data
     TrainConfig().with_options(default_options(model.predicts))
+
+
+@pytest.mark.parametrize(("data", "times"), [("moons", "log-normal"), ("digits", "log-normal-wide")])
+def test_samples_of_many_values_have_wider_times(data: str, times: str) -> None:
+    assert set_up({"data": data}).config.time_sampling == times
+    assert set_up({"data": data, "time_sampling": "stratified"}).config.time_sampling == "stratified"
 
 
 def test_settings_reach_what_they_are_of() -> None:

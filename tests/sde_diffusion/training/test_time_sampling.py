@@ -40,6 +40,7 @@ KEEPING: dict[str, tuple[TimeSampler, dict[str, Tensor]]] = {
     "uniform": (Uniform(), {}),
     "stratified": (Stratified(), {}),
     "log-normal": (LogNormal(mean=-0.5, std=2.0, corrected=True), {}),
+    "log-normal-wide": (LogNormal(mean=0.4, std=1.6, corrected=True), {}),
     "logit-normal": (LogitNormal(mean=0.3, std=2.0, corrected=True), {}),
     "importance": (Importance(), {}),
     "loss-second-moment": learned(),
