@@ -8,10 +8,9 @@ sees pairs (x_s, x_t) and the time t, and for each pair of neighbouring times s 
     G minimises   E softplus(-D(x_s', x_t)),
 
 with x_s, x_t of the forward process and x_s' of the generator. Both are updated at once, each by its own loss, by Adam
-without momentum: with beta_1 = 0.9 the two chase each other and modes are lost.
+without momentum (beta_1 = 0).
 
-The steps share out the work: with rho = sigma / alpha the times have rho = 2 ... 0.2 in geometric progression between
-t = 1 and 0. Of equal steps in t, the last would have to tell all modes apart.
+With rho = sigma / alpha the times have rho = 2 ... 0.2 in geometric progression between t = 1 and 0.
 """
 
 from __future__ import annotations
