@@ -90,6 +90,8 @@ COMBINATIONS = [
     Combination("ddpm", "mean", "output"),
     Combination("ddpm", "mean", "simple", "uniform", variance=True),
     Combination("vp", "data", "output"),
+    Combination("vp", "velocity", "velocity", "log-normal-wide"),
+    Combination("subvp", "velocity", "velocity", "log-normal-wide"),
 ]
 
 

@@ -332,7 +332,11 @@ class ScoreModel(Displayed, nn.Module):
         One evaluation. The share is (1 + output) / 2 of the second half of the network's channels, like x
         (Nichol & Dhariwal 2021, eq. 15); None where the network learned no variance.
         """
-        output, extra = self.outputs(x, t, **condition)
+        if type(self).outputs is ScoreModel.outputs:
+            # As in ``denoise``, the network is called from here.
+            output, extra = self._read(self.network(*self._cast(*self.arguments(x, t)), **condition), x)
+        else:
+            output, extra = self.outputs(x, t, **condition)
         return self.denoised_from(output, x, t), None if extra is None else (1 + extra) / 2
 
     def learned_variance(self) -> LearnedVariance | None:

@@ -46,6 +46,7 @@ def ancestral(
     Raises:
         ValueError: another process, an unknown variance, or one that the network did not learn.
 
+    >>> import torch
     >>> sde = DDPM(steps=10, schedule="cosine")
     >>> dirac = ScoreModel(lambda x, t: torch.full_like(x, 3.0), sde, predicts="data")
     >>> ancestral(dirac, sde.prior((2, 1))).flatten().tolist()

@@ -134,5 +134,5 @@ def run_job(job: SampleJob, pool: Pool | None = None, progress: Progress | None 
 
 def _kept(part: Solution) -> tuple[Tensor, Tensor, Tensor]:
     """The stored values of a batch: x in float32, the evaluations and the scales, on the CPU."""
-    scales = torch.ones(len(part.x), dtype=torch.float64) if part.scales is None else part.scales
+    scales = torch.ones(len(part.x), dtype=torch.float64, device="cpu") if part.scales is None else part.scales
     return part.x.float().cpu(), part.nfe.cpu(), scales.cpu()

@@ -2,7 +2,7 @@
 
 >>> from solvers import SOLVERS
 >>> describe_solver(SOLVERS["pc"])["settings"]["predictor"]
-{'class': 'DDPM', 'settings': {}}
+{'class': 'DDPM', 'settings': {'variance': None}}
 >>> restore_solver(describe_solver(SOLVERS["pc"])) == SOLVERS["pc"]
 True
 """

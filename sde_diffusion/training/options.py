@@ -124,7 +124,9 @@ RUN = (
         values=TASKS,
         example="superres",
     ),
-    TrainOption("factor", int, "By what factor the images of superres are larger.", "4", example=4),
+    TrainOption(
+        "factor", int, "By what factor the images of superres are larger.", "4 with --task superres", example=4
+    ),
     TrainOption(
         "resize_condition",
         str,

@@ -275,7 +275,8 @@ class ProbabilityFlow(ForScale):
     Args:
         large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
         scale: of the data: 1 for images in [-1, 1] and for standardised data. Data times c with ``scale=c`` give
-            samples times c. None is 1, unless the first evaluations show wider data (``solvers.fitted.seen_scale``).
+            samples times c. None is 1, unless the first evaluations show wider data (``solvers.fitted.seen_scale``);
+            the run then reads a few values from the device.
 
     Raises:
         ValueError: a scale that is not positive.
@@ -286,7 +287,7 @@ class ProbabilityFlow(ForScale):
     """
 
     large: bool | None = None
-    scale: float | None = None
+    scale: float | None = 1.0
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < math.inf:

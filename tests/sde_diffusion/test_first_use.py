@@ -289,7 +289,7 @@ def test_the_template_has_every_option_and_each_line_can_be_set(tmp_path: Path) 
     keys = set(re.findall(r"^(?:# )?(\w+) = ", text, re.M))
     listed = {parameter.name for parameter in COMMANDS["train"].params}
     tables = {name.removeprefix("network_").removeprefix("process_") for name in listed}
-    assert keys == tables - {"resume", "config_file", "force", "tune", "classifier", "as_json", "quiet"}
+    assert keys == tables - {"resume", "config_file", "force", "tune", "classifier", "cascade", "as_json", "quiet"}
     (tmp_path / "all.toml").write_text(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.M))
     assert read_options(tmp_path / "all.toml")["network"]["width"] == 128
     assert max(map(len, text.splitlines())) < 80

@@ -24,7 +24,7 @@ Examples:
 sdediff edit variations cat.png --strength 0.2,0.5,0.8
 sdediff edit interpolate a.png b.png --n 9
 sdediff edit transport three.png --label 3 --to 5,8
-sdediff edit transport pair.png --caption "a one left of a two" --to "a one left of a six"
+sdediff edit transport pair.png --caption "a one left of a two" --to "a six"
 sdediff sample --from cat.png --strength 0.4   samples of one strength
 """
 

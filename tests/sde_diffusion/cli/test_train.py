@@ -87,6 +87,8 @@ def test_every_option_reaches_the_run() -> None:
         "augment": 0.0,
         "ema_widths": [0.1],
         "normalize": "auto",
+        "kl_weight": 0.001,
+        "commitment": 0.25,
     }
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
@@ -250,7 +252,7 @@ def test_labels_make_a_conditional_network() -> None:
     [
         (
             "stepz = 4",
-            "o.toml: unknown key stepz = 4; allowed: accumulate, augment, batch_size, checkpoint_every, clip",
+            "o.toml: unknown key stepz = 4; allowed: accumulate, augment, autoencoder, batch_size, checkpoint_every",
         ),
         ('steps = "four"', "o.toml: steps must be a whole number; got 'four'"),
         ("steps = 0", "o.toml: steps must be at least 1; got 0"),

@@ -146,7 +146,7 @@ def test_labels_can_be_left_out():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"name": "digit"}, "'digit'; did you mean 'digits'.*checkerboard, cifar10, digits, mnist"),
+        ({"name": "digit"}, "'digit'; did you mean 'digits'.*checkerboard, cifar10, digit-pairs, digits, mnist"),
         ({"name": "mnist"}, "mnist is read from files.*--data-dir"),
         ({"name": "digits", "split": "tset"}, "unknown split 'tset'; did you mean 'test'"),
         ({"name": "mine.npy", "split": "test"}, "mine.npy has no test split"),

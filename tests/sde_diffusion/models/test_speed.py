@@ -40,7 +40,7 @@ def test_conditions_stay_those_of_the_network() -> None:
 def test_a_plain_network_is_left_alone_and_a_function_is_refused() -> None:
     function = lambda x, t: x  # noqa: E731
     assert Speed().apply(function) is function
-    with pytest.raises(ValueError, match="--precision and --compile are of networks"):
+    with pytest.raises(ValueError, match="--precision and --compile need a network"):
         Speed("bf16").apply(function)
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):
         Speed("fp8")

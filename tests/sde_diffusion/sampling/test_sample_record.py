@@ -23,6 +23,7 @@ from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.checkpoint import StoredModel, checkpoint_at, export, load
 from solvers import SOLVERS, solve
 from solvers.classical.euler import Euler
+from solvers.fitted.pf_ode import ProbabilityFlow
 
 
 def model(seed: int = 0, shape: tuple[int, ...] = (2,), classes: int | None = None) -> StoredModel:
@@ -76,10 +77,16 @@ def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None
     first = generate.draw(stored, 3, SamplingSettings(nfe=nfe))
     record = through_file(first)
     assert record["grid"]["name"] == "fitted"
-    # The network has random weights, and some of its samples are wide.
+    assert (record["solver"]["class"] == "MixtureOfTables") == (nfe == 8)
+    assert torch.equal(generate.redraw(record, stored).x, first.x)
+
+
+@pytest.mark.parametrize("nfe", [8, 20])
+def test_a_card_says_at_which_scales_samples_ran(nfe: int) -> None:
+    stored = model(shape=(500,))  # random weights, and some of the samples are wide
+    first = generate.draw(stored, 3, SamplingSettings(ProbabilityFlow(scale=None), nfe=nfe))
+    record = through_file(first)
     assert record["solver"]["class"] == "SeenScale" and sum(record["scales"].values()) == 3
-    inner = record["solver"]["settings"]["solver"]["class"]
-    assert (inner == "MixtureOfTables") == (nfe == 8)
     assert torch.equal(generate.redraw(record, stored).x, first.x)
 
 

@@ -27,7 +27,6 @@ from solvers.fitted.pf_ode import (
     table_entry,
     table_of,
 )
-from solvers.fitted.seen_scale import SeenScale
 from solvers.grids import GRIDS
 from solvers.planning import plan
 
@@ -82,15 +81,14 @@ def test_the_solver_that_runs_follows_the_grid():
     def resolved(**budget):
         return plan(ode, (3,), "pf-ode", **budget)
 
-    watched, times = resolved(nfe=8)
-    assert isinstance(watched, SeenScale) and watched == resolved(grid="fitted", nfe=8)[0] == resolved(grid=times)[0]
-    table = watched.on_grid()
+    table, times = resolved(nfe=8)
     assert isinstance(table, MixtureOfTables) and tuple(times.tolist()) == table.times
+    assert resolved(grid="fitted", nfe=8)[0] == resolved(grid=times)[0] == table
     own = torch.linspace(1, 0, 9, dtype=torch.float64)
     engine = resolved(grid=own)[0]
     assert engine == ExponentialAdams(2, variable="time", corrector=True)
     larger = ExponentialAdams(5, variable="time", corrector=True)
-    assert resolved(grid=torch.linspace(1, 0, 41))[0] == resolved(nfe=60)[0].on_grid() == VariableOrder(larger)
+    assert resolved(grid=torch.linspace(1, 0, 41))[0] == resolved(nfe=60)[0] == VariableOrder(larger)
     assert (fixed_order_engine(12), fixed_order_engine(13)) == (engine, larger)
     x1 = sde.prior((4, 3), seeds=range(4), dtype=torch.float64)
     assert torch.equal(solve(ode, x1, grid=own).x, solve(ode, x1, solver=engine, grid=own).x)
@@ -125,8 +123,8 @@ def test_many_dimensions_get_the_levels_of_karras_from_a_low_start():
     assert torch.equal(engine_grid(low, 12, large=True), GRIDS["karras"](low, 12))
     assert not torch.equal(engine_grid(low, 12), GRIDS["karras"](low, 12))
     ode = low.probability_flow(gaussian_spectrum(torch.ones(500, dtype=torch.float64), low))
-    assert isinstance(plan(ode, (500,), "pf-ode", nfe=10)[0].on_grid(), VariableOrder)
-    assert isinstance(plan(ode, (30,), "pf-ode", nfe=11)[0].on_grid(), ExponentialAdams)
+    assert isinstance(plan(ode, (500,), "pf-ode", nfe=10)[0], VariableOrder)
+    assert isinstance(plan(ode, (30,), "pf-ode", nfe=11)[0], ExponentialAdams)
 
 
 def test_samples_of_many_dimensions_get_higher_noise_levels():

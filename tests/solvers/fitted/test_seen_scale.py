@@ -1,4 +1,4 @@
-"""pf-ode sees wide data in its first evaluations, and runs them as data of their scale."""
+"""pf-ode with scale=None sees wide data in its first evaluations, and runs them as data of their scale."""
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.scale_of_data import scales_of
 
 MEANS = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+SEEING, USUAL = ProbabilityFlow(scale=None), ProbabilityFlow()
 
 
 def data(scale, sde, shift=0.0):
@@ -17,7 +18,7 @@ def data(scale, sde, shift=0.0):
     return sde.probability_flow(model), sde.prior((6, 24), seeds=range(6), dtype=torch.float64)
 
 
-def error(ode, x1, nfe, solver="pf-ode", scale=20.0):
+def error(ode, x1, nfe, solver=SEEING, scale=20.0):
     truth = solve(ode, x1, solver=ProbabilityFlow(scale=scale), nfe=300).x
     out = solve(ode, x1, solver=solver, nfe=nfe)
     return float((out.x - truth).square().mean().sqrt()), out
@@ -29,20 +30,20 @@ def test_wide_data_run_at_their_scale_and_usual_data_as_before(sde, nfe):
     ode, x1 = data(20.0, sde)
     seen, out = error(ode, x1, nfe)
     assert out.scales.tolist() == pytest.approx([28.0] * 6, rel=0.75) and out.nfe.tolist() == [nfe] * 6
-    assert seen < (0.85 if nfe == 5 else 0.5) * error(ode, x1, nfe, ProbabilityFlow(scale=1.0))[0]
+    assert seen < (0.85 if nfe == 5 else 0.5) * error(ode, x1, nfe, USUAL)[0]
     assert "6 as wider data" in repr(out)
     for scale, shift in ((1.0, 0.0), (1.0, 3.0), (0.1, 0.0)):
         ode, x1 = data(scale, sde, shift)
-        out = solve(ode, x1, nfe=nfe)
+        out = solve(ode, x1, solver=SEEING, nfe=nfe)
         assert out.scales.tolist() == [1.0] * 6
-        assert torch.equal(out.x, solve(ode, x1, nfe=nfe, solver=ProbabilityFlow(scale=1.0)).x)
+        assert torch.equal(out.x, solve(ode, x1, nfe=nfe, solver=USUAL).x)
 
 
 def test_from_a_start_below_the_scale_it_is_unipc_on_the_levels_of_karras():
     sde = EDM(sigma_max=3.0)
     ode = sde.probability_flow(GaussianMixture(torch.zeros(1, 24, dtype=torch.float64), std=30.0, sde=sde))
     x1 = sde.prior((6, 24), seeds=range(6), dtype=torch.float64)
-    out = solve(ode, x1, nfe=10)
+    out = solve(ode, x1, solver=SEEING, nfe=10)
     assert float(out.scales.min()) > 8
     assert torch.allclose(out.x, solve(ode, x1, nfe=10, solver="unipc", grid="karras").x, atol=1e-9)
 
@@ -56,28 +57,28 @@ def test_a_sample_does_not_depend_on_its_batch():
 
     flags = torch.tensor([False, True, False, True, True, False])
     _, x1 = data(1.0, sde)
-    whole = solve(ReverseProcess(denoise, sde), x1, nfe=8)
+    whole = solve(ReverseProcess(denoise, sde), x1, solver=SEEING, nfe=8)
     assert (whole.scales > 1).tolist() == flags.tolist() and whole.nfe.tolist() == [8] * 6
     for k in range(6):
         one = (wide if flags[k] else usual).denoise
-        alone = solve(ReverseProcess(one, sde), x1[k : k + 1], nfe=8)
+        alone = solve(ReverseProcess(one, sde), x1[k : k + 1], solver=SEEING, nfe=8)
         assert torch.allclose(alone.x[0], whole.x[k], atol=1e-9), k
 
 
 @pytest.mark.parametrize("nfe", [8, 20])
 def test_the_driven_run_and_the_stored_solver_are_the_same(nfe):
     ode, x1 = data(20.0, VPSDE())
-    solver, times = plan(ode, (24,), "pf-ode", nfe=nfe)
+    solver, times = plan(ode, (24,), SEEING, nfe=nfe)
     assert restore_solver(describe_solver(solver)) == solver
     run = evaluations(ode, x1, times, solver)
     request = next(run)
     with pytest.raises(StopIteration) as end:
         while True:
             request = run.send(ode.model(request.x, request.t))
-    assert torch.equal(end.value.value, solve(ode, x1, nfe=nfe).x)
+    assert torch.equal(end.value.value, solve(ode, x1, solver=SEEING, nfe=nfe).x)
     # A caller that keeps to the grid gets the solver of scale 1.
     kept = solve(ode, x1, solver=solver.on_grid(), grid=times).x
-    assert torch.equal(kept, solve(ode, x1, solver=ProbabilityFlow(scale=1.0), nfe=nfe).x)
+    assert torch.equal(kept, solve(ode, x1, solver=USUAL, nfe=nfe).x)
     assert find("unipc").on_grid() == find("unipc")
     with pytest.raises(ValueError, match="has its own times"):
         solver.init(ode, times[1:])
@@ -88,7 +89,7 @@ def test_the_error_in_units_of_the_data_stays():
     errors = {c: error(*data(c, EDM(sigma_max=10 * c)), 20, scale=c)[0] / c for c in (1.0, 10.0, 100.0)}
     assert max(errors.values()) < 8 * errors[1.0], errors
     ode, x1 = data(100.0, EDM(sigma_max=1000.0))
-    assert error(ode, x1, 20, ProbabilityFlow(scale=1.0), 100.0)[0] / 100 > 10 * max(errors.values())
+    assert error(ode, x1, 20, USUAL, 100.0)[0] / 100 > 10 * max(errors.values())
 
 
 def test_networks_that_are_wrong_at_pure_noise_are_not_wide():
@@ -98,7 +99,7 @@ def test_networks_that_are_wrong_at_pure_noise_are_not_wide():
     off = 6.0 * torch.randn(24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     noisy = ScoreModel(lambda x, t: model.denoise(x, t) + off * (t > 0.99).double()[:, None], sde, "data", (24,))
     _, x1 = data(1.0, sde)
-    assert solve(sde.probability_flow(noisy), x1, nfe=8).scales.tolist() == [1.0] * 6
+    assert solve(sde.probability_flow(noisy), x1, solver=SEEING, nfe=8).scales.tolist() == [1.0] * 6
 
 
 def test_the_scale_of_a_gaussian_is_exact_up_to_rounding():
