@@ -44,7 +44,8 @@ from sde_diffusion import DDPM, SDE, VPSDE, CosineVPSDE, Flow, GaussianMixture, 
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import BUNDLED
-from solvers import solve
+from solvers import Solver, solve
+from solvers.fitted.pf_ode import ProbabilityFlow
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
 FOREIGN, RANDOM, HOME = "external network", "random models", "own networks"
@@ -171,7 +172,12 @@ def _random_cells() -> Iterator[tuple[str, str, ScoreModel, int]]:
 
 @torch.no_grad()
 def measure(
-    model: ScoreModel, n: int, budgets: Sequence[int], others: Sequence[Config], stored: Path
+    model: ScoreModel,
+    n: int,
+    budgets: Sequence[int],
+    others: Sequence[Config],
+    stored: Path,
+    solver: str | Solver = "pf-ode",
 ) -> dict[int, dict[str, Any]]:
     """By NFE: mean and median error of pf-ode, of the best peer, of our best UniPC or DPM++(2M)."""
     assert model.shape is not None
@@ -187,8 +193,8 @@ def measure(
     ode = model.sde.probability_flow(model)
     known = _Known(stored.with_suffix(".json"))
 
-    def error(solver: str, nfe: int, grid: str | None = None) -> list[float]:
-        return _both(rms(solve(ode, x1, solver=solver, nfe=nfe, grid=grid).x - truth))
+    def error(other: str | Solver, nfe: int, grid: str | None = None) -> list[float]:
+        return _both(rms(solve(ode, x1, solver=other, nfe=nfe, grid=grid).x - truth))
 
     def peer(config: Config, nfe: int) -> list[float] | None:
         task = Task(model, x1)
@@ -199,7 +205,7 @@ def measure(
     for nfe in budgets:
         ours = {(n := f"{s} {g or 'own grid'}"): known.get(n, nfe, partial(error, s, nfe, g)) for s, g in _OURS}
         theirs = {config.name: known.get(config.name, nfe, partial(peer, config, nfe)) for config in others}
-        own = error("pf-ode", nfe)
+        own = error(solver, nfe)
         found[nfe] = {"pf-ode": own, "best of ours": _best(ours), "best peer": _best(theirs) if theirs else None}
         known.write()
     return found
@@ -307,6 +313,7 @@ def main() -> None:
     parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
     parser.add_argument("--before", type=Path)
     parser.add_argument("--no-peers", action="store_true", help="measure our solvers only, for --before")
+    parser.add_argument("--see-scale", action="store_true", help="measure ProbabilityFlow(scale=None) as pf-ode")
     parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
     parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
     args = parser.parse_args()
@@ -316,12 +323,13 @@ def main() -> None:
         )
     torch.set_num_threads(1)
     others = [] if args.no_peers else rivals()
+    solver: str | Solver = ProbabilityFlow(scale=None) if args.see_scale else "pf-ode"
     found = []
     for label, problem, model, n in track(
         list(cells(args.ranges, args.foreign_dir)), "ranges", console=Console(stderr=True)
     ):
         stored = args.references / f"{label}-{problem}-{n}.pt".replace("/", "_")
-        for nfe, cell in measure(model, n, args.nfe, others, stored).items():
+        for nfe, cell in measure(model, n, args.nfe, others, stored, solver).items():
             found.append({"range": label, "problem": problem, "nfe": nfe, **cell})
     before = json.loads((args.before / "ranges.json").read_text())["cells"] if args.before else []
     args.out.mkdir(parents=True, exist_ok=True)
