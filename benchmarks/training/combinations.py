@@ -150,13 +150,18 @@ def rate(combination: Combination, steps: int = 15) -> float:
 
 
 def samples(model: ScoreModel, combination: Combination, n: int) -> Tensor:
-    """Samples of the probability flow with 40 evaluations, or of the chain with its learned variance and 100 steps."""
-    if not combination.variance:
+    """Samples of the probability flow with 40 evaluations, or of the chain with its learned variance and 100 steps.
+
+    A predicted mean is that of a step of the whole chain, which shows x_0 poorly: it draws with all of the steps.
+    """
+    whole = combination.predicts == "mean"
+    if not combination.variance and not whole:
         return sample(model, n, nfe=40)
     seeds = seeds_of(0, n)
     with torch.no_grad():
         x = model.sde.prior((n, *(model.shape or ())), seeds=seeds)
-        return ancestral(model, x, steps=100, variance="learned", seeds=seeds)
+        variance = "learned" if combination.variance else "small"
+        return ancestral(model, x, steps=None if whole else 100, variance=variance, seeds=seeds)
 
 
 @torch.no_grad()

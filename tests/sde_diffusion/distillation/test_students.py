@@ -33,9 +33,10 @@ QUICK = {"steps": 3, "batch_size": 16, "progress": False, "normalize": "none"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "nfe", "steps"), [("consistency", 1, 2500), ("progressive", 4, 1000)])
+@pytest.mark.parametrize(("method", "nfe", "steps"), [("consistency", 1, 3000), ("progressive", 4, 1500)])
 def test_a_student_is_the_map_of_the_flow(method, nfe, steps) -> None:
     """RMS distance to the exact flow's end of the same noise; the data's standard deviation is 0.9."""
+    torch.manual_seed(0)
     student = distill(
         MIXTURE, points(), method, student=untrained(128), nfe=4, start=32, steps=steps,
         batch_size=256, normalize="none", progress=False,
