@@ -326,13 +326,15 @@ class ProbabilityFlow(ForScale):
         name = ("fitted-large" if large else "fitted") if grid is None else grid
         times = make_grid(name, replace(problem, path=path), steps)
         member: Solver | None = fitted_table(path, len(times) - 1, large, unit)
-        own = member is not None and member.grid == tuple(times.tolist())
-        if member is None or not own:
-            own = torch.equal(times, engine_grid(path, len(times) - 1, large)) and member is None
+        tabled = member is not None and member.grid == tuple(times.tolist())
+        fitted = member
+        if member is None or not tabled:
             member = _engine(len(times) - 1, large and _start(path) < _LOW)
-        if self.scale is None and own:
+        if self.scale is not None:
+            return (member if unit == 1 else InDataUnits(member, unit)), times
+        if tabled or (fitted is None and torch.equal(times, engine_grid(path, len(times) - 1, large))):
             return SeenScale(member, replace(self, large=large), tuple(times.tolist())), times
-        return (member if unit == 1 else InDataUnits(member, unit)), times
+        return member, times
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Noise
