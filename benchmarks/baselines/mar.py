@@ -1,7 +1,7 @@
 r"""Masked autoregression with a diffusion loss for each token (Li, Tian, Li, Deng & He 2024).
 
 An image is 7 x 7 tokens of 4 x 4 values. A transformer sees the known tokens and gives each unknown one a vector h; a
-small network denoises the token given h, so that p(token | known tokens) is a diffusion model and no codes are needed,
+small network denoises the token given h, so that p(token | known tokens) is a diffusion model without codes,
 
     loss = E | eps - eps_theta(alpha_t x + sigma_t eps, t, h) |^2        over the unknown tokens x.
 

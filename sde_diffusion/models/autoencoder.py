@@ -10,45 +10,32 @@ of its data and belong to that model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.data import Data
 from sde_diffusion.data.normalization import Normalization, measure_normalization
-from sde_diffusion.models.parametrization import Parametrization
+from sde_diffusion.models.parametrization import WithoutScore
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks.principal_components import PrincipalComponents
 from sde_diffusion.sde import SDE, VPSDE
-from solvers.errors import InputError
 
 LATENT = "latent"
 BATCH = 256
 _MOST = 2**26  # values of the data that principal components are found on
 
 
-def _refuse() -> NoReturn:
-    raise InputError(
-        "an autoencoder is no score model: it has no distribution to sample from; train a model on its latents: "
-        "sdediff train --latent RUN"
-    )
-
-
 @dataclass(frozen=True)
-class LatentPrediction(Parametrization):
+class LatentPrediction(WithoutScore):
     """The output is a reconstruction of x_0 without noise, of which there is no score."""
 
     name = LATENT
-    defined_at_pure_noise = True
-
-    def affine(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Refused."""
-        _refuse()
-
-    def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Refused."""
-        _refuse()
+    refusal = (
+        "an autoencoder is no score model: it has no distribution to sample from; train a model on its latents: "
+        "sdediff train --latent RUN"
+    )
 
 
 class AutoencoderModel(ScoreModel):
@@ -109,7 +96,7 @@ class AutoencoderModel(ScoreModel):
 
     def denoise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """Refused: an autoencoder has no score."""
-        _refuse()
+        LatentPrediction().refuse()
 
     forward = denoise
 

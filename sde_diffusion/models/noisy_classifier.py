@@ -8,13 +8,13 @@ score of the class.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sde_diffusion.data.normalization import Normalization
-from sde_diffusion.models.parametrization import Parametrization
+from sde_diffusion.models.parametrization import WithoutScore
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError
@@ -22,27 +22,15 @@ from solvers.errors import InputError
 CLASS = "class"
 
 
-def _refuse() -> NoReturn:
-    raise InputError(
-        "a classifier of noisy samples is no score model: it predicts the class and not x_0; give it with one, "
-        "--classifier RUN (ClassifierGuided(model, classifier.log_prob, scale))"
-    )
-
-
 @dataclass(frozen=True)
-class ClassPrediction(Parametrization):
+class ClassPrediction(WithoutScore):
     """The output is the class, from which x_0 cannot be found."""
 
     name = CLASS
-    defined_at_pure_noise = True
-
-    def affine(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Refused."""
-        _refuse()
-
-    def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Refused."""
-        _refuse()
+    refusal = (
+        "a classifier of noisy samples is no score model: it predicts the class and not x_0; give it with one, "
+        "--classifier RUN (ClassifierGuided(model, classifier.log_prob, scale))"
+    )
 
 
 class NoisyClassifier(ScoreModel):
@@ -94,6 +82,6 @@ class NoisyClassifier(ScoreModel):
 
     def denoise(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """Refused: a classifier does not predict x_0."""
-        _refuse()
+        ClassPrediction().refuse()
 
     forward = denoise

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor
@@ -253,6 +253,29 @@ class MeanPrediction(Parametrization):
         data, kept = self._weights(sde, t)
         alpha, sigma = sde.marginal(t)
         return per_sample(data + kept * alpha, x0) * x0 + per_sample(kept * sigma, x0) * eps
+
+
+class WithoutScore(Parametrization):
+    """The output of a network that shares the format of score models and determines no x_0.
+
+    Attributes:
+        refusal: the message of every use as a score model.
+    """
+
+    defined_at_pure_noise = True
+    refusal: ClassVar[str]
+
+    def refuse(self) -> NoReturn:
+        """Raise an InputError with the message."""
+        raise InputError(self.refusal)
+
+    def affine(self, sde: SDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Refused."""
+        self.refuse()
+
+    def target(self, sde: SDE, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Refused."""
+        self.refuse()
 
 
 PARAMETRIZATIONS: dict[str, type[Parametrization]] = {
