@@ -110,3 +110,13 @@ def test_the_scale_of_a_gaussian_is_exact_up_to_rounding():
             shown = scales_of((z, z), (c**2 / (c**2 + rho**2) * z,) * 2, (1.0, rho), (1.0, rho))
             assert (shown / (1.5 * c)).log2().abs().max() <= 0.2501
     assert scales_of((eps, eps), (eps * float("nan"),) * 2, (1.0, 1.0), (1.0, 1.0)).tolist() == [0.0] * 4
+
+
+def test_the_scale_of_a_short_vector_is_seen_in_the_move_of_d():
+    """Below 16 entries eps says too little; D of a Gaussian moves from D_0 = 0 by c^2 / sqrt(c^2 + rho^2)."""
+    eps = torch.tensor([[1.0, -1.0] * 4], dtype=torch.float64)
+    for c in (30.0 * 2 ** (k / 8) for k in range(9)):
+        rho = 4 * c
+        z = (c**2 + rho**2) ** 0.5 * eps
+        shown = scales_of((z, eps), (c**2 / (c**2 + rho**2) * z, 0 * z), (1.0, rho), (0.0, 1.0))
+        assert (shown / (1.5 * c)).log2().abs().max() <= 0.2501, c
