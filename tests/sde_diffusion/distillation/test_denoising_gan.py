@@ -119,6 +119,15 @@ def test_each_network_gets_the_gradient_of_its_own_loss() -> None:
     assert not all(a is None or torch.equal(a, b) for a, b in zip(d, d_strong, strict=True))
 
 
+def test_the_losses_of_a_logit_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generator wants its samples taken for real, the discriminator tells both apart; a constant has no slope."""
+    loss = loss_of(generator_for(plain(), 2))
+    monkeypatch.setattr(loss, "_logit", lambda xs, xt, t, fixed=None: 3 + 0 * xs.flatten(1).sum(1))
+    generator, total = loss(points(8), torch.rand(8), torch.randn(8, 2), torch.ones(8))
+    away, near = (float(torch.nn.functional.softplus(torch.tensor(c))) for c in (3.0, -3.0))
+    assert generator.tolist() == pytest.approx([near] * 8) and total.tolist() == pytest.approx([2 * near + away] * 8)
+
+
 def test_the_two_networks_have_their_own_pace() -> None:
     from sde_diffusion.training import TrainConfig, Trainer
 
