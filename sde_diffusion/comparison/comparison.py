@@ -20,6 +20,7 @@ from torch import Tensor
 from sde_diffusion.comparison.result import Comparison, ComparisonRow
 from sde_diffusion.evaluation.metrics import Moments, sliced_wasserstein, unbiased_frechet_distance
 from sde_diffusion.models.conditions import conditions_for
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
@@ -97,6 +98,7 @@ def compare(
     ('pf-ode', False)
     """
     given = conditions_for(compare, model, conditions, condition)
+    refuse_distilled(model, "compare solvers on")
     if not solvers or not budgets or min(budgets) < 1:
         raise InputError(
             f"expected one solver or more and NFE of at least 1; got solvers {list(solvers)}, nfe {list(budgets)}"

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for
@@ -115,6 +116,7 @@ def choose_solver(
     >>> rough.nfe < fine.nfe, fine.error < fine.bound <= 0.001
     (True, True)
     """
+    refuse_distilled(model, "choose a solver for")
     if not (0 < tolerance < math.inf):
         raise InputError(f"a tolerance is a positive distance in units of a sample, such as 0.02; got {tolerance}")
     if n < 2:

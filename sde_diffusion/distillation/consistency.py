@@ -18,6 +18,7 @@ N doubles during training from ``first`` to ``last`` (Song & Dhariwal 2024, sect
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ class ConsistencyLoss(Objective):
         steps: number of training steps over which N rises.
         first: N of the first step.
         last: N of the last step.
+        teacher_steps: steps of Heun's method from x_t to x_s.
+        huber: c / sqrt(d).
 
     Raises:
         ValueError: another parametrization or process, or a range of N that is none.
@@ -67,6 +70,8 @@ class ConsistencyLoss(Objective):
         steps: int,
         first: int = 10,
         last: int = 160,
+        teacher_steps: int = 1,
+        huber: float = HUBER,
     ) -> None:
         super().__init__(model, network)
         if model.predicts not in SAFE:
@@ -79,21 +84,21 @@ class ConsistencyLoss(Objective):
             check_teacher(model, teacher)
         self.teacher = teacher
         self.steps, self.first, self.last = steps, first, last
+        self.teacher_steps, self.huber = teacher_steps, huber
         self.levels = first
 
     def begin(self, step: int) -> None:
         """Set N for a step."""
         self.levels = levels_between(step, self.steps, self.first, self.last)
 
-    def earlier(self, t: Tensor) -> Tensor:
-        """The time s of each t, float64 like t; 0 below the lowest level."""
+    def earlier(self, t: Tensor, share: float = 1.0) -> Tensor:
+        """The time s of each t, or one a share of the way to it; float64 like t, and 0 below the lowest level."""
         sde = self.model.sde
         rho = torch.exp(-sde.half_log_snr(t))
-        gap = (RHO_MAX ** (1 / POWER) - RHO_MIN ** (1 / POWER)) / self.levels
-        root = rho ** (1 / POWER) - gap
-        low = root <= RHO_MIN ** (1 / POWER)
-        s = sde.time(-POWER * torch.log(root.clamp_min(RHO_MIN ** (1 / POWER))))
-        return torch.where(low, torch.zeros_like(t), torch.minimum(s, t))
+        lowest = RHO_MIN ** (1 / POWER)
+        root = rho ** (1 / POWER) - share * (RHO_MAX ** (1 / POWER) - lowest) / self.levels
+        s = sde.time(-POWER * torch.log(root.clamp_min(lowest)))
+        return torch.where(root <= lowest, torch.zeros_like(t), torch.minimum(s, t))
 
     def forward(
         self, x0: Tensor, t: Tensor, eps: Tensor, factor: Tensor, condition: dict[str, Any] | None = None
@@ -104,16 +109,23 @@ class ConsistencyLoss(Objective):
         s = self.earlier(t)
         x = sde.perturb(x0, t, eps)
         with torch.no_grad():
-            y = sde.perturb(x0, s, eps) if self.teacher is None else self._heun(x, t, s, given)
+            y = sde.perturb(x0, s, eps) if self.teacher is None else self._along_flow(x, t, given)
             end = self.model.denoise(y, s, **given)
             at_data = per_sample((s == 0).to(x.dtype), x)
             end = torch.lerp(end, y, at_data)
         error = (self.model.denoise(x, t, **given) - end).float().flatten(1)
-        c = HUBER * math.sqrt(error.shape[1])
+        c = self.huber * math.sqrt(error.shape[1])
         rho_t, rho_s = torch.exp(-sde.half_log_snr(t)), torch.where(s > 0, torch.exp(-sde.half_log_snr(s)), 0.0)
         weight = (1 / (rho_t - rho_s)).float()
         losses = weight * ((error.square().sum(1) + c * c).sqrt() - c)
         return losses.detach(), losses * factor.float()
+
+    def _along_flow(self, x: Tensor, t: Tensor, given: dict[str, Any]) -> Tensor:
+        """x_s on the teacher's flow, by ``teacher_steps`` steps."""
+        shares = [k / self.teacher_steps for k in range(1, self.teacher_steps + 1)]
+        for now, then in pairwise([t, *(self.earlier(t, share) for share in shares)]):
+            x = torch.where(per_sample(now == 0, x).bool(), x, self._heun(x, now, then, given))
+        return x
 
     def _heun(self, x: Tensor, t: Tensor, s: Tensor, given: dict[str, Any]) -> Tensor:
         """One step of Heun's method in rho = sigma / alpha, of y = x / alpha with dy / drho = (y - D) / rho."""

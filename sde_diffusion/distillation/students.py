@@ -25,6 +25,7 @@ from sde_diffusion.data import Data
 from sde_diffusion.distillation.consistency import ConsistencyLoss
 from sde_diffusion.distillation.denoising_gan import DenoisingGANLoss, generator_for
 from sde_diffusion.distillation.progressive import ProgressiveLoss, ddim_table
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.record_types import CheckpointEntry, ObjectiveEntry
 from sde_diffusion.training.losses import Objective
@@ -92,6 +93,8 @@ def distill(
     """
     choose(method, METHODS, "method of distillation")
     require_whole("nfe", nfe, 1, 1024)
+    if method in ("progressive", "consistency"):
+        refuse_distilled(teacher, "distill")
     options = {"time_sampling": "stratified", **options}
     place = None if out is None else Path(out)
     if method == "denoising-gan" and student is None:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.guidance.observations import as_operator, inner
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver
 from solvers.errors import InputError
@@ -62,6 +63,7 @@ class Observed(ScoreModel):
         *,
         clip: tuple[float, float] | None = None,
     ) -> None:
+        refuse_distilled(model, "condition on an observation")
         operator = as_operator(operator)
         if not (math.isfinite(noise) and noise >= 0):
             raise InputError(f"the noise of an observation is a standard deviation, >= 0; got {noise}")

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from sde_diffusion.likelihood.divergence import draw_probes, value_and_traces
 from sde_diffusion.models.conditions import conditions_for
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.sampling.inversion import flow_solver
@@ -302,6 +303,7 @@ def _check(
     other_t_min: float | None,
 ) -> None:
     choose(trace, dict.fromkeys(TRACES), "trace")
+    refuse_distilled(model, "compute a likelihood with")
     check_data(model, x)
     if trace == "exact" and x[0].numel() > EXACT_LIMIT:
         raise InputError(

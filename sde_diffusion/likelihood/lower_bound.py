@@ -43,6 +43,7 @@ from torch import Tensor
 from sde_diffusion.data.normalization import IDENTITY, Normalization
 from sde_diffusion.likelihood.dequantization import level_range
 from sde_diffusion.likelihood.flow import check_data
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.sde import SDE
@@ -333,6 +334,7 @@ def _bound(prior: Tensor, terms: Tensor, times: Tensor, nfe: int, x: Tensor) -> 
 
 
 def _check(model: ScoreModel, x: Tensor, steps: int, draws: int) -> None:
+    refuse_distilled(model, "bound a likelihood with")
     check_data(model, x)
     if steps < 2 or draws < 1:
         raise InputError(f"a bound takes at least 2 steps and 1 draw; got {steps} steps and {draws} draws")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver, find, solve
 from solvers.errors import InputError, NonFiniteError
@@ -194,6 +195,7 @@ def flow_map(
     condition: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Codes of data (``forward``) or data of codes, and the network evaluations of each, int64 (B,)."""
+    refuse_distilled(model, "find the code of data with")
     if not 0 < t_min < 1:
         raise InputError(f"t_min is a time near the data, in (0, 1); got {t_min}")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point or not bool(x.isfinite().all()):

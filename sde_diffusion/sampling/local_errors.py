@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import noise_for
 from sde_diffusion.sampling.settings import SamplingSettings, seeds_of
@@ -68,6 +69,7 @@ def error_profile(model: ScoreModel, settings: SamplingSettings | None = None, *
     >>> profile.half[0] > profile.half[1] > 0
     True
     """
+    refuse_distilled(model, "measure the error of a step on")
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample")
     settings = settings or SamplingSettings()

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.report.share_of_work import Relay, part_of
@@ -78,6 +79,7 @@ def converged(
     >>> abs(float(x0 - model.flow(x1.double(), 1.0, 0.0))) < error < 1e-5
     True
     """
+    refuse_distilled(model, "solve")
     if steps < 4:
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
     relay = Relay()

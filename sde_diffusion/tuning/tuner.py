@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.models.conditions import conditions_for
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
@@ -152,6 +153,7 @@ def tuned_each(
         ValueError: an NFE below one call, too few noise samples, an unknown shape, or conditions of another length.
         FloatingPointError: the model does not return numbers.
     """
+    refuse_distilled(model, "tune a solver to")
     shape = model.shape if shape is None else tuple(shape)
     if shape is None:
         raise InputError("the model does not know the shape of a sample; pass shape=(...), without the batch")

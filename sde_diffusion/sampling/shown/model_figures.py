@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.data import load_data
+from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.film import Reverse, strip_of
 from sde_diffusion.report.process_figures import schedule_figure, score_figure, strip_figure, trajectory_figure
@@ -42,6 +43,7 @@ def drawn(kind: str, stored: StoredModel, device: str, solver: str | None, nfe: 
         eps = standard_normal(seeds_of(seed, len(x0)), x0.shape[1:], FORWARD)
         return strip_figure({r"$x_t$": torch.stack([model.sde.perturb(x0, t, eps) for t in TIMES])}, TIMES)
     if kind == "score":
+        refuse_distilled(model, "draw")
         return score_figure(model.score, model.sde, _data(stored, model, 2000), SCORE_TIMES)
     return _reverse(kind, model, settings_for(stored, SamplingSettings(solver, nfe, seed=seed)), n)
 
@@ -76,6 +78,7 @@ def side_by_side(
 ) -> Any:
     """The figure of solvers from the same initial noise, beside the reference solution."""
     model = _loaded(stored, device)
+    refuse_distilled(model, "compare solvers on")
     assert model.shape is not None
     seeds = seeds_of(seed, n)
     x1 = noise_for(model, model.shape, seeds)
@@ -119,6 +122,7 @@ def film_of_samples(
     """
     rule = guidance or GuidanceSettings()
     model = _loaded(stored, device)
+    refuse_distilled(model, "compare solvers on")
     assert model.shape is not None
     shown = min(n or default_filmed(model.shape), default_filmed(model.shape))
     guided, condition = guided_model(model, shown, labels, rule)
