@@ -10,8 +10,8 @@ from sde_diffusion import VPSDE, ScoreModel, distill, log_likelihood, sample, tu
 from sde_diffusion.cli import app
 from sde_diffusion.comparison.comparison import compare
 from sde_diffusion.comparison.for_tolerance import choose_solver
-from sde_diffusion.guidance.classifier_free import Guided
 from sde_diffusion.guidance import DPS, Mask
+from sde_diffusion.guidance.classifier_free import Guided
 from sde_diffusion.likelihood.lower_bound import elbo
 from sde_diffusion.networks import build
 from sde_diffusion.sampling.inversion import decode, encode
