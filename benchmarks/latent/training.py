@@ -31,7 +31,7 @@ from sde_diffusion.training.defaults import set_up
 from sde_diffusion.training.trainer import Trainer
 from sde_diffusion.training.training_run import train
 
-BUDGET = 120.0  # CPU seconds of each way
+BUDGET = 240.0  # CPU seconds of each way
 SIZES = [7, 14, 28]
 SHARES = [0.2, 0.3, 0.5]
 QUIET: dict[str, Any] = {"sample_every": 0, "log_every": 20, "checkpoint_every": 100_000, "device": "cpu"}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sde_diffusion.data import Data
 from sde_diffusion.data.normalization import Normalization, measure_normalization
+from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.models.parametrization import WithoutScore
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks.principal_components import PrincipalComponents
@@ -46,6 +47,7 @@ class AutoencoderModel(ScoreModel):
         sde: a process, which the format of models has; an autoencoder does not use it.
         shape: shape of one sample.
         normalization: units of the data that the network sees.
+        reader: a classifier for the perceptual distance of training; it is no part of the model and of its weights.
 
     >>> new = AutoencoderModel(PrincipalComponents((3,), 2), VPSDE(), (3,))
     >>> new.decode(new.encode(torch.tensor([[1.0, 2.0, 3.0]]))), new.latent_shape
@@ -58,8 +60,16 @@ class AutoencoderModel(ScoreModel):
         sde: SDE,
         shape: tuple[int, ...] | None = None,
         normalization: Normalization | None = None,
+        reader: NoisyClassifier | None = None,
     ) -> None:
         super().__init__(network, sde, LatentPrediction(), shape, normalization=normalization)
+        self.__dict__["_reader"] = reader
+
+    @property
+    def reader(self) -> NoisyClassifier | None:
+        """The classifier for the perceptual distance of training."""
+        own: NoisyClassifier | None = self.__dict__.get("_reader")
+        return own
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

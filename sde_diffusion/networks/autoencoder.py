@@ -168,6 +168,13 @@ class Autoencoder(nn.Module):
             up += [nn.Upsample(scale_factor=2.0, mode="nearest"), conv(a, b, 3, padding=1), level(b)]
         self.up = nn.Sequential(*up, group_norm(widths[0]), nn.SiLU(), conv(widths[0], self.shape[0], 3, padding=1))
 
+    @property
+    def last_weight(self) -> Tensor:
+        """The weight of the last layer of the decoder."""
+        last = self.up[-1].weight
+        assert isinstance(last, Tensor)
+        return last
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return mean and log variance of the latents of x; z and None for vq.
 

@@ -95,20 +95,29 @@ class Classifier(nn.Module):
         self.pooled = positions > POSITIONS
         self.leave = mlp.zero(nn.Linear(widths[-1] * (1 if self.pooled else positions), classes))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits (B, classes) of x (B, *shape) at times t (B,).
+    def levels_of(self, x: Tensor, t: Tensor) -> list[Tensor]:
+        """Return the features of each level, (B, channels, ...), of x (B, *shape) at times t (B,).
 
         Raises:
             ValueError: shapes that do not fit.
         """
         check_call(x, t, self.shape)
         condition = F.silu(self.condition(t))
-        h = self.enter(x)
+        h, found = self.enter(x), []
         for k, level in enumerate(self.levels):
             if k > 0:
                 h = self.shrink[k - 1](h)
             for block in level.children():
                 h = block(h, condition)
-        h = F.silu(self.norm(h))
+            found.append(h)
+        return found
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, classes) of x (B, *shape) at times t (B,).
+
+        Raises:
+            ValueError: shapes that do not fit.
+        """
+        h = F.silu(self.norm(self.levels_of(x, t)[-1]))
         out: Tensor = self.leave(h.flatten(2).mean(2) if self.pooled else h.flatten(1))
         return out

@@ -29,13 +29,18 @@ def latent_entry(model: AutoencoderModel) -> LatentEntry:
     >>> entry["shape"], len(entry["autoencoder"])
     ([3], 64)
     """
+    assert model.shape is not None
+    return {"autoencoder": hash_of(model), "shape": list(model.shape)}
+
+
+def hash_of(model: ScoreModel) -> str:
+    """The SHA-256 over names and values of the weights of a model, and over its units."""
     units = model.units
     digest = hashlib.sha256(repr(None if units.is_identity else units.entry()).encode())
     for name, value in sorted(model.network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    assert model.shape is not None
-    return {"autoencoder": digest.hexdigest(), "shape": list(model.shape)}
+    return digest.hexdigest()
 
 
 def beside(path: Path) -> Path:

@@ -117,6 +117,7 @@ class ObjectiveEntry(TypedDict, total=False):
 class _RunConfigOptional(TypedDict, total=False):
     versions: dict[str, str]
     objective: ObjectiveEntry
+    features: str
 
 
 class RunConfig(_RunConfigOptional):

@@ -132,6 +132,17 @@ class TrainConfig:
         "Weight of the KL divergence of a kl autoencoder: 2 s^2 for a decoder of standard deviation s.",
     )
     commitment: float = setting(0.25, "Weight of the distance of latents to their codes, of a vq autoencoder.")
+    perceptual: float = setting(
+        0.1, "Weight of the perceptual distance of an autoencoder, in the features of the classifier of --features."
+    )
+    adversarial: float = setting(
+        0.0,
+        "Weight of the discriminator of an autoencoder: its gradient over that of the reconstruction, such as 0.5; 0 "
+        "for no discriminator.",
+    )
+    adversarial_after: int = setting(
+        500, "Number of updates in which the discriminator learns alone, before the autoencoder sees it."
+    )
     normalize: str = setting(
         AUTO,
         "Normalization of the data: standard (mean 0 and deviation 1 per entry of vectors and per channel of all "
@@ -172,7 +183,7 @@ class TrainConfig:
         choose(self.tracker, dict.fromkeys(TRACKERS), "tracker")
         for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate", "snapshot_every"):
             _check(name, getattr(self, name), int, lambda v: v >= 1, "at least 1")
-        for name in ("warmup", "seed", "sample_every"):
+        for name in ("warmup", "seed", "sample_every", "adversarial_after"):
             _check(name, getattr(self, name), int, lambda v: v >= 0, "at least 0")
         for name in ("learning_rate", "clip"):
             _check(name, getattr(self, name), float, lambda v: 0 < v < math.inf, "positive")
@@ -182,7 +193,7 @@ class TrainConfig:
         _check("augment", self.augment, float, lambda v: 0 <= v <= 1, "in [0, 1]")
         for name in ("drop_label", "drop_condition", "condition_noise"):
             _check(name, getattr(self, name), float, lambda v: 0 <= v <= 1, "in [0, 1]")
-        for name in ("kl_weight", "commitment"):
+        for name in ("kl_weight", "commitment", "perceptual", "adversarial"):
             _check(name, getattr(self, name), float, lambda v: 0 <= v < math.inf, "at least 0")
         for name in ("labels", "flip"):
             if not isinstance(getattr(self, name), bool):

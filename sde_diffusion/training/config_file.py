@@ -34,7 +34,7 @@ else:
 
 TEXTS = (
     "data", "size", "data_dir", "layout", "condition", "resize_condition", "out", "sde", "predicts",
-    "autoencoder", "latent", "task",
+    "autoencoder", "latent", "task", "features",
 )  # fmt: skip
 WHOLE = ("factor",)
 TABLES = ("process", "network")

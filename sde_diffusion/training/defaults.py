@@ -26,6 +26,7 @@ from sde_diffusion.storage.checkpoint import rebuild
 from sde_diffusion.storage.locate import new_run, recorded_data, recorded_layout, run_to_resume
 from sde_diffusion.storage.record_types import DataEntry, ModelDescription, NetworkEntry
 from sde_diffusion.training.autoencoding.latents import autoencoder_for, encoded, latents_of
+from sde_diffusion.training.autoencoding.readers import check_options, reader_for
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import TABLES
 from sde_diffusion.training.distributed import device_type
@@ -251,8 +252,8 @@ def set_up(
         config = _for_classifier(config, given, options)
     predicts, own = options.get("predicts"), Classifier.name if classifier else None
     autoencoder = "autoencoder" in options or (like is not None and like["predicts"] == LATENT)
+    check_options(options, autoencoder)
     if autoencoder:
-        check_autoencoder(options)
         predicts, own = LATENT, Autoencoder.name
     if "size" in options:
         name = str(prepare_once(name or "digits", size_of(options["size"]), progress=progress))
@@ -269,6 +270,7 @@ def set_up(
     )
     suffix = own or ("latent-" if decoder else "") + (options.get("sde") or "vp")
     folder = Path(out) if out else new_run(name or "digits", suffix)
+    reader = reader_for(options.get("features"), Path(out) if resume and out else None, device_type(config.device))
     if decoder is not None:
         data = encoded(decoder, data, folder.parent, progress)
         held_out = None if held_out is None else latents_of(decoder, held_out, HELD_OUT)
@@ -302,6 +304,7 @@ def set_up(
         decoder=decoder,
     )
     _check_variance(model)
+    model.__dict__["_reader"] = reader
     if not resume:
         suited = default_options("noise" if own else model.predicts, model.sde, model.shape or ())
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
@@ -334,19 +337,6 @@ def _for_classifier(config: TrainConfig, given: Mapping[str, Any], options: Mapp
     if options.get("condition") is not None:
         raise InputError("a classifier is trained on samples and labels alone; leave out --condition")
     return config.with_options({"labels": True, "drop_label": 0.0})
-
-
-def check_autoencoder(options: Mapping[str, Any]) -> None:
-    """Refuse what an autoencoder is not trained with.
-
-    Raises:
-        ValueError: the message names it.
-    """
-    for name in ("sde", "predicts", "condition", "labels", "augment", "latent", "task"):
-        if options.get(name):
-            raise InputError(
-                f"{name} (--{name}) is not of the training of an autoencoder, which sees samples alone; leave it out"
-            )
 
 
 def _for_condition(data: Data, config: TrainConfig, resize: str | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,6 +162,14 @@ RUN = (
         values=BOTTLENECKS,
         example="kl",
     ),
+    TrainOption(
+        "features",
+        str,
+        "Run of a classifier of noisy samples, or its exported file: an autoencoder also has the perceptual distance "
+        "in its features.",
+        "no perceptual distance",
+        example="runs/digits-classifier",
+    ),
 )
 PROCESS = (
     TrainOption("beta_min", float, "beta at t = 0 (vp, subvp).", "0.1", "process", example=0.1),

@@ -35,11 +35,12 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.progress import Meter
 from sde_diffusion.storage.atomic_folder import FORMAT, STATE, read_state, to_json, unpack
 from sde_diffusion.storage.checkpoint import describe_model, exported
-from sde_diffusion.storage.latent_file import AUTOENCODER
+from sde_diffusion.storage.latent_file import AUTOENCODER, hash_of
 from sde_diffusion.storage.record_types import DataEntry, ObjectiveEntry, RunConfig, TrainingState
 from sde_diffusion.storage.run_folder import Run, newest_checkpoint, run_config
 from sde_diffusion.storage.typed_json import checked
 from sde_diffusion.training import interrupts as signals
+from sde_diffusion.training.autoencoding.readers import FEATURES
 from sde_diffusion.training.checks import TrainingDivergedError, check_finite, checked_data
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.config_file import options_of, write_options
@@ -135,6 +136,9 @@ def train(
         }
         if objective is not None:
             about["objective"] = objective[0]
+        reader = model.reader if isinstance(model, AutoencoderModel) else None
+        if reader is not None:
+            about["features"] = hash_of(reader)
         toml = write_options(options_of(about["train"], about["model"], about["data"]))
         if stored:
             _continue(trainer, run, stored, about, toml, force)
@@ -143,6 +147,8 @@ def train(
             files = {"config.toml": toml}
             if isinstance(model.decoder, AutoencoderModel):
                 files[AUTOENCODER] = exported(model.decoder)
+            if reader is not None:
+                files[FEATURES] = exported(reader)
             run.create(about, trainer.groups(), state, files)
         caught: list[int] = stack.enter_context(signals.deferred()) if path else []
         stack.enter_context(engine.tracking("tracker", about["train"]))
@@ -283,6 +289,7 @@ def _continue(trainer: Trainer, run: _Shared, stored: RunConfig, about: RunConfi
         "data": (stored["data"], about["data"]),
         "train": (TrainConfig.from_dict(stored["train"]).to_dict(), about["train"]),
         "objective": (_plain(stored.get("objective")), _plain(about.get("objective"))),
+        "classifier of --features": ({"sha256": stored.get("features")}, {"sha256": about.get("features")}),
     }
     changed = []
     for part, (before, now) in parts.items():

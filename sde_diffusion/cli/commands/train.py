@@ -112,6 +112,7 @@ def train(
     ] = None,
     autoencoder: Annotated[str | None, of_run("autoencoder", MODEL)] = None,
     latent: Annotated[str | None, of_run("latent", MODEL)] = None,
+    features: Annotated[str | None, of_run("features", MODEL)] = None,
     tune: Annotated[
         str | None,
         option(
@@ -144,7 +145,7 @@ def train(
     named = {
         "data": data, "size": size, "data_dir": data_dir, "layout": layout, "condition": condition,
         "resize_condition": resize_condition, "out": out, "sde": sde, "predicts": predicts,
-        "autoencoder": autoencoder, "latent": latent, "task": task, "factor": factor,
+        "autoencoder": autoencoder, "latent": latent, "task": task, "factor": factor, "features": features,
     }  # fmt: skip
     if autoencoder is not None and (tune is not None or classifier):
         raise InputError("--autoencoder trains no score model; leave out --tune and --classifier")
@@ -168,6 +169,8 @@ def train(
         ("drop_label", "--labels", config.labels),
         ("drop_condition", "--condition", made.data.condition),
         ("snapshot_every", "--ema-width", config.ema_widths),
+        ("perceptual", "--features", isinstance(model, AutoencoderModel) and model.reader),
+        ("adversarial_after", "--adversarial", config.adversarial),
     ):
         if name in settings and not on:
             raise InputError(f"--{name.replace('_', '-')} would have no effect without {other}")

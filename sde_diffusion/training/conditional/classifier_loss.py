@@ -37,7 +37,7 @@ class ClassifierLoss(Objective):
 def objective_of(model: ScoreModel, network: nn.Module, config: TrainConfig) -> Objective:
     """The loss of a score model, a classifier or an autoencoder."""
     if isinstance(model, AutoencoderModel):
-        return AutoencoderLoss(model, network, config)
+        return AutoencoderLoss(model, network, config, model.reader)
     if isinstance(model, NoisyClassifier):
         return ClassifierLoss(model, network)
     return LossModule(model, network, config.weight)
