@@ -70,25 +70,54 @@ def sample_cascade(
     total, done = sum(stage.nfe for stage in stages), 0
     found: list[Tensor] = []
     for number, stage in enumerate(stages):
-        condition: dict[str, Any] = {}
-        own = (seed + number * _APART) % 2**31
-        if found:
-            before = Conditions(f"stage {number}", found[-1].float().cpu(), "image")
-            condition = GivenCondition(before, stage.noise, own).rows(stage.model.network, n)
-            condition = {name: value.to(found[-1].dtype) for name, value in condition.items()}
-        settings = SamplingSettings(stage.solver, stage.nfe, seed=own, batch_size=batch_size)
-        parts: list[Tensor] = []
 
         def share(part: float, done: int = done, nfe: int = stage.nfe) -> None:
             if progress is not None:
                 progress((done + part * nfe) / total)
 
-        for part in sample_batches(stage.model, n, settings, condition=condition, on_share=share):
-            check_status(part, start=len(parts) * batch_size)
-            parts.append(part.x)
-        found.append(torch.cat(parts))
+        before = found[-1] if found else None
+        found.append(draw_stage(stage, number, before, n, seed=seed, batch_size=batch_size, progress=share))
         done += stage.nfe
     return found
+
+
+@torch.no_grad()
+def draw_stage(
+    stage: StageModel,
+    number: int,
+    before: Tensor | None,
+    n: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: Callable[[float], None] | None = None,
+) -> Tensor:
+    """The samples of one stage, (n, *shape) in units of the data.
+
+    Args:
+        stage: the stage.
+        number: counted from 0.
+        before: the samples of the stage before; None for the first.
+        n: number of samples.
+        seed: seed of the run.
+        batch_size: samples integrated together.
+        progress: called with the share of the evaluations of the stage that are done.
+
+    Raises:
+        FloatingPointError: samples that are not finite.
+    """
+    condition: dict[str, Any] = {}
+    own = (seed + number * _APART) % 2**31
+    if before is not None:
+        given = Conditions(f"stage {number}", before.float().cpu(), "image")
+        condition = GivenCondition(given, stage.noise, own).rows(stage.model.network, n)
+        condition = {name: value.to(before.dtype) for name, value in condition.items()}
+    settings = SamplingSettings(stage.solver, stage.nfe, seed=own, batch_size=batch_size)
+    parts: list[Tensor] = []
+    for part in sample_batches(stage.model, n, settings, condition=condition, on_share=progress):
+        check_status(part, start=len(parts) * batch_size)
+        parts.append(part.x)
+    return torch.cat(parts)
 
 
 def check_chain(models: Sequence[ScoreModel]) -> None:

@@ -1,6 +1,7 @@
 r"""Cascades on disk: a folder with a run for each stage, trained from one file and sampled as one model.
 
     runs/<name>/cascade.json           the stages: folder, size, evaluations, noise level
+    runs/<name>/splits.json            splits of the evaluations that ``tune`` has found
     runs/<name>/stage-1-7/             the run of a stage, as ``train`` writes it
     runs/<name>/samples/...            samples
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 from sde_diffusion.cascade.drawing import StageModel, check_chain
+from sde_diffusion.cascade.split_file import find_split
 from sde_diffusion.cascade.stages import Stage, read_cascade, split_nfe, stage_data, stage_folder
 from sde_diffusion.data import load_data
 from sde_diffusion.files.writing import write_file
@@ -153,7 +155,8 @@ def load_cascade(
 
     Args:
         folder: that of the cascade.
-        nfe: evaluations of a sample over all stages, split as those of cascade.json; these by default.
+        nfe: evaluations of a sample over all stages; those of cascade.json by default. The split is that which
+            ``tune`` has found, or else in proportion to cascade.json.
         noise: level to which the image before is noised, in every stage; those of cascade.json by default.
         solver: a name in ``SOLVERS``.
         device: a name in ``DEVICES``.
@@ -163,12 +166,15 @@ def load_cascade(
         ValueError: fewer evaluations than stages, or stages that do not fit.
     """
     entries, stored = read_stages(folder)
-    shares: Sequence[int] = [entry["nfe"] for entry in entries]
-    given = shares if nfe is None else split_nfe(nfe, shares)
+    given: Sequence[int] = [entry["nfe"] for entry in entries]
+    levels = [entry["noise"] if noise is None or k == 0 else noise for k, entry in enumerate(entries)]
+    if nfe is not None:
+        tuned = None if solver is not None else find_split(folder, nfe, [one.sha256 for one in stored], levels)
+        given = tuned or split_nfe(nfe, given)
     where = str(device_for(device))
-    found = []
-    for k, (entry, one, evaluations) in enumerate(zip(entries, stored, given, strict=True)):
-        level = entry["noise"] if noise is None or k == 0 else noise
-        found.append(StageModel(load(one, device=where), evaluations, level, solver))
+    found = [
+        StageModel(load(one, device=where), evaluations, level, solver)
+        for one, evaluations, level in zip(stored, given, levels, strict=True)
+    ]
     check_chain([stage.model for stage in found])
     return found

@@ -1,9 +1,9 @@
-"""Cascades on the command line: one command trains all stages, one draws from them."""
+"""Cascades on the command line: one command trains all stages, one splits the evaluations, one draws from them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import torch
 
 from sde_diffusion.cascade.drawing import sample_cascade
 from sde_diffusion.cascade.run import load_cascade, read_stages, train_cascade
+from sde_diffusion.cascade.split_file import keep_split, read_splits
+from sde_diffusion.cascade.splitting import tuned_split
+from sde_diffusion.cascade.stages import split_nfe
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.files.writing import new_folder, write_file
 from sde_diffusion.report.pictures import save_grid
@@ -45,6 +48,38 @@ def train_stages(file: Path, out: Path | None, typed: Mapping[str, Any], resume:
     drawn = draw_stages(folder, {}, None, "auto", None)
     echo("next:", f"sdediff sample {folder}")
     return {"written": drawn["written"], "run": folder, "stages": runs}
+
+
+def tune_stages(
+    folder: Path, budgets: Sequence[int], seed: int, samples: int, held_out: int, batch_size: int, device: str
+) -> dict[str, Any]:
+    """Find how many evaluations each stage has, for each number of all evaluations, and keep it in the cascade.
+
+    Raises:
+        ValueError: fewer evaluations than stages.
+    """
+    entries, stored = read_stages(folder)
+    for budget in budgets:  # now, not after the work
+        split_nfe(budget, [entry["nfe"] for entry in entries])
+    read_splits(folder)
+    stages = load_cascade(folder, device=device)
+    hashes, noise = [one.sha256 for one in stored], [stage.noise for stage in stages]
+    found = []
+    for budget in budgets:
+        begin = time.perf_counter()
+        with share_bar(True, f"splitting {budget} evaluations") as progress:
+            split = tuned_split(
+                stages, budget, n=samples, held_out=held_out, seed=seed, batch_size=batch_size, progress=progress
+            )
+        file = keep_split(folder, split, hashes, noise)
+        own, given = (" + ".join(map(str, nfe)) for nfe in (split.nfe, split.given))
+        echo(
+            f"{budget} evaluations: {own}, error {split.error:.4g} on {held_out} held-out noise samples; {given} has "
+            f"{split.given_error:.4g}; {split.tried} splits in {time.perf_counter() - begin:.0f} s"
+        )
+        found.append({"nfe": budget, "split": list(split.nfe), "error": split.error, "given_error": split.given_error})
+    echo("use it:", f"sdediff sample {folder} --nfe {budgets[0]}")
+    return {"written": [file], "model": folder, "splits": found}
 
 
 def draw_stages(

@@ -37,6 +37,7 @@ from solvers.errors import InputError, choose
 KINDS = ("vector", "image", "tokens", "caption")
 """The kinds of conditions besides a label; each is the name of the network's argument and of its setting."""
 RESIZES = ("nearest", "bilinear", "area")
+WAVES = 4  # cosines of an axis
 _WAVES = 32
 
 
@@ -290,13 +291,29 @@ class GivenConditions(nn.Module):
         return z, torch.where(missing[:, None], self.no_image, last(waves(s).to(last.weight.dtype)))
 
 
+def grid_cosines(sizes: Sequence[int]) -> Tensor:
+    r"""The first cosines of each axis at the places of a grid, (places, axes x WAVES): cos(pi k (i + 1/2) / size).
+
+    >>> grid_cosines((2,))[:, [0, 2, 3]].round(decimals=3)
+    tensor([[ 0.7070, -0.7070, -1.0000],
+            [-0.7070,  0.7070, -1.0000]])
+    """
+    axes = [(torch.arange(size, dtype=torch.float32) + 0.5) / size for size in sizes]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+    return torch.cos(math.pi * grid[:, :, None] * torch.arange(1, WAVES + 1)).flatten(1)
+
+
 class CrossAttention(nn.Module):
     """Attention from positions (B, N, width) to tokens (B, n, tokens), or to a learned token where all are missing.
+
+    Words such as "left" ask where a position is. Convolutions know it from the border alone, so that ``sizes`` adds a
+    linear function of ``grid_cosines`` to the queries.
 
     Args:
         width: features of a position.
         tokens: features of a token.
         heads: attention heads; width is divisible by it.
+        sizes: of the grid of positions; None for positions that are encoded already.
 
     >>> layer = CrossAttention(8, 4, heads=2)
     >>> h = torch.randn(2, 3, 8)
@@ -304,10 +321,16 @@ class CrossAttention(nn.Module):
     0.0
     """
 
-    def __init__(self, width: int, tokens: int, heads: int) -> None:
+    def __init__(self, width: int, tokens: int, heads: int, sizes: Sequence[int] | None = None) -> None:
         """Build the layers."""
         super().__init__()
         self.heads = heads
+        self.cosines: Tensor
+        self.place = None
+        if sizes is not None:
+            cosines = grid_cosines(sizes)
+            self.register_buffer("cosines", cosines, persistent=False)
+            self.place = nn.Linear(cosines.shape[1], width, bias=False)
         self.norm = nn.LayerNorm(tokens)
         self.none = nn.Parameter(torch.zeros(tokens))
         self.query = nn.Linear(width, width)
@@ -323,7 +346,8 @@ class CrossAttention(nn.Module):
         read = torch.cat([self.none.expand(batch, 1, -1), self.norm(tokens.nan_to_num(0.0).to(h.dtype))], dim=1)
         mask = F.pad(there, (1, 0), value=True)[:, None, None]
         k, v = self.pair(read).reshape(batch, -1, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        q = self.query(h).reshape(batch, count, self.heads, -1).transpose(1, 2)
+        q = self.query(h) if self.place is None else self.query(h) + self.place(self.cosines)
+        q = q.reshape(batch, count, self.heads, -1).transpose(1, 2)
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.leave(found.transpose(1, 2).reshape(h.shape))
         return out

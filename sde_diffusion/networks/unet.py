@@ -208,7 +208,8 @@ class UNet(nn.Module):
             leave = widths[level]
             attends = heights[level] in attention
             block = Block(enter, leave, vector_width, dropout, axes)
-            cross = None if reads is None or not attends else CrossAttention(leave, reads, heads)
+            sizes = [(size + more) // 2**level for size, more in zip(self.shape[1:], self.padding, strict=True)]
+            cross = None if reads is None or not attends else CrossAttention(leave, reads, heads, sizes)
             return ResidualStage(block, Attention(leave, heads, axes) if attends else None, cross)
 
         bottom = len(widths) - 1

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.models.speed import Speed
+from sde_diffusion.networks.point_transformer import PointTransformer
 from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.sampling.given.conditions import GivenCondition
 from sde_diffusion.sampling.guidance_settings import GuidanceSettings, guided_model
@@ -34,7 +35,7 @@ from sde_diffusion.storage.sample_record import SAMPLES_KIND
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import find_tuned
 from solvers import Solution, Solver, Step
-from solvers.errors import InputError
+from solvers.errors import InputError, require_whole
 from solvers.plugin import file_hash, find_solver, solver_file
 
 
@@ -147,6 +148,7 @@ def new_job(
     device: str = "auto",
     shards: ShardsEntry | None = None,
     speed: Speed | None = None,
+    points: int | None = None,
 ) -> SampleJob:
     """Load the model and resolve the settings of a run.
 
@@ -160,6 +162,7 @@ def new_job(
         device: a name in ``DEVICES``.
         shards: how the samples are cut into files, where they are; they need not fit into memory then.
         speed: arithmetic of the network; float32, not compiled by default.
+        points: number of points of a cloud, for a network of point clouds; that of training by default.
 
     Raises:
         ValueError: arguments out of range or in conflict.
@@ -175,6 +178,8 @@ def new_job(
     speed.apply(model.network)
     if model.shape is None:
         raise CheckpointError(f"{stored.path} does not say the shape of a sample")
+    if points is not None:
+        model.shape = cloud_shape(model, points)
     shape = model.shape
     made = model.sample_shape or shape
     if start is not None:
@@ -221,6 +226,27 @@ def new_job(
     return SampleJob(model, condition, n, settings, run, record, start)
 
 
+def cloud_shape(model: ScoreModel, points: int) -> tuple[int, ...]:
+    """The shape of clouds of another number of points.
+
+    Raises:
+        ValueError: fewer than one point, or a model of other data than point clouds.
+
+    >>> from sde_diffusion import VPSDE
+    >>> from sde_diffusion.networks import build
+    >>> network = build("points", shape=(3, 128), width=8, depth=1, heads=2)
+    >>> cloud_shape(ScoreModel(network, VPSDE(), shape=(3, 128)), 50)
+    (3, 50)
+    """
+    if getattr(model.network, "name", None) != PointTransformer.name or model.shape is None:
+        raise InputError(
+            f"the number of points is free for networks of point clouds alone (--network points); samples of this "
+            f"model have the shape {model.shape}: leave out --points"
+        )
+    require_whole("points", points, 1, 2**20)
+    return (model.shape[0], points)
+
+
 def digest(x: Tensor) -> str:
     """The SHA-256 of samples as float32."""
     return hashlib.sha256(x.float().cpu().numpy().tobytes()).hexdigest()
@@ -252,6 +278,8 @@ def job_again(
             f"that of the record is {record['model_file_sha256']}"
         )
     name, instance = _solver(record, solver)
+    own = stored.model["shape"]
+    clouds = stored.model["network"]["name"] == PointTransformer.name and record["shape"] != own
     start = _start(record, source)
     times = record["grid"]["times"]
     job = new_job(
@@ -275,6 +303,7 @@ def job_again(
         device=device or record["machine"]["device"],
         shards=record.get("shards"),
         speed=Speed(**record["speed"]) if "speed" in record else None,
+        points=record["shape"][-1] if clouds else None,
     )
     # What was asked for, as it was put: the name of the grid and the NFE, whose times and steps are used here.
     job.record["grid"], job.record["nfe"]["asked"] = record["grid"], record["nfe"]["asked"]

@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
         self.words = words
         self.start = nn.Parameter(torch.randn(width))
         self.word = nn.Embedding(words, width)
-        self.place = nn.Parameter(torch.randn(MOST_WORDS, width) / math.sqrt(width))
+        self.place = nn.Parameter(torch.randn(MOST_WORDS, width))  # as large as a word: order matters as much
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True

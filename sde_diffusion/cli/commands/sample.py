@@ -69,6 +69,7 @@ sdediff sample --tolerance 0.02            cheapest solver within that error
 sdediff sample --model mine.py:model       a model of your own
 sdediff sample --label 3 --guidance 2      one class of digits
 sdediff sample runs/pairs --caption "a three left of a seven"
+sdediff sample runs/shapes --label chair --points 256
 sdediff sample --classifier runs/digits-classifier --label 3 --scale 4
 sdediff sample runs/high-vp --condition low/   for these images
 sdediff sample --from photo.png --strength 0.4
@@ -131,6 +132,10 @@ def sample(
             help="Number of samples per batch; auto: half of the largest batch, by doubling, that fits into memory.",
             show_default="256",
         ),
+    ] = None,
+    points: Annotated[
+        int | None,
+        option("--points", "Number of points of a cloud, for a network of point clouds.", "as in training"),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Allow a --grid of times that does not run from 1 to 0.")
@@ -230,6 +235,7 @@ def sample(
         options["partial"] = True
     if run is not None and is_cascade(run):
         unknown = {name: True for name in asked.given() if name != "condition_noise"}
+        unknown |= {} if points is None else {"points": True}
         return draw_stages(run, {**options, **unknown}, asked.condition_noise, device or "auto", out)
     if out is not None:
         require_new(out)  # fails before the computation starts
@@ -250,6 +256,11 @@ def sample(
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
         )
+    others = {"--film": film, "--profile": profile, "--tolerance": tolerance, "--from": source}
+    if points is not None and (clash := [name for name, value in others.items() if value]):
+        raise InputError(
+            f"{clash[0]} works on clouds of as many points as in training; leave out {clash[0]} or --points"
+        )
     require_film(film, again=record is not None or resume is not None)
     if profile and record is not None:
         raise InputError("--profile needs newly drawn samples; leave out --record, or give its --solver and --nfe")
@@ -262,7 +273,13 @@ def sample(
     again = record if resume is None else resume / JOB
     old, tuned = None, None
     if again is not None:
-        others = {"tolerance": tolerance, "shards": shards, "precision": precision, "compile": compiled or None}
+        others = {
+            "points": points,
+            "tolerance": tolerance,
+            "shards": shards,
+            "precision": precision,
+            "compile": compiled or None,
+        }
         options |= {name: value for name, value in others.items() if value is not None}
         options |= {name: value for name, value in (("shard_size", shard_size), ("out", out)) if resume and value}
         named = options.pop("solver", None)
@@ -312,7 +329,7 @@ def sample(
         speed = Speed(precision or "fp32", compiled)
         job = new_job(
             stored, n, settings, labels=labels, guidance=guidance, start=start, device=device or "auto", shards=parts,
-            speed=speed,
+            speed=speed, points=points,
         )  # fmt: skip
         if chosen is not None:
             job.record["choice"] = chosen.to_dict()

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sde_diffusion.cascade.run import is_cascade
+from sde_diffusion.cli.cascades import tune_stages
 from sde_diffusion.cli.errors import echo
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
@@ -42,6 +44,7 @@ sdediff tune runs/digits-vp --nfe 5,8,10
 sdediff tune --minutes 1                   the best result within a minute
 sdediff sample --solver tuned --nfe 8      and use it
 sdediff tune runs/mnist-vp --label all --guidance 2
+sdediff tune runs/cascade --nfe 20         evaluations of each stage
 """
 
 
@@ -85,8 +88,16 @@ def tune(
 
     Fits times and weights to the endpoints of the model's reference solution, and keeps the candidate with the lowest
     error on held-out noise samples, where it is never worse than the default. --solver tuned uses it.
+
+    Of a cascade, finds how the evaluations are split between the stages; sample uses the split.
     """
     start = time.perf_counter()
+    noise_samples = noise_samples if noises is None else noises
+    if run is not None and is_cascade(run):
+        names = [name.replace("-", "_") for name in (*asked.given(), "minutes", "out", "html")]
+        refuse(ctx, names, f"{run} is a cascade, of which tune finds how many evaluations each stage has")
+        budgets = whole_numbers(nfe, "--nfe")
+        return tune_stages(run, budgets, seed, noise_samples, held_out, batch_size, device or "auto")
     processes = Processes.join(device or "auto")
     stored = model_at(run, given, asked.labelled)
     budgets = whole_numbers(nfe, "--nfe")
@@ -98,7 +109,6 @@ def tune(
     if html is not None:
         require_writable(html, ".html", force=False)
     report = None if html is None else (html, typed_line(ctx))
-    noise_samples = noise_samples if noises is None else noises
     found = tune_model(
         stored,
         budgets,

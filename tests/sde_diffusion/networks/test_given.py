@@ -75,6 +75,18 @@ def test_tokens_are_read_as_a_set_and_padding_is_not_read() -> None:
     assert torch.isfinite(none).all()
 
 
+@torch.no_grad()
+def test_equal_features_read_by_their_place_on_the_grid() -> None:
+    h, tokens = torch.randn(1, 1, 8).expand(2, 6, 8), torch.randn(2, 4, 6)
+    blind, seeing = awake(CrossAttention(8, 6, heads=2)), awake(CrossAttention(8, 6, heads=2, sizes=(2, 3)))
+    assert float(blind(h, tokens).std(1).max()) < 1e-6
+    read = seeing(h, tokens)
+    assert float((torch.cdist(read, read) + torch.eye(6)).min()) > 1e-4  # no two places read alike
+    network = NETWORKS["unet"](tokens=6)
+    reading = [buffer.shape for name, buffer in network.named_buffers() if name.endswith("cross.cosines")]
+    assert reading == [(5 * 5, 8)] * 2  # (9, 10) is padded, then halved
+
+
 @settings(max_examples=15, deadline=None)
 @given(level=st.floats(0, 1), mean=st.floats(-100, 100), std=st.floats(0.01, 100))
 def test_noised_images_have_the_mean_and_deviation_of_the_formula(level: float, mean: float, std: float) -> None:

@@ -56,6 +56,16 @@ def test_a_token_depends_on_the_order_of_the_words_and_not_on_padding_or_batch()
     assert (turned[0] - summary[0]).abs().max() > 1e-2
 
 
+@torch.no_grad()
+def test_a_new_encoder_sees_the_order_of_words_as_well_as_the_words() -> None:
+    torch.manual_seed(0)
+    encoder = TextEncoder(len(WORDS), width=32, depth=2).eval()
+    captions = ["three left of a seven", "seven left of a three", "three left of a red"]
+    summary = encoder(to_numbers(captions, WORDS))[1]
+    order, word = (float((summary[0] - summary[k]).norm()) for k in (1, 2))
+    assert order > 0.5 * word
+
+
 def test_no_caption_is_the_start_token_and_has_a_gradient() -> None:
     encoder = TextEncoder(3, width=8, depth=1)
     tokens, summary = encoder(torch.full((2, 5), math.nan))
