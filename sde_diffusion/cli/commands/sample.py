@@ -256,8 +256,8 @@ def sample(
         raise InputError(
             f"--tolerance chooses the solver and its NFE, for samples without a class; leave out {listed(clash)}"
         )
-    others = {"--film": film, "--profile": profile, "--tolerance": tolerance, "--from": source}
-    if points is not None and (clash := [name for name, value in others.items() if value]):
+    whole = {"--film": film, "--profile": profile, "--tolerance": tolerance, "--from": source}
+    if points is not None and (clash := [name for name, value in whole.items() if value]):
         raise InputError(
             f"{clash[0]} works on clouds of as many points as in training; leave out {clash[0]} or --points"
         )
