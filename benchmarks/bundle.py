@@ -14,8 +14,8 @@ where the guided samples had their labels), and the classifier of noisy digits o
 
 The network of labelled MNIST digits of benchmarks/guidance, benchmarks/networks/mnist-labelled.safetensors:
 
-    sdediff train --data mnist --data-dir DIR --labels --channels 16 --multipliers 1,2,2 --blocks 1 --batch-size 32 \
-        --steps 3000 --ema 0.998 --out runs/mnist-labelled
+    sdediff train --data mnist --data-dir DIR --labels --channels 16 --multipliers 1,2,2 --blocks 1 --batch-size 64 \
+        --steps 6000 --ema 0.998 --out runs/mnist-labelled
 
 The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors:
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ def operators(shape: tuple[int, ...]) -> dict[str, Operator]:
     return found
 
 
+def first(problem: Problem, n: int) -> Problem:
+    """The task on its first n images."""
+    return replace(problem, truth=problem.truth[:n], y=problem.y[:n])
+
+
 def problems(truth: Tensor, mean: Tensor) -> list[Problem]:
     """Every task on some images, observed with noise."""
     found = []
@@ -76,18 +81,25 @@ def baselines(problem: Problem) -> dict[str, Tensor]:
 
 
 def figures(problem: Problem, draws: list[Tensor]) -> dict[str, Any]:
-    """PSNR with its standard error, residual over the noise, diversity of two draws, and the share that is finite."""
-    finite = torch.stack([x.flatten(1).isfinite().all(1) for x in draws]).all(0)
+    """PSNR with its standard error, residual over the noise, diversity of two draws, and the share that is finite.
+
+    Args:
+        problem: the task.
+        draws: samples of all images, and others of the first of them.
+    """
+    x, other = draws
+    finite = x.flatten(1).isfinite().all(1)
     share = float(finite.double().mean())
     if not bool(finite.any()):
         return {**dict.fromkeys(("psnr", "psnr_error", "residual", "diversity"), math.nan), "finite": share}
     seen = problem.operator(torch.ones_like(problem.truth[:1])) != 0
-    error = (problem.y[finite] - problem.operator(draws[0][finite])) * seen
-    value = psnr(draws[0][finite], problem.truth[finite])
+    error = (problem.y[finite] - problem.operator(x[finite])) * seen
+    value = psnr(x[finite], problem.truth[finite])
+    both = finite[: len(other)] & other.flatten(1).isfinite().all(1)
     return {
         "psnr": float(value.mean()),
         "psnr_error": float(value.std() / math.sqrt(len(value))) if len(value) > 1 else math.nan,
         "residual": float((inner(error, error).reshape(-1) / seen.sum()).sqrt().median()) / NOISE,
-        "diversity": float((draws[0] - draws[-1])[finite].square().mean().sqrt()) / math.sqrt(2),
+        "diversity": float((x[: len(other)] - other)[both].square().mean().sqrt()) / math.sqrt(2),
         "finite": share,
     }

@@ -1,6 +1,6 @@
 r"""Restoration of images by the methods for linear observations, and by other libraries on the same network.
 
-    python -m benchmarks.restoration --data-dir DATA [--network mnist] [--images 100] [--nfe 60] [--only WORD ...]
+    python -m benchmarks.restoration --data-dir DATA [--network mnist] [--images 100] [--nfe 60] [--only PATTERN ...]
 
 Tasks at noise 0.05 (white - black is 2): the lower half hidden, four times enlarged, a Gaussian blur, half of the
 pixels hidden at random and, for RGB, grey to colour. The columns are the PSNR of a sample with its standard error over
@@ -9,7 +9,8 @@ samples of an image), backward passes and seconds. The baselines are the mean im
 libraries get the same network, NFE and clamped range, one image at a time if they couple the samples of a batch.
 
 The JSON file is written after every row, and rows that it has are not computed again: the command can be stopped and
-started, and ``--only`` takes a part of the rows, by words in the task or the method.
+started, and ``--only`` takes a part of the rows by patterns of TASK/METHOD, such as ``deblurring/*``. Diversity is that
+of the first 25 images, which are drawn twice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.restoration import NETWORKS, NOISE, RESULTS, SOLVER, Problem, baselines, figures, problems
+from benchmarks.restoration import NETWORKS, NOISE, RESULTS, SOLVER, Problem, baselines, figures, first, problems
 from benchmarks.restoration.deepinv_peer import deepinv_methods
 from benchmarks.restoration.methods import OURS
 from benchmarks.restoration.peers import azula_methods
 from sde_diffusion import ScoreModel, load, sample
 from sde_diffusion.data import load_data
 from sde_diffusion.guidance import Observed
-from solvers.errors import NonFiniteError
+from solvers.errors import InputError, NonFiniteError
 
+VARIED = 25  # images that are drawn twice
 DATA = {"mnist": "mnist", "cifar16": "cifar10"}
 
 
@@ -48,31 +51,41 @@ def images_of(name: str, data_dir: Path | None, images: int) -> tuple[Tensor, Te
     return part("test", images), part("train", 5000).mean(0, keepdim=True)
 
 
-def draw_ours(observed: Observed, n: int, nfe: int, seed: int) -> Tensor:
-    """Samples of a method; NaN where any is not finite."""
+Draw = Callable[[Problem, int], Tensor]
+"""(problem, seed) -> a sample for each image of the problem."""
+
+
+def ours(model: ScoreModel, method: Callable[..., Observed], nfe: int, problem: Problem, seed: int) -> Tensor:
+    """Samples of a method of this project; NaN where any is not finite."""
+    observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
+    n = len(problem.truth)
     try:
         return sample(observed, n, solver=SOLVER, nfe=nfe, batch_size=n, seed=seed)
     except NonFiniteError:
         return torch.full((n, *observed.shape), torch.nan)
 
 
-def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator[tuple[str, Any, int]]:
-    """Method, a function of the seed, and backward passes for each sample."""
-    for name, x in baselines(problem).items():
-        yield name, lambda _, x=x: x, 0
+def theirs(model: ScoreModel, run: Any, problem: Problem, seed: int) -> Tensor:
+    """Samples of another library's method."""
     n = len(problem.truth)
+    torch.manual_seed(seed)
+    found: Tensor = run(problem.operator, problem.y, model.sde.prior(problem.truth.shape, seeds=range(n)))
+    return found
+
+
+def jobs(model: ScoreModel, problem: Problem, nfe: int, peers: bool) -> Iterator[tuple[str, Draw, int]]:
+    """Method, its samples, and backward passes for each sample."""
+    for name, x in baselines(problem).items():
+        yield name, lambda part, _, x=x: x[: len(part.truth)], 0
     for name, method in OURS.items():
-        observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
-        yield name, partial(draw_ours, observed, n, nfe), int(observed.backward) * nfe
+        try:
+            observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
+        except InputError as error:
+            print(f"{problem.name}/{name} is left out: {error}")
+            continue
+        yield name, partial(ours, model, method, nfe), int(observed.backward) * nfe
     for name, run in (peer_methods(model, nfe) if peers else {}).items():
-
-        def draw(seed: int, run: Any = run) -> Tensor:
-            torch.manual_seed(seed)
-            x1 = model.sde.prior(problem.truth.shape, seeds=range(seed * n, (seed + 1) * n))
-            found: Tensor = run(problem.operator, problem.y, x1)
-            return found
-
-        yield name, draw, nfe * backward_passes(name)
+        yield name, partial(theirs, model, run), nfe * backward_passes(name)
 
 
 def peer_methods(model: ScoreModel, nfe: int) -> dict[str, Any]:
@@ -97,12 +110,14 @@ def measure(options: argparse.Namespace, path: Path) -> list[dict[str, Any]]:
     model = load(NETWORKS / f"{options.network}.safetensors").eval()
     for problem in problems(*images_of(options.network, options.data_dir, options.images)):
         for method, run, backward in jobs(model, problem, options.nfe, not options.no_peers):
-            wanted = not options.only or any(word in f"{problem.name}/{method}" for word in options.only)
+            path_of_row = f"{problem.name}/{method}"
+            wanted = not options.only or any(fnmatchcase(path_of_row, pattern) for pattern in options.only)
             if not wanted or (problem.name, method) in done:
                 continue
             start = time.perf_counter()
-            draws = [run(0), run(1)]
-            seconds = (time.perf_counter() - start) / 2
+            whole = run(problem, 0)
+            seconds = time.perf_counter() - start
+            draws = [whole, run(first(problem, VARIED), 1)]
             row = {"task": problem.name, "method": method, **figures(problem, draws), "backward": backward}
             rows.append(row | {"seconds": seconds, "nfe": options.nfe, "images": options.images})
             print(rows[-1], flush=True)
@@ -132,7 +147,7 @@ def main() -> None:
     parser.add_argument("--network", choices=list(DATA), default="mnist")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--nfe", type=int, default=60)
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="words in the task or the method")
+    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="TASK/METHOD, with *")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()

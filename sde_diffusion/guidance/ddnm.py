@@ -7,7 +7,7 @@ the form DDNM+ for noise s: once the noise of the observation exceeds that of th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class DDNM(Observed):
     >>> model.denoise(torch.zeros(1, 2), torch.tensor([0.2])).round(decimals=3)  # c_t = 0.72
     tensor([[0.7200, 0.0000]])
     """
+
+    pseudo_inverse: ClassVar[bool] = True
 
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """D + c_t A^+ (y - A D)."""

@@ -26,6 +26,7 @@ from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from solvers import Solver
 from solvers.errors import InputError
+from solvers.noise import INDEPENDENT, standard_normal
 
 # alpha / sigma at which the likelihood stands for its limit at alpha = 0.
 _ALPHA = 1e-3
@@ -48,11 +49,13 @@ class Observed(ScoreModel):
 
     Raises:
         ValueError: a noise that is negative or not finite, a y that A does not give, an empty range, a prior that was
-            trained with other scales for other entries.
+            trained with other scales for other entries, a method with A^+ (DDNM, replacement) where A^+ turns the
+            noise into more than the data's standard deviation, as for blurs.
         TypeError: an operator that is none.
     """
 
     backward: ClassVar[int] = 0  # backward passes through the network in one evaluation
+    pseudo_inverse: ClassVar[bool] = False  # whether the method adds A^+ y, with the noise that A^+ amplifies
 
     def __init__(
         self,
@@ -87,6 +90,23 @@ class Observed(ScoreModel):
         self._latest = float(model.sde.time(math.log(_ALPHA))) if self._pure_noise_at_1 else 1.0
         self.register_buffer("y", y)
         self.y: Tensor
+        if self.pseudo_inverse:
+            self._check_amplification()
+
+    def _check_amplification(self) -> None:
+        """Refuse an A^+ that makes more noise of the observation's than the data have variance."""
+        if self.noise_std == 0 or self.shape is None:
+            return
+        z = standard_normal([0], self.y.shape[1:], INDEPENDENT).to(self.y)
+        with torch.no_grad():
+            amplified = self.noise_std * float(self.operator.pseudo_inverse(z).square().mean().sqrt())
+        if not amplified <= self.sigma_data:
+            raise InputError(
+                f"{type(self).__name__} applies the pseudo-inverse of the observation, and that of this "
+                f"{type(self.operator).__name__} turns its noise {self.noise_std:g} into {amplified:.3g}, more than "
+                f"the data's own {self.sigma_data:g}. Methods that weigh the noise are not affected: "
+                "MomentMatching (method 'moment') or DiffPIR ('diffpir')"
+            )
 
     def _posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         return self.posterior_mean(x, t.clamp_max(self._latest), **condition)

@@ -8,7 +8,7 @@ law is biased even for Gaussian data; it needs no gradient.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ class Replacement(Observed):
     >>> model.denoise(torch.zeros(1, 2), torch.tensor([1.0])).round(decimals=3)  # the posterior mean is (0.5, 0)
     tensor([[1., 0.]])
     """
+
+    pseudo_inverse: ClassVar[bool] = True
 
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """D + A^+ (y - A D)."""

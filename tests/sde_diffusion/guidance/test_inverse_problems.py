@@ -13,6 +13,7 @@ from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, sample
 from sde_diffusion.guidance import METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
 from sde_diffusion.models.full_covariance import FullCovarianceMixture
 from sde_diffusion.sde import SDE
+from solvers.errors import InputError
 
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, -0.5], [0.3, 1.2]]).double()
 FIRST = Mask(torch.tensor([True, False]))
@@ -186,3 +187,15 @@ def test_posteriors_refuse_nonlinear_observations() -> None:
         mixture().posterior(FIRST, Y, 0.0)
     with pytest.raises(ValueError, match="entries, but the operator gives"):
         mixture().posterior(FIRST, torch.zeros(3), 0.5)
+
+
+@pytest.mark.parametrize("method", ["replacement", "ddnm"])
+def test_a_pseudo_inverse_that_amplifies_the_noise_beyond_the_data_is_refused_with_better_methods(method: str) -> None:
+    """The gain of A^+ is 1 over the smallest singular value: noise 0.5 / 0.01, for data of deviation 1."""
+    observe = torch.diag(torch.tensor([1.0, 0.01])).double()
+    kind, y = METHODS[method], torch.zeros(1, 2).double()
+    with pytest.raises(InputError, match=r"Matrix turns its noise 0.5 into .*'moment'.*'diffpir'"):
+        kind(mixture(), Matrix(observe), y, 0.5)
+    kind(mixture(), Matrix(observe), y, 0.0)
+    kind(mixture(), Matrix(observe), y, 0.001)  # 0.1 on one of two values
+    METHODS["diffpir"](mixture(), Matrix(observe), y, 0.5)

@@ -66,6 +66,10 @@ def test_every_method_is_stable_on_a_trained_network_and_moment_matching_follows
     y = operator(x) + 0.05 * torch.randn(operator(x).shape, generator=generator)
     y = operator(y) if task == "inpaint" else y
     for method in METHODS:
+        if task == "deblur" and METHODS[method].pseudo_inverse:
+            with pytest.raises(ValueError, match=r"Blur turns its noise 0\.05 into"):
+                restore(model, operator, y, 0.05, 2, method=method, nfe=16)
+            continue
         nfe = 40 if method == "moment" else 16
         found = restore(model, operator, y, 0.05, 2, method=method, nfe=nfe)
         assert bool(found.samples.isfinite().all())
