@@ -1,7 +1,7 @@
 r"""Does a network draw pairs of digits that it never saw together?
 
     sdediff train --data digit-pairs --channels 24 --multipliers 1,2 --attention 5 --blocks 1 --batch-size 64 \
-        --lr 3e-3 --steps 1500 --ema 0.995 --out runs/pairs
+        --steps 3000 --ema 0.998 --out runs/pairs
     python -m benchmarks.captions runs/pairs [--data-dir DATA] [--json FILE] [--picture FILE]
 
 With --data-dir the set is mnist-pairs, for a run on it. Captions ask for the pairs of the test split, which training
@@ -15,8 +15,6 @@ training images, and its accuracy on images of the test split is the ceiling of 
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
 from pathlib import Path
@@ -26,6 +24,7 @@ import matplotlib
 from torch import Tensor
 
 from benchmarks.captions.reader import Reading, pairs_of, read, trained_reader
+from benchmarks.outputs import run_parser, write_results
 from sde_diffusion import Guided, ScoreModel, load, sample
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.captioned.digit_pairs import VOCABULARY
@@ -87,14 +86,11 @@ def picture(x: Tensor, captions: list[str], path: Path) -> None:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser = run_parser(__doc__)
     parser.add_argument("--data-dir")
     parser.add_argument("--n", type=int, default=250, help="samples of a row")
     parser.add_argument("--nfe", type=int, default=20, help="evaluations, guided or not, of a sample at w = 1")
     parser.add_argument("--epochs", type=int, default=2, help="of the classifier")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     name = "digit-pairs" if asked.data_dir is None else "mnist-pairs"
     train, test = (load_data(name, asked.data_dir, split=split) for split in ("train", "test"))
@@ -112,10 +108,7 @@ def main() -> None:
             print(rows[-1], flush=True)
             if asked.picture and what == "held-out pairs" and scale == 2:
                 picture(x, [to_caption(c, VOCABULARY) for c in captions[:SHOWN]], asked.picture)
-    print(table(rows))
-    if asked.json:
-        asked.json.write_text(json.dumps({"run": asked.run.name, "rows": rows}, indent=1) + "\n")
-        asked.json.with_suffix(".md").write_text(table(rows) + "\n")
+    write_results(asked, table(rows), rows=rows)
 
 
 def part(data: Data, n: int) -> tuple[Tensor, list[Any]]:

@@ -16,8 +16,6 @@ of points of training and with others. Clouds of N points are compared with refe
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from benchmarks.outputs import run_parser, write_results
 from sde_diffusion import ScoreModel, load, sample
 from sde_diffusion.data.clouds.shapes import SHAPES, load_shapes
 from sde_diffusion.points import chamfer, score_clouds
@@ -95,11 +94,8 @@ def picture(rows: dict[str, Tensor], path: Path) -> None:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser = run_parser(__doc__)
     parser.add_argument("--nfe", type=int, default=30)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     model = load(asked.run)
     labels = torch.arange(CLOUDS) % len(SHAPES)
@@ -113,12 +109,9 @@ def main() -> None:
         print(table(rows[-2:]), flush=True)
         shown |= {f"data, {points} points": reference} if points == POINTS[0] else {}
         shown[f"samples, {points} points"] = x
-    print(table(rows))
+    write_results(asked, table(rows), rows=rows)
     if asked.picture:
         picture(shown, asked.picture)
-    if asked.json:
-        asked.json.write_text(json.dumps({"run": asked.run.name, "rows": rows}, indent=1) + "\n")
-        asked.json.with_suffix(".md").write_text(table(rows) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ Test images of the bundled digits; errors are root mean squares of pixels in [-1
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
+from benchmarks.outputs import run_parser, write_results
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features.pretrained_classifier import Classifier
@@ -124,19 +123,14 @@ def table(figures: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--picture", type=Path)
+    parser = run_parser(__doc__)
     asked = parser.parse_args()
     start = time.process_time()
     figures, rows = measure(load(asked.run))
-    print(table(figures), f"\n{time.process_time() - start:.0f} s")
+    print(f"{time.process_time() - start:.0f} s")
     if asked.picture:
         picture(rows, asked.picture)
-    if asked.json:
-        asked.json.write_text(json.dumps({"run": asked.run.name, "figures": figures}, indent=1) + "\n")
-        asked.json.with_suffix(".md").write_text(table(figures) + "\n")
+    write_results(asked, table(figures), figures=figures)
 
 
 if __name__ == "__main__":

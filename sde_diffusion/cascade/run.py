@@ -29,7 +29,7 @@ from sde_diffusion.storage.typed_json import Between, checked
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import Setup, merged, set_up
 from sde_diffusion.training.training_run import train
-from solvers.errors import ExistsError, InputError
+from solvers.errors import ExistsError, InputError, NotFoundError
 
 FILE = "cascade.json"
 KIND = "sdediff cascade"
@@ -84,12 +84,15 @@ def train_cascade(
 
     Raises:
         FileExistsError: ``folder`` exists and ``resume`` is False.
+        FileNotFoundError: ``resume``, and no cascade is there.
         ValueError: options or sizes that do not fit.
     """
     common, stages = read_cascade(file)
     common = merged(common, typed or {})
     if folder.exists() and any(folder.iterdir()) and not resume:
         raise ExistsError(f"{folder} exists already; continue it with --resume, or choose another folder with --out")
+    if resume and not (folder / FILE).is_file():
+        raise NotFoundError(f"nothing to resume at {folder}: there is no {FILE}; start a cascade without --resume")
     data = load_data(common.pop("data", "digits"), common.pop("data_dir", None), labels=bool(common.get("labels")))
     every = stage_data(data, [stage.size for stage in stages])
     made = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from sde_diffusion.cascade.drawing import StageModel, check_chain, sample_cascade
+from sde_diffusion.cascade.run import train_cascade
 from sde_diffusion.cascade.stages import check_sizes, read_cascade, split_nfe, stage_data
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
@@ -22,7 +24,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
 from sde_diffusion.networks.given import GivenConditions
 from sde_diffusion.sde import SDE, VPSDE
-from solvers.errors import InputError, InputTypeError
+from solvers.errors import InputError, InputTypeError, NotFoundError
 
 
 def image_covariance(size: int = 4) -> Tensor:
@@ -176,6 +178,13 @@ def test_sizes_are_whole_numbers(tmp_path: Path) -> None:
     check_sizes([7, 14, 28], "mnist")
 
 
+def test_a_cascade_that_is_not_there_is_not_resumed(tmp_path: Path) -> None:
+    file = toml(tmp_path / "c.toml", "steps = 1\n[[stage]]\nsize = 4\n[[stage]]\nsize = 8\n")
+    with pytest.raises(NotFoundError, match=r"nothing to resume at .*: there is no cascade\.json"):
+        train_cascade(file, tmp_path / "none", resume=True)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.slow
 def test_one_command_trains_and_one_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -202,3 +211,23 @@ def test_one_command_trains_and_one_samples(tmp_path: Path, monkeypatch: pytest.
     assert "resumed" in run("train", "--cascade", "c.toml", "--out", "runs/c", "--channels", "8", "--resume")
     toml(tmp_path / "c.toml", text + "color = 1\n")
     assert "no option 'color'" in run("train", "--cascade", "c.toml", "--out", "runs/d", code=2)
+
+
+@pytest.mark.slow
+def test_the_file_of_cifar_10_in_the_docs_trains_three_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "latent.md").read_text()
+    text = next(block for block in re.findall(r"```toml\n(.*?)```", page, re.S) if 'data = "cifar10"' in block)
+    monkeypatch.chdir(tmp_path)
+    images = torch.randint(256, (70, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    np.save("images.npy", images.numpy())
+    text = text.replace('"cifar10"', '"images.npy"').replace('data_dir = "data"\n', "")
+    toml(tmp_path / "c.toml", re.sub(r"steps = \d+", "steps = 1", text))
+    result = CliRunner().invoke(app, ["train", "--cascade", "c.toml", "--out", "c", "--batch-size", "8"])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in sorted(Path("c").glob("stage-*"))] == ["stage-1-8", "stage-2-16", "stage-3-32"]
+    drawn = np.load("c/samples/nfe22/samples.npz")
+    assert [drawn[name].shape[1:] for name in ("stage_1", "stage_2", "x")] == [(3, s, s) for s in (8, 16, 32)]
+    configs = [json.loads((path / "config.json").read_text()) for path in sorted(Path("c").glob("stage-*"))]
+    settings = [config["model"]["network"]["settings"] for config in configs]
+    assert [own.get("image") for own in settings] == [None, [3, 8, 8], [3, 16, 16]]
+    assert settings[2]["blocks"] == 1 and configs[2]["train"]["condition_noise"] == 0.4
