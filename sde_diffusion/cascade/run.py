@@ -26,6 +26,7 @@ from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.run_folder import checkpoints
 from sde_diffusion.storage.typed_json import Between, checked
+from sde_diffusion.training.autoencoding.readers import OWN
 from sde_diffusion.training.config import TrainConfig
 from sde_diffusion.training.defaults import Setup, merged, set_up
 from sde_diffusion.training.training_run import train
@@ -117,9 +118,11 @@ def train_cascade(
 
 def _set_up(common: dict[str, Any], stage: Stage, run: Path, data: Any) -> Setup:
     options = merged(common, stage.options)
-    names = ("sde", "predicts", "process", "network", *TrainConfig().to_dict())
+    names = ["sde", "predicts", "process", "network", *(name for name in TrainConfig().to_dict() if name not in OWN)]
     if unknown := sorted(set(options) - set(names)):
-        raise InputError(f"a stage of a cascade has no option '{unknown[0]}'; its options: {', '.join(names)}")
+        raise InputError(
+            f"stage {stage.size} of the cascade has no option '{unknown[0]}'; its options: {', '.join(names)}"
+        )
     if data.condition is None:
         options = {name: v for name, v in options.items() if name not in ("condition_noise", "drop_condition")}
     else:

@@ -16,9 +16,12 @@ from typing import Any
 from sde_diffusion.models.noisy_classifier import NoisyClassifier
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import find_classifier
+from sde_diffusion.training.config import TrainConfig
 from solvers.errors import InputError
 
 FEATURES = "features.safetensors"
+OWN = ("kl_weight", "commitment", "perceptual", "adversarial", "adversarial_after")
+"""Options of ``TrainConfig`` that only the training of an autoencoder uses."""
 
 
 def reader_for(place: str | None, run: Path | None, device: str) -> NoisyClassifier | None:
@@ -57,6 +60,8 @@ def check_options(options: Mapping[str, Any], autoencoder: bool) -> None:
             raise InputError(
                 f"{name} (--{name}) is not of the training of an autoencoder, which sees samples alone; leave it out"
             )
-    for name in ("features", "adversarial"):
-        if not autoencoder and options.get(name):
-            raise InputError(f"{name} (--{name}) is of the training of an autoencoder: --autoencoder kl or vq")
+    usual = {"features": None, **{name: getattr(TrainConfig(), name) for name in OWN}}
+    for name, default in usual.items():
+        if not autoencoder and options.get(name, default) != default:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{name} ({flag}) is of the training of an autoencoder: --autoencoder kl or vq")

@@ -89,6 +89,9 @@ def test_every_option_reaches_the_run() -> None:
         "normalize": "auto",
         "kl_weight": 0.001,
         "commitment": 0.25,
+        "perceptual": 0.1,
+        "adversarial": 0.0,
+        "adversarial_after": 500,
     }
     assert written["model"]["sde"] == {
         "name": "ve", "settings": {"sigma_min": 0.02, "sigma_max": 9.0}
@@ -252,7 +255,7 @@ def test_labels_make_a_conditional_network() -> None:
     [
         (
             "stepz = 4",
-            "o.toml: unknown key stepz = 4; allowed: accumulate, augment, autoencoder, batch_size, checkpoint_every",
+            "o.toml: unknown key stepz = 4; allowed: accumulate, adversarial, adversarial_after, augment, autoencoder",
         ),
         ('steps = "four"', "o.toml: steps must be a whole number; got 'four'"),
         ("steps = 0", "o.toml: steps must be at least 1; got 0"),

@@ -157,8 +157,8 @@ def test_other_classifiers_and_options_are_refused(tmp_path: Path) -> None:
         loss_of(autoencoder(features=flat))
     with pytest.raises(InputError, match=r"bundled predicts .* and is no classifier"):
         set_up({"autoencoder": "kl", "features": "bundled"})
-    for option, value in (("adversarial", 0.5), ("features", "runs/none")):
-        with pytest.raises(InputError, match=rf"\(--{option}\) is of the training of an autoencoder"):
+    for option, value in (("adversarial", 0.5), ("features", "runs/none"), ("kl_weight", 0.1)):
+        with pytest.raises(InputError, match=rf"\(--{option.replace('_', '-')}\) is of the training of an autoencoder"):
             set_up({option: value})
     words = ["train", "--autoencoder", "kl", "--steps", "1", "--out", str(tmp_path / "x")]
     for more, needed in ((["--perceptual", "1"], "--features"), (["--adversarial-after", "2"], "--adversarial")):
