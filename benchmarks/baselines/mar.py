@@ -1,6 +1,6 @@
 r"""Masked autoregression with a diffusion loss for each token (Li, Tian, Li, Deng & He 2024).
 
-An image is 7 x 7 tokens of 4 x 4 values. A transformer sees the known tokens and gives each unknown one a vector h; a
+An image is 4 x 4 tokens of 7 x 7 values. A transformer sees the known tokens and gives each unknown one a vector h; a
 small network denoises the token given h, so that p(token | known tokens) is a diffusion model without codes,
 
     loss = E | eps - eps_theta(alpha_t x + sigma_t eps, t, h) |^2        over the unknown tokens x.
@@ -24,8 +24,8 @@ from sde_diffusion.networks import build
 from sde_diffusion.training.losses import denoising_loss
 from solvers import solve
 
-STEPS = 800
-ROUNDS, NFE = 12, 8
+STEPS = 2000
+ROUNDS, NFE = 8, 8
 
 
 def unknown_after(rounds: int, tokens: int) -> list[int]:
@@ -47,7 +47,7 @@ class MAR(nn.Module):
         depth: number of layers.
     """
 
-    def __init__(self, side: int = 28, patch: int = 4, width: int = 96, depth: int = 3) -> None:
+    def __init__(self, side: int = 28, patch: int = 7, width: int = 96, depth: int = 3) -> None:
         super().__init__()
         self.side, self.patch, self.length, self.token = side, patch, (side // patch) ** 2, patch**2
         self.enter = nn.Linear(self.token, width)
@@ -108,5 +108,5 @@ class MAR(nn.Module):
 def trained(data: Data, seed: int = 0, steps: int = STEPS) -> Fitted:
     """A model of images."""
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"steps": steps, "batch_size": 32, "learning_rate": 1e-3, "seed": seed, "ema": 0.998}
+    options: dict[str, Any] = {"steps": steps, "batch_size": 64, "learning_rate": 1e-3, "seed": seed, "ema": 0.998}
     return fit(MAR(), data, lambda net, x: net.loss(x), **options)

@@ -34,6 +34,16 @@ from solvers.grids import make_grid
 SAMPLES = 10_000
 SEED = 1
 BUDGETS = (1, 2, 4)
+STEPS = {"progressive": 1500, "consistency": 3000, "consistency-training": 3000}  # updates; of one halving
+START = 128  # steps of the first teacher of progressive distillation
+# Few levels with accurate steps between them, a loss that sees the cliffs of the map, and times where it is decided.
+CHOICES: dict[str, dict[str, Any]] = {
+    "consistency": {
+        "settings": {"first": 8, "last": 8, "teacher_steps": 4, "huber": 0.1},
+        "time_sampling": "log-normal-wide",
+    }
+}
+ORDER = ("ddim", "pf-ode", *STEPS)
 Entry = dict[str, Any]
 
 
@@ -95,8 +105,8 @@ def figures(
     return {"nfe": nfe, "rms": rms, "sliced": sliced, "modes": modes_found(x, means)}
 
 
-def measure(law: str, methods: list[str], steps: int) -> list[Entry]:
-    """All entries of a law."""
+def measure(law: str, methods: list[str], steps: int | None, seed: int) -> list[Entry]:
+    """All entries of a law; the seed is that of the student's first weights and of its training."""
     means, std = LAWS[law]()
     exact = GaussianMixture(means.float(), std=std, sde=VPSDE())
     end = sample(exact, SAMPLES, nfe=200, seed=SEED)
@@ -106,14 +116,15 @@ def measure(law: str, methods: list[str], steps: int) -> list[Entry]:
             if solver == "ddim" or nfe > 2:
                 found = figures(exact, exact, means, std, end, nfe, solver=solver)
                 rows.append({"law": law, "method": solver, **found, "seconds": 0.0})
+    data = drawn(means, std, 50_000, 2)
     for method in methods:
         start = time.process_time()
-        network = build("mlp", shape=(2,), width=128, embedding="log")
+        torch.manual_seed(seed)
+        network = build("mlp", shape=(2,), width=128, embedding="log", frequencies=32)
         student = ScoreModel(network, VPSDE(), "velocity", shape=(2,))
-        data = drawn(means, std, 50_000, 2)
         made = distill(
-            exact, data, method, nfe=4, start=32, student=student,
-            steps=steps, batch_size=256, normalize="none", progress=False,
+            exact, data, method, nfe=4, start=START, student=student, steps=steps or STEPS[method], seed=seed,
+            batch_size=256, normalize="none", progress=False, **CHOICES.get(method, {}),
         )  # fmt: skip
         seconds = time.process_time() - start
         for nfe in (4,) if method == "progressive" else BUDGETS:
@@ -141,15 +152,22 @@ def main() -> None:
         description=about + "\n\n" + formats, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--laws", nargs="+", choices=list(LAWS), default=list(LAWS))
-    parser.add_argument("--methods", nargs="+", default=["progressive", "consistency", "consistency-training"])
-    parser.add_argument("--steps", type=int, default=3000, help="updates; of progressive, for each halving")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--methods", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--steps", type=int, help=f"updates; of progressive, for each halving; by default {STEPS}")
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the training")
+    parser.add_argument("--json", type=Path, help="file of results; its rows of other laws and methods stay")
     asked = parser.parse_args()
-    rows = [row for law in asked.laws for row in measure(law, asked.methods, asked.steps)]
+    torch.set_num_threads(1)
+    rows = json.loads(asked.json.read_text())["rows"] if asked.json and asked.json.is_file() else []
+    for law in asked.laws:
+        found = measure(law, asked.methods, asked.steps, asked.seed)
+        again = {(row["law"], row["method"]) for row in found}
+        rows = [row for row in rows if (row["law"], row["method"]) not in again] + found
+        rows.sort(key=lambda row: (list(LAWS).index(row["law"]), ORDER.index(row["method"]), row["nfe"]))
+        if asked.json:
+            asked.json.write_text(json.dumps({"seed": asked.seed, "rows": rows}, indent=1) + "\n")
+            asked.json.with_suffix(".md").write_text(table(rows) + "\n")
     print(table(rows))
-    if asked.json:
-        asked.json.write_text(json.dumps({"steps": asked.steps, "rows": rows}, indent=1) + "\n")
-        asked.json.with_suffix(".md").write_text(table(rows) + "\n")
 
 
 if __name__ == "__main__":

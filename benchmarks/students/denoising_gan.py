@@ -30,6 +30,7 @@ from sde_diffusion.networks import build
 from sde_diffusion.report.pictures import save_figure
 
 NFE = 4
+TEACHER = 1500  # updates of the denoiser that the generator begins as
 TITLES = {"law": "the law", "denoising-gan": "denoising GAN, 4 steps", "ddpm": "Gaussian denoiser, 4 steps"}
 
 
@@ -42,9 +43,10 @@ def trained(means: Tensor, std: float, steps: int, batch_size: int, rate: float,
     """A generator that begins as a trained denoiser, and the seconds of processor time that both trainings took."""
     start, data = time.process_time(), drawn(means, std, 50_000, 2)
     torch.manual_seed(seed)
-    plain = ScoreModel(build("mlp", shape=(2,), width=128, depth=3, embedding="log"), VPSDE(), "velocity", shape=(2,))
+    network = build("mlp", shape=(2,), width=128, depth=2, embedding="log", frequencies=32)
+    plain = ScoreModel(network, VPSDE(), "velocity", shape=(2,))
     options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "normalize": "none", "progress": False}
-    teacher = train(plain, data, steps=steps, **options)
+    teacher = train(plain, data, steps=TEACHER, time_sampling="log-normal-wide", **options)
     model = distill(teacher, data, "denoising-gan", nfe=NFE, steps=steps, learning_rate=rate, **options)
     return model, time.process_time() - start
 
@@ -66,9 +68,9 @@ def plot(path: Path, clouds: dict[str, Tensor]) -> None:
 def main() -> None:
     """Train, measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of the generator")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the generator")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--image", type=Path)

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.baselines.autoregressive import TwoStages
+from benchmarks.baselines.vqvae import perplexity
 from sde_diffusion import ScoreModel, bits_per_dim, log_likelihood
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import evaluate
@@ -17,6 +19,7 @@ from sde_diffusion.likelihood.dequantization import dequantise
 from solvers.classical.adams import Adams
 
 Entry = dict[str, Any]
+LN2 = math.log(2)
 TIMED = 100
 
 
@@ -51,6 +54,18 @@ def bits(nats: Callable[[Tensor], Tensor], x: Tensor) -> list[float]:
 def flow_nats(model: ScoreModel, steps: int = 60) -> Callable[[Tensor], Tensor]:
     """The log-density of a score model by its probability flow, one probe."""
     return lambda x: log_likelihood(model, x.double(), trace="hutchinson", n_probes=1, solver=Adams(), steps=steps).nats
+
+
+def codes(model: TwoStages, x: Tensor) -> Entry:
+    """Of the codes of images: their perplexity, and the bits of a code under the transformer and under their shares."""
+    z = model.images.codes(x)
+    found = perplexity(z, model.images.size)
+    with torch.no_grad():
+        nats = torch.cat([model.law.nats(part) for part in z.split(100)])
+    return {
+        "perplexity": found, "size": model.images.size, "bits_of_a_code": float(-nats.mean()) / z.shape[1] / LN2,
+        "bits_by_share": math.log2(found),
+    }  # fmt: skip
 
 
 def reconstruction(reconstruct: Callable[[Tensor], Tensor], x: Tensor) -> float:

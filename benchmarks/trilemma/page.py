@@ -18,6 +18,8 @@ COMMAND = "python -m benchmarks.trilemma --data-dir DATA"
 HEADS = ("model", "NFE", "Frechet", "KID", "precision", "recall", "samples/s", "bits/dim", "training, s")
 FAMILY_HEADS = ("model", "training minimises", "Frechet of seeds", "likelihood", "reconstruction", "bottleneck")
 SHAPE = (28, 28)
+STUDENT = "student"
+COLOURS = {"diffusion": "C0", STUDENT: "C2"}
 
 
 def pair(found: list[float] | None, digits: int = 2, scale: float = 1.0) -> str:
@@ -48,20 +50,23 @@ def first_seeds(rows: dict[str, Row]) -> dict[str, Row]:
 def by_family(rows: dict[str, Row]) -> list[tuple[str, ...]]:
     """The table of families: what they are and what was measured of it."""
     out = []
-    for family in dict.fromkeys(str(row["family"]) for row in rows.values()):
+    for family in dict.fromkeys(str(row["family"]) for row in rows.values() if row["family"] != STUDENT):
         mine = [row for row in rows.values() if row["family"] == family]
         trained = [row for row in mine if "objective" in row]
         spread = [row["frechet"][0] for row in trained]
         bits = next((row["bits"] for row in mine if "bits" in row), None)
         error = next((row["reconstruction"] for row in mine if "reconstruction" in row), None)
         kind = trained[0]["likelihood"] if trained else "exact, by the flow"
+        size = trained[0]["bottleneck"] if trained else "none: 784 values"
+        if codes := next((row["codes"] for row in mine if "codes" in row), None):
+            size += f", perplexity {codes['perplexity']:.0f} of {codes['size']}"
         over = (
             f"{statistics.mean(spread):.1f}, {min(spread):.1f} to {max(spread):.1f}" if len(spread) > 1 else "one seed"
         )
         out.append((
             family, trained[0]["objective"] if trained else "denoising", over,
             kind if bits is None else f"{kind}, {pair(bits)} bits/dim", "none" if error is None else f"RMS {error:.2g}",
-            trained[0]["bottleneck"] if trained else "none: 784 values",
+            size,
         ))  # fmt: skip
     return out
 
@@ -87,9 +92,9 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
     top, bottom = figure.subfigures(2, 1, height_ratios=[4, 0.42 * len(shown)])
     left, right = top.subplots(1, 2)
     for k, (name, row) in enumerate(shown.items()):
-        solver = row["family"] == "diffusion"
-        text = f"{label(name, row)} {row['nfe']}" if solver else label(name, row)
-        style = {"marker": "o" if solver else "s", "color": "C0" if solver else "C1", "capsize": 2}
+        stepped = row["family"] in COLOURS
+        text = f"{label(name, row)} {row['nfe']}" if stepped else label(name, row)
+        style = {"marker": "o" if stepped else "s", "color": COLOURS.get(row["family"], "C1"), "capsize": 2}
         for axes, (x, dx), y in (
             (left, row["recall"], "precision"), (right, (row["rate"], 0.0), "frechet")
         ):  # fmt: skip
@@ -102,7 +107,7 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
     right.set_yscale("log")
     for axes, (name, row) in zip(bottom.subplots(len(shown), 1), shown.items(), strict=True):
         axes.imshow(torch.cat([*images(row)], dim=1).numpy(), cmap="gray", vmin=0, vmax=255, aspect="equal")
-        text = f"{label(name, row)}, {row['nfe']} NFE" if row["family"] == "diffusion" else label(name, row)
+        text = f"{label(name, row)}, {row['nfe']} NFE" if row["family"] in COLOURS else label(name, row)
         axes.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
         axes.set(xticks=[], yticks=[])
     save_figure(path, figure, dpi=110)

@@ -117,7 +117,8 @@ class ConsistencyLoss(Objective):
         c = self.huber * math.sqrt(error.shape[1])
         rho_t, rho_s = torch.exp(-sde.half_log_snr(t)), torch.where(s > 0, torch.exp(-sde.half_log_snr(s)), 0.0)
         weight = (1 / (rho_t - rho_s)).float()
-        losses = weight * ((error.square().sum(1) + c * c).sqrt() - c)
+        square = error.square().sum(1)
+        losses = weight * square / ((square + c * c).sqrt() + c)  # sqrt(.) - c, without the cancellation
         return losses.detach(), losses * factor.float()
 
     def _along_flow(self, x: Tensor, t: Tensor, given: dict[str, Any]) -> Tensor:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,14 @@ METHODS = {
     "consistency-training": "the same without a teacher: neighbouring points share their data and their noise",
     "denoising-gan": "a generator with a latent draws x_0 from p(x_0 | x_t), against a discriminator; from data alone",
 }
+SETTINGS = {
+    "progressive": (),
+    "consistency": ("first", "last", "teacher_steps", "huber"),
+    "consistency-training": ("first", "last", "huber"),
+    "denoising-gan": ("gamma",),
+}
 START = 64  # steps of the first teacher of progressive distillation
-GRID = "karras"
+GRID = "angle"
 UNCLIPPED = 1e9
 
 
@@ -57,6 +64,7 @@ def distill(
     resume: bool = False,
     source: CheckpointEntry | None = None,
     progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ScoreModel:
     """Train a student that samples with few evaluations, and return it.
@@ -75,13 +83,15 @@ def distill(
         resume: continue in ``out``; finished halvings are kept.
         source: the weights of the teacher, for the record.
         progress: show bars.
+        settings: of the objective, by name: those of ``ConsistencyLoss`` or ``DenoisingGANLoss``.
         options: options of training, as ``train`` takes them.
 
     Returns:
         The student, in evaluation mode, with its ``sampler``.
 
     Raises:
-        ValueError: an unknown method, numbers of steps that do not fit, or a parametrization that the method excludes.
+        ValueError: an unknown method or setting, numbers of steps that do not fit, or a parametrization that the method
+            excludes.
 
     >>> import torch
     >>> from sde_diffusion import VPSDE, sample
@@ -95,6 +105,9 @@ def distill(
     require_whole("nfe", nfe, 1, 1024)
     if method in ("progressive", "consistency"):
         refuse_distilled(teacher, "distill")
+    chosen = dict(settings or {})
+    for setting in chosen:
+        choose(setting, dict.fromkeys(SETTINGS[method]), f"setting of {method}")
     options = {"time_sampling": "stratified", **options}
     place = None if out is None else Path(out)
     if method == "denoising-gan" and student is None:
@@ -105,19 +118,18 @@ def distill(
     if method == "progressive":
         return _halved(teacher, student, data, nfe, start, place, resume, source, progress, options)
     if method == "denoising-gan":
-        entry: ObjectiveEntry = {"method": method, "settings": {}, "teacher": None}
+        entry: ObjectiveEntry = {"method": method, "settings": chosen, "teacher": None}
         # Each network's gradient has a size of its own, so a common limit would tie one to the other.
         options = {"clip": UNCLIPPED, **options}
-        return train(
-            student, data, out=place, resume=resume, progress=progress, objective=(entry, DenoisingGANLoss), **options
-        )
+        make = partial(DenoisingGANLoss, **chosen)
+        return train(student, data, out=place, resume=resume, progress=progress, objective=(entry, make), **options)
     student.sampler = Renoising()
     guide = None if method == "consistency-training" else frozen(teacher)
-    entry = {"method": method, "settings": {}, "teacher": source if guide is not None else None}
+    entry = {"method": method, "settings": chosen, "teacher": source if guide is not None else None}
     steps = int(options.get("steps", 3000))
 
     def objective(model: ScoreModel, network: nn.Module) -> Objective:
-        return ConsistencyLoss(model, network, guide, steps)
+        return ConsistencyLoss(model, network, guide, steps, **chosen)
 
     return train(student, data, out=place, resume=resume, progress=progress, objective=(entry, objective), **options)
 

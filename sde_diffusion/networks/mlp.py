@@ -5,6 +5,10 @@ r"""A residual perceptron for vectors.
 where (a_k, b_k) is a linear function of the embedded time and class. The last layer of every block
 and of the network starts at zero, so a new network returns exactly 0 and every block starts as the
 identity.
+
+With ``frequencies`` the first layer sees [x, cos B x, sin B x] in place of x, where B is drawn once from N(0, b^2) with
+the bandwidth b (Tancik et al. 2020, section 4): data of few values and fine structure, of which a perceptron on x alone
+learns the coarse part first.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,9 +70,11 @@ class MLP(nn.Module):
         variance: whether to return twice the channels, for a learned variance.
         vector: length of a condition vector, or None.
         required: whether a call without the condition vector is refused.
+        frequencies: number of random Fourier features of x, rows of B; none by default.
+        bandwidth: b, radians for a unit of x.
 
     Raises:
-        ValueError: a size below 1, an odd width, an unknown embedding.
+        ValueError: a size below 1, an odd width, an unknown embedding, a bandwidth that is not positive.
 
     >>> import torch
     >>> network = MLP((2,), classes=3)
@@ -92,10 +99,16 @@ class MLP(nn.Module):
         variance: bool = False,
         vector: int | None = None,
         required: bool = False,
+        frequencies: int = 0,
+        bandwidth: float = 4.0,
     ) -> None:
         """Build the layers."""
         super().__init__()
         self.shape = tuple(int(size) for size in shape)
+        if frequencies < 0 or not 0 < bandwidth < math.inf:
+            raise InputError(
+                f"Fourier features need a number from 0 up and a positive bandwidth; got {frequencies} and {bandwidth}"
+            )
         if not self.shape or min(self.shape) < 1 or width < 2 or depth < 1:
             raise InputError(
                 f"an MLP needs sizes from 1 up and a width from 2 up; got shape {self.shape}, "
@@ -111,10 +124,15 @@ class MLP(nn.Module):
             "context": context,
             "variance": variance,
             **chosen_settings(vector=vector, required=required),
+            **({"frequencies": frequencies, "bandwidth": bandwidth} if frequencies else {}),
         }
         size = math.prod(self.shape)
         self.condition = Condition(width, width, embedding, classes, context)
-        self.enter = nn.Linear(size, width)
+        self.enter = nn.Linear(size + 2 * frequencies, width)
+        g = torch.Generator().manual_seed(0)
+        drawn = bandwidth * torch.randn(frequencies, size, generator=g, device="cpu") if frequencies else None
+        self.directions: Tensor | None
+        self.register_buffer("directions", drawn, persistent=False)
         self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.leave = zero(nn.Linear(width, size * (2 if variance else 1)))
@@ -136,8 +154,12 @@ class MLP(nn.Module):
         else:
             condition = condition + self.given(x, vector)[0]
         condition = F.silu(condition)
-        h = self.enter(x.flatten(1))
+        x = x.flatten(1)
+        if self.directions is not None:
+            inner = x @ self.directions.T
+            x = torch.cat([x, inner.cos(), inner.sin()], dim=1)
+        h = self.enter(x)
         for block in self.blocks:
             h = block(h, condition)
         out: Tensor = self.leave(F.silu(self.norm(h)))
-        return out.reshape(len(x), -1, *self.shape[1:])
+        return out.reshape(len(h), -1, *self.shape[1:])

@@ -7,10 +7,13 @@ import math
 import pytest
 import torch
 
-from benchmarks.trilemma import families, measures, page
-from sde_diffusion import VPSDE, Gaussian
+from benchmarks.baselines.autoregressive import CausalTransformer, TwoStages
+from benchmarks.baselines.vqvae import VQVAE
+from benchmarks.trilemma import families, measures, page, students
+from sde_diffusion import VPSDE, Gaussian, ScoreModel
 from sde_diffusion.data import Data
 from sde_diffusion.likelihood.dequantization import level_range
+from sde_diffusion.networks import build
 
 
 def images(n: int = 40) -> torch.Tensor:
@@ -55,6 +58,33 @@ def test_a_stored_model_is_not_trained_again(tmp_path, monkeypatch) -> None:
     assert not torch.equal(families.draw(first.model, 3, 5), families.draw(first.model, 3, 6))
 
 
+def test_the_bits_of_codes_are_those_of_their_law() -> None:
+    """An untrained transformer with weights of zero gives every code the same share: log2 of the number of codes."""
+    torch.manual_seed(0)
+    model = TwoStages(VQVAE(size=16, channels=4), CausalTransformer(16, 49, width=8, depth=1, heads=2))
+    torch.nn.init.zeros_(model.law.leave[1].weight)
+    torch.nn.init.zeros_(model.law.leave[1].bias)
+    found = measures.codes(model, images(20).float() / 127.5 - 1)
+    assert found["bits_of_a_code"] == pytest.approx(4, abs=1e-5)
+    assert 1 <= found["perplexity"] <= 16 and found["bits_by_share"] == pytest.approx(math.log2(found["perplexity"]))
+
+
+def test_students_are_trained_once_and_share_the_time(tmp_path, monkeypatch) -> None:
+    """From 8 steps to 1 there are 3 halvings; the student of 4 steps had one of them."""
+    monkeypatch.setattr(students, "UPDATES", {"consistency": 2, "progressive": 2})
+    monkeypatch.setattr(students, "START", 8)
+    monkeypatch.setattr(students, "OPTIONS", {**students.OPTIONS, "batch_size": 8})
+    teacher = ScoreModel(build("mlp", shape=(2,), width=8), VPSDE(), "velocity", shape=(2,))
+    points = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    made = {n: students.trained("progressive", n, teacher, points, tmp_path) for n in (1, 2, 4)}
+    assert {n: len(found.model.sampler.rows) for n, found in made.items()} == {1: 1, 2: 2, 4: 4}
+    assert [made[n].seconds / made[1].seconds for n in (4, 2, 1)] == pytest.approx([1 / 3, 2 / 3, 1])
+    monkeypatch.setattr(students, "distill", None)
+    again = students.trained("progressive", 2, teacher, points, tmp_path)
+    for name, value in made[2].model.network.state_dict().items():
+        assert torch.equal(value, again.model.network.state_dict()[name])
+
+
 def row(family: str, frechet: float, seed: int | None = None, **more) -> dict:
     figures = {
         name: [value, 0.1] for name, value in {"frechet": frechet, "kid": 0.1, "precision": 0.5, "recall": 0.6}.items()
@@ -69,10 +99,12 @@ def test_the_tables_have_the_rows(tmp_path) -> None:
         "vae, seed 1": row("vae", 6.0, 1, training=60.0),
         "diffusion, likelihood": {"family": "diffusion", "nfe": "61", "bits": [1.2, 0.1], "reconstruction": 1e-4},
         "pf-ode, 8": row("diffusion", 2.0, solver="pf-ode"),
+        "consistency, 2": row("student", 3.0, solver="consistency", training=200.0),
     }
     page.write(rows, tmp_path, tmp_path / "trilemma.html", tmp_path / "figure.png")
     text = (tmp_path / "trilemma.md").read_text()
     assert "| vae | 1 | 4.00 +- 0.10 |" in text and "| pf-ode | 1 | 2.00 +- 0.10 |" in text
+    assert "| consistency | 1 | 3.00 +- 0.10 |" in text and "| student |" not in text
     assert "6.00" not in text and "5.0, 4.0 to 6.0" in text
     assert "bound, 3.10 +- 0.02 bits/dim" in text and "exact, by the flow, 1.20 +- 0.10 bits/dim" in text
     assert "The generative trilemma" in (tmp_path / "trilemma.html").read_text()

@@ -11,7 +11,7 @@ from benchmarks.baselines.mar import MAR, unknown_after
 
 def test_tokens_are_cut_and_joined() -> None:
     x = torch.arange(2 * 28 * 28, dtype=torch.float32).reshape(2, 1, 28, 28)
-    model = MAR(width=16, depth=1)
+    model = MAR(patch=4, width=16, depth=1)
     tokens = model.cut(x)
     assert torch.equal(tokens[0, 1].reshape(4, 4), x[0, 0, :4, 4:8])
     assert torch.equal(model.joined(tokens), x)

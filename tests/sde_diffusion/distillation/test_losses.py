@@ -68,6 +68,48 @@ def test_the_error_of_the_flow_map_falls_with_the_square_of_the_gap(student) -> 
     assert min(orders) > 2.6  # local order 3
 
 
+def test_steps_of_the_teacher_between_the_levels_have_order_two(student) -> None:
+    """With few levels: the error of x_s against the closed form, by the number of Heun's steps on the way."""
+    model, found = FlowMap(None, SDE, "velocity"), []
+    x0, t, eps, _ = drawn()
+    x = SDE.perturb(x0, t, eps)
+    for steps in (4, 8, 16):
+        loss = ConsistencyLoss(student, student.network, TEACHER, 1, 4, 4, teacher_steps=steps)
+        s = loss.earlier(t)
+        keep = (s > 0) & (SDE.marginal(t)[1] / SDE.marginal(t)[0] < 20)
+        gap = (model.denoise(x, t) - model.denoise(loss._along_flow(x, t, {}), s))[keep].norm(dim=1).mean()
+        found.append(float(gap))
+    orders = [torch.log2(torch.tensor(a / b)).item() for a, b in pairwise(found)]
+    assert min(orders) > 1.85 and found[-1] < 2e-3
+
+
+def test_a_path_that_reaches_the_data_stays_there(student) -> None:
+    """Below the lowest level s is 0, and the steps that are left have no length."""
+    loss = ConsistencyLoss(student, student.network, TEACHER, 1, 4, 4, teacher_steps=8)
+    x0, _, eps, _ = drawn()
+    t = SDE.time(torch.full((64,), -torch.tensor(0.01).log().item(), dtype=torch.float64))
+    x = SDE.perturb(x0, t, eps)
+    assert bool((loss.earlier(t) == 0).all())
+    end = FlowMap(None, SDE, "velocity").denoise(x, t)
+    torch.testing.assert_close(loss._along_flow(x, t, {}), end, rtol=1e-3, atol=1e-5)
+
+
+def test_huber_is_the_width_of_the_parabola(student) -> None:
+    """The loss of an error far below c is its square over 2 c, of one far above c its length less c."""
+    x0, t, eps, factor = drawn(4)
+    c = {huber: huber * 2**0.5 for huber in (1e-5, 1e3)}
+    found = {}
+    for huber in c:
+        loss = ConsistencyLoss(student, student.network, TEACHER, 1, 4, 4, huber=huber)
+        loss.begin(1)
+        found[huber] = view(loss, TEACHER)(x0, t, eps, factor)[0].double()
+    s = loss.earlier(t)
+    rho = [torch.exp(-SDE.half_log_snr(u)) for u in (t, s.clamp_min(1e-9))]
+    weight = 1 / (rho[0] - torch.where(s > 0, rho[1], 0.0))
+    length = found[1e-5] / weight + c[1e-5]
+    torch.testing.assert_close(found[1e3] / weight, length**2 / (2 * c[1e3]), rtol=2e-2, atol=0)
+
+
 def test_pairs_share_their_noise_in_consistency_training(student) -> None:
     loss = ConsistencyLoss(student, student.network, None, steps=1, first=20, last=20)
     t = torch.linspace(0.05, 1.0, 20, dtype=torch.float64)

@@ -56,8 +56,33 @@ def test_it_learns_a_function_of_place_and_time():
         ({"shape": (0,)}, r"shape \(0,\)"),
         ({"shape": (2,), "depth": 0}, "depth 0"),
         ({"shape": (2,), "width": 33}, "even number of features, not 33"),
+        ({"shape": (2,), "frequencies": -1}, "Fourier features need a number"),
+        ({"shape": (2,), "frequencies": 4, "bandwidth": 0.0}, "positive bandwidth"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MLP(**settings)
+
+
+def test_fourier_features_enter_beside_x():
+    """A network with features is one on the longer vector [x, cos B x, sin B x], whose B every new network has."""
+    network, other = (MLP((2,), width=8, depth=1, frequencies=3, bandwidth=5.0) for _ in range(2))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    other.load_state_dict(network.state_dict())
+    x, t = torch.randn(4, 2), torch.rand(4)
+    assert torch.equal(other(x, t), network(x, t)) and network.settings["frequencies"] == 3
+    b = 5.0 * torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    plain = MLP((8,), width=8, depth=1)
+    plain.load_state_dict({**network.state_dict(), "leave.weight": torch.zeros(8, 8), "leave.bias": torch.zeros(8)})
+    seen = []
+    plain.norm.register_forward_hook(lambda module, given, out: seen.append(out))
+    network.norm.register_forward_hook(lambda module, given, out: seen.append(out))
+    plain(torch.cat([x, (x @ b.T).cos(), (x @ b.T).sin()], 1), t)
+    network(x, t)
+    torch.testing.assert_close(seen[0], seen[1])
+
+
+def test_plain_networks_have_no_setting_of_features():
+    assert "frequencies" not in MLP((2,), width=8).settings
