@@ -16,7 +16,7 @@ from sde_diffusion.guidance.observations import inner
 
 NETWORKS = Path(__file__).parent.parent / "networks"
 RESULTS = Path(__file__).parent.parent / "results"
-NOISE, SOLVER = 0.05, "dpm++2m-sde"
+NOISE = 0.05
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.restoration import NETWORKS, NOISE, RESULTS, SOLVER, Problem, baselines, figures, first, problems
+from benchmarks.restoration import NETWORKS, NOISE, RESULTS, Problem, baselines, figures, first, problems
 from benchmarks.restoration.deepinv_peer import deepinv_methods
 from benchmarks.restoration.methods import OURS
 from benchmarks.restoration.peers import azula_methods
 from sde_diffusion import ScoreModel, load, sample
 from sde_diffusion.data import load_data
 from sde_diffusion.guidance import Observed
+from sde_diffusion.sampling.restoration import SOLVER, times_of
 from solvers.errors import InputError, NonFiniteError
 
 VARIED = 25  # images that are drawn twice
@@ -60,7 +61,7 @@ def ours(model: ScoreModel, method: Callable[..., Observed], nfe: int, problem: 
     observed = method(model, problem.operator, problem.y, NOISE, clip=(-1.0, 1.0))
     n = len(problem.truth)
     try:
-        return sample(observed, n, solver=SOLVER, nfe=nfe, batch_size=n, seed=seed)
+        return sample(observed, n, solver=SOLVER, nfe=nfe, grid=times_of(observed, nfe), batch_size=n, seed=seed)
     except NonFiniteError:
         return torch.full((n, *observed.shape), torch.nan)
 

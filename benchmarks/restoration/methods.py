@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from sde_diffusion.guidance import METHODS, MomentMatching, Observed, PiGDM
+from sde_diffusion.guidance import METHODS, MomentMatching, Observed
 
 OURS: dict[str, Callable[..., Observed]] = {
     **METHODS,
     "moment, 1 iteration": partial(MomentMatching, iterations=1),
-    "pigdm, no range": lambda *given, clip: PiGDM(*given, clip=None),
-    "moment, no range": lambda *given, clip: MomentMatching(*given, clip=None),
 }
 """By name: model, operator, y, noise, clip -> the posterior's model."""

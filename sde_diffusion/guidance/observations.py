@@ -29,7 +29,11 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], y: Tensor, iterations: int, tolerance: float = 0.0
+    apply: Callable[[Tensor], Tensor],
+    y: Tensor,
+    iterations: int,
+    tolerance: float = 0.0,
+    precondition: Callable[[Tensor], Tensor] = lambda residual: residual,
 ) -> Tensor:
     """The solution of a symmetric positive system, one for each sample (Hestenes & Stiefel 1952).
 
@@ -37,13 +41,15 @@ def conjugate_gradients(
         apply: the matrix, (B, ...) -> (B, ...).
         y: the right-hand side (B, ...).
         iterations: at most.
-        tolerance: a sample rests once its residual is below this share of y.
+        tolerance: a sample rests once its residual is below this share of y, in the norm of the preconditioner.
+        precondition: about the inverse of the matrix, symmetric and positive; the nearer, the fewer iterations.
 
     >>> conjugate_gradients(lambda v: 2 * v, torch.ones(1, 3), 1)
     tensor([[0.5000, 0.5000, 0.5000]])
     """
     v, residual = torch.zeros_like(y), y
-    direction, square = residual, inner(residual, residual)
+    direction = precondition(residual)
+    square = inner(residual, direction)
     stop = square * tolerance**2
     for _ in range(iterations):
         image = apply(direction)
@@ -52,9 +58,10 @@ def conjugate_gradients(
         going = (square > stop) & (curvature > 0)
         step = torch.where(going, square / torch.where(going, curvature, torch.ones_like(curvature)), 0.0)
         v, residual = v + step * direction, residual - step * image
-        after = inner(residual, residual)
+        towards = precondition(residual)
+        after = inner(residual, towards)
         ratio = torch.where(going, after / torch.where(going, square, torch.ones_like(square)), 0.0)
-        direction, square = residual + ratio * direction, torch.where(going, after, square)
+        direction, square = towards + ratio * direction, torch.where(going, after, square)
     return v
 
 

@@ -55,6 +55,7 @@ class Observed(ScoreModel):
     """
 
     backward: ClassVar[int] = 0  # backward passes through the network in one evaluation
+    gradient_within_range: ClassVar[bool] = True  # whether entries beyond ``clip`` receive no gradient
     pseudo_inverse: ClassVar[bool] = False  # whether the method adds A^+ y, with the noise that A^+ amplifies
 
     def __init__(
@@ -172,13 +173,14 @@ class Observed(ScoreModel):
             at = x.detach().requires_grad_()
             denoised = self.model.denoise(at, t, **condition)
             inside = denoised if self.clip is None else denoised.clamp(*self.clip)
+        of = inside if self.gradient_within_range else denoised
 
         def vjp(u: Tensor) -> Tensor:
-            return torch.autograd.grad(inside, at, u, retain_graph=True)[0]
+            return torch.autograd.grad(of, at, u, retain_graph=True)[0]
 
         residual = self.observation(x) - self.operator(inside.detach())
         v = weigh(residual, vjp)
-        gradient = torch.autograd.grad(inside, at, self.operator.adjoint(v))[0]
+        gradient = torch.autograd.grad(of, at, self.operator.adjoint(v))[0]
         return denoised.detach(), gradient.detach()
 
     def extra_repr(self) -> str:

@@ -11,15 +11,42 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sde_diffusion.guidance import METHODS, residual_rms
+from sde_diffusion.guidance import METHODS, MomentMatching, Observed, residual_rms
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.sampler import sample
+from sde_diffusion.sde import SDE
 from solvers import Solver
 from solvers.errors import InputError, choose
+from solvers.grids import at_noise_levels, first_noise_level
+from solvers.noise_clock import clock, noise_level
 
-SOLVER, METHOD, NFE = "dpm++2m-sde", "moment", 60
+SOLVER, METHOD, NFE = "ddpm", "moment", 60
+
+
+def restoration_times(sde: SDE, steps: int) -> Tensor:
+    """Times at equal steps of the clock of noise levels, (steps + 1,) float64: on VPSDE(0.1, 20) equal steps of t.
+
+    Methods with the covariance of x_0 gain from more evaluations at high noise than samplers spend there.
+
+    >>> from sde_diffusion import VPSDE
+    >>> restoration_times(VPSDE(), 4)
+    tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000], dtype=torch.float64)
+    """
+    first = clock(torch.tensor(first_noise_level(sde), dtype=torch.float64, device="cpu"))
+    share = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu")
+    return at_noise_levels(sde, noise_level(first * share[:-1]))
+
+
+def times_of(observed: Observed, steps: int) -> Tensor | None:
+    """``restoration_times`` for moment matching, and None, the solver's own grid, for the other methods.
+
+    The others follow the observation in full until sigma / alpha is below its noise, which the last of these times is
+    not.
+    """
+    return restoration_times(observed.sde, steps) if isinstance(observed, MomentMatching) and steps >= 1 else None
 
 
 @dataclass(frozen=True)
@@ -55,6 +82,7 @@ def restore(
     method: str = METHOD,
     solver: str | Solver = SOLVER,
     nfe: int = NFE,
+    grid: str | Tensor | None = None,
     seed: int = 0,
     clip: tuple[float, float] | None = (-1.0, 1.0),
     batch_size: int = 64,
@@ -72,6 +100,8 @@ def restore(
         solver: a name in ``SOLVERS`` or a Solver. Stochastic ones correct the errors of the approximate likelihood
             on the way; deterministic ones keep them.
         nfe: network evaluations (forward passes) for each sample.
+        grid: a name in ``GRIDS`` or the times; None is ``restoration_times`` for "moment" with "ddpm", and the
+            solver's own otherwise.
         seed: of the run.
         clip: the range of the data, where methods with a gradient need it, see ``Observed``; None for exact models.
         batch_size: samples integrated together.
@@ -97,7 +127,9 @@ def restore(
     kind = choose(method, METHODS, "method")
     start = time.perf_counter()
     observed = kind(model, operator, y, noise, clip=clip)
-    x = sample(observed, n, solver=solver, nfe=nfe, seed=seed, batch_size=batch_size, **condition)
+    if grid is None and solver == SOLVER:
+        grid = times_of(observed, nfe)
+    x = sample(observed, n, solver=solver, nfe=nfe, grid=grid, seed=seed, batch_size=batch_size, **condition)
     return Restoration(
         x,
         x.mean(0),

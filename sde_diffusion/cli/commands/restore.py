@@ -57,7 +57,7 @@ def restore(
         typer.Option(
             "--solver", help="Stochastic solver; 'sdediff solvers' lists them.", autocompletion=complete_solver
         ),
-    ] = "dpm++2m-sde",
+    ] = "ddpm",
     nfe: Annotated[int, typer.Option("--nfe", help="Network evaluations for each sample.")] = 60,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the samples and of simulated noise.")] = 0,
     device: DeviceOption = None,

@@ -80,6 +80,18 @@ def test_on_gaussians_moment_matching_is_exact_and_pigdm_where_the_covariance_is
             assert not torch.allclose(other, exact.denoise(here, t), atol=1e-3)
 
 
+def test_one_preconditioned_iteration_is_exact_for_isotropic_gaussians_of_any_size_and_ill_conditioned_a() -> None:
+    """The spread is measured from the Jacobian, so the model need not know the standard deviation, here 0.5."""
+    matrix = torch.tensor([[1.0, 0.5, 0, 0], [0, 0.1, 0, 0.05], [0, 0, 0.01, 0], [0, 0, 0, 0.003]]).double()
+    prior = Gaussian(torch.tensor([0.5, 0.0, -0.3, 0.1]), torch.full((4,), 0.25), sde=VPSDE())
+    y, x = torch.tensor([[0.7, -0.1, 0.02, 0.01]]).double(), VPSDE().prior((3, 4), dtype=torch.float64)
+    model = MomentMatching(prior, Matrix(matrix), y, 0.01, iterations=1)
+    exact = prior.posterior(Matrix(matrix), y, 0.01)
+    for time in (0.9, 0.5, 0.1):
+        t = torch.full((3,), time, dtype=torch.float64)
+        torch.testing.assert_close(model.denoise(x, t), exact.denoise(x, t), rtol=0, atol=1e-8)
+
+
 @pytest.mark.filterwarnings("ignore:a deterministic solver")  # on these Gaussians the likelihood is exact
 @pytest.mark.parametrize(("solver", "nfe"), [("pf-ode", 20), ("unipc", 20), ("dpm++2m-sde", 100), ("sde", 100)])
 def test_samples_of_the_exact_posterior_and_of_exact_methods_have_its_moments(solver: str, nfe: int) -> None:
