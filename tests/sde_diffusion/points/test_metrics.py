@@ -64,3 +64,12 @@ def test_what_is_no_cloud_is_refused(a: Tensor, b: Tensor, message: str) -> None
 def test_sets_of_other_sizes_are_refused() -> None:
     with pytest.raises(InputError, match="3 generated and 2 reference clouds"):
         score_clouds(clouds(3), clouds(2))
+
+
+def test_coverage_counts_references_that_are_nearest_to_a_generated_cloud() -> None:
+    def at(*places: float) -> Tensor:
+        return torch.tensor(places).reshape(-1, 1, 1).expand(-1, 3, 4)
+
+    # All generated clouds are nearest to the first reference, though two of them are nearest to some reference.
+    assert score_clouds(at(1.0, 2.0, 3.0), at(0.0, 10.0, 20.0)).coverage == pytest.approx(1 / 3)
+    assert score_clouds(at(0.0, 10.0, 20.0), at(1.0, 2.0, 3.0)).coverage == pytest.approx(2 / 3)
