@@ -51,7 +51,7 @@ from solvers.solver import Solver
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
-_SOME_STEPS = 12
+_FEW_STEPS, _SOME_STEPS = 6, 12
 _FINE = 20  # steps from which the grid is denser near the data
 
 # A table is used where the path starts at this many times its next rho at least.
@@ -59,13 +59,15 @@ _ROOM = 1.2
 # Rows that may be left out where a path starts low, and by ``large`` the steps for which that is better than the
 # engine, and the largest distance of the start to the level that it stands for.
 _MOST_LEAD = 4
-_LEAD_STEPS = {False: range(3, 11), True: range(7, 10)}
+_LEAD_STEPS = {False: range(3, 12), True: range(5, 10)}
 _FARTHEST = {False: 1.8, True: 0.9}
+_NEAREST = 0.1  # the same where rows are left out with 5 or 6 steps of many dimensions
 _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
 _PURE = 100.0  # the rho from which x is taken for pure noise
 _LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
+_LOWEST = 10.0  # the rho of the start below which the engine has grids of its own
 
 # Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
 # no table for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the
@@ -136,8 +138,10 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
         if start < _ROOM * rho[lead + 1]:
             continue
         apart = math.log(rho[lead] / start) if start < math.inf else 0.0
-        found.append((max(apart, -_BELOW * apart), lead, entry))
-    if not found or min(found)[0] > _FARTHEST[large]:
+        apart = max(apart, -_BELOW * apart)
+        if apart <= (_NEAREST if lead and large and steps <= _FEW_STEPS else _FARTHEST[large]):
+            found.append((apart, lead, entry))
+    if not found:
         return None
     _, lead, entry = min(found, key=lambda each: each[:2])
     exact = not lead or _NEAR[0] < entry["rho"][lead - 1] / start < _NEAR[1]
@@ -210,12 +214,35 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
 
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
-    if large and _start(path) < _LOW:
+    start = _start(path)
+    if start < _LOWEST:
+        return low_start_grid(path, steps, start, large)
+    if large and start < _LOW:
         return GRIDS["karras"](path, steps)
     fine = max(steps / _FINE, 1.0)
     low = min(2 / steps**2, 0.5) / math.sqrt(fine)
     times = power(path, steps, low, 3 - 0.5 / fine)
     return shift_noise_levels(path, times, _LARGER) if large else times
+
+
+def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
+    """The times of the engine from a start below rho = 10: (steps + 1,) float64.
+
+    They are the levels of Karras et al. 2022, eq. 5, from the start to 2 / steps^2, with an exponent between 3 and 7
+    that falls as the steps grow, and is larger for a higher start in a few dimensions.
+
+    >>> from solvers import Scales
+    >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
+    >>> 3 * low_start_grid(low, 12, 3.0)[::4]
+    tensor([3.0000, 0.7361, 0.1158, 0.0000], dtype=torch.float64)
+    """
+    exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
+    p = min(max(exponent, 3.0), 5.0 if large else 7.0)
+    low = min(2 / steps**2, start / 8)
+    share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
+    rho = (start ** (1 / p) + share * (low ** (1 / p) - start ** (1 / p))) ** p
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
+    return torch.cat([ends[:1], time_at(path, -torch.log(rho[1:])), ends[1:]])
 
 
 def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
@@ -249,9 +276,12 @@ def fixed_order_engine(steps: int) -> ExponentialAdams:
     return member.larger if isinstance(member, VariableOrder) else member
 
 
-def _engine(steps: int, low: bool = False) -> ExponentialAdams | VariableOrder:
-    """The engine; on the levels of Karras et al. from a low start the order may rise from 10 steps on."""
-    return _FEW if steps <= 6 else _SOME if steps <= (9 if low else _SOME_STEPS) else _MANY
+def _engine(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
+    """The engine; from a low start, on levels of Karras et al., the order may rise with fewer steps already."""
+    if start < _LOWEST:
+        return _MANY
+    low = large and start < _LOW
+    return _FEW if steps <= _FEW_STEPS else _SOME if steps <= (9 if low else _SOME_STEPS) else _MANY
 
 
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
@@ -287,7 +317,7 @@ class ProbabilityFlow(ForScale):
     """
 
     large: bool | None = None
-    scale: float | None = 1.0
+    scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < math.inf:
@@ -329,7 +359,7 @@ class ProbabilityFlow(ForScale):
         tabled = member is not None and member.grid == tuple(times.tolist())
         fitted = member
         if member is None or not tabled:
-            member = _engine(len(times) - 1, large and _start(path) < _LOW)
+            member = _engine(len(times) - 1, _start(path), large)
         if self.scale is not None:
             return (member if unit == 1 else InDataUnits(member, unit)), times
         if tabled or (fitted is None and torch.equal(times, engine_grid(path, len(times) - 1, large))):

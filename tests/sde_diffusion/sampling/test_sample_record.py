@@ -74,7 +74,7 @@ def test_a_card_gives_the_same_samples_again(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("nfe", [8, 20])
 def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None:
     stored = model(shape=(500,))
-    first = generate.draw(stored, 3, SamplingSettings(nfe=nfe))
+    first = generate.draw(stored, 3, SamplingSettings(ProbabilityFlow(scale=1.0), nfe=nfe))
     record = through_file(first)
     assert record["grid"]["name"] == "fitted"
     assert (record["solver"]["class"] == "MixtureOfTables") == (nfe == 8)
@@ -84,7 +84,7 @@ def test_a_card_of_large_samples_has_the_solver_that_made_them(nfe: int) -> None
 @pytest.mark.parametrize("nfe", [8, 20])
 def test_a_card_says_at_which_scales_samples_ran(nfe: int) -> None:
     stored = model(shape=(500,))  # random weights, and some of the samples are wide
-    first = generate.draw(stored, 3, SamplingSettings(ProbabilityFlow(scale=None), nfe=nfe))
+    first = generate.draw(stored, 3, SamplingSettings(nfe=nfe))
     record = through_file(first)
     assert record["solver"]["class"] == "SeenScale" and sum(record["scales"].values()) == 3
     assert torch.equal(generate.redraw(record, stored).x, first.x)

@@ -79,7 +79,7 @@ def test_the_solver_that_runs_follows_the_grid():
     ode = sde.probability_flow(model)
 
     def resolved(**budget):
-        return plan(ode, (3,), "pf-ode", **budget)
+        return plan(ode, (3,), ProbabilityFlow(scale=1.0), **budget)
 
     table, times = resolved(nfe=8)
     assert isinstance(table, MixtureOfTables) and tuple(times.tolist()) == table.times
@@ -119,12 +119,36 @@ def test_a_path_that_starts_low_gets_the_last_rows_of_a_table():
 
 
 def test_many_dimensions_get_the_levels_of_karras_from_a_low_start():
-    low = VESDE(sigma_max=8.0)
+    low = VESDE(sigma_max=20.0)
     assert torch.equal(engine_grid(low, 12, large=True), GRIDS["karras"](low, 12))
     assert not torch.equal(engine_grid(low, 12), GRIDS["karras"](low, 12))
     ode = low.probability_flow(gaussian_spectrum(torch.ones(500, dtype=torch.float64), low))
-    assert isinstance(plan(ode, (500,), "pf-ode", nfe=10)[0], VariableOrder)
-    assert isinstance(plan(ode, (30,), "pf-ode", nfe=11)[0], ExponentialAdams)
+    assert isinstance(plan(ode, (500,), ProbabilityFlow(scale=1.0), nfe=10)[0], VariableOrder)
+    assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], ExponentialAdams)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("steps", [4, 12, 40])
+def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(steps, large):
+    low = VESDE(sigma_max=6.0)
+    rho = low.marginal(engine_grid(low, steps, large))[1]
+    assert [float(rho[0]), float(rho[-2])] == pytest.approx([6.0, min(2 / steps**2, 0.75)], rel=1e-4)
+
+    def unevenness(p):
+        return float((rho[:-1] ** (1 / p)).diff().diff().abs().max())
+
+    best = min(torch.linspace(3, 7, 401).tolist(), key=unevenness)
+    base = 4 if large else 5 * 2**0.43
+    assert best == pytest.approx(min(max(base * (12 / steps) ** 0.4, 3), 5 if large else 7), abs=0.02)
+    ode = low.probability_flow(gaussian_spectrum(torch.ones(30, dtype=torch.float64), low))
+    assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], VariableOrder)
+
+
+def test_five_and_six_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
+    near, far = VESDE(sigma_max=14.4), VESDE(sigma_max=10.5)
+    assert fitted_table(near, 5, large=True).invariance == Invariance(6, 1, True)
+    assert fitted_table(far, 5, large=True) is None
+    assert fitted_table(VESDE(sigma_max=80.0), 5, large=True).invariance == Invariance(5)
 
 
 def test_samples_of_many_dimensions_get_higher_noise_levels():

@@ -1,4 +1,4 @@
-"""pf-ode with scale=None sees wide data in its first evaluations, and runs them as data of their scale."""
+"""pf-ode sees wide data in its first evaluations, and runs them as data of their scale."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.scale_of_data import scales_of
 
 MEANS = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-SEEING, USUAL = ProbabilityFlow(scale=None), ProbabilityFlow()
+SEEING, USUAL = ProbabilityFlow(), ProbabilityFlow(scale=1.0)
 
 
 def data(scale, sde, shift=0.0):
