@@ -7,10 +7,10 @@ Ranges are noise levels sigma / alpha from the start to 0: 3, 6.6, 14.6 (Stable 
 1000 (VE) and infinity (straight path, cosine). Our solvers depend on noise levels alone, so 3, 6.6, 80 and 1000 are
 processes with linear beta(t) and that end, whose times suit the grids of the peers too. No table was fitted to these
 problems. Thirty random models (``benchmarks.exact_family.random_models``) run on two of the ranges each, against our
-own solvers alone, and the two networks of this repository on their own. Every sampler gets the same initial noise and NFE; an error is the root mean
-square distance of a sample to the endpoint of the flow. Both "best" are chosen per cell in hindsight, from the means
-over the initial noise. With ``--foreign-dir``, a network trained by others is measured on its own range; it influenced
-no design choice.
+own solvers alone, and the two networks of this repository on their own. Every sampler gets the same initial noise and
+NFE; an error is the root mean square distance of a sample to the endpoint of the flow. Both "best" are chosen per
+cell in hindsight, from the means over the initial noise. With ``--foreign-dir``, a network trained by others is
+measured on its own range; it influenced no design choice.
 
 Reference solutions and the errors of all but pf-ode are kept in ``--references``, so a run that was interrupted goes
 on, and a changed pf-ode is measured in minutes; remove the folder when another solver changes.

@@ -1,7 +1,7 @@
 """Fixed-step solvers never wait for the device: they run where no value can be read at all.
 
-The default, ``pf-ode``, reads a few values in its first evaluations, to see the scale of the data; with a given scale it
-reads none.
+The default, ``pf-ode``, reads a few values in its first evaluations, to see the scale of the data; with a given scale
+it reads none.
 
 Tensors of the device "meta" have shapes and no values: ``item()``, ``bool()``, a copy to the CPU and every index that
 depends on values raise there. A loop that runs on them queues its work on a GPU without a synchronisation.
