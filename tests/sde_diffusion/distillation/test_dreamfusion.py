@@ -66,3 +66,15 @@ def test_other_shapes_and_times_are_refused(t: torch.Tensor, eps: torch.Tensor, 
     exact = Gaussian(torch.zeros(2), torch.ones(2), sde=SDE)
     with pytest.raises(InputError, match=message):
         score_distillation(exact, torch.zeros(2, 2), t.double(), eps)
+
+
+def test_the_noise_that_was_added_is_subtracted() -> None:
+    # All data at one point m: the noise of x_t is known but for alpha (x - m) / sigma, whatever eps is.
+    m, sde = 0.7, VPSDE()
+    model = Gaussian(torch.tensor([m], dtype=torch.float64), torch.tensor([1e-9], dtype=torch.float64), sde=sde)
+    x = torch.linspace(-1, 2, 6, dtype=torch.float64)[:, None].requires_grad_()
+    t = torch.linspace(0.2, 0.9, 6, dtype=torch.float64)
+    eps = torch.randn(6, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = torch.autograd.grad(score_distillation(model, x, t, eps).sum(), x)[0]
+    alpha, sigma = sde.marginal(t)
+    torch.testing.assert_close(found[:, 0], alpha * sigma * (x.detach()[:, 0] - m), atol=1e-6, rtol=1e-6)
