@@ -5,10 +5,10 @@ The bundled digits network:
     sdediff train --sde vp --steps 10000 --embedding sinusoidal --out runs/bundled
     python -m benchmarks.bundle runs/bundled "sdediff train --sde vp --steps 10000 --embedding sinusoidal"
 
-The bundled network of labelled digits, sde_diffusion/pretrained/digits-labelled.safetensors (stopped at update 1,983,
-where the guided samples had their labels), and the classifier of noisy digits of benchmarks/guidance:
+The bundled network of labelled digits, sde_diffusion/pretrained/digits-labelled.safetensors, and the classifier of
+noisy digits of benchmarks/guidance:
 
-    sdediff train --labels --steps 5000 --out runs/labelled
+    sdediff train --labels --steps 2000 --out runs/labelled
     sdediff train --classifier --steps 3000 --lr 3e-3 --weight-decay 0.1 --dropout 0.2 --ema 0.998 --out runs/noisy
     python -m benchmarks.bundle runs/noisy "sdediff ..." --out benchmarks/networks/digits-noisy-classifier.safetensors
 
@@ -21,6 +21,12 @@ The MNIST network of the solver benchmark, benchmarks/networks/mnist.safetensors
 
     sdediff train --data mnist --data-dir DIR --channels 16 --batch-size 64 --steps 5000 --ema 0.998 --out runs/mnist
     python -m benchmarks.bundle runs/mnist "sdediff train --data mnist ..." --out benchmarks/networks/mnist.safetensors
+
+The network of CIFAR-10 at 16 x 16 of benchmarks/restoration, benchmarks/networks/cifar16.safetensors:
+
+    python -m benchmarks.restoration.small_images DIR cifar16.npz
+    sdediff train --data cifar16.npz --channels 24 --multipliers 1,2 --attention 8 --blocks 1 --batch-size 64 \
+        --steps 2000 --ema 0.995 --out runs/cifar16
 
 mnist-sinusoidal.safetensors is the same with `--embedding sinusoidal`; the DDIM table on MNIST uses it.
 """
