@@ -56,9 +56,10 @@ def main() -> None:
         "versions": config["versions"],
     }
     arguments.out.parent.mkdir(exist_ok=True)
-    path = export(
-        load(arguments.run), arguments.out, data=stored.data, step=stored.step, provenance=provenance, force=True
-    )
+    data = stored.data.copy()
+    if "name" in data:
+        data["name"] = Path(data["name"]).name  # a file without its folder
+    path = export(load(arguments.run), arguments.out, data=data, step=stored.step, provenance=provenance, force=True)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
 
 
