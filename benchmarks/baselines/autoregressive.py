@@ -16,7 +16,7 @@ from benchmarks.baselines import vqvae
 from benchmarks.baselines.fitting import Fitted, fit
 from sde_diffusion.data import Data
 
-STEPS = 1500
+STEPS = 700
 
 
 class CausalTransformer(nn.Module):

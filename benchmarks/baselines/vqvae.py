@@ -24,7 +24,7 @@ from benchmarks.baselines.fitting import Fitted, dequantised, fit
 from benchmarks.baselines.vae import FAST, log_normal
 from sde_diffusion.data import Data
 
-STEPS = 1000
+STEPS = 700
 PLACES = 49
 COMMITMENT, WEIGHT = 0.25, 20.0
 

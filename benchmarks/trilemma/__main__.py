@@ -2,10 +2,11 @@
 
     python -m benchmarks.trilemma --data-dir DATA [--runs DIR] [--only WORD ...] [--seeds N] [--html FILE] [--image PNG]
 
-Rows: the families of ``benchmarks.baselines``, trained here on the first call and kept in ``--runs``; a diffusion
-network, without labels, with pf-ode at 4, 8 and 20 evaluations and with solvers tuned to it at 4 and 8; its students of
-1, 2 and 4 evaluations, trained here and kept likewise. Samples are compared with the 10,000 test images in the features
-of the bundled classifier of MNIST:
+Rows: the families of ``benchmarks.baselines``, trained here on the first call and kept in ``--runs``; the network
+``benchmarks/networks/mnist`` with pf-ode at 4, 8 and 20 evaluations and with a solver tuned to it; students of 1, 2 and
+4 evaluations, trained here and kept likewise, beside solvers of their teacher, which predicts the velocity
+(``mnist-labelled`` without labels). Samples are compared with the 10,000 test images in the features of the bundled
+classifier of MNIST:
 
 - frechet, kid        distances; 0 is best, and what n samples cost on average is subtracted
 - precision, recall   share of samples near the data, and of the data near the samples: quality and diversity
@@ -42,7 +43,8 @@ from solvers import Solver
 HERE = Path(__file__).resolve().parent.parent
 NETWORK = HERE / "networks" / "mnist.safetensors"
 NFE = (4, 8, 20)
-TUNED, NOISE = (4, 8), 16
+TEACHER = HERE / "networks" / "mnist-labelled.safetensors"
+TUNED = (4, 8)
 FEW, LIKELY, INVERTED = 14, 500, 16
 Row = dict[str, Any]
 
@@ -56,8 +58,7 @@ class Bench:
         test: Data = load_data("mnist", split="test", data_dir=asked.data_dir)
         self.reference = FeatureStatistics.of(test, make_extractor("mnist"), split="test")
         self.test: Tensor = test.batch(slice(0, LIKELY)).float()
-        self.solvers: dict[int, Solver] = {}
-        self.took = 0.0
+        self.solvers: dict[tuple[int, ...], dict[int, tuple[Solver, float]]] = {}
 
     def baselines(self) -> Iterator[tuple[str, Any]]:
         """Name of the row, and a function that measures it."""
@@ -94,11 +95,18 @@ class Bench:
         yield "diffusion, likelihood", lambda: self.density(model)
         for nfe in NFE:
             yield f"pf-ode, {nfe}", lambda nfe=nfe: self.solved(model, "pf-ode", nfe)
+        yield "tuned, 4", lambda: self.tuned(model, (4,), 24, 4)
+
+    def few_steps(self) -> Iterator[tuple[str, Any]]:
+        """The rows of the students, after those of solvers of their teacher."""
+        teacher = load(self.asked.teacher).eval()
+        for nfe in NFE:
+            yield f"teacher pf-ode, {nfe}", lambda nfe=nfe: of_teacher(self.solved(teacher, "pf-ode", nfe))
         for nfe in TUNED:
-            yield f"tuned, {nfe}", lambda nfe=nfe: self.tuned(model, nfe)
+            yield f"teacher tuned, {nfe}", lambda nfe=nfe: of_teacher(self.tuned(teacher, TUNED, 16, nfe))
         for method in students.UPDATES:
             for nfe in students.BUDGETS:
-                yield f"{method}, {nfe}", lambda method=method, nfe=nfe: self.student(model, method, nfe)
+                yield f"{method}, {nfe}", lambda method=method, nfe=nfe: self.student(teacher, method, nfe)
 
     def density(self, model: ScoreModel) -> Row:
         """Likelihood, and the error of the way to the code and back."""
@@ -119,27 +127,34 @@ class Bench:
         row |= {"rate": measures.speed(lambda n: run(n, 1)), **more}
         return row | self.samples(run(self.asked.samples, 0))
 
-    def tuned(self, model: ScoreModel, nfe: int) -> Row:
-        """The row of a solver that is tuned here; all of them share their reference solutions, and the time."""
-        if not self.solvers:
+    def tuned(self, model: ScoreModel, budgets: tuple[int, ...], noise: int, nfe: int) -> Row:
+        """The row of a solver that is tuned here; those of all budgets share reference solutions, and the time."""
+        if budgets not in self.solvers:
             start = time.process_time()
-            found = tuned_for(model, TUNED, seed=7, noise_samples=NOISE, held_out=NOISE, progress=False)
-            self.solvers = {n: tuned.table for n, tuned in found.items()}
-            self.took = (time.process_time() - start) / len(TUNED)
-        return self.solved(model, self.solvers[nfe], nfe, tuning=self.took)
+            found = tuned_for(model, budgets, seed=7, noise_samples=noise, held_out=noise, progress=False)
+            took = (time.process_time() - start) / len(budgets)
+            self.solvers[budgets] = {n: (tuned.table, took) for n, tuned in found.items()}
+        table, took = self.solvers[budgets][nfe]
+        return self.solved(model, table, nfe, tuning=took)
 
     def student(self, model: ScoreModel, method: str, nfe: int) -> Row:
         """The row of a student of the network."""
         found = students.trained(method, nfe, model, self.train, self.asked.runs)
         row = self.solved(found.model, None, nfe, training=found.seconds)
-        return row | {"solver": method, "family": "student"}
+        return row | {"solver": method, "family": page.STUDENT}
+
+
+def of_teacher(row: Row) -> Row:
+    """The row of a solver, among those of the students."""
+    return row | {"solver": f"teacher, {row['solver']}", "family": page.STUDENT}
 
 
 def main() -> None:
     """Measure the rows that are missing and write table, figure and page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--network", type=Path, default=NETWORK, help="of the solvers, and the teacher of the students")
+    parser.add_argument("--network", type=Path, default=NETWORK, help="of the rows of solvers")
+    parser.add_argument("--teacher", type=Path, default=TEACHER, help="network that the students learn from")
     parser.add_argument("--runs", type=Path, default=Path("runs/trilemma"))
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="words in the names of rows")
     parser.add_argument("--seeds", type=int, default=1)
@@ -153,7 +168,7 @@ def main() -> None:
     path = asked.out / "trilemma.json"
     rows: dict[str, Row] = json.loads(path.read_text()) if path.is_file() else {}
     bench = None if asked.draw else Bench(asked)
-    for name, measure in [] if bench is None else [*bench.baselines(), *bench.diffusion()]:
+    for name, measure in [] if bench is None else [*bench.baselines(), *bench.diffusion(), *bench.few_steps()]:
         if name in rows or (asked.only and not any(word in name for word in asked.only)):
             continue
         rows[name] = measure()

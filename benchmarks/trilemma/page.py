@@ -81,6 +81,14 @@ def images(row: Row) -> Tensor:
     return torch.tensor([list(bytes.fromhex(image)) for image in row["shown"]]).reshape(-1, *SHAPE)
 
 
+def by_label(shown: dict[str, Row]) -> dict[str, list[Row]]:
+    """The rows of each label, such as those of a solver at several NFE."""
+    out: dict[str, list[Row]] = {}
+    for name, row in shown.items():
+        out.setdefault(label(name, row), []).append(row)
+    return out
+
+
 def plot(path: Path, rows: dict[str, Row]) -> None:
     """Quality against diversity, quality against speed, and samples."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -91,16 +99,23 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
     FigureCanvasAgg(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=[4, 0.42 * len(shown)])
     left, right = top.subplots(1, 2)
-    for k, (name, row) in enumerate(shown.items()):
-        stepped = row["family"] in COLOURS
-        text = f"{label(name, row)} {row['nfe']}" if stepped else label(name, row)
-        style = {"marker": "o" if stepped else "s", "color": COLOURS.get(row["family"], "C1"), "capsize": 2}
-        for axes, (x, dx), y in (
-            (left, row["recall"], "precision"), (right, (row["rate"], 0.0), "frechet")
-        ):  # fmt: skip
-            value, error = row[y]
-            axes.errorbar(x, value, 1.96 * error, 1.96 * dx, **style)
-            axes.annotate(text, (x, value), xytext=(5, -12 if k % 2 else 4), textcoords="offset points", fontsize=8)
+    marks = iter("oD^vP*X")
+    for text, points in by_label(shown).items():
+        stepped = points[0]["family"] in COLOURS
+        colour = COLOURS.get(points[0]["family"], "C1")
+        style = {"marker": next(marks) if stepped else "s", "color": colour, "capsize": 2, "linewidth": 0.8}
+        for axes, x, y in ((left, "recall", "precision"), (right, "rate", "frechet")):
+            at = [(row["rate"], 0.0) if x == "rate" else row[x] for row in points]
+            value, error = zip(*(row[y] for row in points), strict=True)
+            axes.errorbar(
+                [v for v, _ in at], value, [1.96 * e for e in error], [1.96 * e for _, e in at], **style,
+                label=text if stepped else None,
+            )  # fmt: skip
+            for (v, _), height, row in zip(at, value, points, strict=True):
+                if axes is right or not stepped:
+                    note = row["nfe"] if stepped else text
+                    axes.annotate(note, (v, height), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    left.legend(fontsize=8, title="NFE at the points on the right", title_fontsize=8)
     left.set(xlabel="recall: diversity", ylabel="precision: quality", title="best at the upper right")
     right.set(xlabel="samples a second, one core", ylabel="squared Frechet distance", title="best at the lower right")
     right.set_xscale("log")
@@ -116,9 +131,7 @@ def plot(path: Path, rows: dict[str, Row]) -> None:
 def html(path: Path, rows: dict[str, Row]) -> None:
     """The page: the table, and distance, precision and recall against the time of a sample."""
     shown = first_seeds(rows)
-    curves: dict[str, list[Row]] = {}
-    for name, row in shown.items():
-        curves.setdefault(label(name, row), []).append(row)
+    curves = by_label(shown)
     charts = []
     for figure, title in (("frechet", "Frechet distance"), ("precision", "Precision"), ("recall", "Recall")):
         lines = []
