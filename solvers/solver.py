@@ -86,6 +86,15 @@ class Solver(ABC):
         """Global order of convergence in the step size; the weak order for a stochastic solver."""
 
     @property
+    def partial_order(self) -> int:
+        """Order of runs that begin between noise and data, such as partial runs and encodings.
+
+        There the first step of a multistep solver counts, which has one value; with a corrector its local error is of
+        order 3. From t = 1 it does not, on the usual grids: little changes at high noise.
+        """
+        return min(self.order, 3) if self.uses_corrector else self.order
+
+    @property
     @abstractmethod
     def source(self) -> str:
         """Publication of the method."""

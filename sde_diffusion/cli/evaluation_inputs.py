@@ -10,13 +10,15 @@ from torch import Tensor
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.toy import LAWS
 from sde_diffusion.evaluation import read_samples
-from sde_diffusion.evaluation.features import Extractor, Features
+from sde_diffusion.evaluation.features import Extractor, Features, make_extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import features_of
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import recorded_data, recorded_layout
 from sde_diffusion.storage.sharded_set import is_sharded, whole_set
 from solvers.errors import InputError, require_whole
+
+FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
 def several_processes(asked: int | None) -> None:
@@ -65,6 +67,15 @@ def find_reference(
     if split == "train" and data.fingerprint != stored.data.get("source", stored.data.get("fingerprint")):
         raise InputError(f"the data '{data.name}' is not what the model was trained on; give --reference")
     return None, data
+
+
+def features_for_tuning(name: str | None, stored: StoredModel) -> str | Extractor | None:
+    """The features that a command names; "pca" is fitted to the data that the model was trained on."""
+    if name != "pca":
+        return name
+    _, data = find_reference(None, "train", None, stored)
+    assert data is not None
+    return make_extractor(name, fit=lambda: data.batch(slice(0, FIT)))
 
 
 def held_out(data: Data, split: str) -> Data | None:

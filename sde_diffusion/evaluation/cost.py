@@ -11,9 +11,9 @@ import torch
 from sde_diffusion.evaluation.feature_sampler import FeatureSampler
 from sde_diffusion.evaluation.metrics import Sets, measure
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
+from sde_diffusion.models.evaluation_time import seconds_per_evaluation
 from sde_diffusion.sampling.sampler import noise_for
 from sde_diffusion.sampling.settings import DEFAULT_NFE, SamplingSettings, seeds_of
-from sde_diffusion.tuning.effort import seconds_per_evaluation
 
 _TRIED = 1000  # samples that the metrics are timed on
 PAIRS = {"kid", "mmd", "neighbours"}  # metrics of all pairs of samples

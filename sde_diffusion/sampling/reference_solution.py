@@ -49,6 +49,7 @@ def converged(
     checked: int | None = None,
     pool: Pool | None = None,
     on_share: Callable[[float], None] | None = None,
+    on_state: Callable[[Tensor, int, Tensor], None] | None = None,
     **condition: Any,
 ) -> tuple[Tensor, float]:
     """The reference solution from x_1, and its own error.
@@ -63,6 +64,8 @@ def converged(
         checked: samples that the second run, which says the error, is made for; all by default.
         pool: processes with ``reference_work`` of the model and its conditions, which share the batches.
         on_share: called with the share of the steps that is done.
+        on_state: called with the states of the finer run: the indices of samples, the number of the time in
+            ``reference_grid(model.sde, steps)``, and x; not with a pool.
         condition: conditions of the network; tensors (B, ...) have a row for each sample.
 
     Returns:
@@ -84,7 +87,8 @@ def converged(
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
     relay = Relay()
     report = None if on_share is None else lambda share, _=None: on_share(share)
-    shared = pool or Pool(reference_work(model, condition, len(x1), relay))
+    keep = None if on_state is None else lambda samples, n, node, x: on_state(samples, node, x) if n == steps else None
+    shared = pool or Pool(reference_work(model, condition, len(x1), relay, keep))
 
     again = len(x1) if checked is None else min(checked, len(x1))
     done, total = 0, steps * len(x1) + (steps // 2) * again
@@ -119,7 +123,11 @@ def converged(
 
 
 def reference_work(
-    model: ScoreModel, condition: dict[str, Any], rows: int, relay: Relay | None = None
+    model: ScoreModel,
+    condition: dict[str, Any],
+    rows: int,
+    relay: Relay | None = None,
+    keep: Callable[[Tensor, int, int, Tensor], None] | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """The work of a pool that ``converged`` shares.
 
@@ -128,6 +136,7 @@ def reference_work(
         condition: conditions that are bound to the model.
         rows: number of samples that they have rows for.
         relay: receives the share of a job that is done.
+        keep: called with the indices of samples, the steps of their run, the number of a time, and x there.
     """
     kept: dict[torch.dtype, tuple[ScoreModel, dict[str, Any]]] = {}
 
@@ -138,7 +147,13 @@ def reference_work(
         precise, given = kept[dtype]
         own = x1.to(device=precise.device if precise.dtype else x1.device, dtype=dtype)
         share = None if relay is None else relay.part(0.0, 1.0)
-        on_step = None if share is None else lambda step: share((step.index + 1) / steps)
+
+        def on_step(step: Step) -> None:
+            if share is not None:
+                share((step.index + 1) / steps)
+            if keep is not None:
+                keep(samples, steps, step.index + 1, step.x)
+
         return _integrate(precise, own, steps, end, cut(given, rows, samples), on_step).to(x1.device)
 
     return {"reference": reference}

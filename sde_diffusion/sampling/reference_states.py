@@ -24,6 +24,7 @@ from solvers.conditions import in_dtype
 from solvers.errors import InputError
 
 _NODES = 4
+_MOST_KEPT = 64
 
 
 @torch.no_grad()
@@ -85,6 +86,48 @@ def reference_path(
     add(0, x1.double())
     integrate_reference(precise, x1.double(), steps, given, on_step)
     return found * size.to(x1.device).reshape(-1, *(1,) * x1.ndim)
+
+
+class ReferencePath:
+    """The states of a reference solution, kept while it runs in float32 at up to 65 of its times.
+
+    Args:
+        model: its model.
+        x1: (B, ...) at t = 1, the first state.
+        steps: its evaluations, at least 4.
+
+    >>> from sde_diffusion import Gaussian, VPSDE
+    >>> from sde_diffusion.sampling.reference_solution import converged
+    >>> model = Gaussian(torch.zeros(1), torch.full((1,), 0.04), sde=VPSDE())
+    >>> x1 = torch.tensor([[1.0], [0.5]])
+    >>> path = ReferencePath(model, x1, 64)
+    >>> x0, _ = converged(model, x1, steps=64, on_state=path.keep)
+    >>> bool((path.at([0.3])[0] - model.flow(x1.double(), 1.0, 0.3)).abs().max() < 1e-3)
+    True
+    """
+
+    def __init__(self, model: ScoreModel, x1: Tensor, steps: int) -> None:
+        self.model, grid = model, reference_grid(model.sde, steps)
+        every = -(-steps // _MOST_KEPT)
+        self._place = {node: k for k, node in enumerate(sorted({*range(0, steps, every), steps}))}
+        self._angles, self._sizes = _angle_and_size(model, grid[list(self._place)])
+        self._states = torch.zeros(len(self._place), *x1.shape, dtype=torch.float32, device=x1.device)
+        self.keep(torch.arange(len(x1), device="cpu"), 0, x1)
+
+    def keep(self, samples: Tensor, node: int, x: Tensor) -> None:
+        """Keep a state of some samples, if it is at one of the times; ``on_state`` of ``converged``."""
+        if (k := self._place.get(node)) is not None:
+            self._states[k, samples.to(x.device)] = (x / self._sizes[k].item()).float()
+
+    def at(self, times: Sequence[float]) -> Tensor:
+        """The states (T, B, ...) at some times."""
+        angle, size = _angle_and_size(self.model, torch.tensor(list(times), dtype=torch.float64, device="cpu"))
+        nodes, weights = _cubic(self._angles, angle)
+        found = torch.zeros(len(size), *self._states.shape[1:], dtype=torch.float32, device=self._states.device)
+        for k in range(len(size)):
+            for node, weight in zip(nodes[k].tolist(), weights[k].tolist(), strict=True):
+                found[k].add_(self._states[node], alpha=weight * size[k].item())
+        return found
 
 
 def _angle_and_size(model: ScoreModel, t: Tensor) -> tuple[Tensor, Tensor]:

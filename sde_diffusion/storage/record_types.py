@@ -368,7 +368,20 @@ class WeightsEntry(TypedDict):
     step: Steps | None
 
 
+class _LossEntryOptional(TypedDict, total=False):
+    extractor: ExtractorEntry
+
+
+class LossEntry(_LossEntryOptional):
+    """What tuning minimised: "rmse", or "features" of an extractor."""
+
+    name: str
+
+
 class _TunedRecordOptional(TypedDict, total=False):
+    loss: LossEntry
+    rmse: float
+    default_rmse: float
     settings: dict[str, Any]
     error: float
     default_error: float

@@ -6,16 +6,17 @@ temporary name and renamed, and has no date in it: tuning twice with one seed wr
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import folder_of
-from sde_diffusion.storage.record_types import TunedRecord
+from sde_diffusion.storage.record_types import LossEntry, TunedRecord
 from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
@@ -71,8 +72,11 @@ def save_tuned(
         "default_error": found.default_error,
         "stages": found.stages,
         "teacher_error": found.teacher_error,
+        "loss": found.loss,
         "solver": describe_solver(found.table),
     }
+    if found.loss["name"] != "rmse" and math.isfinite(found.rmse) and math.isfinite(found.default_rmse):
+        content |= {"rmse": found.rmse, "default_rmse": found.default_rmse}
     if condition:
         content["condition"] = condition
     write_file(path, to_json(content))
@@ -123,10 +127,9 @@ def load_tuned(path: str | os.PathLike[str], stored: StoredModel, nfe: int, cond
             f"--nfe {nfe}"
         )
     if content.get("condition", "") != condition:
-        made = content.get("condition") or "no label and no guidance"
         raise InputError(
-            f"{path} is made for {made}, and {condition or 'no label and no guidance'} is asked for; tune again: "
-            f"sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
+            f"{path} is made for {_words(content.get('condition', ''))}, and {_words(condition)} is asked for; tune "
+            f"again: sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
         )
     try:
         return restore_solver(content["solver"])
@@ -146,16 +149,25 @@ def find_tuned(stored: StoredModel, nfe: int | None, condition: str = "") -> Sol
         FileNotFoundError: no such file or folder exists for this model, or this NFE.
         ValueError: several tuned solvers and no given NFE.
     """
-    if nfe is None:
-        names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
-        own = re.compile(re.escape(file_name(0, condition)).replace("0", r"(\d+)", 1))
-        budgets = sorted(int(found[1]) for n in names if (found := own.fullmatch(n)))
-        if len(budgets) > 1:
-            raise InputError(
-                f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe"
-            )
-        nfe = budgets[0] if budgets else 8
+    nfe = _only(stored, condition) if nfe is None else nfe
     return load_tuned(tuned_folder(stored) / file_name(nfe, condition), stored, nfe, condition)
+
+
+def _only(stored: StoredModel, condition: str) -> int:
+    """The NFE of the only tuned solver of a condition."""
+    names = sorted(path.name for path in tuned_folder(stored).glob("nfe-*.json"))
+    own = re.compile(re.escape(file_name(0, condition)).replace("0", r"(\d+)", 1))
+    budgets = sorted(int(found[1]) for n in names if (found := own.fullmatch(n)))
+    if len(budgets) > 1:
+        raise InputError(f"there are tuned solvers for {', '.join(map(str, budgets))} evaluations; say which: --nfe")
+    return budgets[0] if budgets else 8
+
+
+def tuned_loss(stored: StoredModel, nfe: int | None, condition: str = "") -> LossEntry:
+    """What the tuned solver that ``find_tuned`` returns minimised."""
+    nfe = _only(stored, condition) if nfe is None else nfe
+    path = tuned_folder(stored) / file_name(nfe, condition)
+    return checked(read_json(path), TunedRecord, str(path)).get("loss", LossEntry(name="rmse"))
 
 
 def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | None:
@@ -168,6 +180,41 @@ def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | N
     return path
 
 
+def why_not_tuned(stored: StoredModel, nfe: int, condition: str = "") -> str | None:
+    """Why no tuned solver of the model is usable for an NFE and a condition; None where none was made for that NFE."""
+    try:
+        own = tuned_folder(stored) / file_name(nfe, condition)
+        others = [path for path in sorted(own.parent.glob(f"nfe-{nfe}*.json")) if path.name != own.name]
+    except CheckpointError:
+        return None
+    if own.is_file():
+        try:
+            load_tuned(own, stored, nfe, condition)
+        except (InputError, CheckpointError) as error:
+            return str(error)
+        return None
+    made = []
+    for path in others:
+        tag = path.stem.removeprefix(f"nfe-{nfe}").removeprefix("-")
+        if path.name == file_name(nfe, tag) and usable_tuned(stored, nfe, tag) is not None:
+            made.append(_words(tag))
+    if not made:
+        return None
+    return (
+        f"the solver tuned for {nfe} evaluations is for {' or '.join(made)}, and {_words(condition)} is asked for; "
+        f"tune for it: sdediff tune {stored.argument} --nfe {nfe}{_same(condition)}"
+    )
+
+
+def _words(condition: str) -> str:
+    """A condition in a message.
+
+    >>> _words(""), _words("label-w2")
+    ('no label and no guidance', 'label-w2')
+    """
+    return condition or "no label and no guidance"
+
+
 @dataclass(frozen=True)
 class Tuned:
     """The result of tuning: a solver for one model and NFE, and its errors.
@@ -175,12 +222,16 @@ class Tuned:
     Attributes:
         table: the solver; where the default was the best, the default itself or its mixture of tables.
         nfe: network evaluations it is made for, guided pairs counted as two.
-        error: its mean error on the held-out noise samples: RMS of each sample's distance to the reference solution.
+        error: its mean error on the held-out noise samples: RMS of each sample's distance to the reference solution,
+            in features where the loss is theirs.
         default_error: the same of the default solver.
         stages: the same of the best of each stage, by name.
         teacher_error: error of the converged endpoints themselves.
         noise_samples: initial noise samples that it was fitted on.
         held_out: others, which chose it, so that its error on them is a little too small.
+        loss: what was minimised, "rmse" or "features" with the extractor.
+        rmse: mean RMS distance of its held-out samples to the reference solution, also where the loss is of features.
+        default_rmse: the same of the default solver.
     """
 
     table: Solver
@@ -191,6 +242,9 @@ class Tuned:
     teacher_error: float
     noise_samples: int = 0
     held_out: int = 0
+    loss: LossEntry = field(default_factory=lambda: LossEntry(name="rmse"))
+    rmse: float = math.nan
+    default_rmse: float = math.nan
 
     @property
     def gain(self) -> float:

@@ -12,14 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.share_of_work import share_bar
-from solvers.conditions import cut
 
 _REFERENCE_SHARE = 0.35
 MOST_TIMED, _LEAST = 256, 8  # samples, where the time is given
@@ -31,16 +25,20 @@ _COLUMNS = 4  # number of fitted weights in a row
 class Clock:
     """A time limit; None for none.
 
+    Args:
+        seconds: the limit.
+        now: the time in seconds; that of the wall by default.
+
     >>> Clock(None).over(), Clock(0.0).over(), Clock(100.0).part(0.5).left() <= 50
     (False, True, True)
     """
 
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds, self._start = seconds, time.perf_counter()
+    def __init__(self, seconds: float | None, now: Callable[[], float] = time.perf_counter) -> None:
+        self.seconds, self._now, self._start = seconds, now, now()
 
     def elapsed(self) -> float:
         """Seconds since the start."""
-        return time.perf_counter() - self._start
+        return self._now() - self._start
 
     def left(self) -> float:
         """Seconds until the limit."""
@@ -52,7 +50,7 @@ class Clock:
 
     def part(self, share: float) -> Clock:
         """A limit that starts now, with a share of the remaining time."""
-        return Clock(None if self.seconds is None else max(share * self.left(), 0.0))
+        return Clock(None if self.seconds is None else max(share * self.left(), 0.0), self._now)
 
 
 @dataclass(frozen=True)
@@ -115,25 +113,6 @@ def iteration(steps: int) -> int:
     """Network evaluations of one least-squares iteration for one sample: derivatives and trials."""
     numbers = sum(min(i + 1, _COLUMNS) + 1 for i in range(steps)) + steps - 1
     return steps * (numbers // 2 + 1) + 3 * steps
-
-
-@torch.no_grad()
-def seconds_per_evaluation(
-    model: ScoreModel, x1: Tensor, batch_size: int, given: dict[str, Any], rows: int | None
-) -> float:
-    """The measured time of one network evaluation of one sample, the faster of two calls.
-
-    The conditions are bound to the model and have rows for ``rows`` samples, None for any number.
-    """
-    n = min(len(x1), batch_size, 32, rows or 32)
-    x, t = x1[:n], torch.full((n,), 0.5, dtype=torch.float64, device=x1.device)
-    given = given if rows is None else cut(given, rows, torch.arange(n, device="cpu"))
-    best = math.inf
-    for _ in range(2):
-        start = time.perf_counter()
-        float(model.denoise(x, t, **given).sum())  # waits for the device
-        best = min(best, time.perf_counter() - start)
-    return best / n / model.cost
 
 
 def effort_for(

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -54,16 +55,37 @@ class TableFit:
         sde: its process.
         x1: (B, ...) at t = 1.
         x0: (B, ...) the endpoints of the reference solution.
+        seen: maps samples to the values (B, m) that are compared, for example features; None for the entries.
     """
 
     denoise: Denoise
     sde: SDE
     x1: Tensor
     x0: Tensor
+    seen: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def target(self) -> Tensor:
+        """What is compared of the reference solution, (B, m) float64."""
+        return self._values(self.x0)
 
     def errors(self, x: Tensor) -> Tensor:
-        """The RMS of each sample, (B,) float64."""
-        return sample_rms(x.double() - self.x0.double())
+        """The RMS over the compared values of each sample, (B,) float64."""
+        return sample_rms(self._values(x) - self.target)
+
+    def linear(self, x: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals (B, m) of endpoints x and their derivatives (|q|, B, m), given those of x, (|q|, B, ...)."""
+        values = self._values(x)
+        if self.seen is None:
+            return values - self.target, jacobian.flatten(2)
+        columns = []
+        for along in jacobian:
+            h = _DIFFERENCE / max(float(along.square().mean().sqrt()), 1e-30)
+            columns.append((self._values(x.double() + h * along) - values) / h)
+        return values - self.target, torch.stack(columns)
+
+    def _values(self, x: Tensor) -> Tensor:
+        return x.double().flatten(1) if self.seen is None else self.seen(x).double()
 
     def rho(self, times: Tensor) -> Tensor:
         """Sigma / alpha."""
@@ -246,7 +268,7 @@ def descend(
             errors = fit.errors(x)
             # The derivative of (mean error / base)^2, written as the derivative of a weighted sum of squares.
             weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
-            j, r = jacobian.flatten(2), (x.double() - fit.x0.double()).flatten(1)
+            r, j = fit.linear(x, jacobian)
             scaled = j * weight[:, None]
             a += torch.einsum("kbd,lbd->kl", scaled, j).cpu() / r.numel()
             g += torch.einsum("kbd,bd->k", scaled, r).cpu() / r.numel()

@@ -52,10 +52,12 @@ def write_tuning_page(
     ways = {(DEFAULT, made.nfe): SOLVERS[DEFAULT] for made in found} | {(NAME, made.nfe): made.table for made in found}
     gallery = same_noise_gallery(model, ways, n=shown, seed=seed, rows=rows, condition=condition, on_share=on_share)
     first = found[0]
+    of = f"of the features {first.loss['extractor']['name']} " if "extractor" in first.loss else ""
     page = Page(
         title=title,
         facts={
             "Model": repr(model),
+            "Loss": f"distance {of}to the reference solution",
             "Fitted on": f"{first.noise_samples} initial noise samples",
             "Compared on": f"{first.held_out} others, which chose the result",
         },
@@ -65,8 +67,8 @@ def write_tuning_page(
         gallery=gallery,
         grids=time_grids(model, ways),
         notes=[
-            "error: root mean square distance to the reference solution from the same noise, mean over the held-out "
-            "samples; they chose the tuned solver, so its error on them is a little too small",
+            f"error: root mean square distance {of}to the reference solution from the same noise, mean over the "
+            "held-out samples; they chose the tuned solver, so its error on them is a little too small",
             f"the reference solution's own error is about {max(made.teacher_error for made in found):.2g}",
         ],
         provenance=provenance or {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.sampling.reference_solution import converged, reference_work
+from sde_diffusion.sampling.reference_states import ReferencePath
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning.effort import CHECKED, Effort
 from sde_diffusion.tuning.fit import Denoise, TableFit, run
@@ -25,6 +26,7 @@ from solvers.fitted.compile import compile_table
 # Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
 _LEAST_ROWS = 8
+_MOST_KEPT = 2**22  # entries of the samples whose reference states are kept, 1 GiB in all
 _REFERENCE_BATCH = 64  # few, so that the reference solutions of some hundred samples can be shared
 
 
@@ -103,13 +105,14 @@ def work_of(model: ScoreModel, given: dict[str, Any], rows: int | None) -> dict[
 
 @dataclass(frozen=True)
 class Task:
-    """The model, the fitting and held-out samples, the error of their reference solutions, and the effort."""
+    """The model, the fitting and held-out samples, the error of their reference solutions, effort, and their path."""
 
     model: ScoreModel
     fit: TableFit
     held: TableFit
     teacher_error: float
     effort: Effort
+    path: ReferencePath | None = None
 
     @classmethod
     def prepare(
@@ -121,11 +124,16 @@ class Task:
         batch_size: int,
         given: dict[str, Any],
         pool: Pool,
+        seen: Callable[[Tensor], Tensor] | None = None,
     ) -> Task:
         """Draw the initial noise and compute its endpoints, on a pool with ``work_of`` the model and its conditions."""
         device, dtype = place(model)
         noise_samples, total = effort.noise_samples, effort.noise_samples + effort.held_out
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
+        # Its states are kept where the reference solution runs here, and memory suffices.
+        path = None
+        if effort.timed and pool.world == 1 and x1[0].numel() * total <= _MOST_KEPT:
+            path = ReferencePath(model, x1, effort.reference_steps)
         x0, error = converged(
             model,
             x1,
@@ -134,6 +142,7 @@ class Task:
             dtype=dtype if effort.timed else torch.float64,
             checked=CHECKED if effort.timed else None,
             pool=None if pool.world == 1 else pool,
+            on_state=None if path is None else path.keep,
             **given,
         )
 
@@ -147,13 +156,13 @@ class Task:
 
             return call
 
-        fit = TableFit(denoise(0), model.sde, x1[:noise_samples], x0[:noise_samples])
-        held = TableFit(denoise(noise_samples), model.sde, x1[noise_samples:], x0[noise_samples:])
-        return cls(model, fit, held, error, effort)
+        fit = TableFit(denoise(0), model.sde, x1[:noise_samples], x0[:noise_samples], seen)
+        held = TableFit(denoise(noise_samples), model.sde, x1[noise_samples:], x0[noise_samples:], seen)
+        return cls(model, fit, held, error, effort, path)
 
     def part(self, n: int) -> TableFit:
         """The problem with the first samples only."""
-        return TableFit(self.fit.denoise, self.fit.sde, self.fit.x1[:n], self.fit.x0[:n])
+        return replace(self.fit, x1=self.fit.x1[:n], x0=self.fit.x0[:n])
 
     def endpoints(self, fit: TableFit, solver: Solver, times: Tensor) -> Tensor:
         """The endpoints of a solver from the initial noise of a fit."""

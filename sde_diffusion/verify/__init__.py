@@ -1,6 +1,7 @@
 """Solvers against their own claims, on targets whose solutions are known.
 
     order            deterministic: slope of the error on exact flows, within 0.15 of the order
+    partial run      deterministic, of order 3 and more: the same from the middle, on equal steps
     weak             stochastic: slope of the errors of mean and variance, exact where possible
     strong           stochastic: slope of the distance on one Brownian path
     tolerance, cap   adaptive: error against tolerance; interval and NFE
@@ -47,6 +48,7 @@ from solvers.plugin import find_solver
 
 CHECKS: Mapping[str, Callable[[Solver], Check | None]] = {
     "order": orders.order,
+    "partial run": orders.partial_run,
     "weak": moments.weak,
     "strong": paths.strong,
     "tolerance": adaptive.tolerance,

@@ -46,6 +46,7 @@ def declaration(solver: Solver) -> dict[str, Any]:
     """
     return {
         "order": solver.order,
+        "partial_order": solver.partial_order,
         "strong_order": solver.strong_order,
         "stochastic": solver.stochastic,
         "adaptive": solver.adaptive,

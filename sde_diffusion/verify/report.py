@@ -77,7 +77,8 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def _declared(said: Any) -> str:
     if not said["stochastic"]:
-        return str(said["order"])
+        even = "" if said["partial_order"] == said["order"] else f", {said['partial_order']} in partial runs"
+        return f"{said['order']}{even}"
     strong = "" if said["strong_order"] is None else f", strong {said['strong_order']:g}"
     return f"weak {said['order']}{strong}"
 
@@ -87,6 +88,7 @@ def _fitted(checks: Mapping[str, Check]) -> str:
     words = []
     for name, unit in (
         ("order", ""),
+        ("partial run", "partial "),
         ("weak", "weak "),
         ("strong", "strong "),
         ("tolerance", "tolerance^"),

@@ -183,6 +183,11 @@ class ExponentialAdams(Solver):
         return min(full, 2) if self.lower_order_final or self.weights == "dpm++3m" else full
 
     @property
+    def partial_order(self) -> int:
+        """At most 2, or 3 with the corrector: the first step has one value and a local error of h^2, or h^3."""
+        return min(self.order, 2 + self.corrector)
+
+    @property
     def stochastic(self) -> bool:
         """Whether it integrates processes with noise."""
         return self.sde

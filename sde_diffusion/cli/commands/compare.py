@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,9 @@ from sde_diffusion.storage.atomic_folder import require_new
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import folder_of, name_of, recorded_data, recorded_layout, unused
 from sde_diffusion.storage.provenance import versions
+from sde_diffusion.storage.record_types import LossEntry
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
-from sde_diffusion.storage.tuned_solver import find_tuned
+from sde_diffusion.storage.tuned_solver import find_tuned, tuned_loss
 from solvers import SOLVERS, Solver
 from solvers.errors import InputError
 from solvers.plugin import find_solver
@@ -130,6 +132,8 @@ def compare(
     for spec in dict.fromkeys(solvers.split(",")):
         if spec == TUNED:
             chosen[spec] = {budget: find_tuned(stored, budget, guidance.tag(labels)) for budget in budgets}
+            if note := note_on_loss([tuned_loss(stored, budget, guidance.tag(labels)) for budget in budgets]):
+                say(note, "yellow")
             continue
         name, solver = find_solver(spec)
         chosen[spec if name in chosen else name] = solver
@@ -186,6 +190,21 @@ def compare(
     if html is not None:
         echo(f"report {html}")
     return {"written": [folder / "compare.json", folder / "compare.png", *([html] if html else [])]}
+
+
+def note_on_loss(losses: Sequence[LossEntry]) -> str:
+    """How far the errors of a comparison are those that the tuned solvers minimised; "" without tuned solvers.
+
+    >>> note_on_loss([{"name": "rmse"}])
+    'warning: the tuned solvers minimised the error that is compared here, on other noise; evaluate judges by features'
+    """
+    own = [loss.get("extractor", {}).get("name", "pixels") for loss in losses]
+    if "pixels" in own:
+        return (
+            "warning: the tuned solvers minimised the error that is compared here, on other noise; evaluate judges by "
+            "features"
+        )
+    return f"the tuned solvers minimised a distance of features ({', '.join(dict.fromkeys(own))})" if own else ""
 
 
 def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> Tensor | None:

@@ -11,7 +11,14 @@ import typer
 from torch import Tensor
 
 from sde_diffusion.cli.errors import echo, say
-from sde_diffusion.cli.evaluation_inputs import find_reference, given_samples, held_out, range_of, several_processes
+from sde_diffusion.cli.evaluation_inputs import (
+    FIT,
+    find_reference,
+    given_samples,
+    held_out,
+    range_of,
+    several_processes,
+)
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     BatchSizeOption,
@@ -63,6 +70,8 @@ from sde_diffusion.storage.locate import (
     unused,
 )
 from sde_diffusion.storage.sample_record import RECORD, folder_name
+from sde_diffusion.storage.tuned_solver import NAME as TUNED
+from sde_diffusion.storage.tuned_solver import tuned_loss
 from sde_diffusion.tuning.effort import duration
 from solvers import SOLVERS
 from solvers.errors import InputError, require_whole
@@ -83,7 +92,6 @@ sdediff evaluate runs/mnist-vp --label all --guidance 2
 FOLDER = Path("evaluation")
 # Options on how samples are drawn.
 DRAWING = ("n", "solver", "nfe", "steps", "grid", "eta", "batch_size", "processes", "precision", "compiled")
-FIT = 20_000  # number of samples that the principal axes are fitted to
 
 
 @with_guidance
@@ -282,6 +290,15 @@ def evaluate(
     Speed(precision or "fp32", compiled).apply(network.network)
     what.check_shape(network.sample_shape or ())
     guided, condition = guided_model(network, n, labels, guidance)
+    for budget_of in dict.fromkeys(way.nfe for way in ways if way.called == TUNED):
+        loss = tuned_loss(stored, budget_of, guidance.tag(labels))
+        if loss.get("extractor", {}).get("sha256") == extractor.sha256:
+            say(
+                f"warning: the tuned solver was fitted to these features ({extractor.name}), which judge it too "
+                "favourably; judge it by others: --features",
+                "yellow",
+            )
+            break
     sampler = FeatureSampler(guided, extractor, condition)
     with Pool(sampler.work, group) as pool:
         if pool is None:

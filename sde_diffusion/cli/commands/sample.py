@@ -53,7 +53,7 @@ from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import recorded_model, samples_folder, unused
 from sde_diffusion.storage.sharded_set import JOB, SHARDS, open_set
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
-from sde_diffusion.storage.tuned_solver import usable_tuned
+from sde_diffusion.storage.tuned_solver import usable_tuned, why_not_tuned
 from solvers import SOLVERS
 from solvers.errors import InputError
 
@@ -313,7 +313,10 @@ def sample(
             options.setdefault("solver", "ddim")  # the default solver has no noise that CFG++ could exchange
         plain = start is None and stored.model.get("sampler") is None
         if plain and not any(k in options for k in OWN_WAY):
-            tuned = usable_tuned(stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
+            wanted = (stored, options.get("nfe", DEFAULT_NFE), guidance.tag(labels))
+            tuned = usable_tuned(*wanted)
+            if tuned is None and (reason := why_not_tuned(*wanted)):
+                say(f"pf-ode, not a tuned solver: {reason}", "yellow")
         if tuned is not None:
             options |= {"solver": TUNED, "nfe": options.get("nfe", DEFAULT_NFE)}
         if options.get("batch_size") == AUTO:

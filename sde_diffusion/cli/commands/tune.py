@@ -12,17 +12,20 @@ import typer
 from sde_diffusion.cascade.run import is_cascade
 from sde_diffusion.cli.cascades import tune_stages
 from sde_diffusion.cli.errors import echo
+from sde_diffusion.cli.evaluation_inputs import features_for_tuning
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
     DeviceOption,
     HtmlOption,
     ModelOption,
     RunArgument,
+    completion_of,
     model_at,
     refuse,
     typed_line,
     whole_numbers,
 )
+from sde_diffusion.evaluation.features import NAMES, Extractor
 from sde_diffusion.files.writing import require_writable
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report.share_of_work import share_bar
@@ -33,6 +36,7 @@ from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, save_tuned, tuned_folder
 from sde_diffusion.tuning.effort import MOST_TIMED, bar
+from sde_diffusion.tuning.feature_loss import LOSSES
 from sde_diffusion.tuning.html_page import write_tuning_page
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
@@ -45,6 +49,7 @@ sdediff tune --minutes 1                   the best result within a minute
 sdediff sample --solver tuned --nfe 8      and use it
 sdediff tune runs/mnist-vp --label all --guidance 2
 sdediff tune runs/cascade --nfe 20         evaluations of each stage
+sdediff tune --loss features               distances of features, not of pixels
 """
 
 
@@ -72,6 +77,24 @@ def tune(
             show_default="no limit",
         ),
     ] = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            "--loss",
+            help="What is minimised: rmse, the distance of samples to the reference solution, or features, that of "
+            "their features.",
+            autocompletion=completion_of(LOSSES),
+        ),
+    ] = "rmse",
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            help=f"Features for --loss features: {', '.join(NAMES)}.",
+            show_default="a classifier of digits, for images of its size",
+            autocompletion=completion_of(NAMES),
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per call of the network.")] = 512,
     device: DeviceOption = None,
     out: Annotated[
@@ -94,7 +117,7 @@ def tune(
     start = time.perf_counter()
     noise_samples = noise_samples if noises is None else noises
     if run is not None and is_cascade(run):
-        names = [name.replace("-", "_") for name in (*asked.given(), "minutes", "out", "html")]
+        names = [name.replace("-", "_") for name in (*asked.given(), "minutes", "out", "html", "loss", "features")]
         refuse(ctx, names, f"{run} is a cascade, of which tune finds how many evaluations each stage has")
         budgets = whole_numbers(nfe, "--nfe")
         return tune_stages(run, budgets, seed, noise_samples, held_out, batch_size, device or "auto")
@@ -123,6 +146,8 @@ def tune(
         guidance,
         processes,
         report,
+        loss,
+        features_for_tuning(features, stored),
     )
     if not processes.main:
         return {}
@@ -150,6 +175,8 @@ def tune_model(
     guidance: GuidanceSettings | None = None,
     processes: Processes | None = None,
     report: tuple[Path, str] | None = None,
+    loss: str = "rmse",
+    features: str | Extractor | None = None,
 ) -> list[dict[str, Any]]:
     """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors.
 
@@ -167,6 +194,8 @@ def tune_model(
         guidance: settings of guidance.
         processes: processes that share the work.
         report: an HTML file to write as well, and the command line that it states.
+        loss: what is minimised, "rmse" or "features".
+        features: for the loss "features"; the classifier for images of its size by default.
     """
     guidance = guidance or GuidanceSettings()
     tag = guidance.tag(labels)
@@ -189,6 +218,8 @@ def tune_model(
             progress=progress or False,
             on_effort=lambda effort: echo(f"tuning takes {effort}", err=True),
             processes=processes,
+            loss=loss,
+            features=features,
             condition=condition,
         )
         for made in each:
@@ -210,10 +241,14 @@ def tune_model(
             )  # fmt: skip
     echo(f"model {stored.path}")
     for made in found:
+        compared = made.loss.get("extractor", {}).get("name")
         echo(
-            f"{made.nfe} evaluations, error on {made.held_out} held-out noise samples: {DEFAULT_SOLVER} "
-            f"{made.default_error:.4g}, tuned {made.error:.4g}, {made.gain:.2f} times that"
+            f"{made.nfe} evaluations, error {f'in the features {compared} ' if compared else ''}on {made.held_out} "
+            f"held-out noise samples: {DEFAULT_SOLVER} {made.default_error:.4g}, tuned {made.error:.4g}, "
+            f"{made.gain:.2f} times that"
         )
+        if compared:
+            echo(f"  RMS distance of the samples themselves: {DEFAULT_SOLVER} {made.default_rmse:.4g}, {made.rmse:.4g}")
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
         echo(f"  solver {folder / file_name(made.nfe, tag)}")
@@ -227,6 +262,7 @@ def tune_model(
             "default_error": made.default_error,
             "teacher_error": made.teacher_error,
             "held_out": made.held_out,
+            "loss": made.loss,
         }
         for made in found
     ]

@@ -82,6 +82,10 @@ class Extractor(ABC):
     def compute(self, x: Tensor) -> Features:
         """Features of samples (B, ...) that were checked, and rounded where it takes bytes."""
 
+    def unrounded(self, x: Tensor) -> Tensor:
+        """Features (B, d) as a smooth function of samples, neither rounded to bytes nor clamped to black and white."""
+        return self.compute(x.float()).features
+
     def outside(self, x: Tensor) -> float:
         """The share of values that rounding to bytes would clamp by more than a quarter of the range.
 
@@ -182,6 +186,10 @@ class InRange(Extractor):
     def outside(self, x: Tensor) -> float:
         """The share of values that would be clamped by more than a quarter of the range."""
         return self.inner.outside(self._scaled(x))
+
+    def unrounded(self, x: Tensor) -> Tensor:
+        """The inner features of the values taken to [-1, 1], without rounding."""
+        return self.inner.unrounded(self._scaled(x))
 
     def compute(self, x: Tensor) -> Features:
         """The inner features, of the values taken to [-1, 1]."""

@@ -21,7 +21,7 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.sampler import noise_for, sample
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import load
-from tests.command import refused, run
+from tests.command import invoke, refused, run
 
 TRAIN = "train --data digits --sde vp --batch-size 16 --lr 0.01 --channels 8 --ema 0.5 --device cpu"
 LABELS = "--labels --drop-label 0.3"
@@ -167,7 +167,10 @@ def test_a_solver_is_tuned_for_guided_samples_and_used_for_these_alone() -> None
     assert "by tuned, 4 evaluations" in run("sample run --label 3 --guidance 2 --nfe 4 --n 2 --out a")
     for other in ("", "--label 3", "--label 3 --guidance 3", "--label 3 --guidance 2 --rescale 0.5"):
         name = f"o{len(other)}"
-        assert "by pf-ode" in run(f"sample run --nfe 4 --n 2 --out {name} {other}")
+        said = invoke(f"sample run --nfe 4 --n 2 --out {name} {other}")
+        assert "by pf-ode" in said.stdout and "the solver tuned for 4 evaluations is for label-w2" in said.stderr
+    for name in ("--nfe 5", "--nfe 4 --solver pf-ode"):
+        assert "tuned" not in invoke(f"sample run {name} --n 2 --out o{name[-1]}").stderr
     assert "with the same --label and --guidance" in refused(
         "sample run --label 3 --guidance 3 --solver tuned --nfe 4 --n 2 --out b"
     )

@@ -122,7 +122,7 @@ def test_the_default_for_many_steps_takes_part_as_it_is(tmp_path: Path, monkeypa
         "sde_diffusion.tuning.task.converged",
         lambda model, x1, **_: (solve(model.sde.probability_flow(model), x1, nfe=17).x, 0.0),
     )
-    monkeypatch.setattr("sde_diffusion.tuning.tuner.search", lambda *_: [])
+    monkeypatch.setattr("sde_diffusion.tuning.stages.search", lambda *_: [])
     found = tuned_for(model, [17], shape=(3,), noise_samples=16, held_out=16)[17]
     assert found.table == ProbabilityFlow(large=False) and found.error == pytest.approx(0, abs=1e-6)
     assert found.stages["default, one table"] > 1e-5

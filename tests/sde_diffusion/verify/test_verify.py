@@ -35,6 +35,7 @@ from sde_diffusion.verify.targets import (
     start,
 )
 from solvers import SOLVERS, Solver
+from solvers.classical.adams import integrals
 
 MEMORY: list[float] = []
 
@@ -128,8 +129,28 @@ class AdaptiveCopy(Solver):
         return inner.step(problem, x, t, s, state, noise)
 
 
+@dataclass(frozen=True)
+class StartCopy(Solver):
+    """Three steps of Adams-Bashforth behind a first step of Euler's: order 2, which it declares but for the fault."""
+
+    fault: str = ""
+
+    order = 3
+    source = "a test"
+
+    @property
+    def partial_order(self) -> int:
+        return 3 if self.fault == "declares" else 2
+
+    def step(self, problem: Any, x: Tensor, t: Tensor, s: Tensor, state: Any, noise: Any) -> tuple[Tensor, Tensor, Any]:
+        slopes, times = [problem.drift(x, t), *(state[0] if state else [])][:3], [t, *(state[1] if state else [])][:3]
+        weights = integrals(tuple(float(time) for time in times), float(t), float(s))
+        return x + sum(w * f for w, f in zip(weights, slopes, strict=True)), s, (slopes, times)
+
+
 FAULTS: list[tuple[str, Solver]] = [
     ("order", Copy("coefficient")),
+    ("partial run", StartCopy("declares")),
     ("equation", Copy("coefficient")),
     ("evaluations", Copy("miscounts")),
     ("batch", Copy("couples")),
