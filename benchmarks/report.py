@@ -41,6 +41,23 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
+def run_parser(text: str | None) -> argparse.ArgumentParser:
+    """A parser of RUN [--json FILE] [--picture FILE], which benchmarks of a trained run share."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--json", type=Path, help="file of the figures; a table in Markdown lies beside it")
+    parser.add_argument("--picture", type=Path)
+    return parser
+
+
+def write_results(asked: argparse.Namespace, table: str, **content: Any) -> None:
+    """Print a table, and write it and the figures where they are asked for."""
+    print(table)
+    if asked.json:
+        asked.json.write_text(json.dumps({"run": asked.run.name, **content}, indent=1) + "\n")
+        asked.json.with_suffix(".md").write_text(table + "\n")
+
+
 def _stats(line: Line) -> Line:
     errors = np.array(line["errors"])
     return {

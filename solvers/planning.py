@@ -49,7 +49,7 @@ def plan(
     >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
     >>> solver, times = plan(ReverseProcess(lambda x, t: x, straight), (2,), "pf-ode", nfe=20)
     >>> type(solver).__name__, len(times)
-    ('VariableOrder', 21)
+    ('SeenScale', 21)
     """
     solver = find(solver)
     check_suitable(problem, solver)

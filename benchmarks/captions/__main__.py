@@ -24,7 +24,7 @@ import matplotlib
 from torch import Tensor
 
 from benchmarks.captions.reader import Reading, pairs_of, read, trained_reader
-from benchmarks.outputs import run_parser, write_results
+from benchmarks.report import run_parser, write_results
 from sde_diffusion import Guided, ScoreModel, load, sample
 from sde_diffusion.data import Data, load_data
 from sde_diffusion.data.captioned.digit_pairs import VOCABULARY

@@ -24,7 +24,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from benchmarks.outputs import run_parser, write_results
+from benchmarks.report import run_parser, write_results
 from sde_diffusion import ScoreModel, load, sample
 from sde_diffusion.data.clouds.shapes import SHAPES, load_shapes
 from sde_diffusion.points import chamfer, score_clouds

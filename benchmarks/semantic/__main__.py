@@ -25,7 +25,7 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from benchmarks.outputs import run_parser, write_results
+from benchmarks.report import run_parser, write_results
 from sde_diffusion import ScoreModel, load
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features.pretrained_classifier import Classifier

@@ -170,7 +170,7 @@ def default_settings(
 
     >>> default_settings((2,))
     ('mlp', {'shape': [2], 'width': 128, 'depth': 4, 'dropout': 0.0, 'embedding': 'log', 'classes': None, \
-'context': None, 'variance': False, 'vector': None, 'required': False})
+'context': None, 'variance': False, 'vector': None, 'required': False, 'frequencies': 0, 'bandwidth': 4.0})
     """
     shape = tuple(shape)
     if name == Autoencoder.name:

@@ -234,7 +234,7 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     >>> from solvers import Scales
     >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
     >>> 3 * low_start_grid(low, 12, 3.0)[::4]
-    tensor([3.0000, 0.7361, 0.1158, 0.0000], dtype=torch.float64)
+    tensor([3.0000, 0.7630, 0.1151, 0.0000], dtype=torch.float64)
     """
     exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
     p = min(max(exponent, 3.0), 5.0 if large else 7.0)

@@ -232,8 +232,9 @@ class SeenScale(Solver):
     def estimate(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, before: SeenRun, after: SeenRun
     ) -> LocalErrorEstimate | None:
-        """The estimate of the solver; None once samples have started again."""
-        if len(after.groups) > 1:
+        """The estimate of the solver; None once samples have started again, and for a last step that is the model's."""
+        models = float(problem.path(s).sigma) == 0 and not self.solver.owns_last_step
+        if models or len(after.groups) > 1:
             return None
         return self.solver.estimate(problem, x, t, s, before.groups[0].state, after.groups[0].state)
 

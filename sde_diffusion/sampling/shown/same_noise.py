@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.html.page import Gallery, Shown, TimeGrid
 from sde_diffusion.report.share_of_work import part_of
@@ -63,7 +62,6 @@ def same_noise_gallery(
         ValueError: the model has no shape.
         FloatingPointError: the model does not return numbers.
     """
-    refuse_distilled(model, "compare solvers on")
     if model.shape is None:
         raise InputError("the model does not know the shape of a sample: set model.shape")
     n = default_shown(model.shape) if n is None else n

@@ -16,7 +16,6 @@ from sde_diffusion.likelihood.lower_bound import elbo
 from sde_diffusion.networks import build
 from sde_diffusion.sampling.inversion import decode, encode
 from sde_diffusion.sampling.local_errors import error_profile
-from sde_diffusion.sampling.shown.same_noise import same_noise_gallery
 from solvers import SOLVERS
 from solvers.diffusion.renoising import Renoising
 from solvers.errors import InputError
@@ -36,7 +35,6 @@ FLOW = {
     "bound": lambda m: elbo(m, X, steps=2),
     "encode": lambda m: encode(m, X),
     "decode": lambda m: decode(m, X),
-    "side by side": lambda m: same_noise_gallery(m, {("ddim", 2): SOLVERS["ddim"]}, n=2, reference_steps=8),
     "local errors": lambda m: error_profile(m, n=2),
     "observation": lambda m: DPS(m, Mask(torch.tensor([True, False])), torch.zeros(1, 2), 0.1),
     "teacher": lambda m: distill(m, torch.zeros(16, 2), "consistency", steps=1, batch_size=8, progress=False),

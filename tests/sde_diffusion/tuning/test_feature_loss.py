@@ -98,7 +98,7 @@ def test_features_take_samples_in_the_units_of_the_data() -> None:
 def test_features_of_bytes_are_taken_without_rounding() -> None:
     digits = make_extractor("digits")
     exact = torch.randint(0, 256, (3, 1, 8, 8), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
-    # Rounding hides a change of less than half a byte; what is not rounded sees it.
+    # Rounding hides a change of less than half a byte; without rounding it is seen.
     assert torch.equal(digits(exact + 1e-3).features, digits(exact).features)
     assert float((digits.unrounded(exact + 1e-3) - digits.unrounded(exact)).abs().max()) > 0
     # At bytes both are the same, and values beyond white are seen.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.feature_distance import report
+from benchmarks.tuned.feature_distance import report
 
 NEAR = {"frechet": [3.0, 2.5, 3.5], "kid": [0.002, 0.001, 0.003], "rms": 0.1, "n": 5000}
 FAR = {"frechet": [1.0, 0.8, 1.2], "kid": [0.001, 0.0, 0.002], "rms": 0.2, "n": 5000}

@@ -1,6 +1,6 @@
 r"""What the freedoms of a tuned table are worth: asking times apart from the grid, and weights with a free sum.
 
-    python -m benchmarks.tuned_freedoms [--nfe 5 8 10] [--samples 64] [--out DIR]
+    python -m benchmarks.tuned.freedoms [--nfe 5 8 10] [--samples 64] [--out DIR]
 
 A row x_{i+1} = a_i x_i + sum_j b_ij D_j takes the state from one noise level to the next; the time t_i enters through
 D_i = E[x_0 | x_i] at t_i alone. With free a and b, least squares on t_i therefore moves the time at which the network
@@ -113,7 +113,7 @@ def measure(model: ScoreModel, nfe: int, samples: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(prog="benchmarks.tuned_freedoms", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.tuned.freedoms", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=[5, 8, 10])
     parser.add_argument("--samples", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("runs/tuned-freedoms"))

@@ -1,6 +1,6 @@
 """Few-step samplers by the Frechet distance and KID of classifier features, beside their distance to the flow.
 
-    python -m benchmarks.feature_distance --run benchmarks/networks/mnist.safetensors --data mnist --data-dir DIR
+    python -m benchmarks.tuned.feature_distance --run benchmarks/networks/mnist.safetensors --data mnist --data-dir DIR
         [--features mnist] [--n 5000] [--nfe 5 8 10 20] [--minutes 1] [--out DIR]
 
 Tuning and the choice of ``pf-ode`` make samples that are near to the endpoints of the model's probability flow. This
@@ -137,7 +137,7 @@ def _disagreements(rows: dict[str, Any]) -> list[str]:
 @torch.no_grad()
 def main() -> None:
     """Measure the rows that are missing, and write."""
-    parser = argparse.ArgumentParser(prog="benchmarks.feature_distance", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.tuned.feature_distance", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a run or a .safetensors file")
     parser.add_argument("--data", help="data set of the test images")
     parser.add_argument("--data-dir", type=Path)
@@ -154,7 +154,7 @@ def main() -> None:
     name = f"{args.run.stem}, features {extractor.name}"
     file = args.out / "feature_distance.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    content["command"] = " ".join(["python -m benchmarks.feature_distance", *sys.argv[1:]])
+    content["command"] = " ".join(["python -m benchmarks.tuned.feature_distance", *sys.argv[1:]])
     rows = content["rows"].setdefault(name, {})
     data = load_data(args.data or extractor.name, args.data_dir, split="test")
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))

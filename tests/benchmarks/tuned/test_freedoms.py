@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.tuned_freedoms import FREEDOMS, directions
+from benchmarks.tuned.freedoms import FREEDOMS, directions
 from sde_diffusion import VPSDE, Gaussian
 from sde_diffusion.tuning.fit import TableFit, TableParameters
 from solvers import SOLVERS

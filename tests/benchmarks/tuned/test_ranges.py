@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import tuned_ranges
-from benchmarks.tuned_ranges import measure, report
+from benchmarks.tuned import ranges as tuned_ranges
+from benchmarks.tuned.ranges import measure, report
 from sde_diffusion import VPSDE, Gaussian
 
 

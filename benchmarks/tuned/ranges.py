@@ -1,6 +1,6 @@
 """Solvers tuned within one minute of CPU, on every range of noise, against other solvers with their best grids.
 
-    python -m benchmarks.tuned_ranges [--ranges ...] [--problems ...] [--nfe 5 8 10] [--minutes 1] [--out DIR]
+    python -m benchmarks.tuned.ranges [--ranges ...] [--problems ...] [--nfe 5 8 10] [--minutes 1] [--out DIR]
 
 The ranges and problems are those of ``benchmarks.ranges``. For each of them ``tune`` gets the minutes of CPU time of
 one core for all NFE together. The tuned solvers, ``pf-ode``, our own ``unipc`` and ``dpm++2m`` on five grids each, and
@@ -119,7 +119,7 @@ def _ratios(some: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure what is missing, and write."""
-    parser = argparse.ArgumentParser(prog="benchmarks.tuned_ranges", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="benchmarks.tuned.ranges", description=__doc__.splitlines()[0])
     parser.add_argument("--ranges", nargs="+", default=list(ranges()), choices=list(ranges()))
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(problems()))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
@@ -128,7 +128,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.out / "tuned_ranges.json"
-    command = " ".join(["python -m benchmarks.tuned_ranges", *sys.argv[1:]])
+    command = " ".join(["python -m benchmarks.tuned.ranges", *sys.argv[1:]])
     cells: dict[str, dict[str, Any]] = json.loads(file.read_text())["cells"] if file.exists() else {}
     args.out.mkdir(parents=True, exist_ok=True)
     for problem in args.problems:
