@@ -134,14 +134,15 @@ def _by_rows(task: Task, default: _Tried, steps: int, found: _Found, clock: Cloc
     rows = clock.part(0.4)
     n = int(rows.left() / (len(bases) * steps * task.effort.evaluation * task.model.cost))
     n = min(max(n, FEW), len(fit.x1))
-    ranked: list[tuple[float, Table]] = []
+    ranked: list[tuple[float, Table]] = []  # the first is the default
     for k, base in enumerate(bases):
         tell(0.1 + 0.2 * k / len(bases), "rows")
         if len(ranked) < 2 or not rows.over():
             table, error = followed(base, n)
             ranked.append((error if math.isfinite(error) else math.inf, table))
-    ranked.sort(key=lambda pair: pair[0])
-    tables = [found.tried("rows", followed(table, len(fit.x1))[0]) for _, table in ranked[:2]]
+    usual, *others = ranked  # ranked on few samples, so the default stays in any case
+    best_others = sorted(others, key=lambda pair: pair[0])[:1]
+    tables = [found.tried("rows", followed(table, len(fit.x1))[0]) for _, table in (usual, *best_others)]
     tables.sort(key=_error)
     tell(0.4, "weights of the best")
     best = tables[0]
