@@ -353,7 +353,8 @@ class ProbabilityFlow(ForScale):
         large = is_high_dim(shape) if self.large is None else self.large
         unit = 1.0 if self.scale is None else self.scale
         path = problem.path if unit == 1 else ScaledPath(problem.path, unit)
-        name = ("fitted-large" if large else "fitted") if grid is None else grid
+        own = "fitted-large" if large else "fitted"
+        name = own if grid is None else grid
         times = make_grid(name, replace(problem, path=path), steps)
         member: Solver | None = fitted_table(path, len(times) - 1, large, unit)
         tabled = member is not None and member.grid == tuple(times.tolist())
@@ -362,7 +363,9 @@ class ProbabilityFlow(ForScale):
             member = _engine(len(times) - 1, _start(path), large)
         if self.scale is not None:
             return (member if unit == 1 else InDataUnits(member, unit)), times
-        if tabled or (fitted is None and torch.equal(times, engine_grid(path, len(times) - 1, large))):
+        if not tabled and fitted is None and not isinstance(name, str):
+            tabled = torch.equal(times, engine_grid(path, len(times) - 1, large))
+        if tabled or (isinstance(name, str) and name == own):
             return SeenScale(member, replace(self, large=large), tuple(times.tolist())), times
         return member, times
 
