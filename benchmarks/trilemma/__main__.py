@@ -45,6 +45,7 @@ NETWORK = HERE / "networks" / "mnist.safetensors"
 NFE = (4, 8, 20)
 TEACHER = HERE / "networks" / "mnist-labelled.safetensors"
 TUNED = (4, 8)  # of the teacher
+MINUTES = 3.0  # of tuning, for all its numbers of evaluations
 FEW, LIKELY, INVERTED = 14, 500, 16
 Row = dict[str, Any]
 
@@ -96,7 +97,7 @@ class Bench:
         for nfe in NFE:
             yield f"pf-ode, {nfe}", lambda nfe=nfe: self.solved(model, "pf-ode", nfe)
         for nfe in NFE:
-            yield f"tuned, {nfe}", lambda nfe=nfe: self.tuned(model, NFE, 16, nfe)
+            yield f"tuned, {nfe}", lambda nfe=nfe: self.tuned(model, NFE, 48, nfe)
 
     def few_steps(self) -> Iterator[tuple[str, Any]]:
         """The rows of the students, after those of solvers of their teacher."""
@@ -132,7 +133,9 @@ class Bench:
         """The row of a solver that is tuned here; those of all budgets share reference solutions, and the time."""
         if budgets not in self.solvers:
             start = time.process_time()
-            found = tuned_for(model, budgets, seed=7, noise_samples=noise, held_out=noise, progress=False)
+            found = tuned_for(
+                model, budgets, seed=7, noise_samples=noise, held_out=noise, minutes=MINUTES, progress=False
+            )
             took = (time.process_time() - start) / len(budgets)
             self.solvers[budgets] = {n: (tuned.table, took) for n, tuned in found.items()}
         table, took = self.solvers[budgets][nfe]

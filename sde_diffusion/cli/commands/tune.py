@@ -49,7 +49,7 @@ sdediff tune --minutes 1                   the best result within a minute
 sdediff sample --solver tuned --nfe 8      and use it
 sdediff tune runs/mnist-vp --label all --guidance 2
 sdediff tune runs/cascade --nfe 20         evaluations of each stage
-sdediff tune --loss features               distances of features, not of pixels
+sdediff tune --loss features               distances of features
 """
 
 
