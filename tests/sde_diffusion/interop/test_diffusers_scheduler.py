@@ -13,7 +13,7 @@ from torch import Tensor
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
-from sde_diffusion import Guided, tune  # noqa: E402
+from sde_diffusion import Guided  # noqa: E402
 from sde_diffusion.interop import Scheduler, from_diffusers  # noqa: E402
 from solvers import SOLVERS, plan, solve  # noqa: E402
 from solvers.brownian_path import BrownianPath  # noqa: E402
@@ -392,15 +392,3 @@ def test_steps_out_of_order_and_other_shapes_are_refused() -> None:
         noisy = ours("sde")
         noisy.set_timesteps(5)
         noisy.step(x, noisy.timesteps[0], x, generator=[torch.Generator(), torch.Generator()])
-
-
-@pytest.mark.slow
-def test_what_tune_returns_runs_in_a_pipeline() -> None:
-    model = from_diffusers_stub()
-    table = tune(model, nfe=3, noise_samples=16, held_out=4, seed=0)
-    scheduler = ours(table)
-    scheduler.set_timesteps(3)
-    found = step_through(scheduler, lambda i, x: x)
-    x1 = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
-    out = solve(model.sde.probability_flow(model), x1, solver=table, nfe=3)
-    assert relative(found, out.x) < 1e-5

@@ -10,8 +10,9 @@ from torch import Tensor
 
 diffusers = pytest.importorskip("diffusers")
 
-from sde_diffusion import tune  # noqa: E402
+from sde_diffusion import ScoreModel, tune  # noqa: E402
 from sde_diffusion.interop import Scheduler, from_diffusers  # noqa: E402
+from sde_diffusion.interop.diffusers_schedule import read_schedule  # noqa: E402
 from solvers import Solver, solve  # noqa: E402
 
 pytestmark = [
@@ -73,3 +74,17 @@ def test_the_folder_of_a_pipeline_keeps_the_table(unet: Any, table: Solver, tmp_
     images = again(generator=torch.Generator().manual_seed(3), num_inference_steps=NFE, output_type="np").images
     x = expected(pipe, torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(3)), table)
     assert float((torch.from_numpy(images).permute(0, 3, 1, 2) - (x / 2 + 0.5).clamp(0, 1)).abs().max()) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_loop_of_its_own_over_the_timesteps_gives_the_samples_of_solve() -> None:
+    base = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    model = ScoreModel(lambda x, t: 0.1 * torch.tanh(x), read_schedule(base.config).sde, "noise", (4, 8, 8))
+    table = tune(model, nfe=3, noise_samples=16, held_out=4, seed=0)
+    scheduler = Scheduler.from_config(base.config, solver=table, sample_shape=(4, 8, 8))
+    scheduler.set_timesteps(3)
+    x = x1 = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.1 * torch.tanh(x), t, x).prev_sample
+    out = solve(model.sde.probability_flow(model), x1, solver=table, nfe=3).x
+    torch.testing.assert_close(x, out, rtol=0, atol=1e-5 * float(out.abs().max()))
