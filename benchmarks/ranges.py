@@ -249,10 +249,10 @@ def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: S
         "",
         f"    {command}",
         "",
-        "Geometric means over the problems of the error of pf-ode over that of the best configuration of diffusers'",
-        "UniPC and DPM-Solver++ for each cell, by means over the noise; in brackets over the best of our own `unipc`",
-        "and `dpm++2m` on five grids"
-        + ("; after the arrow the former divided by its value before." if before else "."),
+        "Geometric means over the problems of the error of pf-ode over that of the best configuration of",
+        "diffusers' UniPC and DPM-Solver++ for each cell, by means over the noise; in brackets over the",
+        "best of our own `unipc` and `dpm++2m` on five grids"
+        + ("; after the arrow\nthe former divided by its value before." if before else "."),
         "",
         "| range | " + " | ".join(map(str, budgets)) + " | all |",
         "| --- |" + " ---: |" * (len(budgets) + 1),
@@ -270,7 +270,8 @@ def report(found: list[dict[str, Any]], before: list[dict[str, Any]], budgets: S
         lines.append(f"| {label} | " + " | ".join(row) + " |")
     lines += [
         "",
-        "Single cells: error of pf-ode; its ratio to the best peer by means and by medians; to the best of ours.",
+        "Single cells: error of pf-ode; its ratio to the best peer by means and by medians; to the best of",
+        "ours.",
         "",
     ]
     lines += ["| range | problem | " + " | ".join(map(str, budgets)) + " |", "| --- | --- |" + " --- |" * len(budgets)]
@@ -291,8 +292,8 @@ def _count(found: list[dict[str, Any]], other: str, limit: float) -> str:
     name = {"best peer": "the best peer", "best of ours": "the best of our own UniPC and DPM++(2M)"}[other]
     at_random = sum(c["range"] == RANDOM for c in by_mean)
     return (
-        f"- Above {limit} times {name}: {len(by_mean)} of {len(able)} cells by the mean, {at_random} of them of random "
-        f"models; {both} by mean and median together.\n"
+        f"- Above {limit} times {name}: {len(by_mean)} of {len(able)} cells\n"
+        f"  by the mean, {at_random} of them of random models; {both} by mean and median together.\n"
     )
 
 

@@ -151,7 +151,7 @@ def main() -> None:
     print(table(found))
     if arguments.write:
         file.write_text(json.dumps({"command": command, "steps": STEPS, "rows": found}, indent=2) + "\n")
-        text = f"# Labels of guided samples of {judge}\n\n{n} samples for each row; made by `{command}`.\n\n"
+        text = f"# Labels of guided samples of {judge}\n\n{n} samples for each row; made by\n`{command}`.\n\n"
         path.with_suffix(".md").write_text(text + table(found) + "\n")
 
 

@@ -162,7 +162,7 @@ def main() -> None:
     head = (
         f"# Restoration of {options.network}\n\n"
         f"Made by `python -m benchmarks.restoration --network {options.network} --images {options.images} --nfe "
-        f"{options.nfe}`; noise {NOISE}, solver {SOLVER}.\n\n"
+        f"{options.nfe}`;\nnoise {NOISE}, solver {SOLVER}.\n\n"
     )
     (options.out / f"{name}.md").write_text(head + table(rows))
     print(table(rows))

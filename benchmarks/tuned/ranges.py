@@ -90,7 +90,8 @@ def report(cells: dict[str, dict[str, Any]], command: str) -> str:
     lines = ["# Tuned solvers on every range of noise", "", f"    {command}", ""]
     lines += ["Geometric means over the problems of the error of the tuned solver over that of the best UniPC or"]
     lines += [
-        "DPM-Solver++ configuration of diffusers; in brackets over our best `unipc` or `dpm++2m`, and over `pf-ode`."
+        "DPM-Solver++ configuration of diffusers; in brackets over our best `unipc` or `dpm++2m`, and over",
+        "`pf-ode`.",
     ]
     lines += ["", f"| range | {heads} | all |", "| --- |" + " ---: |" * (len(budgets) + 1)]
     for name in [*names, "all"]:
