@@ -59,7 +59,16 @@ class MomentMatching(Observed):
         if iterations < 1:
             raise InputError(f"conjugate gradients need at least 1 iteration; got {iterations}")
         super().__init__(*arguments, **options)
+        self._signs: Tensor | None = None
         self.iterations = iterations
+
+    def _probe(self, x: Tensor) -> Tensor:
+        """Random signs like one sample, the same in every evaluation; made once for a shape, type and device."""
+        kept = self._signs
+        if kept is None or kept.shape[1:] != x.shape[1:] or (kept.dtype, kept.device) != (x.dtype, x.device):
+            kept = torch.where(standard_normal([0], x.shape[1:], INDEPENDENT) > 0, 1.0, -1.0).to(x)
+            self._signs = kept
+        return kept
 
     @property
     def backward(self) -> int:  # type: ignore[override]
@@ -70,7 +79,7 @@ class MomentMatching(Observed):
         """D + V A' (A V A' + s^2 I)^-1 (y - A D)."""
         alpha, sigma = self.scales(x, t)
         gain, prior = sigma**2 / alpha, self.prior_spread(x, t)
-        signs = torch.where(standard_normal([0], x.shape[1:], INDEPENDENT) > 0, 1.0, -1.0).to(x).expand_as(x)
+        signs = self._probe(x).expand_as(x)
 
         def weigh(residual: Tensor, vjp: Any) -> Tensor:
             spread = gain * inner(signs, vjp(signs)) / signs[0].numel()

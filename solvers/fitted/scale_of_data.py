@@ -30,40 +30,57 @@ _ENTRIES = 16  # number of entries below which it says little at the start
 _LARGEST = 1e6
 
 
-def scales_of(
-    x: tuple[Tensor, Tensor], value: tuple[Tensor, Tensor], now: tuple[float, ...], start: tuple[float, ...]
-) -> Tensor:
+def noise_size(x: Tensor, sigma: float) -> Tensor:
+    """The rms(eps) of each sample, (B,) float64, from x at the start and its sigma there.
+
+    >>> noise_size(torch.tensor([[2.0, -2.0]]), 4.0).round(decimals=4)  # one of two entries is the mean
+    tensor([0.7071], dtype=torch.float64)
+    """
+    return _free(x) * sample_rms(_around(x)) / sigma
+
+
+def scales_of(x: Tensor, value: tuple[Tensor, Tensor], noise: Tensor, now: tuple[float, float]) -> Tensor:
     """The scale of the data that each sample shows, (B,) float64 on the CPU; 0 where it shows none above 1.
 
     Args:
-        x: (B, ...) at a noise level, and at the start.
-        value: the denoised x of both.
+        x: (B, ...) at a noise level.
+        value: the denoised x, and that at the start.
+        noise: ``noise_size`` of the start.
         now: alpha and sigma of the noise level.
-        start: those of the start.
 
     Returns:
         Powers of sqrt(2), so that samples share their plans.
 
     >>> x = torch.tensor([[4.0, -4.0]]).repeat(1, 8)
-    >>> scales_of((x, x), (0.9 * x, 0.9 * x), (1.0, 4.0), (1.0, 4.0))
+    >>> scales_of(x, (0.9 * x, 0.9 * x), noise_size(x, 4.0), (1.0, 4.0))
     tensor([16.], dtype=torch.float64)
-    >>> scales_of((x, x), (0 * x, 0 * x), (1.0, 4.0), (1.0, 4.0))
+    >>> scales_of(x, (0 * x, 0 * x), noise_size(x, 4.0), (1.0, 4.0))
     tensor([0.], dtype=torch.float64)
     """
     alpha, sigma = now
-    entries = value[0][0].numel() if value[0].ndim == 2 else value[0][0, 0].numel()
-    free = math.sqrt(entries / max(entries - 1, 1))  # a mean is taken off
-    noise = free * sample_rms(_around(x[1])) / start[1]
-    able = noise > (_FEW if entries >= _ENTRIES else math.inf)
-    residual = torch.where(able, sample_rms(x[0] - alpha * value[0]) / (sigma * noise), 1.0)
-    size = torch.minimum(free * sample_rms(_around(value[0])), sample_rms(value[0] - value[1]))
+    able = noise > (_FEW if _entries(x) >= _ENTRIES else math.inf)
+    residual = torch.where(able, sample_rms(x - alpha * value[0]) / (sigma * noise), 1.0)
+    size = torch.minimum(_free(x) * sample_rms(_around(value[0])), sample_rms(value[0] - value[1]))
     size, residual = torch.stack([size, residual]).to("cpu")
+    if not bool(((size > _SIZE) | (residual < _SHARE)).any()):
+        return torch.zeros_like(size)
     rho = sigma / alpha if alpha > 0 else 0.0  # nothing is seen in pure noise
     shrunk = torch.where(residual < _SHARE, rho * (1 / residual - 1).clamp_min(0).sqrt(), 0.0)
     moved = torch.where(size > _SIZE, ((size**2 + size * torch.sqrt(size**2 + 4 * rho**2)) / 2).sqrt(), 0.0)
     scale = torch.maximum(shrunk, moved).clamp_max(_LARGEST)
     # False where it is not a number.
     return torch.where(scale > _WIDE, 2 ** (2 * torch.log2(_UNIT * scale)).round().div(2), 0.0)
+
+
+def _entries(x: Tensor) -> int:
+    """Number of entries that share a mean."""
+    return x[0].numel() if x.ndim == 2 else x[0, 0].numel()
+
+
+def _free(x: Tensor) -> float:
+    """Root of the entries over the degrees of freedom that are left once a mean is taken off."""
+    entries = _entries(x)
+    return math.sqrt(entries / max(entries - 1, 1))
 
 
 def _around(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.fitted.data_units import InDataUnits, ScaledPath
-from solvers.fitted.scale_of_data import scales_of
+from solvers.fitted.scale_of_data import noise_size, scales_of
 from solvers.grids import make_grid
 from solvers.noise import Noise
 from solvers.problem import ReverseProcess
@@ -82,11 +82,13 @@ class SeenRun(NamedTuple):
         groups: the samples by scale.
         start: x at the start; None once no sample may start again.
         first: the model's answer there.
+        noise: rms(eps) of each sample, from the start.
     """
 
     groups: tuple[Group, ...]
     start: Tensor | None = None
     first: Tensor | None = None
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ class SeenScale(Solver):
             return self._usual(problem, x, t, s, usual, noise)
         value = problem.denoise(x, _due(state.groups, x))
         if usual.number == 0:
-            state = state._replace(start=x, first=value)
+            sigma = float(problem.path(usual.times[0]).sigma)
+            state = state._replace(start=x, first=value, noise=noise_size(x, sigma))
         state = self._looked(problem, x, value, state)
         usual, *others = state.groups
         # The usual group runs all samples, since its state is that of all; those of the others are replaced.
@@ -212,15 +215,13 @@ class SeenScale(Solver):
     def _looked(self, problem: ReverseProcess, x: Tensor, value: Tensor, state: SeenRun) -> SeenRun:
         """The state with the samples that start again in groups of their own."""
         usual, *others = state.groups
-        if state.start is None:
+        if state.start is None or state.first is None or state.noise is None:
             return state
         alpha, sigma = (float(c) for c in problem.path(usual.due)[:2])
         steps = len(self.times) - 1
         if sigma < _LOWEST * alpha or usual.number > max(1, _LATEST * steps):
-            return state._replace(start=None, first=None)
-        first = state.first if state.first is not None and usual.number else value
-        at_start = (float(c) for c in problem.path(usual.times[0])[:2])
-        scales = scales_of((x, state.start), (value, first), (alpha, sigma), tuple(at_start))
+            return SeenRun(state.groups)
+        scales = scales_of(x, (value, state.first), state.noise, (alpha, sigma))
         for group in others:
             scales[group.rows] = 0
         for scale in sorted({*scales.tolist()} - {0.0}):

@@ -51,9 +51,9 @@ def test_the_default_reads_values_to_see_the_scale_alone(monkeypatch: pytest.Mon
         run(SOLVERS["pf-ode"])
     looked = []
 
-    def usual(x: tuple[Tensor, Tensor], *_: object) -> Tensor:
+    def usual(x: Tensor, *_: object) -> Tensor:
         looked.append(1)
-        return torch.zeros(len(x[0]), dtype=torch.float64)
+        return torch.zeros(len(x), dtype=torch.float64)
 
     monkeypatch.setattr(seen_scale, "scales_of", usual)
     assert run(SOLVERS["pf-ode"]).shape == (3, 1, 4, 4)

@@ -7,7 +7,7 @@ from sde_diffusion import EDM, VPSDE, GaussianMixture, ScoreModel
 from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import ReverseProcess, evaluations, find, plan, solve
 from solvers.fitted.pf_ode import ProbabilityFlow
-from solvers.fitted.scale_of_data import scales_of
+from solvers.fitted.scale_of_data import noise_size, scales_of
 
 MEANS = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 SEEING, USUAL = ProbabilityFlow(), ProbabilityFlow(scale=1.0)
@@ -107,9 +107,9 @@ def test_the_scale_of_a_gaussian_is_exact_up_to_rounding():
     for c in (4.0, 30.0):
         for rho in (c, 2.0 * c):
             z = rho * eps
-            shown = scales_of((z, z), (c**2 / (c**2 + rho**2) * z,) * 2, (1.0, rho), (1.0, rho))
+            shown = scales_of(z, (c**2 / (c**2 + rho**2) * z,) * 2, noise_size(z, rho), (1.0, rho))
             assert (shown / (1.5 * c)).log2().abs().max() <= 0.2501
-    assert scales_of((eps, eps), (eps * float("nan"),) * 2, (1.0, 1.0), (1.0, 1.0)).tolist() == [0.0] * 4
+    assert scales_of(eps, (eps * float("nan"),) * 2, noise_size(eps, 1.0), (1.0, 1.0)).tolist() == [0.0] * 4
 
 
 def test_the_scale_of_a_short_vector_is_seen_in_the_move_of_d():
@@ -118,5 +118,5 @@ def test_the_scale_of_a_short_vector_is_seen_in_the_move_of_d():
     for c in (30.0 * 2 ** (k / 8) for k in range(9)):
         rho = 4 * c
         z = (c**2 + rho**2) ** 0.5 * eps
-        shown = scales_of((z, eps), (c**2 / (c**2 + rho**2) * z, 0 * z), (1.0, rho), (0.0, 1.0))
+        shown = scales_of(z, (c**2 / (c**2 + rho**2) * z, 0 * z), noise_size(eps, 1.0), (1.0, rho))
         assert (shown / (1.5 * c)).log2().abs().max() <= 0.2501, c
