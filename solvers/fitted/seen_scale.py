@@ -179,8 +179,6 @@ class SeenScale(Solver):
     ) -> tuple[Tensor, Tensor, SeenRun]:
         """One evaluation of every sample at the time where its group is, and one step of each group."""
         usual = state.groups[0]
-        if usual.number and state.start is None and len(state.groups) == 1:
-            return self._usual(problem, x, t, s, usual, noise)
         value = problem.denoise(x, _due(state.groups, x))
         if usual.number == 0:
             sigma = float(problem.path(usual.times[0]).sigma)
@@ -201,16 +199,6 @@ class SeenScale(Solver):
             out[group.rows.to(x.device)] = part
             groups.append(after)
         return out, s, state._replace(groups=tuple(groups))
-
-    def _usual(
-        self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, usual: Group, noise: Noise
-    ) -> tuple[Tensor, Tensor, SeenRun]:
-        """A step of the solver for all samples, once none may start again."""
-        if usual.number == len(self.times) - 2 and not self.solver.owns_last_step:
-            out, after = problem.denoise(x, t), usual.state
-        else:
-            out, _, after = self.solver.step(problem, x, t, s, usual.state, noise)
-        return out, s, SeenRun((usual._replace(number=usual.number + 1, state=after),))
 
     def _looked(self, problem: ReverseProcess, x: Tensor, value: Tensor, state: SeenRun) -> SeenRun:
         """The state with the samples that start again in groups of their own."""
