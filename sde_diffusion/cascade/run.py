@@ -24,7 +24,7 @@ from sde_diffusion.sampling.devices import device_for
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json
 from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import find_model
-from sde_diffusion.storage.run_folder import checkpoints
+from sde_diffusion.storage.run_folder import CASCADE, checkpoints, trained_noise
 from sde_diffusion.storage.typed_json import Between, checked
 from sde_diffusion.training.autoencoding.readers import OWN
 from sde_diffusion.training.config import TrainConfig
@@ -32,7 +32,7 @@ from sde_diffusion.training.defaults import Setup, merged, set_up
 from sde_diffusion.training.training_run import train
 from solvers.errors import ExistsError, InputError, NotFoundError
 
-FILE = "cascade.json"
+FILE = CASCADE
 KIND = "sdediff cascade"
 
 
@@ -94,6 +94,8 @@ def train_cascade(
         raise ExistsError(f"{folder} exists already; continue it with --resume, or choose another folder with --out")
     if resume and not (folder / FILE).is_file():
         raise NotFoundError(f"nothing to resume at {folder}: there is no {FILE}; start a cascade without --resume")
+    if resume:
+        _check_same([stage.size for stage in stages], folder)
     data = load_data(common.pop("data", "digits"), common.pop("data_dir", None), labels=bool(common.get("labels")))
     every = stage_data(data, [stage.size for stage in stages])
     made = [
@@ -101,6 +103,8 @@ def train_cascade(
         for k, (stage, own) in enumerate(zip(stages, every, strict=True), 1)
     ]
     check_chain([one.model for one in made])
+    for stage, one in zip(stages, made, strict=True):
+        _check_noise(stage.noise, one.config.condition_noise, f"stage {stage.size} of {file}: noise")
     folder.mkdir(parents=True, exist_ok=True)
     entry: CascadeEntry = {
         "format": FORMAT,
@@ -114,6 +118,25 @@ def train_cascade(
         tell(f"stage {number} of {len(made)}, {what}: {one.data.describe()}; {one.config.steps} steps, run {one.out}")
         train(one.model, one.data, one.config, out=one.out, resume=started, progress=progress)
     return [one.out for one in made]
+
+
+def _check_noise(level: float, trained: float, what: str) -> None:
+    """Refuse a noise level of sampling that training never had."""
+    if level > trained:
+        raise InputError(
+            f"{what} = {level:g} is the level to which sampling noises the image before, and training goes up to "
+            f"condition_noise = {trained:g}; lower the one or raise the other"
+        )
+
+
+def _check_same(sizes: list[int], folder: Path) -> None:
+    """Refuse to resume a cascade with other sizes, which would leave its stages behind."""
+    before = [entry["size"] for entry in _entries(folder)]
+    if before != sizes:
+        raise InputError(
+            f"the cascade in {folder} has stages of {before}, the file of {sizes}; resume it with those sizes, or "
+            "start a new one (--out)"
+        )
 
 
 def _set_up(common: dict[str, Any], stage: Stage, run: Path, data: Any) -> Setup:
@@ -130,17 +153,21 @@ def _set_up(common: dict[str, Any], stage: Stage, run: Path, data: Any) -> Setup
     return set_up({**options, "out": str(run)}, given_data=data)
 
 
+def _entries(folder: Path) -> list[StageEntry]:
+    path = folder / FILE
+    content = read_json(path)
+    if content.get("kind") != KIND:
+        raise CheckpointError(f"{path} is no file of a cascade")
+    return checked(content, CascadeEntry, str(path))["stages"]
+
+
 def read_stages(folder: Path) -> tuple[list[StageEntry], list[StoredModel]]:
     """The entries and the stored models of a cascade.
 
     Raises:
         CheckpointError: cascade.json is torn or foreign, or a stage has no checkpoint.
     """
-    path = folder / FILE
-    content = read_json(path)
-    if content.get("kind") != KIND:
-        raise CheckpointError(f"{path} is no file of a cascade")
-    entries = checked(content, CascadeEntry, str(path))["stages"]
+    entries = _entries(folder)
     runs = [stage_folder(folder, k, entry["size"]) for k, entry in enumerate(entries, 1)]
     for run in runs:
         if not checkpoints(run):
@@ -169,7 +196,7 @@ def load_cascade(
 
     Raises:
         CheckpointError: as ``read_stages``.
-        ValueError: fewer evaluations than stages, or stages that do not fit.
+        ValueError: fewer evaluations than stages, more noise than in training, or stages that do not fit.
     """
     entries, stored = read_stages(folder)
     given: Sequence[int] = [entry["nfe"] for entry in entries]
@@ -177,6 +204,8 @@ def load_cascade(
     if nfe is not None:
         tuned = None if solver is not None else find_split(folder, nfe, [one.sha256 for one in stored], levels)
         given = tuned or split_nfe(nfe, given)
+    for one, level in zip(stored, levels, strict=True):
+        _check_noise(level, trained_noise(one.path) or 0.0, f"{one.path}: --condition-noise")
     where = str(device_for(device))
     found = [
         StageModel(load(one, device=where), evaluations, level, solver)

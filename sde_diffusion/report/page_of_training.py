@@ -22,7 +22,13 @@ EXPECTED = {
     "The loss has a floor far above 0: the noise cannot be predicted exactly.",
     "signal": "Early samples are noise. Smooth structure comes first, detail after several thousand updates. The loss "
     "falls fast at first and then hardly at all while the samples still improve.",
+    "latent": "The error falls fast within some hundred updates and slowly from then on, while edges get sharper. The "
+    "end of the training measures reconstructions of held-out data and draws some: reconstructions.png.",
+    "class": "The loss begins at log K, that of K equal classes, and has a floor far above 0: strong noise hides the "
+    "class. The end of the training measures the accuracy at each noise level.",
 }
+"""What to expect of a run, by the kind of its samples; of one without samples, by what its network predicts."""
+SAMPLED = ("image", "vector", "signal")
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2129; --quiet: #6a7280; --line: #d5d9e0; --back: #ffffff; --a: #1f6fd0;
@@ -76,7 +82,7 @@ def training_page(
         losses: (update, mean loss since the one before).
         previews: samples drawn on the way, oldest first.
         state: "running" (the page reloads itself), "stopped" or "done".
-        kind: "image", "vector" or "signal".
+        kind: a key of ``EXPECTED``.
         resume: the command that goes on with a stopped run.
 
     >>> page = training_page("run", "digits", 100, [(50, 0.5), (100, 0.25)], [], "running", "image")
@@ -93,11 +99,10 @@ def training_page(
     parts = [
         f"<h1>{_text(name)}</h1><p>{_text(about)}</p>",
         f'<progress max="{steps}" value="{done}"></progress><p>update {done:,} of {steps:,}{loss}; {state}</p>{left}',
-        "<h2>Samples</h2>",
-        f'<div class="grid">{figures}</div>' if figures else "<p>none yet</p>",
-        "<h2>Loss</h2>",
-        _curves({"loss of the updates": (losses, "a")}),
     ]
+    if kind in SAMPLED:
+        parts += ["<h2>Samples</h2>", f'<div class="grid">{figures}</div>' if figures else "<p>none yet</p>"]
+    parts += ["<h2>Loss</h2>", _curves({"loss of the updates": (losses, "a")})]
     if held:
         parts += [
             "<h2>Held-out loss</h2>",

@@ -43,7 +43,7 @@ from sde_diffusion.storage.atomic_folder import (
 )
 from sde_diffusion.storage.latent_file import beside, decoder_beside, latent_entry
 from sde_diffusion.storage.record_types import CheckpointState, DataEntry, ExportHeader, ModelDescription
-from sde_diffusion.storage.run_folder import newest_checkpoint
+from sde_diffusion.storage.run_folder import CASCADE, newest_checkpoint
 from sde_diffusion.storage.typed_json import checked, checked_arguments
 from solvers.errors import InputError, NotFoundError, choose
 
@@ -215,6 +215,11 @@ def checkpoint_at(path: str | os.PathLike[str]) -> StoredModel:
         return _find_export(path)
     if (path / "checkpoints").is_dir():
         path = newest_checkpoint(path)
+    elif (path / CASCADE).exists():
+        raise InputError(
+            f"{path} is a cascade of several models; sample and tune take it whole, other commands take the run of a "
+            f"stage, such as {next(iter(sorted(path.glob('stage-*'))), path / 'stage-1')}"
+        )
     elif not (path / STATE).exists():
         raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})")
     state = checked(read_state(path), CheckpointState, str(path / STATE))

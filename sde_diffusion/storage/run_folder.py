@@ -44,6 +44,7 @@ except ImportError:  # not a POSIX system: no protection against two trainers in
     fcntl = None  # type: ignore[assignment]
 
 
+CASCADE = "cascade.json"  # in the folder of a cascade, which has the run of each stage
 _OTHERS = "continue it with resume=True (--resume), or choose another folder with out= (--out)"
 _EARLIER = re.compile(r"\.(step-\d+|config\.json|config\.toml)\.(partial|rubbish)")  # left by version 0.1
 
@@ -145,6 +146,21 @@ def run_config(out: str | os.PathLike[str]) -> RunConfig:
             f"nothing to resume at {path}: it has no config.json; leave resume (--resume) out to start a run there"
         )
     return checked(read_json(path / "config.json"), RunConfig, str(path / "config.json"))
+
+
+def trained_noise(checkpoint: Path) -> float | None:
+    """The level up to which a run has noised its condition images; None for a model outside of a run.
+
+    Args:
+        checkpoint: a checkpoint of the run.
+
+    Raises:
+        CheckpointError: the config.json of the run is torn, foreign, or of another version.
+    """
+    run = checkpoint.parent.parent
+    if checkpoint.parent.name != "checkpoints" or not (run / "config.json").is_file():
+        return None
+    return float(run_config(run)["train"].get("condition_noise", 0.0))
 
 
 class Run:

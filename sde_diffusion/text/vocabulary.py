@@ -78,7 +78,7 @@ def to_numbers(captions: Sequence[str], words: Sequence[str]) -> Tensor:
     for caption, row in zip(captions, rows, strict=True):
         if unknown := [word for word in row if word not in known]:
             near = get_close_matches(unknown[0], known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
+            hint = f"; did you mean '{near[0]}'?" if near else "."
             more = ", ..." if len(words) > _SHOWN else ""
             raise InputError(
                 f"unknown word '{unknown[0]}' in the caption '{caption}'{hint} The model was trained with these words: "

@@ -69,6 +69,7 @@ from sde_diffusion.storage.locate import (
     name_of,
     unused,
 )
+from sde_diffusion.storage.run_folder import CASCADE
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
 from sde_diffusion.storage.tuned_solver import tuned_loss
@@ -386,5 +387,6 @@ def model_of(source: Path | None, labelled: bool = False) -> StoredModel | None:
     """The model at a path, or None where it holds samples; ``labelled`` as in ``model_at``."""
     if source is None or (str(source) in (BUNDLED_NAME, LABELLED_NAME) and not source.exists()):
         return model_at(source, None, labelled)
-    is_run = (source / "checkpoints").is_dir() or ((source / STATE).is_file() and not (source / RECORD).is_file())
+    is_run = (source / "checkpoints").is_dir() or (source / CASCADE).exists()
+    is_run = is_run or ((source / STATE).is_file() and not (source / RECORD).is_file())
     return find_model(source) if is_run or source.suffix == ".safetensors" else None

@@ -22,7 +22,7 @@ from sde_diffusion.models.noisy_classifier import CLASS, NoisyClassifier
 from sde_diffusion.parallel.launcher import launched, rank
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.report import terminal
-from sde_diffusion.report.page_of_training import EXPECTED
+from sde_diffusion.report.page_of_training import EXPECTED, SAMPLED
 from sde_diffusion.report.share_of_work import share_bar
 from sde_diffusion.report.strips import save_strips
 from sde_diffusion.sampling import generate
@@ -43,7 +43,7 @@ from sde_diffusion.training.defaults import Setup, merged, set_up
 from sde_diffusion.training.options import NETWORK, PROCESS, RUN, TRAINING
 from sde_diffusion.training.training_run import train as run_training
 from sde_diffusion.training.watching.cost import measure_cost
-from sde_diffusion.training.watching.watcher import PAGE
+from sde_diffusion.training.watching.watcher import PAGE, shown_kind
 from solvers.errors import InputError
 
 TUNING_MINUTES = 2  # for each NFE of --tune
@@ -190,7 +190,8 @@ def train(
     tell(made.data.describe())
     if made.data.condition is not None:
         tell(made.data.condition.describe())
-    tell(f"{model.sde}; {model.network.name} predicts {model.predicts}")
+    process = "" if model.predicts == LATENT else f"{model.sde}; "
+    tell(f"{process}{model.network.name} predicts {model.predicts}")
     tell(f"run {folder}, {config.steps} steps; after an interruption:", f"sdediff train --resume --out {folder}{again}")
     if resume and config.schedule != "constant":
         step = checkpoint_at(folder).step or 0
@@ -208,8 +209,10 @@ def train(
         if advice := cost.advice(made.size):
             tell(advice)
     if config.sample_every:
-        tell(f"samples every {config.sample_every} updates, and the loss: open {folder / PAGE}")
-        tell(f"what to expect: {EXPECTED[made.data.kind]}")
+        kind = shown_kind(model, made.data)
+        shown = f"samples every {config.sample_every} updates, and the loss" if kind in SAMPLED else "the loss"
+        tell(f"{shown}: open {folder / PAGE}")
+        tell(f"what to expect: {EXPECTED[kind]}")
     start = time.perf_counter()
     try:
         run_training(

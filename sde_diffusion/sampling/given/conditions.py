@@ -16,6 +16,7 @@ from sde_diffusion.networks.given import GivenConditions
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.record_types import ConditionEntry
+from sde_diffusion.storage.run_folder import trained_noise
 from sde_diffusion.text.vocabulary import to_caption
 from solvers.errors import InputError
 from solvers.noise import standard_normal
@@ -131,8 +132,15 @@ def read_given(place: str, stored: StoredModel, noise: float = 0.0) -> GivenCond
 
     Raises:
         FileNotFoundError: nothing exists there.
-        ValueError: a file of another kind, or conditions of another shape than the model's.
+        ValueError: a file of another kind, conditions of another shape than the model's, or more noise than in its
+            training.
     """
+    trained = trained_noise(stored.path)
+    if trained is not None and noise > trained:
+        raise InputError(
+            f"the network has seen condition images with noise up to the level {trained:g}; got {noise:g}: give a "
+            "smaller --condition-noise, or train with a larger one"
+        )
     shape = stored.model["shape"]
     if shape is None:
         raise InputError("the model does not know the shape of a sample, so conditions cannot be read for it")

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sde_diffusion.data import Data
 from sde_diffusion.models.score_model import ScoreModel
-from sde_diffusion.report.page_of_training import Preview, training_page
+from sde_diffusion.report.page_of_training import EXPECTED, Preview, training_page
 from sde_diffusion.report.sample_figure import sample_image
 from sde_diffusion.storage.atomic_folder import to_json
 from sde_diffusion.training.trainer import Trainer
@@ -36,6 +36,21 @@ NFE = 20
 COUNT = {"image": 25, "vector": 400, "signal": 8}  # samples of a preview; points are cheap
 FILE, PAGE = "watch.json", "index.html"
 SEED = 2**40  # of the samples of a preview, far from those of ``sample``
+
+
+def shown_kind(model: ScoreModel, data: Data) -> str:
+    """The kind of the samples of a run, that of decoded latents being "image"; "latent" or "class" where it has none.
+
+    >>> from sde_diffusion.data import load_data
+    >>> from sde_diffusion.training.defaults import default_model
+    >>> data = load_data("digits")
+    >>> [shown_kind(default_model(data, **options), data) for options in ({}, {"network": "autoencoder", \
+"predicts": "latent"})]
+    ['image', 'latent']
+    """
+    if model.predicts in EXPECTED:
+        return model.predicts
+    return data.kind if model.decoder is None else "image"
 
 
 class Watcher:
@@ -101,7 +116,7 @@ class Watcher:
             x, classes = self._samples(model)
         data = trainer.data
         reference = data.batch(slice(0, 4000)) if data.shape == (2,) else None
-        image = sample_image(x, data.kind if model.decoder is None else "image", reference, classes, data.class_names)
+        image = sample_image(x, shown_kind(model, data), reference, classes, data.class_names)
         entry["picture"] = None if image is None else f"samples/step-{step:06d}.png"
         if image is not None:
             self.write(entry["picture"], image)
@@ -109,7 +124,7 @@ class Watcher:
 
     def _samples(self, model: ScoreModel) -> tuple[Tensor, list[int] | None]:
         data = self.trainer.data
-        count = COUNT[data.kind if model.decoder is None else "image"]
+        count = COUNT[shown_kind(model, data)]
         condition: dict[str, Tensor] = {}
         classes: list[int] | None = None
         if self.trainer.config.labels and data.classes:
@@ -137,10 +152,13 @@ class Watcher:
             for entry in self.previews
         ]
         data, config = self.trainer.data, self.trainer.config
-        about = f"{len(data):,} {data.kind}s; {self.trainer.model.sde}"
+        model = self.trainer.model
+        kind, about = shown_kind(model, data), f"{len(data):,} {data.kind}s"
+        if kind != "latent":
+            about += f"; {model.sde}"
         resume = f"sdediff train --resume --out {self.folder}"
         name = f"Training on {data.name}"
-        text = training_page(name, about, config.steps, self.losses, previews, state, data.kind, resume)
+        text = training_page(name, about, config.steps, self.losses, previews, state, kind, resume)
         self.write(PAGE, text.encode())
 
 

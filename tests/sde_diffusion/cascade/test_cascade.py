@@ -209,6 +209,20 @@ def test_one_command_trains_and_one_samples(tmp_path: Path, monkeypatch: pytest.
     assert "exists already" in run("train", "--cascade", "c.toml", "--out", "runs/c", code=2)
     toml(tmp_path / "c.toml", text.replace("steps = 2", "steps = 3"))
     assert "resumed" in run("train", "--cascade", "c.toml", "--out", "runs/c", "--channels", "8", "--resume")
+    assert "goes up to condition_noise = 0.4" in run("sample", "runs/c", "--condition-noise", "0.5", code=2)
+    for command in ("evaluate", "inspect"):
+        assert "is a cascade of several models" in run(command, "runs/c", code=2)
+    low = "task:superres:2@digits"
+    said = run("sample", "runs/c/stage-2-8", "--condition", low, "--condition-noise", "0.5", code=2)
+    assert "with noise up to the level 0.4; got 0.5" in said
+    toml(tmp_path / "c.toml", text.replace("size = 4", "size = 2"))
+    before = (tmp_path / "runs/c/cascade.json").read_text()
+    assert "has stages of [4, 8], the file of [2, 8]" in run(
+        "train", "--cascade", "c.toml", "--out", "runs/c", "--resume", code=2
+    )
+    assert (tmp_path / "runs/c/cascade.json").read_text() == before and not Path("runs/c/stage-1-2").exists()
+    toml(tmp_path / "c.toml", text.replace("condition_noise = 0.4", ""))
+    assert "goes up to condition_noise = 0;" in run("train", "--cascade", "c.toml", "--out", "runs/d", code=2)
     toml(tmp_path / "c.toml", text + "color = 1\n")
     assert "no option 'color'" in run("train", "--cascade", "c.toml", "--out", "runs/d", code=2)
 

@@ -31,7 +31,7 @@ def test_words_are_in_lower_case_and_without_punctuation() -> None:
 @pytest.mark.parametrize(
     ("captions", "message"),
     [
-        (["a three beside a seven"], "unknown word 'beside' in the caption 'a three beside a seven'"),
+        (["a three beside a seven"], r"unknown word 'beside' in the caption 'a three beside a seven'\. The model"),
         (["a thre"], r"unknown word 'thre'.*; did you mean 'three'\? The model was trained with these words: a, left"),
         ([], "there are no captions"),
         (["a three", "?!"], r"at least one word; got '\?!'"),

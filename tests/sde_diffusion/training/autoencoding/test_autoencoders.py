@@ -165,6 +165,10 @@ def test_the_command_trains_and_reports(tmp_path: Path) -> None:
     found = json.loads((run / "autoencoder.json").read_text())
     assert found["latent_shape"] == [2, 4, 4] and found["split"] == "test" and found["kl_nats"] > 0
     assert (run / "reconstructions.png").is_file()
+    page = (run / "index.html").read_text()
+    for text in (result.output, page):
+        assert "VPSDE" not in text and "samples every" not in text and "The error falls fast" in " ".join(text.split())
+    assert "Samples" not in page
     again = CliRunner().invoke(app, ["train", "--resume", "--steps", "4", "--out", str(run)])
     assert again.exit_code == 0, again.output
 
