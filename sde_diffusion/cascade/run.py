@@ -124,7 +124,7 @@ def _check_noise(level: float, trained: float, what: str) -> None:
     """Refuse a noise level of sampling that training never had."""
     if level > trained:
         raise InputError(
-            f"{what} = {level:g} is the level to which sampling noises the image before, and training goes up to "
+            f"{what} = {level:g} is the noise level of the image before in sampling, and training goes up to "
             f"condition_noise = {trained:g}; lower the one or raise the other"
         )
 
