@@ -169,6 +169,13 @@ def main() -> None:
         file.write_text(json.dumps(content, indent=1) + "\n")
         (args.out / "feature_distance.md").write_text(report(content))
 
+    for nfe in args.nfe:
+        for method, draw in methods(model, nfe).items():
+            put(f"{nfe} {method}", draw)
+    put(
+        f"{FLOW_STEPS} flow",
+        lambda x1: converged(model, x1, steps=FLOW_STEPS, dtype=torch.float32, checked=1)[0].float(),
+    )
     for loss in ("rmse", "features"):
         missing = [nfe for nfe in args.nfe if f"{nfe} tuned, {loss}" not in rows]
         own: dict[str, Any] = {"loss": loss} | ({"features": extractor} if loss == "features" else {})
@@ -177,13 +184,6 @@ def main() -> None:
             for made in tuned_each(model, missing, **own):
                 flow, nfe, table = model.sde.probability_flow(model), made.nfe, made.table
                 put(f"{nfe} tuned, {loss}", lambda x1, f=flow, n=nfe, t=table: solve(f, x1, solver=t, nfe=n).x)
-    for nfe in args.nfe:
-        for method, draw in methods(model, nfe).items():
-            put(f"{nfe} {method}", draw)
-    put(
-        f"{FLOW_STEPS} flow",
-        lambda x1: converged(model, x1, steps=FLOW_STEPS, dtype=torch.float32, checked=1)[0].float(),
-    )
     print(report(content))
 
 

@@ -49,7 +49,7 @@ def converged(
     checked: int | None = None,
     pool: Pool | None = None,
     on_share: Callable[[float], None] | None = None,
-    on_state: Callable[[Tensor, int, Tensor], None] | None = None,
+    on_state: Callable[[Tensor, int, Tensor, Tensor], None] | None = None,
     **condition: Any,
 ) -> tuple[Tensor, float]:
     """The reference solution from x_1, and its own error.
@@ -65,7 +65,7 @@ def converged(
         pool: processes with ``reference_work`` of the model and its conditions, which share the batches.
         on_share: called with the share of the steps that is done.
         on_state: called with the states of the finer run: the indices of samples, the number of the time in
-            ``reference_grid(model.sde, steps)``, and x; not with a pool.
+            ``reference_grid(model.sde, steps)``, x, and the denoised sample at the time before; not with a pool.
         condition: conditions of the network; tensors (B, ...) have a row for each sample.
 
     Returns:
@@ -87,8 +87,12 @@ def converged(
         raise InputError(f"a reference solution takes at least 4 steps; got {steps}")
     relay = Relay()
     report = None if on_share is None else lambda share, _=None: on_share(share)
-    keep = None if on_state is None else lambda samples, n, node, x: on_state(samples, node, x) if n == steps else None
-    shared = pool or Pool(reference_work(model, condition, len(x1), relay, keep))
+
+    def keep(samples: Tensor, n: int, node: int, x: Tensor, denoised: Tensor) -> None:
+        if on_state is not None and n == steps:
+            on_state(samples, node, x, denoised)
+
+    shared = pool or Pool(reference_work(model, condition, len(x1), relay, on_state and keep))
 
     again = len(x1) if checked is None else min(checked, len(x1))
     done, total = 0, steps * len(x1) + (steps // 2) * again
@@ -127,7 +131,7 @@ def reference_work(
     condition: dict[str, Any],
     rows: int,
     relay: Relay | None = None,
-    keep: Callable[[Tensor, int, int, Tensor], None] | None = None,
+    keep: Callable[[Tensor, int, int, Tensor, Tensor], None] | None = None,
 ) -> dict[str, Callable[..., Any]]:
     """The work of a pool that ``converged`` shares.
 
@@ -136,7 +140,8 @@ def reference_work(
         condition: conditions that are bound to the model.
         rows: number of samples that they have rows for.
         relay: receives the share of a job that is done.
-        keep: called with the indices of samples, the steps of their run, the number of a time, and x there.
+        keep: called with the indices of samples, the steps of their run, the number of a time, x there, and the
+            denoised sample at the time before.
     """
     kept: dict[torch.dtype, tuple[ScoreModel, dict[str, Any]]] = {}
 
@@ -152,7 +157,8 @@ def reference_work(
             if share is not None:
                 share((step.index + 1) / steps)
             if keep is not None:
-                keep(samples, steps, step.index + 1, step.x)
+                assert step.denoised is not None
+                keep(samples, steps, step.index + 1, step.x, step.denoised)
 
         return _integrate(precise, own, steps, end, cut(given, rows, samples), on_step).to(x1.device)
 

@@ -89,12 +89,15 @@ def reference_path(
 
 
 class ReferencePath:
-    """The states of a reference solution, kept while it runs in float32 at up to 65 of its times.
+    """The states of a reference solution and its denoised samples, kept in float32 at up to 65 of its times.
 
     Args:
         model: its model.
         x1: (B, ...) at t = 1, the first state.
         steps: its evaluations, at least 4.
+
+    Attributes:
+        times: the times, from 1 to 0, float64 (T,).
 
     >>> from sde_diffusion import Gaussian, VPSDE
     >>> from sde_diffusion.sampling.reference_solution import converged
@@ -110,14 +113,24 @@ class ReferencePath:
         self.model, grid = model, reference_grid(model.sde, steps)
         every = -(-steps // _MOST_KEPT)
         self._place = {node: k for k, node in enumerate(sorted({*range(0, steps, every), steps}))}
-        self._angles, self._sizes = _angle_and_size(model, grid[list(self._place)])
+        self.times = grid[list(self._place)]
+        self._angles, self._sizes = _angle_and_size(model, self.times)
         self._states = torch.zeros(len(self._place), *x1.shape, dtype=torch.float32, device=x1.device)
-        self.keep(torch.arange(len(x1), device="cpu"), 0, x1)
+        self._states[0] = (x1 / self._sizes[0].item()).float()
+        self._denoised = torch.zeros_like(self._states[1:])
 
-    def keep(self, samples: Tensor, node: int, x: Tensor) -> None:
-        """Keep a state of some samples, if it is at one of the times; ``on_state`` of ``converged``."""
+    def keep(self, samples: Tensor, node: int, x: Tensor, denoised: Tensor) -> None:
+        """Keep x at a time, and D at the one before, if it is one of the times; ``on_state`` of ``converged``."""
+        rows = samples.to(x.device)
         if (k := self._place.get(node)) is not None:
-            self._states[k, samples.to(x.device)] = (x / self._sizes[k].item()).float()
+            self._states[k, rows] = (x / self._sizes[k].item()).float()
+        if (k := self._place.get(node - 1)) is not None:
+            self._denoised[k, rows] = denoised.float()
+
+    def kept(self, samples: int) -> tuple[Tensor, Tensor]:
+        """The states (T, B, ...) of the first samples at ``times``, and D = E[x_0 | x_t] at all but the last."""
+        sizes = self._sizes.to(self._states).reshape(-1, *(1,) * (self._states.ndim - 1))
+        return self._states[:, :samples] * sizes, self._denoised[:, :samples]
 
     def at(self, times: Sequence[float]) -> Tensor:
         """The states (T, B, ...) at some times."""

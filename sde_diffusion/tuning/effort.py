@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from sde_diffusion.report.share_of_work import share_bar
 
 _REFERENCE_SHARE = 0.35
-MOST_TIMED, _LEAST = 256, 8  # samples, where the time is given
+_MOST, _SOME, _LEAST = 2048, 256, 8  # samples, where the time is given
+_FEWEST_KEPT = 32  # samples that memory does not limit
 _STEPS, _MOST_STEPS = 64, 256
 CHECKED = 4  # number of samples whose reference solution is computed twice
 _COLUMNS = 4  # number of fitted weights in a row
@@ -116,7 +117,13 @@ def iteration(steps: int) -> int:
 
 
 def effort_for(
-    seconds: float | None, evaluation: float, steps: Sequence[int], noise_samples: int, held_out: int, cost: int = 1
+    seconds: float | None,
+    evaluation: float,
+    steps: Sequence[int],
+    noise_samples: int,
+    held_out: int,
+    cost: int = 1,
+    most: int = 2048,
 ) -> Effort:
     """The planned work for a time limit, or for given numbers of samples if there is no limit.
 
@@ -127,6 +134,7 @@ def effort_for(
         noise_samples: number of samples for the fits, without a time limit.
         held_out: number of held-out samples.
         cost: network evaluations in one call.
+        most: samples whose reference path memory holds.
 
     >>> made = effort_for(20.0, 0.005, [8], 128, 128)
     >>> made.noise_samples + made.held_out, made.reference_steps
@@ -140,9 +148,12 @@ def effort_for(
         return Effort(noise_samples, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
     fine = max(_STEPS, 6 * max(steps))
     pays = _REFERENCE_SHARE * seconds / call
-    total = max(_LEAST, min(MOST_TIMED, int(pays / (1.1 * fine))))
-    if total == MOST_TIMED:
-        fine = max(fine, min(_MOST_STEPS, int(pays / (1.1 * total))))
+    samples = pays / 1.1 / fine
+    total = int(min(samples, _SOME))
+    if samples > _SOME:  # more samples and more exact ones alike
+        fine = max(fine, min(_MOST_STEPS, int(fine * math.sqrt(samples / _SOME))))
+        total = int(min(pays / 1.1 / fine, _MOST))
+    total = max(_LEAST, min(total, max(most, _FEWEST_KEPT)))
     return Effort(total - total // 2, total // 2, fine, seconds, True, evaluation)
 
 

@@ -169,17 +169,23 @@ def run(solver: Solver, fit: TableFit, times: Tensor | None = None) -> Tensor:
     return x
 
 
-def mean_table(table: MixtureOfTables, fit: TableFit) -> Table:
-    """The plain table with the mean over samples of the coefficients of each row."""
+def mean_table(table: Solver, fit: TableFit) -> Table:
+    """The plain table with the mean over samples of the coefficients of each row of a mixture, or of one in units."""
     rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
-    return Table(table.times, tuple(rows), table.source)
+    return Table(tuple(_times(table).tolist()), tuple(rows), table.source)
 
 
-def _run_gated(table: MixtureOfTables, fit: TableFit) -> tuple[Tensor, list[Tensor]]:
+def _times(solver: Solver) -> Tensor:
+    """The times of a solver for its own grid only."""
+    assert not isinstance(solver.grid, str)
+    return torch.tensor(solver.grid, dtype=torch.float64)
+
+
+def _run_gated(table: Solver, fit: TableFit) -> tuple[Tensor, list[Tensor]]:
     """The endpoints, and the coefficients of every row for each sample."""
     every = torch.arange(len(fit.x1))
     process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
-    times = torch.tensor(table.times, dtype=torch.float64)
+    times = _times(table)
     x, seen, rows = fit.x1, table.init(process, times), []
     for t, s in pairwise(times):
         x, _, seen = table.step(process, x, t, s, seen, NoNoise())

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from sde_diffusion.tuning.data_scale import ScaledNoise
 from solvers.errors import choose
 
 # If rho(1) is infinite or nearly so, the spacing of the second time starts here.
@@ -42,7 +43,7 @@ def _families(d: float) -> dict[str, tuple[Map, Map]]:
     }
 
 
-def spaced(sde: SDE, kind: str, n: int, low: float) -> Tensor:
+def spaced(sde: SDE | ScaledNoise, kind: str, n: int, low: float) -> Tensor:
     """N times from 1 to rho = low, evenly spaced in the variable of the kind, and 0.
 
     Args:

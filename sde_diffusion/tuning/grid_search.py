@@ -13,9 +13,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
+from sde_diffusion.tuning.data_scale import ScaledNoise, for_scale
 from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, Solver
 from solvers.exponential.adams import ExponentialAdams
+from solvers.fitted.data_units import InDataUnits
 from solvers.grids import rho_min
 
 GRIDS = ("power-1.5", "power-2", "power-2.5", "power-3", "angle", "angle-0.5", "sine", "karras")
@@ -55,6 +57,7 @@ def search(
     all_: Callable[[Solver, Tensor], float],
     keep: int = 2,
     going: Callable[[], bool] = lambda: True,
+    scale: float = 1.0,
 ) -> list[Start]:
     """The best pairs of solver and grid.
 
@@ -65,17 +68,20 @@ def search(
         all_: the same on all samples.
         keep: number of pairs.
         going: returns whether there is time for another trial; called before every trial but the first of a round.
+        scale: of the data, which noise levels are in proportion to.
     """
     low = rho_min(steps)
-    grids = [spaced(sde, kind, steps, min(low * factor, 1.0)) for kind, factor in product(GRIDS, FACTORS)]
+    noise = ScaledNoise(sde, scale)
+    grids = [spaced(noise, kind, steps, min(low * factor, 1.0)) for kind, factor in product(GRIDS, FACTORS)]
     if steps == 1:
         grids = grids[:1]
 
     def best(pairs: Iterable[tuple[Solver, Tensor]], error: Callable[[Solver, Tensor], float], n: int) -> list[Start]:
         tried: list[Start] = []
-        for solver, times in pairs:
+        for plain, times in pairs:
             if tried and not going():
                 break
+            solver = plain if isinstance(plain, InDataUnits) else for_scale(plain, scale)
             tried.append(Start(solver, times, error(solver, times)))
         return sorted(tried, key=lambda start: start.error)[:n]
 

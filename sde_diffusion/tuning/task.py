@@ -26,7 +26,7 @@ from solvers.fitted.compile import compile_table
 # Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
 _LEAST_ROWS = 8
-_MOST_KEPT = 2**22  # entries of the samples whose reference states are kept, 1 GiB in all
+MOST_KEPT = 2**21  # entries of the samples whose reference states are kept, 1 GiB in all
 _REFERENCE_BATCH = 64  # few, so that the reference solutions of some hundred samples can be shared
 
 
@@ -132,7 +132,7 @@ class Task:
         x1 = model.sde.prior((total, *shape), seeds=seeds_of(seed, total, FIRST_NOISE), device=device, dtype=dtype)
         # Its states are kept where the reference solution runs here, and memory suffices.
         path = None
-        if effort.timed and pool.world == 1 and x1[0].numel() * total <= _MOST_KEPT:
+        if effort.timed and pool.world == 1 and x1[0].numel() * total <= MOST_KEPT:
             path = ReferencePath(model, x1, effort.reference_steps)
         x0, error = converged(
             model,

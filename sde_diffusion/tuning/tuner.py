@@ -43,7 +43,7 @@ from sde_diffusion.tuning.effort import (
 )
 from sde_diffusion.tuning.feature_loss import FeatureLoss, loss_for
 from sde_diffusion.tuning.stages import FEW, tuned_solver
-from sde_diffusion.tuning.task import FIRST_NOISE, Task, place, rows_of, work_of
+from sde_diffusion.tuning.task import FIRST_NOISE, MOST_KEPT, Task, place, rows_of, work_of
 from solvers import Solver
 from solvers.conditions import cut
 from solvers.errors import InputError, require_whole
@@ -200,7 +200,7 @@ def _each(
     x1 = model.sde.prior((32, *shape), seeds=seeds_of(seed, 32, FIRST_NOISE), device=device, dtype=dtype)
     speed = seconds_per_evaluation(model, x1, batch_size, given, rows, timer)
     calls = [nfe // model.cost for nfe in budgets]
-    made = effort_for(clock.seconds, speed, calls, noise_samples, held_out, model.cost)
+    made = effort_for(clock.seconds, speed, calls, noise_samples, held_out, model.cost, MOST_KEPT // math.prod(shape))
     if rows is not None and minutes is not None:  # as many as there are conditions
         n = min(rows, made.noise_samples + made.held_out)
         made = replace(made, noise_samples=n - n // 2, held_out=n // 2)

@@ -153,6 +153,10 @@ class SeenScale(Solver):
         """The times of the solver."""
         return self.times
 
+    def steps_for(self, evaluations: int, finish: bool = True) -> int:
+        """Those of the solver."""
+        return self.solver.steps_for(evaluations, finish)
+
     def on_grid(self) -> Solver:
         """The solver for data of scale 1."""
         return self.solver

@@ -35,10 +35,12 @@ from sde_diffusion.storage.checkpoint import StoredModel, load
 from sde_diffusion.storage.locate import name_of
 from sde_diffusion.storage.provenance import versions
 from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, save_tuned, tuned_folder
-from sde_diffusion.tuning.effort import MOST_TIMED, bar
+from sde_diffusion.tuning.effort import bar
 from sde_diffusion.tuning.feature_loss import LOSSES
 from sde_diffusion.tuning.html_page import write_tuning_page
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
+
+_TIMED_ROWS = 256  # conditions, where the time is given
 
 EXAMPLES = """
 \b
@@ -202,7 +204,7 @@ def tune_model(
     folder = out or tuned_folder(stored)
     for budget in budgets:
         require_tuned(folder / file_name(budget, tag))  # now, not after the work
-    rows = noise_samples + held_out if minutes is None else MOST_TIMED
+    rows = noise_samples + held_out if minutes is None else _TIMED_ROWS
     loaded = load(stored, device=str(device_for(device)))
     model, condition = guided_model(loaded, rows, labels, guidance)
     found: list[Tuned] = []

@@ -11,12 +11,17 @@ from sde_diffusion import VPSDE, Gaussian
 
 
 def test_ratios_are_geometric_means_of_errors() -> None:
-    cell = {"tuned": 0.1, "pf-ode": 0.2, "own": ["unipc karras", 0.4], "peer": ["a", 0.2]}
-    other = {**cell, "tuned": 0.4, "peer": ["a", 0.2]}
+    cell = {
+        "tuned": [0.1, 0.01],
+        "pf-ode": [0.2, 0.1],
+        "own": ["unipc karras", 0.4, 0.1],
+        "peer": ["a", 0.2, 0.1],
+    }
+    other = {**cell, "tuned": [0.4, 0.01]}
     text = report({"3 | rings, 2 | 1 min": {"5": cell}, "3 | images, 768 | 1 min": {"5": other}}, "c")
-    assert "| 3 | 1.00 (0.50, 1.00) | 1.00 (0.50, 1.00) |" in text
-    assert "| 3 | rings, 2 | 0.1; 0.50 (0.25, 0.50) |" in text
-    assert "Above half of the best peer's error: 1 of 2 cells." in text
+    assert "| 3 | 1.00 / 0.10 (0.50, 1.00) | 1.00 / 0.10 (0.50, 1.00) |" in text
+    assert "| 3 | rings, 2 | 0.1; 0.50 / 0.10 (0.25, 0.50) |" in text
+    assert "1 of 2 cells by the mean, 0 by mean" in text
 
 
 @pytest.mark.slow
@@ -24,4 +29,4 @@ def test_a_cell_has_all_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuned_ranges, "rivals", list)
     model = Gaussian(torch.zeros(3), torch.tensor([1.0, 0.3, 0.01]), sde=VPSDE())
     found = measure(model, [4], 0.02)["4"]
-    assert found["tuned"] < found["own"][1] and found["tuned"] < found["pf-ode"] and found["peer"] is None
+    assert found["tuned"][0] < found["own"][1] and found["tuned"][0] < found["pf-ode"][0] and found["peer"] is None

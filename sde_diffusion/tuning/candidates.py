@@ -1,0 +1,159 @@
+"""The candidates of tuning, their held-out errors, and the least squares that make new ones of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sde_diffusion.storage.tuned_solver import gain
+from sde_diffusion.tuning.effort import Clock, Reporter
+from sde_diffusion.tuning.feature_loss import FeatureLoss
+from sde_diffusion.tuning.fit import (
+    Derivatives,
+    TableFit,
+    TableParameters,
+    descend,
+    differences,
+    moved_times,
+    run,
+    sensitivities,
+    with_source,
+)
+from sde_diffusion.tuning.grid_search import Start
+from sde_diffusion.tuning.task import Task
+from solvers import Solver, solve
+from solvers.fitted.compile import compile_table
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.table import Table
+from solvers.problem import ReverseProcess
+from solvers.solver import sample_rms
+
+_TIME_ITERATIONS = 4
+
+
+class Tried(NamedTuple):
+    """A table with its error on the held-out noise samples."""
+
+    error: float
+    table: Table
+
+
+def error_of(tried: Tried) -> float:
+    """Its held-out error."""
+    return tried.error
+
+
+class Found:
+    """The best solver so far on the held-out noise samples, with the best error of each stage."""
+
+    def __init__(self, task: Task, reporter: Reporter) -> None:
+        self.task, self.reporter = task, reporter
+        self.error = math.inf
+        self.stages: dict[str, float] = {}
+        self.table: Solver
+        self.rmse = self.default_rmse = math.nan
+        seen = task.fit.seen
+        self.loss = f", features {seen.extractor.name}" if isinstance(seen, FeatureLoss) else ""
+
+    def offer(self, stage: str, solver: Solver, times: Tensor | None = None) -> float:
+        """The held-out error of a table, or of a solver on a grid, which is kept if it is the best so far."""
+        return self._offered(stage, solver, run(solver, self.task.held, times))
+
+    def offer_default(self, default: Solver, usual: Solver) -> float:
+        """The same of the default, as users get it; ``usual`` is kept if no sample showed wide data."""
+        held = self.task.held
+        every = torch.arange(len(held.x1))
+        process = ReverseProcess(lambda x, t: held.denoise(x, t, every), held.sde)
+        made = solve(process, held.x1, solver=default)
+        wide = made.scales is not None and bool((made.scales != 1).any())
+        return self._offered("default", default if wide else usual, made.x)
+
+    def _offered(self, stage: str, solver: Solver, x: Tensor) -> float:
+        held = self.task.held
+        error = float(held.errors(x).mean())
+        if not math.isfinite(error):
+            error = math.inf
+        if error < self.error or not self.stages:
+            self.error, self.table = error, with_source(solver, f"sdediff tune, {stage}{self.loss}")
+            self.rmse = float(sample_rms(x.double() - held.x0.double()).mean())
+            if not self.stages:
+                self.default_rmse = self.rmse
+            if isinstance(self.table, Table | MixtureOfTables):
+                self.table = self.table.on(self.task.model.sde)
+        self.stages[stage] = min(error, self.stages.get(stage, math.inf))
+        self.reporter.gain = gain(self.error, self.stages["default"])
+        return error
+
+    def tried(self, stage: str, table: Table) -> Tried:
+        """The table with its held-out error, which is kept if it is the best so far."""
+        return Tried(self.offer(stage, table), table)
+
+
+def fit_times(start: Start, first: Tried, fit: TableFit, found: Found, clock: Clock) -> Tried:
+    """The best of a pair before and after its times are fitted."""
+    best = first
+
+    def table(q: Tensor) -> Table | None:
+        times = moved_times(fit, start.times, q)
+        return None if times is None else compile_table(start.solver, fit.sde, len(times) - 1, times)
+
+    def offer(made: Table) -> bool:
+        nonlocal best
+        best = min(best, found.tried("times", made), key=error_of)
+        return True
+
+    q = torch.zeros(max(len(start.times) - 2, 0), dtype=torch.float64)
+    if len(q):
+        _descend(q, table, fit, _TIME_ITERATIONS, offer, lambda: not clock.over())
+    return best
+
+
+def fit_table(
+    start: Tried, fit: TableFit, found: Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
+) -> Tried:
+    """The best of a table before and after its coefficients are fitted; iterations without time left are skipped."""
+    best, misses = start, 0
+
+    def offer(made: Table) -> bool:
+        nonlocal best, misses
+        tried = found.tried("weights", made)
+        misses = 0 if tried.error < best.error else misses + 1
+        best = min(best, tried, key=error_of)
+        return misses < 2
+
+    size = float(fit.x0.double().square().mean().sqrt())
+    parameters = TableParameters.around(start.table, fit, size)
+    q = torch.zeros(parameters.total, dtype=torch.float64)
+    by_rows = partial(sensitivities, parameters, fit=fit)
+    needed = 0.7 * iteration_seconds * len(fit.x1)
+    going = lambda: not clock.over() and clock.left() > needed  # noqa: E731
+    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, going, lambda q: [by_rows(q)])
+    return best
+
+
+def _descend(
+    q: Tensor,
+    table: Callable[[Tensor], Table | None],
+    fit: TableFit,
+    iterations: int,
+    offer: Callable[[Table], bool],
+    going: Callable[[], bool],
+    derivatives: Derivatives | None = None,
+) -> None:
+    """``descend`` on one problem, for tables."""
+
+    def endpoints(q: Tensor) -> list[Tensor] | None:
+        made = table(q)
+        return None if made is None else [run(made, fit)]
+
+    def accepted(q: Tensor) -> bool:
+        made = table(q)
+        assert made is not None
+        return offer(made)
+
+    descend(q, endpoints, derivatives or differences(endpoints), [fit], [1.0], iterations, accepted, going)

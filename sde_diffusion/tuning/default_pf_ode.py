@@ -1,0 +1,48 @@
+r"""The default solver as a candidate of tuning: as users get it, for the scale of the data, and as one table.
+
+``pf-ode`` starts again where the first evaluations show data of a larger scale than 1 (``solvers.fitted.seen_scale``).
+The reference solutions show the scale before any run (``tuning.data_scale``); the default for that scale is a second
+candidate, and its table the starting point of the fits.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sde_diffusion.sde import SDE
+from sde_diffusion.tuning.candidates import Found, Tried
+from sde_diffusion.tuning.data_scale import for_scale, scale_of
+from sde_diffusion.tuning.fit import TableFit, mean_table
+from sde_diffusion.tuning.task import Task
+from solvers import Solver
+from solvers.fitted.compile import compile_table
+from solvers.fitted.data_units import InDataUnits
+from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.pf_ode import ProbabilityFlow, fixed_order_engine, is_high_dim
+from solvers.fitted.table import Table
+from solvers.planning import plan
+from solvers.problem import ReverseProcess
+
+
+def default_candidates(task: Task, steps: int, found: Found) -> tuple[Tried, float]:
+    """Offer the default, and return its table and the scale of the data."""
+    sde, fit = task.model.sde, task.fit
+    shape = tuple(fit.x1.shape[1:])
+    process = ReverseProcess(fit.denoise, sde)
+    default, times = plan(process, shape, "pf-ode", steps=steps)
+    member = default.on_grid()
+    gated = isinstance(member, MixtureOfTables)
+    found.offer_default(default, member if gated else ProbabilityFlow(is_high_dim(shape)))
+    scale = scale_of(fit.x0)
+    if scale != 1:
+        chosen = ProbabilityFlow(is_high_dim(shape), scale)
+        own, times = plan(process, shape, chosen, steps=steps)
+        found.offer(f"default for scale {scale:.3g}", chosen, times)
+        member = own.solver if isinstance(own, InDataUnits) else own
+    return found.tried("default, one table", _as_table(member, fit, sde, steps, times, scale)), scale
+
+
+def _as_table(member: Solver, fit: TableFit, sde: SDE, steps: int, times: Tensor, scale: float) -> Table:
+    if isinstance(member, MixtureOfTables):
+        return mean_table(for_scale(member, scale), fit)
+    return compile_table(for_scale(fixed_order_engine(steps), scale), sde, steps, times)
