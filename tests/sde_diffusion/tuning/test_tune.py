@@ -335,6 +335,6 @@ def test_a_null_with_a_row_for_each_sample_is_cut_with_its_condition_when_the_ti
         return sigma * (x - alpha * text) / (0.04 * alpha**2 + sigma**2)
 
     plain = ScoreModel(network, VPSDE(), shape=(1,))
-    text = torch.linspace(0.1, 1, 300).reshape(300, 1)
+    text = torch.linspace(0.1, 1, 3000).reshape(3000, 1)
     found = tuned_for(Guided(plain, 1.5, null={"text": -text}), [4], minutes=0.01, text=text)[4]
-    assert not wrong and 8 <= found.noise_samples + found.held_out < 300
+    assert not wrong and 8 <= found.noise_samples + found.held_out < 3000
