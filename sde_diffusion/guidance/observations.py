@@ -22,6 +22,8 @@ from torch import Tensor
 
 from solvers.errors import InputError, InputTypeError
 
+_WIDEST = 1000  # standard deviation of a blur in pixels
+
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample, (B, 1, ..., 1)."""
@@ -166,7 +168,8 @@ class Downsample(Operator):
         """Block means."""
         if x.ndim != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise InputError(
-                f"downsampling by {self.factor} takes images (B, C, H, W) whose sides it divides; got {tuple(x.shape)}"
+                f"downsampling by {self.factor} takes images (B, C, H, W) whose sides it divides; got "
+                f"{tuple(x.shape)}: choose a common factor of both sides (--factor)"
             )
         return F.avg_pool2d(x, self.factor)
 
@@ -203,10 +206,12 @@ class Blur(Operator):
             size: an odd number of pixels.
 
         Raises:
-            ValueError: a standard deviation that is not positive.
+            ValueError: a standard deviation that is not positive, or above 1000 pixels.
         """
-        if not std > 0:
-            raise InputError(f"the standard deviation of a blur is in pixels and positive; got {std}")
+        if not 0 < std <= _WIDEST:
+            raise InputError(
+                f"the standard deviation of a blur is in pixels and positive, at most {_WIDEST}; got {std:g}"
+            )
         size = 2 * int(3 * std + 0.5) + 1 if size is None else size
         u = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
         line = torch.exp(-(u**2) / (2 * std**2))
@@ -217,7 +222,8 @@ class Blur(Operator):
         h, w = self.kernel.shape
         if x.ndim != 4 or h > x.shape[2] or w > x.shape[3]:
             raise InputError(
-                f"a blur with a kernel of {h} x {w} takes images (B, C, H, W) at least as large; got {tuple(x.shape)}"
+                f"a blur with a kernel of {h} x {w} takes images (B, C, H, W) at least as large; got {tuple(x.shape)}; "
+                "use a smaller standard deviation (--blur) or a kernel that is cut off earlier (size=)"
             )
         full = x.new_zeros(x.shape[2:])
         full[:h, :w] = self.kernel.to(x)

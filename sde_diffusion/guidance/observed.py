@@ -48,9 +48,9 @@ class Observed(ScoreModel):
     y, noise and clip are in the units of the data.
 
     Raises:
-        ValueError: a noise that is negative or not finite, a y that A does not give, an empty range, a prior that was
-            trained with other scales for other entries, a method with A^+ (DDNM, replacement) where A^+ turns the
-            noise into more than the data's standard deviation, as for blurs.
+        ValueError: a noise that is negative or not finite, a y that A does not give, an empty range, a prior of
+            latents, or one that was trained with other scales for other entries, a method with A^+ (DDNM, replacement)
+            where A^+ turns the noise into more than the data's standard deviation, as for blurs.
         TypeError: an operator that is none.
     """
 
@@ -68,6 +68,7 @@ class Observed(ScoreModel):
         clip: tuple[float, float] | None = None,
     ) -> None:
         refuse_distilled(model, "condition on an observation")
+        refuse_latent(model)
         operator = as_operator(operator)
         if not (math.isfinite(noise) and noise >= 0):
             raise InputError(f"the noise of an observation is a standard deviation, >= 0; got {noise}")
@@ -186,6 +187,19 @@ class Observed(ScoreModel):
     def extra_repr(self) -> str:
         """The settings."""
         return f"{type(self.operator).__name__}, noise={self.noise_std:g}, clip={self.clip}"
+
+
+def refuse_latent(model: ScoreModel) -> None:
+    """Refuse a latent model as a prior: of the latents an observation of pixels is no linear function.
+
+    Raises:
+        ValueError: the model's samples are decoded.
+    """
+    if model.decoder is not None:
+        raise InputError(
+            f"this model samples latents {model.shape}, which an autoencoder decodes: an observation of "
+            f"{model.sample_shape} is no linear function of them. Use a model of the data themselves as the prior"
+        )
 
 
 def residual_rms(operator: Any, x: Tensor, y: Tensor) -> Tensor:

@@ -75,6 +75,7 @@ def restore(
     import torch
 
     from sde_diffusion.files.writing import new_folder, require_new, unused
+    from sde_diffusion.guidance.observed import refuse_latent
     from sde_diffusion.report.restored import save_restoration
     from sde_diffusion.sampling.devices import device_for
     from sde_diffusion.sampling.given.degraded_images import Degraded, degraded, psnr
@@ -92,6 +93,7 @@ def restore(
     require_new(folder)
     stored = find_model(run)
     model = load(stored, device=str(device_for(device or "auto")))
+    refuse_latent(model)
     jobs: list[tuple[Path, Degraded]] = [
         (path, degraded(path, task.value, model.shape, mask, factor, blur, noise if simulate else None, seed))
         for path in images

@@ -128,7 +128,7 @@ def morphs(model: ScoreModel, x: Tensor, n: int, tolerance: float = 1e-4, labels
     between = interpolate(codes[:-1], codes[1:], weights).transpose(0, 1)
     condition = {name: value[:1].expand(between.shape[:2].numel()) for name, value in condition.items()}
     found, back = flow_map(model, between.flatten(0, 1), False, tolerance=tolerance, condition=condition)
-    found = found.reshape(between.shape).float().cpu()
+    found = found.reshape(*between.shape[:2], *found.shape[1:]).float().cpu()  # decoded, from a latent model
     return Edits(
         found,
         x[:-1],

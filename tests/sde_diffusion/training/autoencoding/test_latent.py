@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 from sde_diffusion.cli import app
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.data.normalization import measure_normalization
-from sde_diffusion.guidance import Guided
+from sde_diffusion.guidance import Guided, Mask, PiGDM
 from sde_diffusion.likelihood.flow import log_likelihood
 from sde_diffusion.models.analytic import Gaussian
 from sde_diffusion.models.autoencoder import AutoencoderModel, principal_components
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.networks import build
+from sde_diffusion.sampling.given.edits import morphs
 from sde_diffusion.sampling.inversion import decode, encode
 from sde_diffusion.sampling.sampler import sample
 from sde_diffusion.sampling.settings import SamplingSettings
@@ -187,6 +188,11 @@ def test_images_are_encoded_where_they_come_in() -> None:
     assert torch.allclose(exact.from_samples(encoder.encode(x)), exact.from_samples(x))  # latents stay latents
     assert torch.allclose(decode(exact, encode(exact, x)), projected, atol=1e-3)
     assert Guided(exact, 2.0).decoder is encoder
+    between = morphs(exact, x, 3)
+    assert between.x.shape == (3, 3, 1, 8, 8)
+    assert torch.allclose(between.x[:, 0], projected[:-1], atol=1e-2)
+    with pytest.raises(InputError, match=r"samples latents \(12,\), .* no linear function"):
+        PiGDM(exact, Mask(torch.ones(1, 8, 8)), x[:1], 0.1)
     states = reverse_run(exact, SamplingSettings("ddim", steps=3), 5)[1].states
     assert states.shape == (4, 5, 1, 8, 8)
     assert torch.allclose(states[-1], sample(exact, 5, solver="ddim", steps=3, progress=False), atol=1e-5)
