@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sde_diffusion.guidance.observations import with_axes_of
 from sde_diffusion.guidance.observed import Observed
 from solvers.errors import InputError
 
@@ -49,4 +50,4 @@ class DiffPIR(Observed):
         alpha, sigma = self.scales(x, t)
         # Both sides are divided by r^2, which is infinite where alpha = 0.
         b = self.strength * (self.noise_std * alpha / sigma) ** 2
-        return denoised + self.operator.adjoint(self.operator.solve(error, 1.0, b))
+        return denoised + self.operator.adjoint(self.operator.solve(error, 1.0, with_axes_of(error, b)))

@@ -14,19 +14,25 @@ observed directions to the prior. They are therefore preconditioned by the syste
 
 which is closed form for most operators; z has random signs (Hutchinson 1989), one more backward pass.
 
+A run of ``ddpm`` or ``ddim`` takes the noise of ``step_noise`` for s^2, which keeps the variance of the posterior in
+few steps.
+
 With the range of the data, the residual is that of the clamped D, the result is clamped, and V is neither: the clamped
 result bounds what a wrong V near t = 1 can do.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sde_diffusion.guidance.observations import conjugate_gradients, inner
+from sde_diffusion.guidance.finite_steps import has_step_noise, step_noise
+from sde_diffusion.guidance.observations import conjugate_gradients, inner, mean_eigenvalue, with_axes_of
 from sde_diffusion.guidance.observed import Observed
+from solvers import Solver
 from solvers.errors import InputError
 from solvers.noise import INDEPENDENT, standard_normal
 
@@ -60,6 +66,7 @@ class MomentMatching(Observed):
             raise InputError(f"conjugate gradients need at least 1 iteration; got {iterations}")
         super().__init__(*arguments, **options)
         self._signs: Tensor | None = None
+        self._steps: tuple[Tensor, Tensor] | None = None  # times of a run's steps, and the variances of the noise
         self.iterations = iterations
 
     def _probe(self, x: Tensor) -> Tensor:
@@ -69,6 +76,26 @@ class MomentMatching(Observed):
             kept = torch.where(standard_normal([0], x.shape[1:], INDEPENDENT) > 0, 1.0, -1.0).to(x)
             self._signs = kept
         return kept
+
+    def for_run(self, solver: Solver, times: Tensor, eta: float) -> Observed:
+        """This model with the noise of a run's steps, for ``ddpm`` and ``ddim``; a warning of deterministic solvers."""
+        super().for_run(solver, times, eta)
+        if self.noise_std == 0 or self.shape is None or not has_step_noise(solver):
+            return self
+        bound = copy.copy(self)
+        bound.network = bound._posterior_mean
+        at = times.double().cpu().clamp_max(self._latest)
+        eigenvalue = mean_eigenvalue(self.operator, self.y.new_zeros(1, *self.shape))
+        bound._steps = at[:-1], eigenvalue * step_noise(self.sde, at, eta, self.noise_std**2 / eigenvalue)
+        return bound
+
+    def _noise_variance(self, t: Tensor, flat: Tensor) -> Tensor:
+        """s^2, or that of the run's step which starts at t, like the share ``flat`` of directions without a prior."""
+        if self._steps is None:
+            return torch.full_like(flat, self.noise_std**2)
+        nearest = (t.double().cpu()[:, None] - self._steps[0]).abs().min(1)
+        excess = torch.where(nearest.values <= 1e-9, self._steps[1][nearest.indices] - self.noise_std**2, 0.0)
+        return self.noise_std**2 + flat * with_axes_of(flat, excess.to(flat))
 
     @property
     def backward(self) -> int:  # type: ignore[override]
@@ -85,12 +112,14 @@ class MomentMatching(Observed):
             spread = gain * inner(signs, vjp(signs)) / signs[0].numel()
             # Networks can have a trace that no covariance has; the preconditioner stays positive.
             spread = torch.minimum(torch.maximum(spread, _LEAST * prior), prior)
+            noise = with_axes_of(residual, self._noise_variance(t, alpha * spread / gain))
+            spread = with_axes_of(residual, spread)
 
             def apply(v: Tensor) -> Tensor:
-                return self.operator(gain * vjp(self.operator.adjoint(v))) + self.noise_std**2 * v
+                return self.operator(gain * vjp(self.operator.adjoint(v))) + noise * v
 
             def isotropic(v: Tensor) -> Tensor:
-                return self.operator.solve(v, spread, self.noise_std**2)
+                return self.operator.solve(v, spread, noise)
 
             return conjugate_gradients(apply, residual, self.iterations, 1e-6, isotropic)
 

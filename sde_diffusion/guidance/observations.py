@@ -21,13 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from solvers.errors import InputError, InputTypeError
+from solvers.noise import INDEPENDENT, standard_normal
 
 _WIDEST = 1000  # standard deviation of a blur in pixels
+_FEW = 256  # entries of a sample whose trace of A A' is taken from all of them
+_PROBES = 16  # otherwise
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample, (B, 1, ..., 1)."""
     return (a * b).flatten(1).sum(1).reshape(-1, *(1,) * (a.ndim - 1))
+
+
+def with_axes_of(y: Tensor, c: Tensor) -> Tensor:
+    """A factor for each sample (B, 1, ..., 1), with as many axes as y has."""
+    return c.reshape(-1, *(1,) * (y.ndim - 1))
 
 
 def conjugate_gradients(
@@ -354,6 +362,23 @@ def as_operator(operator: Any) -> Operator:
         f"expected an Operator such as Mask or Downsample, or a linear physics object of deepinv; got "
         f"{type(operator).__name__}. For functions of your own: Custom(forward, transpose)"
     )
+
+
+def mean_eigenvalue(operator: Operator, x: Tensor) -> float:
+    """The trace of A A' over its rank, for samples like those of the batch x; for many entries from random signs.
+
+    >>> mean_eigenvalue(Matrix(torch.tensor([[3.0, 4.0], [0.0, 1.0]])), torch.zeros(1, 2))  # (25 + 1) / 2
+    13.0
+    """
+    entries = x[0].numel()
+    if entries <= _FEW:
+        probes = torch.eye(entries, dtype=x.dtype, device=x.device).reshape(entries, *x.shape[1:])
+        squares = operator(probes).square().sum()
+    else:
+        signs = standard_normal(range(_PROBES), x.shape[1:], INDEPENDENT) > 0
+        squares = operator(torch.where(signs, 1.0, -1.0).to(x)).square().sum() / _PROBES
+    reached = int((operator(torch.ones_like(x[:1])) != 0).sum())
+    return float(squares) / max(reached, 1)
 
 
 def adjoint_error(operator: Operator, shape: Sequence[int], seed: int = 0) -> float:

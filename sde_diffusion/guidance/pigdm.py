@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sde_diffusion.guidance.observations import with_axes_of
 from sde_diffusion.guidance.observed import Observed
 
 
@@ -33,7 +34,9 @@ class PiGDM(Observed):
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """D + gain J' A' (r_t^2 A A' + s^2 I)^-1 (y - A D)."""
         spread = self.prior_spread(x, t)
-        denoised, gradient = self.likelihood_gradient(
-            x, t, lambda residual, _: self.operator.solve(residual, spread, self.noise_std**2), condition
-        )
+
+        def weigh(residual: Tensor, _: Any) -> Tensor:
+            return self.operator.solve(residual, with_axes_of(residual, spread), self.noise_std**2)
+
+        denoised, gradient = self.likelihood_gradient(x, t, weigh, condition)
         return denoised + self.gain(x, t) * gradient

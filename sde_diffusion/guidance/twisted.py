@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sde_diffusion.guidance.observations import Operator, inner
+from sde_diffusion.guidance.observations import inner, mean_eigenvalue, with_axes_of
 from sde_diffusion.guidance.observed import Observed
 from sde_diffusion.models.score_model import ScoreModel
 from solvers.errors import InputError, NonFiniteError
@@ -70,8 +70,9 @@ class _Twisted(Observed):
 
     def twist(self, x: Tensor, t: Tensor, last: bool, condition: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         t = t.clamp_max(self._latest)
-        mean_eigenvalue = _mean_eigenvalue(self.operator, x)
-        variance = self.noise_std**2 + (0.0 if last else 1.0) * mean_eigenvalue * self.prior_spread(x, t)
+        eigenvalue = mean_eigenvalue(self.operator, x)
+        spread = with_axes_of(self.y, self.prior_spread(x, t))
+        variance = self.noise_std**2 + (0.0 if last else 1.0) * eigenvalue * spread
         residuals: list[Tensor] = []
 
         def weigh(residual: Tensor, _: Any) -> Tensor:
@@ -87,14 +88,6 @@ class _Twisted(Observed):
     def posterior_mean(self, x: Tensor, t: Tensor, **condition: Any) -> Tensor:
         """The moved D alone: the guidance without weights."""
         return self.twist(x, t, False, condition)[1]
-
-
-def _mean_eigenvalue(operator: Operator, x: Tensor) -> float:
-    """The trace of A A' over its rank, by one probe of signs."""
-    signs = torch.where(standard_normal([0], x.shape[1:], INDEPENDENT) > 0, 1.0, -1.0).to(x)
-    image = operator(signs)
-    reached = int((operator(torch.ones_like(signs)) != 0).sum())
-    return float(image.square().sum()) / max(reached, 1)
 
 
 @torch.no_grad()

@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, sample
+from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, ScoreModel, sample
 from sde_diffusion.guidance import METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
+from sde_diffusion.guidance.finite_steps import step_noise
+from sde_diffusion.guidance.observed import Observed
+from sde_diffusion.guidance.twisted import _Twisted
 from sde_diffusion.models.full_covariance import FullCovarianceMixture
+from sde_diffusion.sampling.restoration import restoration_times
 from sde_diffusion.sde import SDE
 from solvers.errors import InputError
 
@@ -104,6 +108,58 @@ def test_samples_of_the_exact_posterior_and_of_exact_methods_have_its_moments(so
         spread = exact.covariance.diagonal()
         assert bool((error.abs() < 4 * (spread / n).sqrt() + 0.01).all())
         assert bool((x.var(0) / spread - 1).abs().max() < 4 * math.sqrt(2 / n) + 0.03)
+
+
+@pytest.mark.filterwarnings("ignore:a deterministic solver")
+@pytest.mark.parametrize(("solver", "eta"), [("ddpm", None), ("ddpm", 0.7), ("ddim", None)])
+def test_few_ancestral_steps_keep_the_variance_of_the_posterior(solver: str, eta: float | None) -> None:
+    """The prior is wide: in each direction that A sees, the posterior of A x_0 is N(y, s^2) to about 1 percent."""
+    prior = Gaussian(torch.zeros(2).double(), torch.full((2,), 1.0).double(), sde=VPSDE())
+    s, n = 0.05, 2000
+    for operator, y in ((FIRST, Y), (Matrix(torch.tensor([[0.3, 0.4]]).double()), Y[:, :1])):
+        model = MomentMatching(prior, operator, y, s)
+        x = sample(model, n, solver=solver, eta=eta, nfe=20, grid=restoration_times(prior.sde, 20), seed=3).double()
+        assert float(residual_rms(operator, x, y).square().mean().sqrt()) == pytest.approx(s, rel=0.06)
+        # Without the noise of the steps, the same run follows the observation too closely.
+        plain = Fixed(prior, operator, y, s)
+        x = sample(plain, n, solver=solver, eta=eta, nfe=20, grid=restoration_times(prior.sde, 20), seed=3).double()
+        assert float(residual_rms(operator, x, y).square().mean().sqrt()) < 0.75 * s
+
+
+@pytest.mark.parametrize("method", [*METHODS, "twisted"])
+def test_the_axes_of_samples_and_observations_may_differ(method: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix, y = (torch.randn(3, n, generator=generator).double() / 4 for n in (16, 1))
+    flat = Gaussian(torch.zeros(16).double(), torch.ones(16).double(), sde=VPSDE())
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        return flat.denoise(x.flatten(1), t).reshape(x.shape)
+
+    image = ScoreModel(network, VPSDE(), "data", (1, 4, 4))
+    kind = {**METHODS, "twisted": _Twisted}[method]
+    x, t = torch.randn(2, 16, generator=generator).double(), torch.tensor([0.1, 0.5]).double()
+    one = kind(flat, Matrix(matrix), y.T, 0.1).denoise(x, t)
+    other = kind(image, Matrix(matrix, (1, 4, 4)), y.T, 0.1).denoise(x.reshape(2, 1, 4, 4), t)
+    assert torch.allclose(other.flatten(1), one, atol=1e-12)
+
+
+def test_the_noise_of_small_steps_is_that_of_the_observation() -> None:
+    fine = torch.linspace(1, 0, 20001, dtype=torch.float64)
+    found = step_noise(VPSDE(), fine, 1.0, 0.01)[:-100]
+    assert bool(((found >= 0.01) & (found < 0.0101)).all())
+    with pytest.warns(UserWarning, match="deterministic solver"):
+        assert torch.equal(
+            sample(MomentMatching(mixture(), FIRST, Y, 0.0), 3, solver="ddim", nfe=8),
+            sample(Fixed(mixture(), FIRST, Y, 0.0), 3, solver="ddim", nfe=8),
+        )
+
+
+class Fixed(MomentMatching):
+    """Moment matching with s^2 in every step."""
+
+    def for_run(self, solver: Any, times: Tensor, eta: float) -> Any:
+        Observed.for_run(self, solver, times, eta)
+        return self
 
 
 def test_the_exact_wrapper_gives_the_weights_of_the_modes() -> None:
