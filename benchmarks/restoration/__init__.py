@@ -80,21 +80,22 @@ def baselines(problem: Problem) -> dict[str, Tensor]:
     return found
 
 
-def figures(problem: Problem, draws: list[Tensor]) -> dict[str, Any]:
+def figures(problem: Problem, draws: list[Tensor], other: Tensor) -> dict[str, Any]:
     """PSNR with its standard error, residual over the noise, diversity of two draws, and the share that is finite.
 
     Args:
         problem: the task.
-        draws: samples of all images, and others of the first of them.
+        draws: samples of all images, one set for each seed; the PSNR of an image is the mean over the sets.
+        other: further samples of the first images.
     """
-    x, other = draws
-    finite = x.flatten(1).isfinite().all(1)
+    x = draws[0]
+    finite = torch.stack(draws).flatten(2).isfinite().all(2).all(0)
     share = float(finite.double().mean())
     if not bool(finite.any()):
         return {**dict.fromkeys(("psnr", "psnr_error", "residual", "diversity"), math.nan), "finite": share}
     seen = problem.operator(torch.ones_like(problem.truth[:1])) != 0
     error = (problem.y[finite] - problem.operator(x[finite])) * seen
-    value = psnr(x[finite], problem.truth[finite])
+    value = torch.stack([psnr(some[finite], problem.truth[finite]) for some in draws]).mean(0)
     both = finite[: len(other)] & other.flatten(1).isfinite().all(1)
     return {
         "psnr": float(value.mean()),

@@ -5,8 +5,9 @@ r"""Restoration of images by the methods for linear observations, and by other l
 Tasks at noise 0.05 (white - black is 2): the lower half hidden, four times enlarged, a Gaussian blur, half of the
 pixels hidden at random and, for RGB, grey to colour. The columns are the PSNR of a sample with its standard error over
 images, the residual over the noise (1 if a sample fits the observation), diversity (standard deviation between two
-samples of an image), backward passes and seconds. The baselines are the mean image and bilinear enlargement. Other
-libraries get the same network, NFE and clamped range, one image at a time if they couple the samples of a batch.
+samples of an image), backward passes and seconds. ``--seeds K`` averages the PSNR over K samples of each image. The
+baselines are the mean image and bilinear enlargement. Other libraries get the same network, NFE and clamped range, one
+image at a time if they couple the samples of a batch.
 
 The JSON file is written after every row, and rows that it has are not computed again: the command can be stopped and
 started, and ``--only`` takes a part of the rows by patterns of TASK/METHOD, such as ``deblurring/*``. Diversity is that
@@ -70,7 +71,8 @@ def theirs(model: ScoreModel, run: Any, problem: Problem, seed: int) -> Tensor:
     """Samples of another library's method."""
     n = len(problem.truth)
     torch.manual_seed(seed)
-    found: Tensor = run(problem.operator, problem.y, model.sde.prior(problem.truth.shape, seeds=range(n)))
+    seeds = range(seed * n, (seed + 1) * n)
+    found: Tensor = run(problem.operator, problem.y, model.sde.prior(problem.truth.shape, seeds=seeds))
     return found
 
 
@@ -104,10 +106,16 @@ def backward_passes(name: str) -> int:
     return 4 if "MMPS" in name or "moment" in name else 0 if "DiffPIR" in name else 1
 
 
+def settings_of(row: dict[str, Any]) -> tuple[int, int, int]:
+    """What makes two rows of a method comparable."""
+    return row["nfe"], row["images"], row["seeds"]
+
+
 def measure(options: argparse.Namespace, path: Path) -> list[dict[str, Any]]:
     """One row for each task and method; those of the file are kept."""
     rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-    done = {(r["task"], r["method"]) for r in rows if (r["nfe"], r["images"]) == (options.nfe, options.images)}
+    rows = [row | {"seeds": row.get("seeds", 1)} for row in rows]
+    done = {(r["task"], r["method"]) for r in rows if settings_of(r) == settings_of(vars(options))}
     model = load(NETWORKS / f"{options.network}.safetensors").eval()
     for problem in problems(*images_of(options.network, options.data_dir, options.images)):
         for method, run, backward in jobs(model, problem, options.nfe, not options.no_peers):
@@ -116,11 +124,12 @@ def measure(options: argparse.Namespace, path: Path) -> list[dict[str, Any]]:
             if not wanted or (problem.name, method) in done:
                 continue
             start = time.perf_counter()
-            whole = run(problem, 0)
-            seconds = time.perf_counter() - start
-            draws = [whole, run(first(problem, VARIED), 1)]
-            row = {"task": problem.name, "method": method, **figures(problem, draws), "backward": backward}
-            rows.append(row | {"seconds": seconds, "nfe": options.nfe, "images": options.images})
+            draws = [run(problem, seed) for seed in range(options.seeds)]
+            seconds = (time.perf_counter() - start) / options.seeds
+            other = run(first(problem, VARIED), options.seeds)
+            row = {"task": problem.name, "method": method, **figures(problem, draws, other), "backward": backward}
+            settings = {"nfe": options.nfe, "images": options.images, "seeds": options.seeds}
+            rows.append(row | {"seconds": seconds, **settings})
             print(rows[-1], flush=True)
             path.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
@@ -148,24 +157,28 @@ def main() -> None:
     parser.add_argument("--network", choices=list(DATA), default="mnist")
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--nfe", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=1, help="samples of each image whose PSNR is averaged")
     parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="TASK/METHOD, with *")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    if options.images < 2 or options.nfe < 2:
-        parser.error(f"--images and --nfe are at least 2; got {options.images} and {options.nfe}")
+    if options.images < 2 or options.nfe < 2 or options.seeds < 1:
+        parser.error(
+            f"--images and --nfe are at least 2, --seeds 1; got {options.images}, {options.nfe} and {options.seeds}"
+        )
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     name = "restoration" if options.network == "mnist" else f"restoration-{options.network}"
     rows = measure(options, options.out / f"{name}.json")
-    rows = [r for r in rows if (r["nfe"], r["images"]) == (options.nfe, options.images)]
-    head = (
-        f"# Restoration of {options.network}\n\n"
-        f"Made by `python -m benchmarks.restoration --network {options.network} --images {options.images} --nfe "
-        f"{options.nfe}`;\nnoise {NOISE}, solver {SOLVER}.\n\n"
-    )
-    (options.out / f"{name}.md").write_text(head + table(rows))
-    print(table(rows))
+    text = f"# Restoration of {options.network}\n\nNoise {NOISE}, solver {SOLVER}.\n"
+    for nfe, images, seeds in sorted({settings_of(r) for r in rows}, reverse=True):
+        same = [r for r in rows if settings_of(r) == (nfe, images, seeds)]
+        text += (
+            f"\nMade by `python -m benchmarks.restoration --network {options.network} --images {images} --nfe {nfe} "
+            f"--seeds {seeds}`:\n\n{table(same)}"
+        )
+    (options.out / f"{name}.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

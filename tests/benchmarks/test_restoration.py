@@ -16,18 +16,24 @@ TRUTH = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.
 def test_the_truth_has_the_residual_of_the_noise_and_a_known_error_its_psnr() -> None:
     assert float(psnr(TRUTH + 0.1, TRUTH)[0]) == pytest.approx(10 * math.log10(4 / 0.01), abs=1e-4)
     for problem in problems(TRUTH, TRUTH.mean(0, keepdim=True)):
-        found = figures(problem, [TRUTH, TRUTH + 0.2])
+        found = figures(problem, [TRUTH], TRUTH + 0.2)
         assert found["psnr"] == pytest.approx(10 * math.log10(4 / 1e-12), abs=1e-3) and found["finite"] == 1
         assert found["residual"] == pytest.approx(1.0, abs=0.25)  # 4 to 64 observed values for each of 40 images
         assert found["diversity"] == pytest.approx(0.2 / math.sqrt(2), rel=1e-5)
         assert "mean image" in baselines(problem) and len(baselines(problem)) == 2
 
 
+def test_the_psnr_of_several_seeds_is_their_mean() -> None:
+    problem = problems(TRUTH, TRUTH.mean(0, keepdim=True))[0]
+    found = figures(problem, [TRUTH + 0.1, TRUTH + 0.01], TRUTH)
+    assert found["psnr"] == pytest.approx(10 * math.log10(4 / (0.1 * 0.01)), abs=1e-3)
+
+
 def test_draws_that_are_not_finite_are_counted_and_left_out() -> None:
     problem = problems(TRUTH, TRUTH.mean(0, keepdim=True))[0]
     lost = TRUTH.clone()
     lost[:10] = torch.nan
-    found = figures(problem, [lost, lost])
+    found = figures(problem, [lost], lost)
     assert found["finite"] == 0.75 and math.isfinite(found["psnr"])
 
 
