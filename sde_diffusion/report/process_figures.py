@@ -91,7 +91,10 @@ def score_figure(score: Callable[[Tensor, Tensor], Tensor], sde: SDE, data: Tens
         ValueError: data of another shape.
     """
     if data.ndim != 2 or data.shape[1] != 2:
-        raise InputError(f"the score field needs data in 2-D (N, 2); got {tuple(data.shape)}")
+        raise InputError(
+            f"the score field needs data in 2-D (N, 2); got {tuple(data.shape)}: take a model of points, such as one "
+            "of 'sdediff train --data moons'"
+        )
     figure = new_figure(3.1 * len(times), 3.3)
     generator = torch.Generator().manual_seed(0)
     eps = torch.randn(data.shape, generator=generator, dtype=data.dtype)

@@ -95,7 +95,7 @@ def edit(
     """
     from sde_diffusion.files.writing import require_new, unused
     from sde_diffusion.sampling.devices import device_for
-    from sde_diffusion.sampling.given.conditions import given_captions
+    from sde_diffusion.sampling.given.conditions import given_captions, refuse_required
     from sde_diffusion.sampling.given.edit_folder import save_edits
     from sde_diffusion.sampling.given.edits import morphs, retold, transports, variations
     from sde_diffusion.sampling.given.samples import given_samples
@@ -111,6 +111,9 @@ def edit(
     require_new(folder)
     asked = GuidanceArguments(label=label, guidance=guidance)
     stored = model_at(run, model, asked.labelled)
+    if mode is not Mode.transport or not caption:
+        other = "sdediff sample --from IMAGE --strength 0.4 takes --condition and --caption"
+        refuse_required(stored, f"edit {mode.value}", other)
     labels = asked.labels(stored)
     x = given_samples(files, stored)
     check_count(n, x.shape[1:])

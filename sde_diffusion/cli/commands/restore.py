@@ -78,6 +78,7 @@ def restore(
     from sde_diffusion.guidance.observed import refuse_latent
     from sde_diffusion.report.restored import save_restoration
     from sde_diffusion.sampling.devices import device_for
+    from sde_diffusion.sampling.given.conditions import refuse_required
     from sde_diffusion.sampling.given.degraded_images import Degraded, degraded, psnr
     from sde_diffusion.sampling.restoration import restore as run_restoration
     from sde_diffusion.sampling.sampler import MOST_SAMPLES
@@ -92,6 +93,7 @@ def restore(
     folder = out or unused(Path("restored"))
     require_new(folder)
     stored = find_model(run)
+    refuse_required(stored, "restore", "use a model trained without conditions, or with --drop-condition 0.1")
     model = load(stored, device=str(device_for(device or "auto")))
     refuse_latent(model)
     jobs: list[tuple[Path, Degraded]] = [

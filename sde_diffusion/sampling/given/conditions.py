@@ -163,3 +163,21 @@ def require_condition(network: Any, given: GivenCondition | None) -> None:
             f"the model needs a condition, {what}: give {option}; it was trained with "
             "--drop-condition 0 and has no unconditional samples"
         )
+
+
+def refuse_required(stored: StoredModel, what: str, instead: str) -> None:
+    """Refuse a command without conditions on a model that has no unconditional samples.
+
+    Args:
+        stored: the model.
+        what: the command takes no condition.
+        instead: what to do.
+
+    Raises:
+        ValueError: the model was trained with conditions in every step.
+    """
+    if (stored.model["network"]["settings"] or {}).get("required"):
+        raise InputError(
+            f"this model was trained with conditions in every step (--drop-condition 0), and {what} takes none; "
+            f"{instead}"
+        )

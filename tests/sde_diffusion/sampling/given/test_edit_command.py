@@ -131,3 +131,18 @@ def test_bad_input_is_refused_and_nothing_is_written(command: str, message: str)
 def test_labels_that_the_model_does_not_have_are_refused(labelled: Path) -> None:
     result = runner.invoke(app, f"edit transport five.png --run {labelled} --label 3 --to 11 --out made".split())
     assert result.exit_code == 2 and "11" in result.output
+
+
+def test_a_model_that_needs_a_condition_is_sent_to_sample() -> None:
+    np.save("angle.npy", np.linspace(0, 1, len(load_data("digits")), dtype=np.float32)[:, None])
+    train = (
+        "train --data digits --condition angle.npy --drop-condition 0 --batch-size 4 --channels 8 --steps 1 --out run"
+    )
+    done(train + " --device cpu")
+    edited = runner.invoke(app, ["edit", "variations", "five.png", "--run", "run"])
+    assert edited.exit_code == 2
+    assert "edit variations takes none; sdediff sample --from IMAGE" in " ".join(edited.output.split())
+    restored = runner.invoke(app, ["restore", "superres", "small.png", "--run", "run"])
+    assert restored.exit_code == 2
+    assert "restore takes none; use a model trained without conditions" in " ".join(restored.output.split())
+    done("sample run --from five.png --strength 0.4 --condition angle.npy --n 2 --nfe 2 --out made")
