@@ -144,10 +144,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines += [
         f"| {r['task']} | {r['method']} | {r['psnr']:.2f} +- {r['psnr_error']:.2f} | {r['residual']:.2f} | "
-        f"{r['diversity']:.3f} | {r['finite']:.0%} | {r['backward']} | {r['seconds']:.1f} |"
+        f"{_shown(r['diversity'])} | {r['finite']:.0%} | {r['backward']} | {r['seconds']:.1f} |"
         for r in sorted(rows, key=lambda r: (tasks.index(r["task"]), -r["psnr"]))
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shown(diversity: float) -> str:
+    """The diversity; that of samples that ran away in few digits."""
+    return f"{diversity:.0e}" if diversity > 1000 else f"{diversity:.3f}"
 
 
 def main() -> None:
