@@ -135,16 +135,18 @@ def read_given(place: str, stored: StoredModel, noise: float = 0.0) -> GivenCond
         ValueError: a file of another kind, conditions of another shape than the model's, or more noise than in its
             training.
     """
-    trained = trained_noise(stored.path)
-    if trained is not None and noise > trained:
-        raise InputError(
-            f"the network has seen condition images with noise up to the level {trained:g}; got {noise:g}: give a "
-            "smaller --condition-noise, or train with a larger one"
-        )
     shape = stored.model["shape"]
     if shape is None:
         raise InputError("the model does not know the shape of a sample, so conditions cannot be read for it")
-    return GivenCondition(load_condition(place, tuple(shape), words=vocabulary_of(stored)), noise)
+    given = GivenCondition(load_condition(place, tuple(shape), words=vocabulary_of(stored)), noise)
+    trained = trained_noise(stored.path)
+    if trained is not None and noise > trained:
+        seen = f"with noise up to the level {trained:g}" if trained else "without noise"
+        raise InputError(
+            f"the network has seen condition images {seen}; got {noise:g}: give a smaller --condition-noise, or train "
+            "with a larger one"
+        )
+    return given
 
 
 def require_condition(network: Any, given: GivenCondition | None) -> None:
