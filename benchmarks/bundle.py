@@ -28,6 +28,12 @@ The network of CIFAR-10 at 16 x 16 of benchmarks/restoration, benchmarks/network
     sdediff train --data cifar16.npz --channels 24 --multipliers 1,2 --attention 8 --blocks 1 --batch-size 64 \
         --steps 2000 --ema 0.995 --out runs/cifar16
 
+and of benchmarks.ranges, cifar16-flow (2,500 updates), cifar16-edm and cifar16-low (2,000 each), with --ema 0.998 and
+
+    --sde flow --predicts velocity
+    --sde edm
+    --sde vp --beta-max 10.64 --predicts noise
+
 mnist-sinusoidal.safetensors is the same with `--embedding sinusoidal`; the DDIM table on MNIST uses it.
 """
 

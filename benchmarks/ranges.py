@@ -7,10 +7,11 @@ Ranges are noise levels sigma / alpha from the start to 0: 3, 6.6, 14.6 (Stable 
 1000 (VE) and infinity (straight path, cosine). Our solvers depend on noise levels alone, so 3, 6.6, 80 and 1000 are
 processes with linear beta(t) and that end, whose times suit the grids of the peers too. No table was fitted to these
 problems. Thirty random models (``benchmarks.exact_family.random_models``) run on two of the ranges each, against our
-own solvers alone, and the two networks of this repository on their own. Every sampler gets the same initial noise and
-NFE; an error is the root mean square distance of a sample to the endpoint of the flow. Both "best" are chosen per
-cell in hindsight, from the means over the initial noise. With ``--foreign-dir``, a network trained by others is
-measured on its own range; it influenced no design choice.
+own solvers alone, and the networks of this repository on their own: digits and MNIST, and four of CIFAR-10 at 16 x 16
+(VP; the straight path; the preconditioning of Karras et al. 2022; noise prediction from a start of 14.6). Every sampler
+gets the same initial noise and NFE; an error is the root mean square distance of a sample to the endpoint of the flow.
+Both "best" are chosen per cell in hindsight, from the means over the initial noise. With ``--foreign-dir``, a network
+trained by others is measured on its own range; it influenced no design choice.
 
 Reference solutions and the errors of all but pf-ode are kept in ``--references``, so a run that was interrupted goes
 on, and a changed pf-ode is measured in minutes; remove the folder when another solver changes.
@@ -48,8 +49,17 @@ from solvers import Solver, solve
 from solvers.fitted.pf_ode import ProbabilityFlow
 
 NFE = (5, 6, 8, 10, 15, 20, 50)
-FOREIGN, RANDOM, HOME = "external network", "random models", "own networks"
-_NETWORKS = {"digits": (BUNDLED, 48), "MNIST": (Path("benchmarks/networks/mnist.safetensors"), 16)}
+FOREIGN, RANDOM, HOME, CIFAR = "external network", "random models", "own networks", "CIFAR-10 networks"
+_FOLDER = Path("benchmarks/networks")
+_NETWORKS = {
+    HOME: {"digits": (BUNDLED, 48), "MNIST": (_FOLDER / "mnist.safetensors", 16)},
+    CIFAR: {
+        "VP": (_FOLDER / "cifar16.safetensors", 12),
+        "straight path": (_FOLDER / "cifar16-flow.safetensors", 12),
+        "EDM": (_FOLDER / "cifar16-edm.safetensors", 12),
+        "noise, starts at 14.6": (_FOLDER / "cifar16-low.safetensors", 12),
+    },
+}
 _NOTHING = 1e-6  # an error that counts as 0
 _OURS = [(s, g) for s in ("unipc", "dpm++2m") for g in (None, "quadratic", "karras", "log-snr", "angle")]
 
@@ -150,9 +160,10 @@ def cells(names: Sequence[str], foreign: Path) -> Iterator[tuple[str, str, Score
                 yield label, problem, make(sde), 16
     if RANDOM in names:
         yield from _random_cells()
-    if HOME in names:
-        for name, (file, n) in _NETWORKS.items():
-            yield HOME, name, load(file).eval().requires_grad_(False), n
+    for label, networks in _NETWORKS.items():
+        if label in names:
+            for name, (file, n) in networks.items():
+                yield label, name, load(file).eval().requires_grad_(False), n
     model = _foreign(foreign)
     if model is None:
         print(f"left out: {FOREIGN} (no loaders.py in {foreign}; --foreign-dir says where it is)", file=sys.stderr)
@@ -316,7 +327,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.ranges", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
-    parser.add_argument("--ranges", nargs="*", default=[*ranges(), RANDOM, HOME])
+    parser.add_argument("--ranges", nargs="*", default=[*ranges(), RANDOM, *_NETWORKS])
     parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
     parser.add_argument("--before", type=Path)
     parser.add_argument("--no-peers", action="store_true", help="measure our solvers only, for --before")
@@ -324,10 +335,9 @@ def main() -> None:
     parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
     parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
     args = parser.parse_args()
-    if min(args.nfe) < 1 or set(args.ranges) - {*ranges(), RANDOM, HOME}:
-        parser.error(
-            f"--nfe is at least 1, --ranges are some of {[*ranges(), RANDOM, HOME]}; got {args.nfe} and {args.ranges}"
-        )
+    known = [*ranges(), RANDOM, *_NETWORKS]
+    if min(args.nfe) < 1 or set(args.ranges) - {*known}:
+        parser.error(f"--nfe is at least 1, --ranges are some of {known}; got {args.nfe} and {args.ranges}")
     torch.set_num_threads(1)
     others = [] if args.no_peers else rivals()
     solver: str | Solver = ProbabilityFlow(scale=1.0) if args.unit_scale else "pf-ode"

@@ -5,20 +5,22 @@ where they are not: values of a network are rough, and differences of rough valu
 differences of the method's own predictions show both. With x^(p) the prediction from the last p values, and for each
 sample
 
-    e_p = rms(x^(p) - x^(p-1)),      r = min(e_p / e_{p-1}, sqrt(e_p / e_{p-2})),
+    e_p = rms(x^(p) - x^(p-1)),      r_p = min(e_p / e_{p-1}, sqrt(e_p / e_{p-2})),
 
-the differences of a smooth function fall and those of noise rise, and the step is
+the differences of a smooth function fall and those of noise rise, and the step is the last of
 
-    x = (1 - g) x^(p-1) + g x^(p),      g = (1 - r) / (1 - 1/2), kept within [0, 1]:
+    y^(p) = (1 - g_p) y^(p-1) + g_p x^(p),      g_p = (1 - r_p) / (1 - 1/2), kept within [0, 1],
 
-g = 1 while the differences halve, and g = 0 where they do not fall. (A single difference can be small by chance where
-it changes sign, and e_p then seems large: hence two.) The corrector of the step keeps its g. As
-steps shrink r does too, and the order is that of the larger method. Codes for smooth equations choose their order by
-the same comparison (Shampine & Gordon 1975, chapter 7); here every sample has its own g, and g is continuous.
+which start from the fewest values, y^(k) = x^(k): g_p = 1 while the differences halve, and g_p = 0 where they do not
+fall. (A single difference can be small by chance where it changes sign, and e_p then seems large: hence two.) The
+corrector of the step keeps its g_p. As steps shrink r_p does too, and the order is that of the method with most values.
+Codes for smooth equations choose their order by the same comparison (Shampine & Gordon 1975, chapter 7); here every
+sample has its own g_p, and they are continuous.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise, zip_longest
@@ -41,38 +43,35 @@ _Weights = tuple[float, ...]
 
 
 class OrderChoice(NamedTuple):
-    """Difference of a step of the larger and the smaller method, as weights of the values.
+    """Differences of a step between methods with one value more and less, as weights of the values.
 
     Attributes:
-        predictor: weights of x^(p) - x^(p-1).
-        smaller: weights of x^(p-1) - x^(p-2).
-        least: weights of x^(p-2) - x^(p-3).
-        corrector: weights of the difference of the corrected ones.
+        predictors: weights of x^(p) - x^(p-1), for each p from two below the first choice up.
+        correctors: the same of the corrected ones, from the first choice up.
     """
 
-    predictor: _Weights
-    smaller: _Weights
-    least: _Weights
-    corrector: _Weights
+    predictors: tuple[_Weights, ...]
+    correctors: tuple[_Weights, ...]
 
 
 class VariableOrderRun(NamedTuple):
-    """The history, the choices of all steps, and g of the last step where there was one."""
+    """The history, the choices of all steps, and the shares of the differences in the last step where it chose."""
 
     history: MultistepState
     choices: tuple[OrderChoice | None, ...]
-    share: Tensor | None
+    shares: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
 class VariableOrder(Solver):
-    """Exponential Adams with p values, p - 1 values or a mixture, chosen by the differences of each sample.
+    """Exponential Adams with up to p values, chosen by the differences of each sample.
 
     Args:
         larger: the method with p values, deterministic and with p at least 4.
+        fewest: k, the number of values that the choice starts from, from 2 to p - 1; None is p - 1.
 
     Raises:
-        ValueError: another method.
+        ValueError: another method, or another k.
 
     Where D does not change, all methods are exact:
 
@@ -85,22 +84,27 @@ class VariableOrder(Solver):
     """
 
     larger: ExponentialAdams
+    fewest: int | None = None
 
     needs = (ReverseProcess,)
     data_independent = False
     source = "Shampine & Gordon 1975, chapter 7, on Zhao et al. 2023"
 
     def __post_init__(self) -> None:
-        if self.larger.sde or self.larger.predictor_order < 4 or self.larger.lower_order_final:
+        p = self.larger.predictor_order
+        if self.larger.sde or p < 4 or self.larger.lower_order_final:
             raise InputError(
-                "the order is chosen between p and p - 1 values of a deterministic method with p >= 4 and without "
+                "the order is chosen between p and fewer values of a deterministic method with p >= 4 and without "
                 f"lower_order_final; got {self.larger}"
             )
+        if self.fewest is not None and not 2 <= self.fewest < p:
+            raise InputError(f"fewest is from 2 to p - 1 = {p - 1}; got {self.fewest}")
 
     @property
     def smaller(self) -> ExponentialAdams:
-        """The method with p - 1 values."""
-        return replace(self.larger, predictor_order=self.larger.predictor_order - 1)
+        """The method with k values."""
+        fewest = self.larger.predictor_order - 1 if self.fewest is None else self.fewest
+        return replace(self.larger, predictor_order=fewest)
 
     @property
     def order(self) -> int:
@@ -119,14 +123,14 @@ class VariableOrder(Solver):
 
     def init(self, problem: ReverseProcess, times: Tensor) -> VariableOrderRun:
         """Plan the whole grid; plans are cached."""
-        choices = _choices(self.larger, problem.path, tuple(times.tolist()))
+        choices = _choices(self.larger, self.smaller.predictor_order, problem.path, tuple(times.tolist()))
         return VariableOrderRun(self.smaller.init(problem, times), choices, None)
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: VariableOrderRun, noise: Noise
     ) -> tuple[Tensor, Tensor, VariableOrderRun]:
-        """Evaluate at t, correct x there with the g of the step before, and predict x at s."""
-        history, choices, share = state
+        """Evaluate at t, correct x there with the shares of the step before, and predict x at s."""
+        history, choices, shares = state
         step, i = history.planned(t, s), history.number
         x0 = problem.denoise(x, t)
         if step.order == 0:
@@ -134,15 +138,17 @@ class VariableOrder(Solver):
         values = (step.interpolated(x0, x), *history.values)
         if history.base is not None and (redo := history.plan[i - 1].corrector):
             x = combine(redo, history.base, values)
-            if share is not None and (last := choices[i - 1]):
-                x.add_(share * sum_of(last.corrector, values))
+            if shares is not None and (last := choices[i - 1]):
+                for share, weights in zip(shares, last.correctors, strict=True):
+                    x.add_(share * sum_of(weights, values))
         values = values[: self.larger.predictor_order]
-        out, share = combine(step.predictor, x, values), None
+        out, shares = combine(step.predictor, x, values), None
         if choice := choices[i]:
-            more = sum_of(choice.predictor, values)
-            share = _share(more, sum_of(choice.smaller, values), sum_of(choice.least, values))
-            out.add_(share * more)
-        return out, s, VariableOrderRun(history.after(values, x), choices, share)
+            differences = [sum_of(weights, values) for weights in choice.predictors]
+            shares = _shares(differences, len(choice.correctors))
+            for share, more in zip(shares, differences[-len(shares) :], strict=True):
+                out.add_(share * more)
+        return out, s, VariableOrderRun(history.after(values, x), choices, shares)
 
     def estimate(
         self,
@@ -157,32 +163,44 @@ class VariableOrder(Solver):
         return self.smaller.estimate(problem, x, t, s, before.history, after.history) if self.uses_corrector else None
 
 
-def _share(*differences: Tensor) -> Tensor:
-    """G of each sample, (B, 1, ..., 1) like x: from the differences that p, p - 1 and p - 2 values make."""
+def _shares(differences: Sequence[Tensor], choices: int) -> tuple[Tensor, ...]:
+    """The shares of the last differences in y^(p), of 1 - (1 - g_q) ... (1 - g_p) for each q, (B, 1, ..., 1) like x."""
     first = differences[0]
     dtype = torch.promote_types(first.dtype, torch.float32)
-    norms = (torch.linalg.vector_norm(d.flatten(1), dim=1, dtype=dtype) for d in differences)
+    norms = [torch.linalg.vector_norm(d.flatten(1), dim=1, dtype=dtype) for d in differences]
     # Where none makes any, all methods are exact.
-    e, once, twice = (norm.clamp_min_(torch.finfo(dtype).tiny) for norm in norms)
-    ratio = torch.minimum(e / once, (e / twice).sqrt_())
-    share = ((_ROUGH - ratio) / (_ROUGH - _SMOOTH)).clamp_(0, 1)
-    return share.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1))
+    e = torch.stack(norms).clamp_min_(torch.finfo(dtype).tiny)
+    ratio = e[1:] / e[:-1]
+    ratio[1:] = torch.minimum(ratio[1:], (e[2:] / e[:-2]).sqrt_())
+    shares = [*((_ROUGH - ratio[-choices:]) / (_ROUGH - _SMOOTH)).clamp_(0, 1)]
+    for i in reversed(range(choices - 1)):
+        shares[i] = shares[i] + (1 - shares[i]) * shares[i + 1]
+    return tuple(share.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1)) for share in shares)
 
 
 @lru_cache(maxsize=128)
-def _choices(larger: ExponentialAdams, path: Path, times: tuple[float, ...]) -> tuple[OrderChoice | None, ...]:
-    """One entry for each planned step; None for steps with fewer than p values."""
-    p = larger.predictor_order
-    plans = [replace(larger, predictor_order=q).plan(path, 0.0, times) for q in range(p, p - 4, -1)]
-    return tuple(_choice(*steps) if steps[0].order == p else None for steps in zip(*plans, strict=True))
+def _choices(
+    larger: ExponentialAdams, fewest: int, path: Path, times: tuple[float, ...]
+) -> tuple[OrderChoice | None, ...]:
+    """One entry for each planned step; None for steps without more than the fewest values."""
+    lowest = max(fewest - 2, 1)
+    orders = range(lowest, larger.predictor_order + 1)
+    plans = [replace(larger, predictor_order=q).plan(path, 0.0, times) for q in orders]
+    return tuple(
+        _choice(steps[: steps[-1].order + 1 - lowest], fewest) if steps[-1].order > fewest else None
+        for steps in zip(*plans, strict=True)
+    )
 
 
-def _choice(*steps: PlannedStep) -> OrderChoice:
-    """From the steps of p, p - 1, p - 2 and p - 3 values."""
-    larger, smaller = (step.corrector for step in steps[:2])
-    corrector = _difference(larger, smaller) if larger and smaller else ()
-    predictor, once, twice = (_difference(a.predictor, b.predictor) for a, b in pairwise(steps))
-    return OrderChoice(predictor, once, twice, corrector)
+def _choice(steps: Sequence[PlannedStep], fewest: int) -> OrderChoice:
+    """From the steps of all numbers of values, the fewest first."""
+    apart = [*pairwise(steps)]
+    correctors = (
+        _difference(b.corrector, a.corrector) if a.corrector and b.corrector else ()
+        for a, b in apart
+        if b.order > fewest
+    )
+    return OrderChoice(tuple(_difference(b.predictor, a.predictor) for a, b in apart), tuple(correctors))
 
 
 def _difference(a: Update, b: Update) -> _Weights:

@@ -16,9 +16,10 @@ of Karras et al.
 
 For other numbers of steps, and on a given grid, it is the exponential engine with data prediction and the
 corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
-four (``solvers.exponential.variable_order``), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps
-u^(3 - 10 / steps), and rho falls faster); with fewer through two values, in lambda up to 6 steps and in the clock up
-to 12. The clock is a function of rho alone (``solvers.noise_clock``), so the engine too serves every path alike.
+fewer (``solvers.exponential.variable_order``; down to two up to 15 steps, to four beyond), of order 6, on clock u^2.5
+down to rho = 2 / steps^2 (beyond 20 steps u^(3 - 10 / steps), and rho falls faster); with fewer steps through two
+values, in lambda up to 6 steps and in the clock up to 12. From a low start the order is chosen with any number of
+steps. The clock is a function of rho alone (``solvers.noise_clock``), so the engine too serves every path alike.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from solvers.solver import Solver
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
-_FEW_STEPS, _SOME_STEPS = 6, 12
+_ANY = replace(_MANY, fewest=2)
+_FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
 _FINE = 20  # steps from which the grid is denser near the data
 
 # A table is used where the path starts at this many times its next rho at least.
@@ -59,14 +61,15 @@ _ROOM = 1.2
 # Rows that may be left out where a path starts low, and by ``large`` the steps for which that is better than the
 # engine, and the largest distance of the start to the level that it stands for.
 _MOST_LEAD = 4
-_LEAD_STEPS = {False: range(3, 12), True: range(5, 10)}
+_LEAD_STEPS = {False: range(3, 12), True: range(6, 7)}
 _FARTHEST = {False: 1.8, True: 0.9}
-_NEAREST = 0.1  # the same where rows are left out with 5 or 6 steps of many dimensions
+_NEAREST = 0.1  # the same where rows are left out of a table for many dimensions
 _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
 _PURE = 100.0  # the rho from which x is taken for pure noise
 _LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
+_EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
 _LOWEST = 10.0  # the rho of the start below which the engine has grids of its own
 
 # Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
@@ -139,7 +142,7 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
             continue
         apart = math.log(rho[lead] / start) if start < math.inf else 0.0
         apart = max(apart, -_BELOW * apart)
-        if apart <= (_NEAREST if lead and large and steps <= _FEW_STEPS else _FARTHEST[large]):
+        if apart <= (_NEAREST if lead and large else _FARTHEST[large]):
             found.append((apart, lead, entry))
     if not found:
         return None
@@ -215,10 +218,10 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     start = _start(path)
-    if start < _LOWEST:
-        return low_start_grid(path, steps, start, large)
-    if large and start < _LOW:
+    if large and _LOWEST <= start < _LOW and steps > _SOME_STEPS:
         return GRIDS["karras"](path, steps)
+    if start < (_LOW if large else _LOWEST):
+        return low_start_grid(path, steps, start, large)
     fine = max(steps / _FINE, 1.0)
     low = min(2 / steps**2, 0.5) / math.sqrt(fine)
     times = power(path, steps, low, 3 - 0.5 / fine)
@@ -226,21 +229,31 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
 
 
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
-    """The times of the engine from a start below rho = 10: (steps + 1,) float64.
+    """The times of the engine from a low start: (steps + 1,) float64.
 
-    They are the levels of Karras et al. 2022, eq. 5, from the start to 2 / steps^2, with an exponent between 3 and 7
-    that falls as the steps grow, and is larger for a higher start in a few dimensions.
+    They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow. From a start below
+    rho = 10 it is between 3 and 7, larger for a higher start in a few dimensions, and the last level is 2 / steps^2.
+    Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
+    28 / (steps - 8) beyond, and the last level 2.5 / steps^2, of 0.08 at most. From 13 steps they have the default
+    levels of Karras et al., with exponent 7.
 
     >>> from solvers import Scales
     >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
     >>> 3 * low_start_grid(low, 12, 3.0)[::4]
     tensor([3.0000, 0.7630, 0.1151, 0.0000], dtype=torch.float64)
     """
-    exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
-    p = min(max(exponent, 3.0), 5.0 if large else 7.0)
-    low = min(2 / steps**2, start / 8)
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
-    rho = (start ** (1 / p) + share * (low ** (1 / p) - start ** (1 / p))) ** p
+    if start < _LOWEST:
+        exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
+        p = min(max(exponent, 3.0), 5.0 if large else 7.0)
+        low = min(2 / steps**2, start / 8)
+    else:
+        p = 28 / (steps - _EVEN_STEPS) if steps > _EVEN_STEPS else math.inf
+        low = min(2.5 / steps**2, 0.08)
+    if p == math.inf:
+        rho = start * (low / start) ** share
+    else:
+        rho = (start ** (1 / p) + share * (low ** (1 / p) - start ** (1 / p))) ** p
     ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
     return torch.cat([ends[:1], time_at(path, -torch.log(rho[1:])), ends[1:]])
 
@@ -278,10 +291,12 @@ def fixed_order_engine(steps: int) -> ExponentialAdams:
 
 def _engine(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
     """The engine; from a low start, on levels of Karras et al., the order may rise with fewer steps already."""
-    if start < _LOWEST:
-        return _MANY
-    low = large and start < _LOW
-    return _FEW if steps <= _FEW_STEPS else _SOME if steps <= (9 if low else _SOME_STEPS) else _MANY
+    if start < (_LOW if large else _LOWEST):
+        few = _FEW_STEPS if start < _LOWEST else 0
+        return _ANY if large and few < steps <= _SOME_STEPS else _MANY
+    if steps <= _SOME_STEPS:
+        return _FEW if steps <= _FEW_STEPS else _SOME
+    return _ANY if steps <= _ANY_STEPS else _MANY
 
 
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:

@@ -1,4 +1,4 @@
-"""The order that follows the sample: which of two methods a step is of, and what it then is."""
+"""The order that follows the sample: how many values a step has, and what it then is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from sde_diffusion import VPSDE
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.exponential.adams import ExponentialAdams
-from solvers.exponential.variable_order import VariableOrder, _share
+from solvers.exponential.variable_order import VariableOrder, _shares
 
 SDE = VPSDE()
 LARGER = ExponentialAdams(5, variable="time", corrector=True)
@@ -80,37 +80,50 @@ def test_the_share_is_that_of_the_formula(times):
     torch.testing.assert_close(end(VariableOrder(plain), denoised, times=times), (1 - g) * ends[1] + g * ends[0])
 
 
-def test_a_share_between_is_kept_by_the_corrector():
-    """D is smooth but coarse: the run is neither of the two, and equals a loop written out."""
+@pytest.mark.parametrize("fewest", [2, 3, 4])
+def test_shares_between_are_kept_by_the_corrector(fewest):
+    """D is smooth but coarse: the run is none of the methods, and equals a loop written out."""
     times = torch.linspace(0.95, 0.1, 9, dtype=torch.float64)
 
     def denoised(t):
         return torch.sin(torch.tensor([9.0, 7.0, 8.0], dtype=torch.float64) * t)
 
-    plans = [replace(LARGER, predictor_order=p).plan(SDE, 0.0, tuple(times.tolist())) for p in (5, 4, 3, 2)]
+    orders = range(1, 6)
+    plans = {p: replace(LARGER, predictor_order=p).plan(SDE, 0.0, tuple(times.tolist())) for p in orders}
 
     def moved(update, x, values):
         return update.decay * x + sum(w * v for w, v in zip(update.weights, values, strict=False))
 
-    x, values, base, shares = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64), [], None, []
+    x, values, base, shares, seen = torch.tensor([0.3, -1.2, 2.0], dtype=torch.float64), [], None, {}, []
     for i, t in enumerate(times[:-1].tolist()):
         values = [denoised(t), *values]
         if base is not None:
-            corrected = [moved(plan[i - 1].corrector, base, values) for plan in plans[:2]]
-            x = shares[-1] * corrected[0] + (1 - shares[-1]) * corrected[1]
-        ends = [moved(plan[i].predictor, x, values) for plan in plans]
-        e5, e4, e3 = ((a - b).abs() for a, b in pairwise(ends))
-        g = ((1 - torch.minimum(e5 / e4, (e5 / e3).sqrt())) / 0.5).clamp(0, 1)
-        shares.append(g if len(values) >= 5 else torch.zeros(3, dtype=torch.float64))
-        base, x = x, shares[-1] * ends[0] + (1 - shares[-1]) * ends[1]
-    assert any(0.05 < float(g) < 0.95 for share in shares for g in share)
-    torch.testing.assert_close(end(SOLVER, denoised, times=times)[:, 0], x, rtol=1e-12, atol=1e-13)
+            x = moved(plans[fewest][i - 1].corrector, base, values)
+            for p, g in shares.items():
+                x = (1 - g) * x + g * moved(plans[p][i - 1].corrector, base, values)
+        ends = {p: moved(plans[p][i].predictor, x, values) for p in orders}
+        e = {p: (ends[p] - ends[p - 1]).abs() for p in orders if p > 1}
+        base, x, shares = x, ends[fewest], {}
+        for p in range(fewest + 1, min(len(values), 5) + 1):
+            r = torch.minimum(e[p] / e[p - 1], (e[p] / e[p - 2]).sqrt()) if p > 3 else e[p] / e[p - 1]
+            shares[p] = ((1 - r) / 0.5).clamp(0, 1)
+            x = (1 - shares[p]) * x + shares[p] * ends[p]
+        seen += [float(g) for share in shares.values() for g in share]
+    assert any(0.05 < g < 0.95 for g in seen)
+    solver = VariableOrder(LARGER, fewest)
+    torch.testing.assert_close(end(solver, denoised, times=times)[:, 0], x, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("fewest", [1, 5])
+def test_the_fewest_values_are_from_two_to_less_than_most(fewest):
+    with pytest.raises(ValueError, match="from 2 to p - 1 = 4"):
+        VariableOrder(LARGER, fewest)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_neither_overflows_nor_is_left(dtype):
     """The norm of 2^20 entries of 100 does not fit in float16, which ends at 65504."""
-    share = _share(*(torch.full((2, 2**20), size, dtype=dtype) for size in (90.0, 120.0, 100.0)))
+    (share,) = _shares([torch.full((2, 2**20), size, dtype=dtype) for size in (100.0, 120.0, 90.0)], 1)
     assert share.dtype == dtype and share.flatten().tolist() == pytest.approx([0.5, 0.5], rel=0.01)
     x = torch.full((2, 3), 100.0, dtype=dtype)
     process = ReverseProcess(lambda x, t: 100 * torch.cos(3 * t[:, None]).to(x) + 0 * x, SDE)

@@ -89,6 +89,7 @@ def test_the_solver_that_runs_follows_the_grid():
     assert engine == ExponentialAdams(2, variable="time", corrector=True)
     larger = ExponentialAdams(5, variable="time", corrector=True)
     assert resolved(grid=torch.linspace(1, 0, 41))[0] == resolved(nfe=60)[0] == VariableOrder(larger)
+    assert resolved(grid=torch.linspace(1, 0, 16))[0] == VariableOrder(larger, fewest=2)
     assert (fixed_order_engine(12), fixed_order_engine(13)) == (engine, larger)
     x1 = sde.prior((4, 3), seeds=range(4), dtype=torch.float64)
     assert torch.equal(solve(ode, x1, grid=own).x, solve(ode, x1, solver=engine, grid=own).x)
@@ -118,12 +119,22 @@ def test_a_path_that_starts_low_gets_the_last_rows_of_a_table():
     assert out.nfe.tolist() == [8, 8] and bool(out.x.isfinite().all())
 
 
-def test_many_dimensions_get_the_levels_of_karras_from_a_low_start():
+@pytest.mark.parametrize(("steps", "exponent"), [(7, None), (10, 14.0), (12, 7.0)])
+def test_many_dimensions_get_the_levels_of_karras_from_a_low_start(steps, exponent):
     low = VESDE(sigma_max=20.0)
-    assert torch.equal(engine_grid(low, 12, large=True), GRIDS["karras"](low, 12))
-    assert not torch.equal(engine_grid(low, 12), GRIDS["karras"](low, 12))
+    rho = low.marginal(engine_grid(low, steps, large=True))[1][:-1]
+    assert [float(rho[0]), float(rho[-1])] == pytest.approx([20.0, 2.5 / steps**2], rel=1e-4)
+    even = rho.log() if exponent is None else rho ** (1 / exponent)
+    assert float(even.diff().diff().abs().max()) < 1e-4
+    assert not torch.equal(engine_grid(low, steps), engine_grid(low, steps, large=True))
+    assert torch.equal(engine_grid(low, 13, large=True), GRIDS["karras"](low, 13))
+
+
+def test_from_a_low_start_many_dimensions_choose_their_order_with_any_steps():
+    low = VESDE(sigma_max=20.0)
     ode = low.probability_flow(gaussian_spectrum(torch.ones(500, dtype=torch.float64), low))
-    assert isinstance(plan(ode, (500,), ProbabilityFlow(scale=1.0), nfe=10)[0], VariableOrder)
+    kinds = [plan(ode, (500,), ProbabilityFlow(scale=1.0), nfe=n)[0] for n in (8, 12, 30)]
+    assert [kind.fewest for kind in kinds] == [2, 2, None]
     assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], ExponentialAdams)
 
 
@@ -144,10 +155,10 @@ def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(steps
     assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], VariableOrder)
 
 
-def test_five_and_six_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
+def test_six_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
     near, far = VESDE(sigma_max=14.4), VESDE(sigma_max=10.5)
-    assert fitted_table(near, 5, large=True).invariance == Invariance(6, 1, True)
-    assert fitted_table(far, 5, large=True) is None
+    assert fitted_table(near, 6, large=True).invariance is not None
+    assert [fitted_table(low, n, large=True) for low, n in ((far, 6), (near, 5), (near, 8))] == [None] * 3
     assert fitted_table(VESDE(sigma_max=80.0), 5, large=True).invariance == Invariance(5)
 
 
