@@ -169,6 +169,7 @@ def main() -> None:
     parser.add_argument("--image", type=Path, help="the figure, a PNG")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    asked.out.mkdir(parents=True, exist_ok=True)
     path = asked.out / "trilemma.json"
     rows: dict[str, Row] = json.loads(path.read_text()) if path.is_file() else {}
     bench = None if asked.draw else Bench(asked)

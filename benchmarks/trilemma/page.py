@@ -14,7 +14,7 @@ from sde_diffusion.report.pictures import save_figure
 from solvers.display.result_table import ResultTable
 
 Row = dict[str, Any]
-COMMAND = "python -m benchmarks.trilemma --data-dir DATA"
+COMMAND = "python -m benchmarks.trilemma --data-dir DATA --seeds 3"
 HEADS = ("model", "NFE", "Frechet", "KID", "precision", "recall", "samples/s", "bits/dim", "training, s")
 FAMILY_HEADS = ("model", "training minimises", "Frechet of seeds", "likelihood", "reconstruction", "bottleneck")
 SHAPE = (28, 28)
@@ -139,7 +139,7 @@ def html(path: Path, rows: dict[str, Row]) -> None:
             line = sorted((1000 / row["rate"], *row[figure]) for row in points)
             low, high = ([v + sign * 1.96 * e for _, v, e in line] for sign in (-1, 1))
             lines.append(Curve(name, [x for x, _, _ in line], [v for _, v, _ in line], low, high))
-        charts.append(Chart(f"{title} against the time of a sample", "ms a sample", figure, lines))
+        charts.append(Chart(f"{title} against the time of a sample", "time of a sample, ms", figure, lines))
     table = ResultTable(
         HEADS,
         tuple(cells(name, row) for name, row in shown.items()),
@@ -149,7 +149,7 @@ def html(path: Path, rows: dict[str, Row]) -> None:
     write_page(path, Page(
         title="The generative trilemma on MNIST", command=COMMAND, table=table, charts=charts,
         facts={"Data": "MNIST, 28 x 28", "Samples": f"{n:,} a row", "Reference": "10,000 test images, features mnist"},
-        notes=["Figures have their standard errors; speed is that of one core."],
+        notes=["Figures have their standard errors; speed is that of one core."], bars="Bars are 95 % intervals.",
     ))  # fmt: skip
 
 

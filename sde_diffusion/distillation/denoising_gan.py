@@ -91,6 +91,7 @@ def generator_for(model: ScoreModel, nfe: int, latent: int = 16, seed: int = 0) 
         sigma_data=model.sigma_data,
         normalization=model.normalization,
         sampler=DenoisingGANSampler(step_times(model.sde, nfe), latent),
+        decoder=model.decoder,
     )
 
 

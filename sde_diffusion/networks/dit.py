@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_diffusion.networks.embeddings import Condition, check_call, geometric_frequencies
-from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, refuse_given
+from sde_diffusion.networks.embeddings import Condition, geometric_frequencies
+from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, read_conditions
 from sde_diffusion.networks.mlp import zero
 from solvers.errors import InputError
 
@@ -70,7 +70,39 @@ class Block(nn.Module):
         return out
 
 
-class DiT(nn.Module):
+class Transformer(nn.Module):
+    """The layers of a transformer on tokens of any origin: blocks between two linear layers, the last one at zero."""
+
+    def add_layers(
+        self, enters: int, leaves: int, width: int, depth: int, heads: int, dropout: float, reads: int | None = None
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            enters: values of a token.
+            leaves: values of a token of the output.
+            width: length of a token inside.
+            depth: number of blocks.
+            heads: attention heads.
+            dropout: probability of dropping a hidden value while training.
+            reads: width of the tokens that the blocks read, or None.
+        """
+        self.enter = nn.Linear(enters, width)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, reads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = zero(nn.Linear(width, 2 * width))
+        self.leave = zero(nn.Linear(width, leaves))
+
+    def through(self, h: Tensor, condition: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Return the output (B, N, leaves) of tokens h (B, N, width) inside, under a condition (B, width)."""
+        for block in self.blocks:
+            h = block(h, condition, tokens)
+        scale, shift = self.modulation(condition)[:, None].chunk(2, dim=2)
+        out: Tensor = self.leave(self.norm(h) * (1 + scale) + shift)
+        return out
+
+
+class DiT(Transformer):
     """A diffusion transformer, for samples (C, L), (C, H, W) or with more axes.
 
     Args:
@@ -162,13 +194,9 @@ class DiT(nn.Module):
         self.condition = Condition(width, width, embedding, classes, context)
         self.given = GivenConditions(self.shape, width, **beside) if beside else None
         self.enters = channels + (self.given.channels if self.given else 0)
-        self.enter = nn.Linear(self.enters * patch ** len(sizes), width)
+        area, reads = patch ** len(sizes), self.given.token_width if self.given else None
+        self.add_layers(self.enters * area, self.leaves * area, width, depth, heads, dropout, reads)
         self.register_buffer("places", positions(self.cells, width), persistent=False)
-        reads = self.given.token_width if self.given else None
-        self.blocks = nn.ModuleList(Block(width, heads, dropout, reads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = zero(nn.Linear(width, 2 * width))
-        self.leave = zero(nn.Linear(width, self.leaves * patch ** len(sizes)))
 
     def forward(
         self,
@@ -184,19 +212,11 @@ class DiT(nn.Module):
         code: Tensor | None = None,
     ) -> Tensor:
         """Return the network's output; shapes, conditions and errors are those of ``UNet.forward``."""
-        check_call(x, t, self.shape)
-        condition = self.condition(t, label, context)
-        if self.given is None:
-            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens, caption=caption, code=code)
-        else:
-            added, x, tokens = self.given(x, vector, image, image_noise, tokens, caption, code)
-            condition = condition + added
-        condition = F.silu(condition)
-        h = self.enter(self.tokens(x)) + self.places
-        for block in self.blocks:
-            h = block(h, condition, tokens)
-        scale, shift = self.modulation(condition)[:, None].chunk(2, dim=2)
-        return self.assemble(self.leave(self.norm(h) * (1 + scale) + shift))
+        condition, x, tokens = read_conditions(
+            self, x, t, label, context, vector=vector, image=image, image_noise=image_noise, tokens=tokens,
+            caption=caption, code=code,
+        )  # fmt: skip
+        return self.assemble(self.through(self.enter(self.tokens(x)) + self.places, condition, tokens))
 
     def tokens(self, x: Tensor) -> Tensor:
         """Cut a sample into patches: (B, C, *sizes) -> (B, N, C patch^axes)."""

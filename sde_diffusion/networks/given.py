@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_diffusion.networks.embeddings import TimeEmbedding
+from sde_diffusion.networks.embeddings import TimeEmbedding, check_call
 from sde_diffusion.networks.semantic import SemanticCode
 from sde_diffusion.text.encoder import TextEncoder
 from solvers.errors import InputError, choose
@@ -353,15 +353,30 @@ class CrossAttention(nn.Module):
         return out
 
 
-def refuse_given(**given: Tensor | None) -> None:
-    """Refuse conditions of a network that was built without any.
+def read_conditions(
+    network: Any, x: Tensor, t: Tensor, label: Tensor | None, context: Tensor | None, **beside: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the conditioning vector (B, width), x with the channels of a condition image, and the tokens.
+
+    Args:
+        network: its ``condition`` reads time, label and context, its ``given`` the others, or is None.
+        x: noisy samples, (B, *shape).
+        t: one time per sample, (B,).
+        label: (B,) or None.
+        context: (B, length) or None.
+        beside: the arguments of ``GivenConditions.forward``.
 
     Raises:
-        ValueError: one of them is no None.
+        ValueError: a shape that does not fit, or a condition that the network was built without.
     """
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(f"this network was built without the condition '{name}'; call it without {name}=")
+    check_call(x, t, network.shape)
+    condition, tokens = network.condition(t, label, context), None
+    if network.given is not None:
+        added, x, tokens = network.given(x, **beside)
+        condition = condition + added
+    elif unknown := [name for name, value in beside.items() if value is not None]:
+        raise InputError(f"this network was built without the condition '{unknown[0]}'; call it without {unknown[0]}=")
+    return F.silu(condition), x, tokens
 
 
 def _times(sizes: Sequence[int]) -> str:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_diffusion.networks.embeddings import Condition, check_call
-from sde_diffusion.networks.given import GivenConditions, chosen_settings, refuse_given
+from sde_diffusion.networks.embeddings import Condition
+from sde_diffusion.networks.given import GivenConditions, chosen_settings, read_conditions
 from solvers.errors import InputError
 
 Layer = TypeVar("Layer", bound="nn.Linear | nn.modules.conv._ConvNd")
@@ -147,13 +147,7 @@ class MLP(nn.Module):
         vector: Tensor | None = None,
     ) -> Tensor:
         """Return the network's output; shapes, conditions and errors are those of ``UNet.forward``."""
-        check_call(x, t, self.shape)
-        condition = self.condition(t, label, context)
-        if self.given is None:
-            refuse_given(vector=vector)
-        else:
-            condition = condition + self.given(x, vector)[0]
-        condition = F.silu(condition)
+        condition, x, _ = read_conditions(self, x, t, label, context, vector=vector)
         x = x.flatten(1)
         if self.directions is not None:
             inner = x @ self.directions.T

@@ -17,15 +17,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sde_diffusion.networks.dit import Block
+from sde_diffusion.networks.dit import Transformer
 from sde_diffusion.networks.embeddings import Condition
-from sde_diffusion.networks.mlp import zero
 from solvers.errors import InputError
 
 _WAVES = (1.0, 2.0, 4.0, 8.0)  # rad for each unit of the normalized coordinates
 
 
-class PointTransformer(nn.Module):
+class PointTransformer(Transformer):
     """A permutation-equivariant transformer for clouds of points (C, N).
 
     Args:
@@ -83,11 +82,8 @@ class PointTransformer(nn.Module):
         }
         coordinates = self.shape[0]
         self.condition = Condition(width, width, embedding, classes, context)
-        self.enter = nn.Linear(coordinates * (1 + 2 * len(_WAVES)), width)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = zero(nn.Linear(width, 2 * width))
-        self.leave = zero(nn.Linear(width, coordinates * (2 if variance else 1)))
+        enters, leaves = coordinates * (1 + 2 * len(_WAVES)), coordinates * (2 if variance else 1)
+        self.add_layers(enters, leaves, width, depth, heads, dropout)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """Return the network's output, shaped like x, or with twice its coordinates.
@@ -110,9 +106,4 @@ class PointTransformer(nn.Module):
         condition = nn.functional.silu(self.condition(t, label, context))
         points = x.transpose(1, 2)
         waves = [f(frequency * points) for frequency in _WAVES for f in (torch.sin, torch.cos)]
-        h = self.enter(torch.cat([points, *waves], dim=2))
-        for block in self.blocks:
-            h = block(h, condition)
-        scale, shift = self.modulation(condition)[:, None].chunk(2, dim=2)
-        out: Tensor = self.leave(self.norm(h) * (1 + scale) + shift)
-        return out.transpose(1, 2)
+        return self.through(self.enter(torch.cat([points, *waves], dim=2)), condition).transpose(1, 2)

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sde_diffusion.networks.embeddings import Condition, check_call
-from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, refuse_given
+from sde_diffusion.networks.embeddings import Condition
+from sde_diffusion.networks.given import CrossAttention, GivenConditions, chosen_settings, read_conditions
 from sde_diffusion.networks.mlp import zero
 from solvers.errors import InputError
 
@@ -255,14 +255,10 @@ class UNet(nn.Module):
         Raises:
             ValueError: shapes that do not fit, labels without classes or outside 0..classes.
         """
-        check_call(x, t, self.shape)
-        condition = self.condition(t, label, context)
-        if self.given is None:
-            refuse_given(vector=vector, image=image, image_noise=image_noise, tokens=tokens, caption=caption, code=code)
-        else:
-            added, x, tokens = self.given(x, vector, image, image_noise, tokens, caption, code)
-            condition = condition + added
-        condition = F.silu(condition)
+        condition, x, tokens = read_conditions(
+            self, x, t, label, context, vector=vector, image=image, image_noise=image_noise, tokens=tokens,
+            caption=caption, code=code,
+        )  # fmt: skip
         if any(self.padding):
             x = F.pad(x, [n for size in reversed(self.padding) for n in (0, size)], mode="replicate")
         h = self.enter(x)

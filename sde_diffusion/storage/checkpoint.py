@@ -221,7 +221,9 @@ def checkpoint_at(path: str | os.PathLike[str]) -> StoredModel:
             f"stage, such as {next(iter(sorted(path.glob('stage-*'))), path / 'stage-1')}"
         )
     elif not (path / STATE).exists():
-        raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE})")
+        inside = sorted(str(folder) for folder in path.iterdir() if (folder / "checkpoints").is_dir())
+        runs = f"; it holds the runs {', '.join(inside[:8])}: name one of them" if inside else ""
+        raise CheckpointError(f"{path} is neither a run (no checkpoints/) nor a checkpoint (no {STATE}){runs}")
     state = checked(read_state(path), CheckpointState, str(path / STATE))
     if "ema.safetensors" not in state["files"]:
         raise CheckpointError(f"{path} has no averaged weights, ema.safetensors; expected a checkpoint of a training")

@@ -107,5 +107,7 @@ def test_the_tables_have_the_rows(tmp_path) -> None:
     assert "| consistency | 1 | 3.00 +- 0.10 |" in text and "| student |" not in text
     assert "6.00" not in text and "5.0, 4.0 to 6.0" in text
     assert "bound, 3.10 +- 0.02 bits/dim" in text and "exact, by the flow, 1.20 +- 0.10 bits/dim" in text
-    assert "The generative trilemma" in (tmp_path / "trilemma.html").read_text()
+    text = (tmp_path / "trilemma.html").read_text()
+    assert "The generative trilemma" in text and "Curves against time of a sample, ms" in text
+    assert text.count("<tr>") == 1 + len(page.first_seeds(rows))
     assert (tmp_path / "figure.png").stat().st_size > 5000

@@ -13,11 +13,13 @@ from sde_diffusion.cli.options import DataDirOption, DeviceOption, RunArgument, 
 from sde_diffusion.data import load_data
 from sde_diffusion.distillation.students import METHODS, START
 from sde_diffusion.distillation.students import distill as run_distillation
+from sde_diffusion.models.autoencoder import AutoencoderModel
 from sde_diffusion.sampling import generate
 from sde_diffusion.storage import sample_record
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.storage.locate import find_model, name_of, new_run, recorded_data, unused
 from sde_diffusion.storage.run_folder import run_config
+from sde_diffusion.training.autoencoding.latents import encoded
 from solvers.errors import InputError
 
 EXAMPLES = """
@@ -78,6 +80,9 @@ def distill(
     name = data or recorded_data(stored.data.get("name", ""), "--data")
     samples = load_data(name, data_dir)
     place = out or new_run(name, method)
+    teacher = load(stored)
+    if isinstance(teacher.decoder, AutoencoderModel):
+        samples = encoded(teacher.decoder, samples, place.parent)
     settings: dict[str, Any] = {
         "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "device": device or "auto", "labels": labelled(stored.path),
@@ -86,7 +91,7 @@ def distill(
     echo(f"teacher {stored.path}; student {place}, {method}")
     begin = time.perf_counter()
     run_distillation(
-        load(stored), samples, method, nfe=nfe, start=start, out=place, resume=resume,
+        teacher, samples, method, nfe=nfe, start=start, out=place, resume=resume,
         source={"path": name_of(stored), "step": stored.step, "sha256": stored.sha256}, **settings,
     )  # fmt: skip
     echo(f"distilled in {time.perf_counter() - begin:.0f} s")

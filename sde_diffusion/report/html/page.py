@@ -13,6 +13,11 @@ from torch import Tensor
 
 from solvers.display.result_table import ResultTable
 
+BARS = (
+    "Bars are 95 % intervals, each on its own; the table compares solvers with intervals that hold together where it "
+    "says so."
+)
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -111,6 +116,7 @@ class Page:
         gallery: samples side by side.
         grids: the time grids.
         notes: remarks on the figures.
+        bars: what the bars of the charts are.
         provenance: versions, hashes, settings: anything that JSON can hold.
     """
 
@@ -122,6 +128,7 @@ class Page:
     gallery: Gallery | None = None
     grids: Sequence[TimeGrid] = ()
     notes: Sequence[str] = ()
+    bars: str = BARS
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property

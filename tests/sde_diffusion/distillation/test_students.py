@@ -140,7 +140,10 @@ def test_the_command(tmp_path, monkeypatch) -> None:
     assert drawn.exit_code == 0 and "by distilled, 1 evaluations" in " ".join(drawn.output.split())
     again = run(app, ["sample", "student", "--record", "drawn/samples.json", "--out", "again"])
     assert "bit-equal" in again.output
-    done = run(app, ["distill", "teacher", "--method", "progressive", "--nfe", "2", "--start", "8", "--steps", "3"])
+    words = ["--method", "progressive", "--nfe", "2", "--start", "8", "--steps", "3", "--out", "halved"]
+    done = run(app, ["distill", "teacher", *words])
     assert done.exit_code == 0, done.output
+    whole = run(app, ["sample", "halved"])
+    assert whole.exit_code == 2 and "it holds the runs halved/steps-2, halved/steps-4" in " ".join(whole.output.split())
     wrong = run(app, ["distill", "teacher", "--nfe", "2"])
     assert wrong.exit_code == 2 and "--method progressive" in " ".join(wrong.output.split())

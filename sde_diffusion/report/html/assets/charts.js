@@ -1,5 +1,5 @@
 "use strict";
-// Curves against NFE and the time grids, drawn with plotly.js; solvers are switched by the legend of the page.
+// Curves, most of them against NFE, and the time grids, drawn with plotly.js; solvers are switched by the legend of the page.
 const chartConfig = { displayModeBar: false, responsive: true };
 
 function chartLayout(xTitle, yTitle) {
@@ -22,7 +22,7 @@ function drawCharts() {
       x: c.x, y: c.y, name: c.name, meta: c.name, mode: "lines+markers",
       line: { color: colour(c.name), dash: dash(c.name), width: 2 }, marker: { size: 7 },
       customdata: c.low ? c.x.map((_, k) => `<br>${digits(c.low[k])} to ${digits(c.high[k])}`) : c.x.map(() => ""),
-      hovertemplate: "%{meta}<br>%{x} NFE<br>%{y:.4g}%{customdata}<extra></extra>",
+      hovertemplate: `%{meta}<br>%{x:.4g} ${chart.x}<br>%{y:.4g}%{customdata}<extra></extra>`,
       error_y: c.low ? {
         type: "data", symmetric: false, thickness: 1.2, width: 4,
         array: c.high.map((v, k) => (v === null ? 0 : v - c.y[k])),
@@ -30,8 +30,9 @@ function drawCharts() {
       } : { visible: false },
     }));
     const layout = chartLayout(chart.x, chart.y);
-    const ticks = [...new Set(chart.curves.flatMap((c) => c.x.map(Math.round)))].sort((a, b) => a - b);
-    Object.assign(layout.xaxis, { type: byId("log-x").checked ? "log" : "linear", tickvals: ticks, ticktext: ticks.map(String) });
+    const ticks = [...new Set(chart.curves.flatMap((c) => c.x))].sort((a, b) => a - b);
+    layout.xaxis.type = byId("log-x").checked ? "log" : "linear";
+    if (ticks.every(Number.isInteger)) Object.assign(layout.xaxis, { tickvals: ticks, ticktext: ticks.map(String) });
     layout.yaxis.type = logY ? "log" : "linear";
     if (chart.level) {
       layout.shapes = [{

@@ -169,6 +169,12 @@ def test_the_commands_train_resume_sample_and_measure(tmp_path: Path, monkeypatc
     run("sample", "runs/z", "--record", "drawn/samples.json", "--out", "again")
     assert "nats of the latents z, of shape (12,)" in run("likelihood", "runs/z", "--n", "2", "--tolerance", "1e-2")
     run("evaluate", "runs/z", "--n", "200", "--nfe", "2", "--metrics", "mmd", "--out", "figures")
+    for method in ("consistency", "denoising-gan"):  # students learn on the latents, and are decoded
+        student = f"runs/{method}"
+        run("distill", "runs/z", "--method", method, "--steps", "2", "--batch-size", "16", "--out", student)
+        run("sample", student, "--n", "3", "--out", f"of-{method}")
+        assert np.load(tmp_path / f"of-{method}/samples.npz")["x"].shape == (3, 1, 8, 8)
+        assert (Path(student) / AUTOENCODER).is_file()
 
 
 def test_an_autoencoder_is_no_place_for_a_score_model() -> None:
