@@ -3,9 +3,9 @@ r"""What the perceptual distance and the discriminator add to the squared error 
     python -m benchmarks.latent.autoencoders [--json FILE]
 
 Four KL autoencoders with latents of 1 x 7 x 7 and a large weight of the KL divergence, a bottleneck that the squared
-error alone blurs: each with the same weights at the start, the same batches and as many updates. The classifier of the perceptual distance is trained
-beforehand; it is another one than that of the Frechet distance. Figures are of the reconstructions of the 10,000 test
-images:
+error alone blurs: each with the same weights at the start, the same batches and as many updates. The classifier of the
+perceptual distance is trained beforehand; it is another one than that of the Frechet distance. Figures are of the
+reconstructions of the 10,000 test images:
 
 - PSNR      10 log10(4 / mean squared error), decibels
 - Frechet   squared distance to the test images themselves in features of the bundled classifier, with a 95 % interval
