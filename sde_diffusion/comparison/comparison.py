@@ -69,6 +69,8 @@ def compare(
 ) -> Comparison:
     """The errors and distances of solvers at each NFE, from the same initial noise: a ``Comparison``.
 
+    Those of a latent model are errors and distances of its latents, into which the data are encoded.
+
     Args:
         model: any ScoreModel with a shape.
         solvers: by the names to show; one, or one for each NFE.
@@ -119,7 +121,7 @@ def compare(
     def batch(name: str, nfe: int, number: int) -> _Part:
         settings = SamplingSettings(ways[name, nfe], nfe, seed=seed, batch_size=batch_size)
         share = relay.part(number / batches, 1 / batches)
-        (part,) = sample_batches(model, n, settings, condition=given, which=[number], on_share=share)
+        (part,) = sample_batches(model, n, settings, condition=given, which=[number], on_share=share, decoded=False)
         return _Part(part.x.cpu(), part.nfe.cpu(), part.status)
 
     bound = model.bind(given)
@@ -148,6 +150,7 @@ def compare(
             )
             endpoints = model.units.to_data(endpoints).cpu()
             reference_error *= model.units.largest_scale
+        data = None if data is None else model.to_latents(data)
         target = None if data is None else (_some(data.cpu()), Moments.of(data))
         rows = []
         for (name, nfe), solver in ways.items():

@@ -94,7 +94,7 @@ def loss_by_time(model: ScoreModel, data: Data, seed: int = 0, most: int = 1000)
     Even an exact score has a loss above 0, most where little can be known of the noise: only a difference between two
     models is an error of the score.
     """
-    x0 = model.units.to_model(data.batch(slice(0, most))).to(model.device)
+    x0 = model.from_samples(data.batch(slice(0, most))).to(model.device)
     generator = torch.Generator().manual_seed(seed)
     eps = torch.randn(x0.shape, generator=generator).to(x0)
     found = []
@@ -163,7 +163,7 @@ def error_budget(
     smooth = "pf-ode" if solver.stochastic or not isinstance(solver.grid, str) else drawing.solver
     process = model.sde.probability_flow(model)
     generator = torch.Generator().manual_seed(drawing.seed)
-    x0 = data.batch(torch.randint(len(data), (n,), generator=generator))
+    x0 = model.to_latents(data.batch(torch.randint(len(data), (n,), generator=generator)))
 
     def to(end: float) -> SamplingSettings:
         times = make_grid("power", process, fine)[:-1]
@@ -186,7 +186,7 @@ def error_budget(
     values = [*(a - b for a, b in pairwise(distance)), distance[-1] - floor.value, floor.value]
     errors = [*between, math.hypot(last, floor.standard_error), floor.standard_error]
     terms = {name: Estimate(v, e) for name, v, e in zip(TERMS, values, errors, strict=True)}
-    flat = model.units.to_model(data.batch(slice(None))).flatten(1).double()
+    flat = model.from_samples(data.batch(slice(None))).flatten(1).double()
     kl, w2 = prior_bounds(model.sde, float(flat.square().sum(1).mean()), flat.shape[1])
     loss = loss_by_time(model, data if held_out is None else held_out, drawing.seed)
     return Budget(Estimate(distance[0], first), terms, kl, w2, loss, (t_min, fine_end))

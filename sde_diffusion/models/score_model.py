@@ -212,10 +212,14 @@ class ScoreModel(Displayed, nn.Module):
 
         Data in the shape of the latents are taken as latents.
         """
+        return self.units.to_model(self.to_latents(x))
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        """Data in the shape of the model: images of a latent model are encoded, and anything else is returned."""
         decoder = self.decoder
-        if decoder is not None and tuple(x.shape[1:]) == decoder.shape:
-            x = decoder.to(x.device).encode(x)
-        return self.units.to_model(x)
+        if decoder is None or tuple(x.shape[1:]) != decoder.shape:
+            return x
+        return decoder.to(x.device).encode(x)
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's inputs at (x, t), before x is cast to the network's dtype."""

@@ -116,6 +116,7 @@ def sample_batches(
     condition: Mapping[str, Any] | None = None,
     which: Iterable[int] | None = None,
     start: NoisedStart | None = None,
+    decoded: bool = True,
     **conditions: Any,
 ) -> Iterator[Solution]:
     """Generate n samples in batches; ``sample`` with the solver's own account of each batch, x in units of the data.
@@ -130,6 +131,7 @@ def sample_batches(
         condition: as in ``sample``.
         which: numbers of the batches, as in ``batches``.
         start: data to start from instead of pure noise.
+        decoded: whether those of a latent model are decoded, or remain latents.
         conditions: the same as keywords.
     """
     given = {**conditions, **(condition or {})}
@@ -139,7 +141,7 @@ def sample_batches(
     for k, (process, x1, seeds, run) in enumerate(batches(model, n, settings, shape, given, which, start)):
         tell = on_step or share_of_steps(on_share, k, total)
         out = solve(process, x1, solver=run.solver, nfe=run.nfe, grid=run.times, seeds=seeds, on_step=tell)
-        yield replace(out, x=model.to_samples(out.x))
+        yield replace(out, x=model.to_samples(out.x) if decoded else model.units.to_data(out.x))
 
 
 @torch.no_grad()

@@ -83,6 +83,13 @@ class StoredModel:
         """The words of a command line that name it."""
         return str(self.path) if self.given is None else f"--model {self.path}"
 
+    @property
+    def sample_shape(self) -> tuple[int, ...] | None:
+        """The shape of a sample, of a decoded one for a latent model; None if unknown."""
+        latent = self.model.get("latent")
+        shape = self.model["shape"] if latent is None else latent["shape"]
+        return None if shape is None else tuple(shape)
+
 
 def describe_model(model: ScoreModel) -> ModelDescription:
     """The description of a model in JSON, from which it can be rebuilt.

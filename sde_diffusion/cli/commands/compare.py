@@ -220,8 +220,8 @@ def reference(stored: StoredModel, data: str | None, data_dir: Path | None) -> T
     try:
         name = data or recorded_data(name, "--data")
         found = load_data(name, data_dir, labels=False, layout=recorded_layout(stored.data, name))
-        if found.shape != tuple(stored.model["shape"] or found.shape):
-            raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.model['shape']}")
+        if found.shape != (stored.sample_shape or found.shape):
+            raise InputError(f"samples of {name} have shape {found.shape}, those of the model {stored.sample_shape}")
     except (ValueError, OSError) as error:
         if data is not None or data_dir is not None:
             raise

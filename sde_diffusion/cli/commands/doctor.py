@@ -63,11 +63,11 @@ def doctor(
     if name is None:
         raise InputError(f"{stored.path} does not say what it was trained on; name held-out data: --data digits")
     found = load_data(name, data_dir, labels=False, layout=recorded_layout(stored.data, name))
-    if tuple(found.shape) != tuple(stored.model["shape"] or found.shape):
-        raise InputError(f"samples of {name} have shape {tuple(found.shape)}, the model's {stored.model['shape']}")
+    if tuple(found.shape) != (stored.sample_shape or tuple(found.shape)):
+        raise InputError(f"samples of {name} have shape {tuple(found.shape)}, the model's {stored.sample_shape}")
     held = found.batch(torch.linspace(0, len(found) - 1, min(len(found), n), dtype=torch.float64).long())
     network = load(stored, device=str(device_for(device or "auto")))
-    result = examine(network, held, seed=seed)
+    result = examine(network, network.to_latents(held.to(network.device)).cpu(), seed=seed)
     if as_json:
         typer.echo(json.dumps(_plain(result), indent=2))
     else:

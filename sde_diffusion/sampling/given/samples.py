@@ -26,11 +26,10 @@ def given_samples(paths: Sequence[Path], stored: StoredModel) -> Tensor:
         FileNotFoundError: nothing exists at a path.
         ValueError: a file of another kind, size or number of channels.
     """
-    latent = stored.model.get("latent")
-    shape = stored.model["shape"] if latent is None else latent["shape"]
+    shape = stored.sample_shape
     if shape is None:
         raise InputError(f"{stored.path} does not say the shape of a sample")
-    return torch.cat([_samples(path, tuple(shape), stored) for path in paths])
+    return torch.cat([_samples(path, shape, stored) for path in paths])
 
 
 def _samples(path: Path, shape: tuple[int, ...], stored: StoredModel) -> Tensor:

@@ -60,9 +60,9 @@ def _data(stored: StoredModel, model: ScoreModel, n: int) -> Tensor:
     if not isinstance(name, str):
         raise InputError(f"{stored.path} does not say which data it was trained on; this figure needs some")
     data = load_data(name)
-    if data.shape != model.shape:
-        raise InputError(f"the data {name} has samples of shape {data.shape}, the model {model.shape}")
-    return data.batch(slice(None, n)).float()
+    if data.shape != model.sample_shape:
+        raise InputError(f"the data {name} has samples of shape {data.shape}, the model {model.sample_shape}")
+    return model.to_latents(data.batch(slice(None, n)).float())
 
 
 def _reverse(kind: str, model: ScoreModel, settings: SamplingSettings, n: int) -> Any:

@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from sde_diffusion.cli import app
+from sde_diffusion.comparison.comparison import compare
 from sde_diffusion.data import as_data, load_data
 from sde_diffusion.data.normalization import measure_normalization
 from sde_diffusion.guidance import Guided, Mask, PiGDM
@@ -33,6 +34,7 @@ from sde_diffusion.storage.latent_file import AUTOENCODER, latent_entry
 from sde_diffusion.training.autoencoding.latents import encoded, latents_of
 from sde_diffusion.training.defaults import set_up
 from sde_diffusion.training.training_run import train
+from solvers import SOLVERS
 from solvers.errors import InputError
 
 FAST: dict[str, Any] = {"batch_size": 16, "warmup": 2, "device": "cpu", "progress": False}
@@ -75,6 +77,21 @@ def test_principal_components_of_gaussian_data_give_the_exact_law(components: in
         some = data.x[:5].double()
         law = torch.distributions.MultivariateNormal(data.x.double().mean(0), full)
         assert torch.allclose(log_likelihood(exact, encoder.encode(some)).nats, law.log_prob(some), atol=2e-3)
+
+
+def test_solvers_are_compared_on_the_latents() -> None:
+    encoder, digits = small_autoencoder(), load_data("digits")
+    latents = latents_of(encoder, digits, 300)
+    exact = Gaussian(torch.zeros(12), torch.ones(12), sde=VPSDE())
+    exact.normalization = measure_normalization(latents)
+    plain = compare(exact, {"ddim": SOLVERS["ddim"]}, [6], n=32, reference_steps=200, data=latents.x, progress=False)
+    exact.__dict__["_decoder"] = encoder
+    images = digits.batch(torch.linspace(0, len(digits) - 1, 300, dtype=torch.float64).round().long())
+    found = compare(exact, {"ddim": SOLVERS["ddim"]}, [6], n=32, reference_steps=200, data=images, progress=False)
+    for row, expected in zip(found.rows, plain.rows, strict=True):
+        assert torch.equal(row.errors, expected.errors) and row.errors.shape == (32,)
+        assert row.sliced == pytest.approx(expected.sliced, rel=1e-4)
+        assert row.frechet.value == pytest.approx(expected.frechet.value, rel=1e-4)
 
 
 def small_autoencoder() -> AutoencoderModel:
@@ -169,6 +186,13 @@ def test_the_commands_train_resume_sample_and_measure(tmp_path: Path, monkeypatc
     run("sample", "runs/z", "--record", "drawn/samples.json", "--out", "again")
     assert "nats of the latents z, of shape (12,)" in run("likelihood", "runs/z", "--n", "2", "--tolerance", "1e-2")
     run("evaluate", "runs/z", "--n", "200", "--nfe", "2", "--metrics", "mmd", "--out", "figures")
+    run("compare", "runs/z", "--solvers", "ddim,heun", "--nfe", "4", "--n", "32", "--out", "compared")
+    rows = json.loads((tmp_path / "compared/compare.json").read_text())["rows"]
+    assert all(row["sliced_wasserstein"] > 0 for row in rows)  # the data are encoded
+    said = run("evaluate", "runs/z", "--n", "200", "--nfe", "4", "--metrics", "frechet", "--budget", "--out", "budget")
+    assert "prior mismatch" in said
+    examined = CliRunner().invoke(app, ["doctor", "runs/z"])
+    assert "samples of digits" in examined.output and "error / linear" in examined.output
     for method in ("consistency", "denoising-gan"):  # students learn on the latents, and are decoded
         student = f"runs/{method}"
         run("distill", "runs/z", "--method", method, "--steps", "2", "--batch-size", "16", "--out", student)
