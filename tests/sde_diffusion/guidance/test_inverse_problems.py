@@ -17,6 +17,7 @@ from sde_diffusion.guidance.twisted import _Twisted
 from sde_diffusion.models.full_covariance import FullCovarianceMixture
 from sde_diffusion.sampling.restoration import restoration_times
 from sde_diffusion.sde import SDE
+from solvers import SOLVERS
 from solvers.errors import InputError
 
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, -0.5], [0.3, 1.2]]).double()
@@ -141,6 +142,27 @@ def test_the_axes_of_samples_and_observations_may_differ(method: str) -> None:
     one = kind(flat, Matrix(matrix), y.T, 0.1).denoise(x, t)
     other = kind(image, Matrix(matrix, (1, 4, 4)), y.T, 0.1).denoise(x.reshape(2, 1, 4, 4), t)
     assert torch.allclose(other.flatten(1), one, atol=1e-12)
+
+
+def test_a_run_of_ddpm_takes_the_noise_of_its_steps() -> None:
+    """D + V a (y - a D) / (a^2 V + s^2 + (V / rho^2) (a^2 f(s^2 / a^2) - s^2)) for N(0, d^2) and y = a x_0 + n."""
+    d, a, s, sde = 0.7, 0.5, 0.1, VPSDE()
+    prior = Gaussian(torch.zeros(1).double(), torch.full((1,), d**2).double(), sde=sde)
+    y, x = torch.tensor([[0.3]]).double(), torch.tensor([[0.4]]).double()
+    model = MomentMatching(prior, Matrix(torch.tensor([[a]]).double()), y, s)
+    times = torch.tensor([1.0, 0.5, 0.2, 0.0]).double()
+    for eta in (1.0, 0.6):
+        bound = model.for_run(SOLVERS["ddpm"], times, eta)
+        noise = a**2 * step_noise(sde, times, eta, (s / a) ** 2)
+        for k in range(3):
+            alpha, sigma = sde.marginal(times[k])
+            spread = d**2 * sigma**2 / (d**2 * alpha**2 + sigma**2)
+            variance = s**2 + spread * alpha**2 / sigma**2 * (noise[k] - s**2)
+            mean = alpha * spread / sigma**2 * x
+            expected = mean + spread * a * (y - a * mean) / (a**2 * spread + variance)
+            assert torch.allclose(bound.denoise(x, times[k : k + 1]), expected, rtol=1e-6)
+    assert model.for_run(SOLVERS["dpm++2m-sde"], times, 1.0) is model
+    assert torch.equal(bound.denoise(x, torch.tensor([0.3]).double()), model.denoise(x, torch.tensor([0.3]).double()))
 
 
 def test_the_noise_of_small_steps_is_that_of_the_observation() -> None:
