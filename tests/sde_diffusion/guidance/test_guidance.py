@@ -86,6 +86,22 @@ def test_one_call_of_twice_the_batch_and_a_pair_counts_two() -> None:
     assert out.nfe.tolist() == [20] * 3
 
 
+def test_a_learned_variance_is_that_of_the_conditional_model() -> None:
+    def network(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return torch.cat([x, label[:, None].to(x.dtype).expand_as(x)], 1)
+
+    model = ScoreModel(network, VPSDE(), shape=(2,))
+    guided = Guided(model, 3.0, null={"label": 9})
+    x, t, label = torch.randn(2, 2), torch.tensor([0.3, 0.6]), torch.tensor([1, 2])
+    assert torch.equal(guided.outputs(x, t, label=label)[1], model.outputs(x, t, label=label)[1])
+
+
+def test_the_cost_of_a_guide_is_its_own() -> None:
+    plain = ScoreModel(lambda x, t: x, VPSDE(), shape=(2,), cost=2)
+    assert Guided(plain, 2.0, guide=ScoreModel(lambda x, t: x, VPSDE(), shape=(2,), cost=5)).cost == 7
+    assert Guided(plain, 2.0).cost == 4
+
+
 def test_guided_samples_of_a_class_lie_in_it_and_beyond_its_mean() -> None:
     exact = Exact(VPSDE())
     label = torch.arange(2).repeat(200)
