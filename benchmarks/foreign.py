@@ -7,8 +7,9 @@ the command
 
     sdediff tune --model FOLDER/loaders.py:load:NAME --nfe 5,8,10 --minutes 1 --out DIR
 
-runs as a program of its own. The solvers that it writes, the default, and every UniPC and DPM-Solver++ configuration of
-diffusers (all orders, spacings and ends) start from the same initial noise, whose seeds the tuning did not use. An
+runs as a program of its own; with ``--cpu-time`` the same tuning runs here and its minutes are of CPU time, which a
+machine with other work needs. The solvers that it writes, the default, and every UniPC and DPM-Solver++ configuration
+of diffusers (all orders, spacings and ends) start from the same initial noise, whose seeds the tuning did not use. An
 error is the mean over samples of the RMS distance to the reference solution; the best configuration is chosen for each
 NFE in hindsight, which favours the peers. Where the folder is absent nothing runs, and the reason is printed.
 """
@@ -34,7 +35,8 @@ from benchmarks.problems import Problem
 from benchmarks.solvers import run_ours
 from sde_diffusion.interop.model_spec import given_model
 from sde_diffusion.storage.checkpoint import load
-from sde_diffusion.storage.tuned_solver import file_name, load_tuned
+from sde_diffusion.storage.tuned_solver import file_name, load_tuned, save_tuned
+from sde_diffusion.tuning import tuned_each
 from solvers import SOLVERS
 
 SEEDS = 2**44
@@ -66,15 +68,26 @@ def tuned_by_command(spec: str, nfe: list[int], minutes: float, out: Path) -> fl
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def tuned_here(spec: str, nfe: list[int], minutes: float, out: Path) -> float:
+    """The same tuning with minutes of CPU time; its seconds of CPU."""
+    before = time.process_time()
+    stored = given_model(spec)
+    for made in tuned_each(load(stored), nfe, minutes=minutes, timer=time.process_time, progress=False):
+        save_tuned(out / file_name(made.nfe), made, stored)
+    return time.process_time() - before
+
+
 def chosen_peers() -> list[Config]:
     """Every UniPC and DPM-Solver++ configuration of diffusers; none where it is not installed."""
     return [config for config in peers(("diffusers",))[0] if config.name.startswith(FAMILIES)]
 
 
 @torch.no_grad()
-def measure(spec: str, nfe: list[int], minutes: float, samples: int, folder: Path) -> dict[str, Any]:
+def measure(
+    spec: str, nfe: list[int], minutes: float, samples: int, folder: Path, cpu_time: bool = False
+) -> dict[str, Any]:
     """The errors of the default, the tuned solver and the best peer of one model, for each NFE."""
-    seconds = tuned_by_command(spec, nfe, minutes, folder)
+    seconds = (tuned_here if cpu_time else tuned_by_command)(spec, nfe, minutes, folder)
     stored = given_model(spec)
     model = load(stored)
     assert model.shape is not None
@@ -126,6 +139,7 @@ def main() -> None:
     parser.add_argument("--nfe", nargs="+", type=int, default=[5, 8, 10])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--samples", type=int, default=48)
+    parser.add_argument("--cpu-time", action="store_true", help="minutes of CPU time, in this process")
     parser.add_argument("--out", type=Path, help="folder of foreign.json and foreign.md; printed only by default")
     args = parser.parse_args()
     names = names_in(args.foreign_dir)
@@ -137,14 +151,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             spec = f"{args.foreign_dir}/loaders.py:load:{name}"
-            found[name] = measure(spec, args.nfe, args.minutes, args.samples, Path(folder) / name)
+            found[name] = measure(spec, args.nfe, args.minutes, args.samples, Path(folder) / name, args.cpu_time)
     shown = table(found)
     Console(width=130).print(shown)
     print(f"{time.process_time() - started:.0f} s of CPU beside the tuning")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         command = f"python -m benchmarks.foreign --foreign-dir FOLDER --nfe {' '.join(map(str, args.nfe))}"
-        command += f" --minutes {args.minutes:g} --samples {args.samples}"
+        command += f" --minutes {args.minutes:g} --samples {args.samples}{' --cpu-time' if args.cpu_time else ''}"
         content = {"command": command, "models": found}
         (args.out / "foreign.json").write_text(json.dumps(content, indent=1) + "\n")
         (args.out / "foreign.md").write_text(markdown(command, found))

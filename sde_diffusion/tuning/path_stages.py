@@ -24,12 +24,12 @@ from solvers.exponential.adams import ExponentialAdams
 from solvers.fitted.compile import compile_table
 from solvers.fitted.table import Table
 
-_POWERS = (1.5, 2.0, 4.0)  # of the errors whose sum the times minimise
+_POWERS = (1.5, 3.0, 6.0)  # of the errors whose sum the times minimise
 _PLAIN = ExponentialAdams(2, variable="time", corrector=True)  # whose rows are changed to follow the path
-_PAIRS = 8  # of solver and grid whose rows are fitted to the path
+_PAIRS = 3  # of solver and grid whose rows are fitted to the path
 _FEWEST = 16  # samples that rows are fitted to
 _TABLES = 4  # beside the default that are fitted to all samples
-_LIKELY, _LEAST_FIT = 4, 4  # least-squares iterations that the time is shared by, and their samples
+_LIKELY, _LEAST_FIT = 2, 4  # least-squares iterations that the time is shared by, and their samples
 _MOST_FIT = 2**19  # entries of their samples
 _ITERATIONS = 16
 
@@ -52,12 +52,12 @@ def fit_to_path(
     tell(0.0, "times from the reference solutions")
     bases = [default.table, *_from_path(task, steps, scale)]
     tell(0.05, "families of solvers and grids")
-    trial = clock.part(0.12)
+    trial = clock.part(0.06)
     few, some = partial(task.error, task.part(8)), partial(task.error, task.part(24))
     starts = search(task.model.sde, steps, few, some, _PAIRS, lambda: not trial.over(), scale)
     bases += [compile_table(start.solver, task.model.sde, steps, start.times) for start in starts]
     found.offer("search", bases[-len(starts)])
-    rows = clock.part(0.4)
+    rows = clock.part(0.35)
     n = int(rows.left() / (len(bases) * steps * task.effort.evaluation * task.model.cost))
     n = min(max(n, _FEWEST), len(fit.x1))
     ranked: list[tuple[float, int, Table]] = []  # the first is the default

@@ -1,0 +1,1 @@
+"""The default stochastic solver against the others, by the quality of samples."""
