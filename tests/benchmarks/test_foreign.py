@@ -43,16 +43,18 @@ def test_without_a_folder_the_reason_is_printed(
 
 
 @pytest.mark.slow
-def test_a_model_of_a_folder_is_tuned_by_the_command_and_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("more", [[], ["--cpu-time"]], ids=["command", "here"])
+def test_a_model_of_a_folder_is_tuned_and_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "loaders.py").write_text(LOADERS)
-    monkeypatch.setattr(foreign, "REFERENCE_STEPS", 60)
+    monkeypatch.setattr(foreign, "REFERENCE_STEPS", 120)
     options = ["--nfe", "4", "--minutes", "0.05", "--samples", "8", "--out", "results"]
-    monkeypatch.setattr("sys.argv", ["foreign", "--foreign-dir", str(tmp_path / "models"), *options])
+    monkeypatch.setattr("sys.argv", ["foreign", "--foreign-dir", str(tmp_path / "models"), *options, *more])
     foreign.main()
     content = json.loads(Path("results/foreign.json").read_text())
+    assert ("--cpu-time" in content["command"]) == bool(more)
     [row] = content["models"]["small"]["rows"]
     assert row["nfe"] == 4 and content["models"]["small"]["tune_cpu_seconds"] > 0
     assert 0 < row["tuned"] < 1.1 * row["pf-ode"]  # as good on other initial noise; three seconds find little here
