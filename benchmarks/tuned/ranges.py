@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -136,18 +137,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     file = args.out / "tuned_ranges.json"
-    command = " ".join(["python -m benchmarks.tuned.ranges", *sys.argv[1:]])
+    command = f"python -m benchmarks.tuned.ranges {shlex.join(sys.argv[1:])}".rstrip()
     cells: dict[str, dict[str, Any]] = json.loads(file.read_text())["cells"] if file.exists() else {}
     args.out.mkdir(parents=True, exist_ok=True)
     for problem in args.problems:
         for label in args.ranges:
             key = f"{label} | {problem} | {args.minutes:g} min"
-            if key in cells:
-                continue
-            cells[key] = measure(problems()[problem](ranges()[label]), args.nfe, args.minutes)
+            if key not in cells:
+                cells[key] = measure(problems()[problem](ranges()[label]), args.nfe, args.minutes)
+                print(key, _ratios(list(cells[key].values())), flush=True)
             file.write_text(json.dumps({"command": command, "cells": cells}, indent=1) + "\n")
             (args.out / "tuned_ranges.md").write_text(report(cells, command))
-            print(key, _ratios(list(cells[key].values())), flush=True)
     print(report(cells, command))
 
 
