@@ -129,6 +129,8 @@ def fit_table(
     size = float(fit.x0.double().square().mean().sqrt())
     parameters = TableParameters.around(start.table, fit, size)
     q = torch.zeros(parameters.total, dtype=torch.float64)
+    if parameters.table(q, fit) is None:  # two times that rounding does not tell apart
+        return start
     by_rows = partial(sensitivities, parameters, fit=fit)
     needed = 0.7 * iteration_seconds * len(fit.x1)
     going = lambda: not clock.over() and clock.left() > needed  # noqa: E731

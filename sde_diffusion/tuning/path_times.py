@@ -1,6 +1,6 @@
 r"""Times for a table from the path of the reference solution, without a network evaluation.
 
-On the path x*, D* = E[x_0 | x*] is known at some 65 times t_k. The error of a row from t_i to t_j that uses D at t_i
+On the path x*, D* = E[x_0 | x*] is known at up to 65 times t_k. The error of a row from t_i to t_j that uses D at t_i
 and at earlier times t_p, ... is, with the best coefficients,
 
     e(t_j; t_i, t_p, ...) = min_{a, b} rms( x*_j - a x*_i - b_0 D*_i - b_1 D*_p - ... ),
@@ -29,6 +29,7 @@ from sde_diffusion.sde import SDE
 _SAMPLES = 64
 _BAND = 4
 _JITTER = 1e-9
+_LOWEST = 1e-3  # rho of the last time before 0, in units of s
 _MOVES = (-3, -2, -1, 1, 2, 3)
 _ROUNDS = 20
 
@@ -51,12 +52,15 @@ class PathTimes:
     def of(cls, path: ReferencePath, sde: SDE) -> PathTimes:
         """Those of the first samples of a path."""
         states, denoised = path.kept(_SAMPLES)
-        flat = torch.cat([states, denoised]).double().flatten(1)
-        products = (flat @ flat.T / flat.shape[1]).cpu()
         x0 = states[-1].double()
         size = max(float((x0 - x0.mean(0)).square().mean().sqrt()), 1e-6)
         alpha, sigma = (c.double().expand_as(path.times) for c in sde.marginal(path.times))
-        return cls(path.times, products, size / torch.hypot(alpha * size, sigma))
+        some = sigma > _LOWEST * size * alpha
+        few = torch.cat([states[:-1][some[:-1]], states[-1:], denoised[some[:-1]]])
+        flat = few.double().flatten(1)
+        products = (flat @ flat.T / flat.shape[1]).cpu()
+        some[-1] = True
+        return cls(path.times[some], products, (size / torch.hypot(alpha * size, sigma))[some])
 
     def errors(self, ends: Tensor, used: Tensor) -> Tensor:
         """The f e of rows.

@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from sde_diffusion import VPSDE, GaussianMixture
+from sde_diffusion import VPSDE, Gaussian, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.reference_states import ReferencePath
 from sde_diffusion.tuning.fit import TableFit
@@ -85,3 +85,14 @@ def test_rows_on_these_times_are_nearer_to_the_flow_than_on_usual_ones() -> None
         out = solve(model.sde.probability_flow(model), other, solver=made, nfe=6).x
         errors.append(float(rms(out - truth).mean()))
     assert errors[0] < min(errors[1:]) and errors[0] < 0.6 * sorted(errors[1:])[1], errors
+
+
+def test_times_are_apart_where_every_step_is_exact() -> None:
+    """Gaussian data of one variance: no times are better than others, and those at the end are nearly equal."""
+    model = Gaussian(torch.zeros(2), torch.full((2,), 0.04), sde=VPSDE())
+    x1 = model.sde.prior((32, 2), seeds=range(32), dtype=torch.float64)
+    path = ReferencePath(model, x1, 64)
+    converged(model, x1, steps=64, on_state=path.keep)
+    times = torch.tensor(PathTimes.of(path, model.sde).best(8, 2.0), dtype=torch.float64)
+    alpha, sigma = model.sde.marginal(times[1:-1])
+    assert bool((sigma / alpha > 1e-4).all()) and bool((times.diff() < -1e-7).all())
