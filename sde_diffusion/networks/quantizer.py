@@ -98,6 +98,8 @@ class Quantizer(nn.Module):
             return
         order = torch.randperm(len(flat), device="cpu").repeat(-(-count // len(flat)))[:count]
         chosen = flat[order.to(flat.device)]
+        if _together():  # all processes have one codebook
+            torch.distributed.broadcast(chosen, 0)
         self.codebook[lost] = chosen
         self.counts[lost] = equal
         self.sums[lost] = equal * chosen
@@ -106,7 +108,7 @@ class Quantizer(nn.Module):
     def _follow(self, flat: Tensor, index: Tensor) -> None:
         ones = F.one_hot(index, len(self.codebook)).to(flat.dtype)
         found, sums = ones.sum(0), ones.T @ flat
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if _together():
             for value in (found, sums):
                 torch.distributed.all_reduce(value)
         self.counts.mul_(self.decay).add_(found, alpha=1 - self.decay)
@@ -124,3 +126,8 @@ class Quantizer(nn.Module):
         counts = self.counts if index is None else torch.bincount(index.flatten(), minlength=len(self.codebook))
         p = counts.double() / counts.sum().clamp_min(1e-30)
         return round(float(torch.exp(-(p * p.clamp_min(1e-300).log()).sum())), 6)
+
+
+def _together() -> bool:
+    """Whether several processes train."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -88,3 +94,38 @@ def test_perplexity_counts_equally_used_codes(counts: list[int]) -> None:
 def test_sizes_and_shares_out_of_range_are_refused(settings: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="at least 2 codes"):
         Quantizer(*settings)
+
+
+CHILD = """
+import os, torch
+from sde_diffusion.networks.quantizer import Quantizer
+torch.distributed.init_process_group("gloo")
+torch.manual_seed(0)
+quantizer = Quantizer(8, 3)
+rank = int(os.environ["RANK"])
+generator = torch.Generator().manual_seed(rank)
+for k in range(12):  # with restarts of dead codes
+    quantizer(0.01 * torch.randn(20, 3, generator=generator) + rank)
+print(quantizer.codebook.tolist(), quantizer.counts.tolist())
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_processes_have_one_codebook() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[3]
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD],
+            env={**os.environ, **common, "RANK": str(rank), "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in made)
+    assert first == second and len(first) > 100
