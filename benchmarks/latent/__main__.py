@@ -203,7 +203,7 @@ def main() -> None:
     for kind, order in orders.items():
         images = kept(given.runs, kind, order)
         if len(images) > 3:
-            labels = [label.replace(", ", "\n", 1) for label in images]
+            labels = [label.replace(", ", "\n") for label in images]
             save_strips(given.json.parent / f"latent-{kind}.png", list(images.values()), [""] * 10, labels)
 
 
