@@ -61,8 +61,9 @@ _ROOM = 1.2
 # Rows that may be left out where a path starts low, and by ``large`` the steps for which that is better than the
 # engine, and the largest distance of the start to the level that it stands for.
 _MOST_LEAD = 4
-_LEAD_STEPS = {False: range(3, 12), True: range(6, 7)}
+_LEAD_STEPS = {False: range(3, 12), True: range(5, 7)}
 _FARTHEST = {False: 1.8, True: 0.9}
+_ENGINE_STEPS = 5  # steps of many dimensions for which the engine is better from a start of 10 or more
 _NEAREST = 0.1  # the same where rows are left out of a table for many dimensions
 _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
@@ -135,7 +136,7 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     found = []
     for lead in range(_MOST_LEAD + 1):
         entry = _entry(steps + lead, large)
-        if entry is None or (lead and not _may_be_cut(steps, lead, large)):
+        if entry is None or (lead and not _may_be_cut(steps, lead, large, start)):
             continue
         rho = [max(_PURE, start), *entry["rho"], 0.0]
         if start < _ROOM * rho[lead + 1]:
@@ -151,7 +152,9 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     return table_of(path, entry, Invariance(steps + lead, lead, exact, unit))
 
 
-def _may_be_cut(steps: int, lead: int, large: bool) -> bool:
+def _may_be_cut(steps: int, lead: int, large: bool, start: float) -> bool:
+    if large and steps == _ENGINE_STEPS and start >= _LOWEST:
+        return False
     whole = steps + lead
     return steps in _LEAD_STEPS[large] and whole in _own(large) and whole != _NEVER_CUT
 

@@ -155,8 +155,9 @@ def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(steps
     assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], VariableOrder)
 
 
-def test_six_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
+def test_few_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
     near, far = VESDE(sigma_max=14.4), VESDE(sigma_max=10.5)
+    assert fitted_table(VESDE(sigma_max=3.0), 5, large=True).invariance is not None
     assert fitted_table(near, 6, large=True).invariance is not None
     assert [fitted_table(low, n, large=True) for low, n in ((far, 6), (near, 5), (near, 8))] == [None] * 3
     assert fitted_table(VESDE(sigma_max=80.0), 5, large=True).invariance == Invariance(5)
