@@ -67,8 +67,9 @@ from benchmarks.design.plain_design import Design
 from benchmarks.design.training_problems import TrainingProblem, training_set
 from sde_diffusion import VPSDE
 from solvers.fitted.compile import compile_table
+from solvers.fitted.engine import engine_grid, fixed_order_engine
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import engine_grid, fixed_order_engine, scale_noise_levels, table_entry
+from solvers.fitted.pf_ode import scale_noise_levels, table_entry
 
 NETWORKS = {"digits-6000", "strokes", "grey"}
 LARGE_NETWORKS = {"strokes-28", "letters-28", "grey-28"}

@@ -19,13 +19,8 @@ from sde_diffusion.tuning.grid_families import spaced
 from solvers import Solver
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.pf_ode import (
-    ProbabilityFlow,
-    engine_grid,
-    scale_noise_levels,
-    shift_noise_levels,
-    table_of,
-)
+from solvers.fitted.engine import engine_grid, shift_noise_levels
+from solvers.fitted.pf_ode import ProbabilityFlow, scale_noise_levels, table_of
 
 
 def settings(problems: Sequence[TrainingProblem], steps: int, console: Console, shown: int = 12) -> None:

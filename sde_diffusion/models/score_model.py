@@ -208,18 +208,13 @@ class ScoreModel(Displayed, nn.Module):
         return x if self.decoder is None else self.decoder.to(x.device).decode(x)
 
     def from_samples(self, x: Tensor) -> Tensor:
-        """The inverse of ``to_samples``: x_0 in the units of the network; images of a latent model are encoded.
-
-        Data in the shape of the latents are taken as latents.
-        """
+        """The inverse of ``to_samples``: x_0 in the units of the network, of images or latents for a latent model."""
         return self.units.to_model(self.to_latents(x))
 
     def to_latents(self, x: Tensor) -> Tensor:
         """Data in the shape of the model: images of a latent model are encoded, and anything else is returned."""
         decoder = self.decoder
-        if decoder is None or tuple(x.shape[1:]) != decoder.shape:
-            return x
-        return decoder.to(x.device).encode(x)
+        return x if decoder is None or tuple(x.shape[1:]) != decoder.shape else decoder.to(x.device).encode(x)
 
     def arguments(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The network's inputs at (x, t), before x is cast to the network's dtype."""

@@ -17,8 +17,9 @@ from sde_diffusion.tuning.task import Task
 from solvers import Solver
 from solvers.fitted.compile import compile_table
 from solvers.fitted.data_units import InDataUnits
+from solvers.fitted.engine import fixed_order_engine
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import ProbabilityFlow, fixed_order_engine, is_high_dim
+from solvers.fitted.pf_ode import ProbabilityFlow, is_high_dim
 from solvers.fitted.table import Table
 from solvers.planning import plan
 from solvers.problem import ReverseProcess

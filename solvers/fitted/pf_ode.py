@@ -14,12 +14,7 @@ the last rows of a table with more steps. Samples of many dimensions (``is_high_
 ``pf_ode_large.json``; without a table, and in the following, they get higher noise levels, or from a low start those
 of Karras et al.
 
-For other numbers of steps, and on a given grid, it is the exponential engine with data prediction and the
-corrector: beyond 12 steps polynomials in the clock through five values or, where a sample's values are rough, through
-fewer (``solvers.exponential.variable_order``; down to two up to 15 steps, to four beyond), of order 6, on clock u^2.5
-down to rho = 2 / steps^2 (beyond 20 steps u^(3 - 10 / steps), and rho falls faster); with fewer steps through two
-values, in lambda up to 6 steps and in the clock up to 12. From a low start the order is chosen with any number of
-steps. The clock is a function of rho alone (``solvers.noise_clock``), so the engine too serves every path alike.
+For other numbers of steps, and on a given grid, it is the exponential engine (``solvers.fitted.engine``).
 """
 
 from __future__ import annotations
@@ -35,26 +30,18 @@ import torch
 from torch import Tensor
 
 from solvers.errors import InputError, InputTypeError
-from solvers.exponential.adams import ExponentialAdams
-from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.data_units import InDataUnits, ScaledPath
+from solvers.fitted.engine import LARGER, LOW_START, engine_for, engine_grid, noise_of_start
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.seen_scale import ForScale, SeenScale
 from solvers.fitted.table import Row, Table
-from solvers.grids import GRIDS, make_grid, power, time_at
+from solvers.grids import GRIDS, make_grid, time_at
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import Solver
-
-_FEW = ExponentialAdams(2, variable="lambda", corrector=True)
-_SOME = ExponentialAdams(2, variable="time", corrector=True)
-_MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
-_ANY = replace(_MANY, fewest=2)
-_FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
-_FINE = 20  # steps from which the grid is denser near the data
 
 # A table is used where the path starts at this many times its next rho at least.
 _ROOM = 1.2
@@ -69,16 +56,10 @@ _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
 _PURE = 100.0  # the rho from which x is taken for pure noise
-_LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
-_EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
-_LOWEST = 10.0  # the rho of the start below which the engine has grids of its own
 
-# Samples of more entries are large. Features that many pixels share are decided at higher noise levels: where there is
-# no table for them, noise levels are so many times as high. The small tables were fitted to up to 256 (networks), the
-# large ones and the factor to 500 to 3,072.
+# Samples of more entries are large. The small tables were fitted to up to 256 (networks), the large ones to 500 to
+# 3,072.
 _LARGE = 448
-_LARGER = 1.5
-_DETAIL = 0.3  # rho below which the grid of the engine is raised less
 
 
 def is_high_dim(shape: Sequence[int]) -> bool:
@@ -115,7 +96,7 @@ def _own(large: bool) -> dict[int, dict[str, Any]]:
 def _entry(steps: int, large: bool) -> dict[str, Any] | None:
     entry = _fitted("pf_ode.json").get(steps)
     if large:
-        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, _LARGER))
+        entry = _fitted("pf_ode_large.json").get(steps) or (entry and scale_noise_levels(entry, LARGER))
     return entry
 
 
@@ -132,7 +113,7 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
     (9, None)
     """
-    start = _start(path)
+    start = noise_of_start(path)
     found = []
     for lead in range(_MOST_LEAD + 1):
         entry = _entry(steps + lead, large)
@@ -153,16 +134,10 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
 
 
 def _may_be_cut(steps: int, lead: int, large: bool, start: float) -> bool:
-    if large and steps == _ENGINE_STEPS and start >= _LOWEST:
+    if large and steps == _ENGINE_STEPS and start >= LOW_START:
         return False
     whole = steps + lead
     return steps in _LEAD_STEPS[large] and whole in _own(large) and whole != _NEVER_CUT
-
-
-def _start(path: Path) -> float:
-    """Sigma / alpha at t = 1."""
-    alpha, sigma = (float(c) for c in path(torch.ones((), dtype=torch.float64, device="cpu"))[:2])
-    return sigma / alpha if alpha > 0 else math.inf
 
 
 def table_of(path: Path, entry: dict[str, Any], invariance: Invariance | None = None) -> MixtureOfTables:
@@ -216,90 +191,6 @@ def _scales(path: Path, times: tuple[float, ...]) -> list[float]:
     """x / z at each time, where z at the first is taken for x / sqrt(alpha^2 + sigma^2)."""
     alpha, sigma = (c.tolist() for c in path(torch.tensor(times, dtype=torch.float64, device="cpu"))[:2])
     return [math.hypot(alpha[0], sigma[0]), *alpha[1:]]
-
-
-def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
-    """The times of the engine's member for a number of steps: (steps + 1,) float64."""
-    start = _start(path)
-    if large and _LOWEST <= start < _LOW and steps > _SOME_STEPS:
-        return GRIDS["karras"](path, steps)
-    if start < (_LOW if large else _LOWEST):
-        return low_start_grid(path, steps, start, large)
-    fine = max(steps / _FINE, 1.0)
-    low = min(2 / steps**2, 0.5) / math.sqrt(fine)
-    times = power(path, steps, low, 3 - 0.5 / fine)
-    return shift_noise_levels(path, times, _LARGER) if large else times
-
-
-def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
-    """The times of the engine from a low start: (steps + 1,) float64.
-
-    They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow. From a start below
-    rho = 10 it is between 3 and 7, larger for a higher start in a few dimensions, and the last level is 2 / steps^2.
-    Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
-    28 / (steps - 8) beyond, and the last level 2.5 / steps^2, of 0.08 at most. From 13 steps they have the default
-    levels of Karras et al., with exponent 7.
-
-    >>> from solvers import Scales
-    >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
-    >>> 3 * low_start_grid(low, 12, 3.0)[::4]
-    tensor([3.0000, 0.7630, 0.1151, 0.0000], dtype=torch.float64)
-    """
-    share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
-    if start < _LOWEST:
-        exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
-        p = min(max(exponent, 3.0), 5.0 if large else 7.0)
-        low = min(2 / steps**2, start / 8)
-    else:
-        p = 28 / (steps - _EVEN_STEPS) if steps > _EVEN_STEPS else math.inf
-        low = min(2.5 / steps**2, 0.08)
-    if p == math.inf:
-        rho = start * (low / start) ** share
-    else:
-        rho = (start ** (1 / p) + share * (low ** (1 / p) - start ** (1 / p))) ** p
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
-    return torch.cat([ends[:1], time_at(path, -torch.log(rho[1:])), ends[1:]])
-
-
-def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
-    """Times with higher noise levels, by a factor at rho well above 0.3 and less so below and near the first.
-
-    With f = 1 + (factor - 1) rho / (rho + 0.3) they are f rho / (1 + (f - 1) rho / rho_1), so the first stays. With f
-    the same for all and rho_1 infinite this is the shift of Esser et al. 2024, eq. 23; what is below 0.3 are details,
-    which many dimensions do not show any earlier.
-
-    >>> from solvers import Scales
-    >>> straight = lambda t: Scales(1 - t, t, -torch.ones_like(t), torch.ones_like(t))
-    >>> shift_noise_levels(straight, torch.tensor([1.0, 0.75, 0.01, 0.0], dtype=torch.float64), 2.0)
-    tensor([1.0000, 0.8514, 0.0103, 0.0000], dtype=torch.float64)
-    """
-    if factor <= 0:
-        raise InputError(f"the factor of the noise levels must be above 0; got {factor}")
-    alpha, sigma = path(times)[:2]
-    rho = (sigma / alpha)[1:-1]
-    more = (factor - 1) * rho / (rho + _DETAIL)
-    higher = (1 + more) * rho / (1 + more * rho * alpha[0] / sigma[0])
-    return torch.cat([times[:1], time_at(path, -torch.log(higher)), times[-1:]])
-
-
-def fixed_order_engine(steps: int) -> ExponentialAdams:
-    """The engine for a number of steps, at its full order for every sample.
-
-    >>> fixed_order_engine(8).order, fixed_order_engine(20).order
-    (3, 6)
-    """
-    member = _engine(steps)
-    return member.larger if isinstance(member, VariableOrder) else member
-
-
-def _engine(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
-    """The engine; from a low start, on levels of Karras et al., the order may rise with fewer steps already."""
-    if start < (_LOW if large else _LOWEST):
-        few = _FEW_STEPS if start < _LOWEST else 0
-        return _ANY if large and few < steps <= _SOME_STEPS else _MANY
-    if steps <= _SOME_STEPS:
-        return _FEW if steps <= _FEW_STEPS else _SOME
-    return _ANY if steps <= _ANY_STEPS else _MANY
 
 
 def _grid(path: Path, steps: int, large: bool = False) -> Tensor:
@@ -378,7 +269,7 @@ class ProbabilityFlow(ForScale):
         tabled = member is not None and member.grid == tuple(times.tolist())
         fitted = member
         if member is None or not tabled:
-            member = _engine(len(times) - 1, _start(path), large)
+            member = engine_for(len(times) - 1, noise_of_start(path), large)
         if self.scale is not None:
             return (member if unit == 1 else InDataUnits(member, unit)), times
         if not tabled and fitted is None and not isinstance(name, str):

@@ -7,7 +7,7 @@ import torch
 
 from sde_diffusion import VPSDE
 from sde_diffusion.networks.embeddings import EMBEDDINGS, Condition, TimeEmbedding
-from solvers.fitted.pf_ode import engine_grid
+from solvers.fitted.engine import engine_grid
 
 
 def at(kind, u):

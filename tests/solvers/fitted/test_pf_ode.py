@@ -16,17 +16,10 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from solvers import SOLVERS, solve
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
+from solvers.fitted.engine import engine_grid, fixed_order_engine
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import (
-    ProbabilityFlow,
-    engine_grid,
-    fitted_table,
-    fixed_order_engine,
-    scale_noise_levels,
-    table_entry,
-    table_of,
-)
+from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, scale_noise_levels, table_entry, table_of
 from solvers.grids import GRIDS
 from solvers.planning import plan
 
