@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, ScoreModel, sample
-from sde_diffusion.guidance import METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
+from sde_diffusion.guidance import DDNM, METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
 from sde_diffusion.guidance.finite_steps import step_noise
 from sde_diffusion.guidance.observed import Observed
 from sde_diffusion.guidance.twisted import _Twisted
@@ -163,6 +163,19 @@ def test_a_run_of_ddpm_takes_the_noise_of_its_steps() -> None:
             assert torch.allclose(bound.denoise(x, times[k : k + 1]), expected, rtol=1e-6)
     assert model.for_run(SOLVERS["dpm++2m-sde"], times, 1.0) is model
     assert torch.equal(bound.denoise(x, torch.tensor([0.3]).double()), model.denoise(x, torch.tensor([0.3]).double()))
+
+
+def test_ddnm_follows_y_in_full_until_the_noise_of_the_sample_is_below_that_of_y() -> None:
+    prior, s = mixture(), 0.5
+    model = DDNM(prior, FIRST, Y, s)
+    x = torch.tensor([[0.2, 0.7]]).double()
+    for t in (torch.tensor([0.6]).double(), torch.tensor([0.1]).double()):
+        alpha, sigma = prior.sde.marginal(t)
+        share = min(1.0, float(sigma / (alpha * s)))
+        denoised = prior.denoise(x, t)
+        expected = torch.cat([(1 - share) * denoised[:, :1] + share * Y[:, :1], denoised[:, 1:]], 1)
+        assert torch.allclose(model.denoise(x, t), expected)
+    assert share < 0.9
 
 
 def test_the_noise_of_small_steps_is_that_of_the_observation() -> None:
