@@ -10,7 +10,18 @@ import torch
 from torch import Tensor
 
 from sde_diffusion import EDM, VPSDE, Flow, Gaussian, GaussianMixture, ScoreModel, sample
-from sde_diffusion.guidance import DDNM, METHODS, Mask, Matrix, MomentMatching, PiGDM, residual_rms, twisted_particles
+from sde_diffusion.guidance import (
+    DDNM,
+    DPS,
+    METHODS,
+    DiffPIR,
+    Mask,
+    Matrix,
+    MomentMatching,
+    PiGDM,
+    residual_rms,
+    twisted_particles,
+)
 from sde_diffusion.guidance.finite_steps import step_noise
 from sde_diffusion.guidance.observed import Observed
 from sde_diffusion.guidance.twisted import _Twisted
@@ -176,6 +187,19 @@ def test_ddnm_follows_y_in_full_until_the_noise_of_the_sample_is_below_that_of_y
         expected = torch.cat([(1 - share) * denoised[:, :1] + share * Y[:, :1], denoised[:, 1:]], 1)
         assert torch.allclose(model.denoise(x, t), expected)
     assert share < 0.9
+
+
+def test_the_settings_of_diffpir_and_dps_have_their_formula() -> None:
+    prior, s, strength = mixture(), 0.5, 4.0
+    x, t = torch.tensor([[0.2, 0.7]]).double(), torch.tensor([0.2]).double()
+    alpha, sigma = prior.sde.marginal(t)
+    denoised = prior.denoise(x, t)
+    r2 = sigma**2 / (strength * alpha**2)
+    seen = denoised[:, :1] + r2 / (r2 + s**2) * (Y - denoised)[:, :1]
+    expected = torch.cat([seen, denoised[:, 1:]], 1)
+    assert torch.allclose(DiffPIR(prior, FIRST, Y, s, strength=strength).denoise(x, t), expected)
+    once, twice = (DPS(prior, FIRST, Y, s, scale=scale).denoise(x, t) - denoised for scale in (1.0, 2.0))
+    assert torch.allclose(twice, 2 * once) and float(once.abs().max()) > 0.01
 
 
 def test_the_noise_of_small_steps_is_that_of_the_observation() -> None:
