@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,15 @@ def test_the_ratio_is_that_of_the_densities_and_the_error_bar_holds(sde: SDE, t:
     assert bool(((found.value - exact).abs() <= found.error + 1e-9).all())
     assert bool((found.error < 1e-3 * exact.abs().max()).all())
     assert torch.allclose(log_ratio(model, x[1], x[0], t, nodes=24).value, -found.value, atol=1e-9)
+
+
+def test_the_value_is_that_of_the_finer_rule() -> None:
+    model = GaussianMixture(MEANS, std=0.2, sde=VPSDE())
+    a, b = MEANS[:1], MEANS[1:2]
+    nodes, weights = (torch.tensor(c) for c in np.polynomial.legendre.leggauss(6))
+    points = a + (nodes[:, None] + 1) / 2 * (b - a)
+    slopes = (model.score(points, torch.full((6,), 0.2, dtype=torch.float64)) * (b - a)).sum(1)
+    assert torch.allclose(log_ratio(model, a, b, 0.2, nodes=3).value, (weights / 2 * slopes).sum()[None])
 
 
 def test_too_few_nodes_say_so_in_the_error() -> None:

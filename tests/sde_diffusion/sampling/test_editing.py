@@ -39,6 +39,16 @@ def test_the_strength_says_how_much_is_kept() -> None:
     assert kept[2] == pytest.approx(1 / 3, abs=4 * math.sqrt(2 / 9 / 500) + 0.02)  # nothing is kept
 
 
+def test_the_start_has_the_marginal_of_its_time_and_the_seed_its_noise() -> None:
+    x = torch.tensor([[1.5], [-1.0]]).double()
+    start, n = NoisedStart(x, 0.3).noised(MODEL, torch.arange(4000), 0), 2000
+    alpha, sigma = (float(c) for c in MODEL.sde.marginal(0.3))
+    for row, value in ((start[0::2, 0], 1.5), (start[1::2, 0], -1.0)):
+        assert float(row.mean()) == pytest.approx(alpha * value, abs=4 * sigma / math.sqrt(n))
+        assert float(row.std()) == pytest.approx(sigma, rel=4 / math.sqrt(2 * n))
+    assert not torch.allclose(edit(MODEL, x, 0.3, nfe=4, seed=1), edit(MODEL, x, 0.3, nfe=4, seed=2), atol=0.01)
+
+
 def test_samples_do_not_depend_on_their_batch_and_nfe_is_counted() -> None:
     calls = []
 
