@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from sde_diffusion import load, sample
+from sde_diffusion import VPSDE, ScoreModel, load, sample
 from sde_diffusion.cli import app
 from sde_diffusion.data import load_data
+from sde_diffusion.networks import build
 from sde_diffusion.sampling import edit
+from sde_diffusion.sampling.given.edits import transports
+from sde_diffusion.sampling.inversion import round_trip
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import find_model
 
@@ -146,3 +149,13 @@ def test_a_model_that_needs_a_condition_is_sent_to_sample() -> None:
     assert restored.exit_code == 2
     assert "restore takes none; use a model trained without conditions" in " ".join(restored.output.split())
     done("sample run --from five.png --strength 0.4 --condition angle.npy --n 2 --nfe 2 --out made")
+
+
+def test_the_evaluations_of_a_transport_are_those_of_both_ways() -> None:
+    torch.manual_seed(0)
+    model = ScoreModel(build("mlp", shape=(2,), width=8, classes=3), VPSDE(), "data", shape=(2,)).eval()
+    x, label = torch.randn(2, 2), torch.tensor([1, 1])
+    there = round_trip(model, x, tolerance=1e-3, label=label)
+    edits = transports(model, x, [1], [], tolerance=1e-3)
+    assert edits.nfe == (int(there.nfe.min()), int(there.nfe.max()))
+    assert edits.error == pytest.approx(float(there.error.max()), rel=1e-4)
