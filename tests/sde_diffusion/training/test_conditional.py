@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,21 @@ def test_micro_batches_have_the_conditions_and_noise_of_the_whole() -> None:
         assert torch.equal(whole.nan_to_num(7.0), halves.nan_to_num(7.0))
     lost = found[0][0]["image"].flatten(1).isnan()
     assert (lost.all(1) == lost.any(1)).all() and 2 <= lost.any(1).sum() <= 14
+
+
+def test_a_noised_condition_has_the_noise_of_its_level() -> None:
+    config = TrainConfig(steps=1, batch_size=256, device="cpu", condition_noise=0.8, drop_condition=0.0)
+    data = pairs(300)
+    feed = Trainer(unet(), data, config).feed
+    index = feed.draws.index(1)
+    found = feed.batch(1, index, feed.draw(1), slice(0, 256), None)
+    assert data.condition is not None
+    clean, level = data.condition.batch(index), found["image_noise"][:, None, None, None]
+    mean, std = data.condition.moments()
+    eps = (found["image"] - mean - torch.sqrt(1 - level**2) * (clean - mean)) / (level * std)
+    assert float(level.min()) >= 0 and 0.7 < float(level.max()) <= 0.8
+    assert float(eps.mean()) == pytest.approx(0, abs=4 / math.sqrt(eps.numel()))
+    assert float(eps.std()) == pytest.approx(1, rel=4 / math.sqrt(2 * eps.numel()))
 
 
 def test_a_flip_turns_the_condition_image_too() -> None:
