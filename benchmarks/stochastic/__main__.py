@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,8 @@ def main() -> None:
     reference = FeatureStatistics.of(data, extractor)
     file = args.out / "stochastic.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    content["command"] = " ".join(["python -m benchmarks.stochastic", *sys.argv[1:]])
+    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
+    content["command"] = f"python -m benchmarks.stochastic {shlex.join(words)}".rstrip()
     rows = content["rows"].setdefault(f"{args.run.stem}, features {extractor.name}", {})
     args.out.mkdir(parents=True, exist_ok=True)
     for nfe in args.nfe:

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _disagreements(rows: dict[str, Any]) -> list[str]:
             nfe, one = names[0].split(" ", 1)
             other = names[1].split(" ", 1)[1]
             found.append(f"- {nfe} NFE: `{one}` is nearer to the flow, `{other}` has the smaller Frechet distance.")
-    head = "Nearer to the flow is not better here:" if found else "Nowhere is a solver nearer to the flow and worse."
+    head = "Nearer to the flow is not better here:" if found else "Nowhere is a solver nearer to the flow and worse with intervals apart."
     return [head, "", *found] if found else [head]
 
 
@@ -154,7 +155,8 @@ def main() -> None:
     name = f"{args.run.stem}, features {extractor.name}"
     file = args.out / "feature_distance.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    content["command"] = " ".join(["python -m benchmarks.tuned.feature_distance", *sys.argv[1:]])
+    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
+    content["command"] = f"python -m benchmarks.tuned.feature_distance {shlex.join(words)}".rstrip()
     rows = content["rows"].setdefault(name, {})
     data = load_data(args.data or extractor.name, args.data_dir, split="test")
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))
