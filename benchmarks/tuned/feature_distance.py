@@ -131,7 +131,8 @@ def _disagreements(rows: dict[str, Any]) -> list[str]:
             nfe, one = names[0].split(" ", 1)
             other = names[1].split(" ", 1)[1]
             found.append(f"- {nfe} NFE: `{one}` is nearer to the flow, `{other}` has the smaller Frechet distance.")
-    head = "Nearer to the flow is not better here:" if found else "Nowhere is a solver nearer to the flow and worse with intervals apart."
+    nowhere = "Nowhere is a solver nearer to the flow and worse with intervals apart."
+    head = "Nearer to the flow is not better here:" if found else nowhere
     return [head, "", *found] if found else [head]
 
 
