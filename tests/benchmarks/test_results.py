@@ -33,6 +33,15 @@ def test_the_page_on_tuning_has_the_tables_of_the_ranges(name: str) -> None:
     assert len(rows) >= 7 and [row for row in rows if row not in page] == []
 
 
+def test_the_page_on_stochastic_solvers_has_the_figures_of_the_results() -> None:
+    page = (ROOT / "docs" / "solvers" / "sde.md").read_text()
+    (rows,) = json.loads((RESULTS / "stochastic.json").read_text())["rows"].values()
+    for solver in {key.split(" ")[1] for key in rows}:
+        figures = [rows[f"{nfe} {solver}"]["frechet"] for nfe in (10, 20, 50, 100)]
+        cells = [f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in figures]
+        assert f"| `{solver}` | {' | '.join(cells)} |" in page
+
+
 @pytest.mark.parametrize("table", ["false_differences", "metrics"])
 def test_intervals_hold_as_often_as_they_say(table: str) -> None:
     content = json.loads((RESULTS / "coverage.json").read_text())
