@@ -78,6 +78,12 @@ def test_the_page_on_the_trilemma_has_its_tables() -> None:
     assert len(rows) > 14 and [row for row in rows if row not in page] == []
 
 
+def test_the_page_on_latents_has_the_terms_of_the_loss() -> None:
+    page = (ROOT / "docs" / "latent.md").read_text().splitlines()
+    rows = [line for line in (RESULTS / "autoencoders.md").read_text().splitlines() if line.startswith("|")]
+    assert len(rows) == 6 and [row for row in rows if row not in page] == []
+
+
 def test_the_page_on_few_steps_has_the_students() -> None:
     page = (ROOT / "docs" / "few-steps.md").read_text()
     for row in json.loads((RESULTS / "students.json").read_text())["rows"]:
