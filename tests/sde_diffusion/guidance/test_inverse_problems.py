@@ -202,6 +202,19 @@ def test_the_settings_of_diffpir_and_dps_have_their_formula() -> None:
     assert torch.allclose(twice, 2 * once) and float(once.abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.6, 0.0])
+def test_a_step_with_its_noise_keeps_the_variance_under_a_wide_prior(eta: float) -> None:
+    times, s = torch.tensor([0.7, 0.3, 0.1, 0.0]).double(), 0.2
+    alpha, sigma = VPSDE().marginal(times)
+    rho = sigma / alpha
+    r = rho[1:] / rho[:-1]
+    fresh = eta**2 * rho[1:] ** 2 * (1 - r**2)  # the variance of the noise that a step adds to x / alpha
+    q = torch.sqrt(rho[1:] ** 2 - fresh) / rho[:-1]
+    follow = rho[:-1] ** 2 / (rho[:-1] ** 2 + step_noise(VPSDE(), times, eta, s**2))
+    after = ((1 - q) * (1 - follow) + q) ** 2 * (s**2 + rho[:-1] ** 2) + fresh
+    assert torch.allclose(after, s**2 + rho[1:] ** 2, rtol=1e-10)
+
+
 def test_the_noise_of_small_steps_is_that_of_the_observation() -> None:
     fine = torch.linspace(1, 0, 20001, dtype=torch.float64)
     found = step_noise(VPSDE(), fine, 1.0, 0.01)[:-100]
