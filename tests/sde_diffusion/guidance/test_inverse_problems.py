@@ -265,6 +265,8 @@ def test_twisted_particles_give_the_weights_of_the_modes_and_nearer_with_more() 
 def test_particles_are_resampled_only_where_few_are_left() -> None:
     sharp = twisted_particles(mixture(), FIRST, Y, 0.02, 64, steps=40)
     assert min(sharp.ess) < 32 and len(sharp.ess) == 40
+    first = next(k for k, size in enumerate(sharp.ess) if size < 32)
+    assert sharp.ess[first + 1] > 50  # resampled particles have equal weights again
     assert float(sharp.weights.sum()) == pytest.approx(1)
     assert len(sharp.resample(10)) == 10
 
