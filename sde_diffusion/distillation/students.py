@@ -29,6 +29,7 @@ from sde_diffusion.distillation.progressive import ProgressiveLoss, ddim_table
 from sde_diffusion.models.distilled import refuse_distilled
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.storage.record_types import CheckpointEntry, ObjectiveEntry
+from sde_diffusion.training.defaults import UNCLIPPED
 from sde_diffusion.training.losses import Objective
 from sde_diffusion.training.training_run import train
 from solvers.diffusion.renoising import Renoising
@@ -49,7 +50,6 @@ SETTINGS = {
 }
 START = 64  # steps of the first teacher of progressive distillation
 GRID = "angle"
-UNCLIPPED = 1e9
 
 
 def distill(

@@ -33,6 +33,7 @@ from sde_diffusion.training.distributed import device_type
 from solvers.errors import InputError, InputTypeError, NotFoundError
 
 STAGE = "stage:"  # begins the name of the conditions of a cascade
+UNCLIPPED = 1e9  # two networks: a common limit of their gradients would tie the pace of one to the other
 HELD_OUT = 512  # latents of held-out samples
 # Allowed types of a setting, by the type of its default. In Python a bool is an int.
 _KINDS: tuple[Any, ...] = (bool, int, (int, float), str, (list, tuple))
@@ -306,7 +307,9 @@ def set_up(
     _check_variance(model)
     model.__dict__["_reader"] = reader
     if not resume:
-        suited = default_options("noise" if own else model.predicts, model.sde, model.shape or ())
+        suited: dict[str, Any] = dict(default_options("noise" if own else model.predicts, model.sde, model.shape or ()))
+        if config.adversarial:
+            suited["clip"] = UNCLIPPED
         config = config.with_options({name: value for name, value in suited.items() if name not in given})
     return Setup(model, data, config, folder, size, held_out)
 

@@ -130,6 +130,12 @@ def test_a_resumed_run_is_bit_identical_with_its_discriminator(tmp_path: Path) -
     assert any(not torch.equal(a[name], first[name]) for name in a)
 
 
+def test_two_networks_have_no_common_limit_of_their_gradients() -> None:
+    assert set_up({"autoencoder": "kl"}).config.clip == 1.0
+    assert set_up({"autoencoder": "kl", "adversarial": 0.5}).config.clip > 1e6
+    assert set_up({"autoencoder": "kl", "adversarial": 0.5, "clip": 2.0}).config.clip == 2.0
+
+
 def test_a_run_keeps_its_classifier(tmp_path: Path) -> None:
     data = load_data("digits")
     train(autoencoder(features=reader()), data, steps=1, out=tmp_path / "a", **FAST)
