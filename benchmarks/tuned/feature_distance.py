@@ -98,8 +98,8 @@ def methods(model: ScoreModel, nfe: int) -> dict[str, Draw]:
 def report(content: dict[str, Any]) -> str:
     """The tables, in Markdown."""
     lines = ["# Distance to the flow and distance of features", "", f"    {content['command']}", ""]
-    lines += ["Frechet distance and 1000 KID of classifier features against test images, with 95 % intervals, and the"]
-    lines += ["RMS distance to the reference solution.", ""]
+    lines += ["Frechet distance and 1000 KID of classifier features against test images, with 95 % intervals,"]
+    lines += ["and the RMS distance to the reference solution.", ""]
     for network, rows in content["rows"].items():
         lines += [f"## {network}", "", "| NFE | solver | Frechet | 1000 KID | RMS to the flow | n |"]
         lines += ["| ---: | --- | --- | --- | ---: | ---: |"]

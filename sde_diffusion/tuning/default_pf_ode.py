@@ -17,7 +17,7 @@ from sde_diffusion.tuning.task import Task
 from solvers import Solver
 from solvers.fitted.compile import compile_table
 from solvers.fitted.data_units import InDataUnits
-from solvers.fitted.engine import fixed_order_engine
+from solvers.fitted.engine import fixed_order_engine, noise_of_start
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, is_high_dim
 from solvers.fitted.table import Table
@@ -34,7 +34,7 @@ def default_candidates(task: Task, steps: int, found: Found) -> tuple[Tried, flo
     member = default.on_grid()
     gated = isinstance(member, MixtureOfTables)
     found.offer_default(default, member if gated else ProbabilityFlow(is_high_dim(shape)))
-    scale = scale_of(fit.x0)
+    scale = scale_of(fit.x0, noise_of_start(sde))
     if scale != 1:
         chosen = ProbabilityFlow(is_high_dim(shape), scale)
         own, times = plan(process, shape, chosen, steps=steps)

@@ -74,7 +74,7 @@ def test_the_initial_noise_is_that_of_sample_and_json_agrees() -> None:
         ("--reference-steps 3", "at least 4 steps; got 3"),
         ("gone", "no model at gone"),
         ("empty", "empty is neither a run"),
-        ("--data digits", "samples of digits have shape (1, 8, 8), those of the model [2]"),
+        ("--data digits", "samples of digits have shape (1, 8, 8), those of the model (2,)"),
         ("--out full", "full exists already"),
     ],
 )

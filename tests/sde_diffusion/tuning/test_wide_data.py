@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sde_diffusion import VPSDE, GaussianMixture, load_solver, save_solver
+from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, load_solver, save_solver
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning import tuned_for
@@ -45,6 +45,13 @@ def test_the_error_of_the_default_is_that_which_users_get(scale: float) -> None:
     assert own.scales is not None and bool((own.scales > 1).any()) == (scale > 1)
     assert found.default_error == pytest.approx(default, rel=1e-6)
     assert found.error == pytest.approx(tuned, rel=1e-6) and tuned < 0.7 * default
+
+
+def test_data_wider_than_the_noise_of_the_start_are_tuned() -> None:
+    """Networks without training predict no noise, and their endpoints are those of data of scale 100."""
+    model = ScoreModel(lambda x, t: torch.zeros_like(x), VPSDE(), "noise")
+    found = tuned_for(model, [2], shape=(2,), noise_samples=16, held_out=16)[2]
+    assert found.error <= found.default_error < 1e3
 
 
 def test_the_default_that_is_kept_on_wide_data_sees_the_scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
