@@ -16,7 +16,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
+import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,22 @@ def run_parser(text: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file of the figures; a table in Markdown lies beside it")
     parser.add_argument("--picture", type=Path)
     return parser
+
+
+def feature_options(parser: argparse.ArgumentParser, n: int, nfe: Iterable[int], out: str) -> None:
+    """Options of benchmarks that judge samples of a run by features: --data, --features, --n, --nfe, --out."""
+    parser.add_argument("--data", help="data set of the images")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--features")
+    parser.add_argument("--n", type=int, default=n)
+    parser.add_argument("--nfe", nargs="+", type=int, default=list(nfe))
+    parser.add_argument("--out", type=Path, default=Path(out))
+
+
+def command_line(module: str) -> str:
+    """The command that runs, with DIR for the folder of the data."""
+    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
+    return f"python -m {module} {shlex.join(words)}".rstrip()
 
 
 def write_results(asked: argparse.Namespace, table: str, **content: Any) -> None:

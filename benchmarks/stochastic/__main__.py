@@ -15,15 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.report import command_line, feature_options
 from sde_diffusion import ScoreModel
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features import Extractor, default_features, make_extractor
@@ -106,13 +104,8 @@ def main() -> None:
     """Measure the rows that are missing, and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.stochastic", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=BUNDLED, help="a run or a .safetensors file")
-    parser.add_argument("--data", help="data set of the images")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--features")
-    parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    feature_options(parser, 1000, NFE, "runs/stochastic")
     parser.add_argument("--solvers", nargs="+", default=list(SOLVERS))
-    parser.add_argument("--out", type=Path, default=Path("runs/stochastic"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load(args.run).eval().requires_grad_(False)
@@ -122,8 +115,7 @@ def main() -> None:
     reference = FeatureStatistics.of(data, extractor)
     file = args.out / "stochastic.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
-    content["command"] = f"python -m benchmarks.stochastic {shlex.join(words)}".rstrip()
+    content["command"] = command_line("benchmarks.stochastic")
     rows = content["rows"].setdefault(f"{args.run.stem}, features {extractor.name}", {})
     args.out.mkdir(parents=True, exist_ok=True)
     for nfe in args.nfe:

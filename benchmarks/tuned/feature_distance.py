@@ -19,12 +19,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Config, Task, peers
+from benchmarks.report import command_line, feature_options
 from sde_diffusion import ScoreModel
 from sde_diffusion.data import load_data
 from sde_diffusion.evaluation.features import Extractor, Features, default_features, make_extractor
@@ -141,13 +140,8 @@ def main() -> None:
     """Measure the rows that are missing, and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.tuned.feature_distance", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="a run or a .safetensors file")
-    parser.add_argument("--data", help="data set of the test images")
-    parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--features")
-    parser.add_argument("--n", type=int, default=5000)
-    parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
+    feature_options(parser, 5000, NFE, "runs/feature-distance")
     parser.add_argument("--minutes", type=float, default=1.0, help="CPU time of tuning, for each loss")
-    parser.add_argument("--out", type=Path, default=Path("runs/feature-distance"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load(args.run).eval().requires_grad_(False)
@@ -156,8 +150,7 @@ def main() -> None:
     name = f"{args.run.stem}, features {extractor.name}"
     file = args.out / "feature_distance.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
-    content["command"] = f"python -m benchmarks.tuned.feature_distance {shlex.join(words)}".rstrip()
+    content["command"] = command_line("benchmarks.tuned.feature_distance")
     rows = content["rows"].setdefault(name, {})
     data = load_data(args.data or extractor.name, args.data_dir, split="test")
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))
