@@ -82,6 +82,7 @@ SOLVERS.update(
             variable="angle",
             sde=True,
             grid="quadratic",
+            quiet_below=3.4,
             source="solvers/exponential/adams.py (velocity form)",
         ),
         "torchsde": TorchSDE(),

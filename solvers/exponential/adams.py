@@ -36,6 +36,7 @@ weight ("dpm++3m", which also takes bh2), and is of order 2 for it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -130,6 +131,9 @@ class ExponentialAdams(Solver):
             steps of few-step runs and costs the convergence order: the method is then of order 2 at most.
         sde: whether it is offered for processes with noise.
         noisy: (from, to): only steps that start within these times have noise.
+        quiet_below: c: of N steps, those that start below rho = c sigma_data / N have no noise (S_min of Karras et
+            al. 2022). The last steps are large against their noise level, and noise added there stays in the sample.
+            As N grows the process is the one with noise everywhere.
         weights: "exact", or as published: "bh1", "bh2", "dpm++3m".
         grid: its default grid.
         source: publication of this setting.
@@ -152,6 +156,7 @@ class ExponentialAdams(Solver):
     lower_order_final: bool = False
     sde: bool = False
     noisy: tuple[float, float] = (0.0, 1.0)
+    quiet_below: float = 0.0
     weights: str = "exact"
     grid: str = "power"
     source: str = "Hochbruck & Ostermann 2010, eq. 5.14"
@@ -168,6 +173,8 @@ class ExponentialAdams(Solver):
             raise InputError(f"predictor_order must be 1 to 6; got {self.predictor_order}")
         if not self.sigma_data > 0:
             raise InputError(f"sigma_data must be positive; got {self.sigma_data}")
+        if not 0 <= self.quiet_below < math.inf:
+            raise InputError(f"quiet_below must be 0 or a positive number; got {self.quiet_below}")
 
     @property
     def uses_corrector(self) -> bool:
@@ -264,11 +271,17 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
     begin, width = np.where(pure, 0.0, lam[:last]), np.where(pure, 0.0, h)
     at = np.where(pure[:, None], inverse[1 : last + 1, None] * U, np.exp(begin[:, None] + width[:, None] * U))
 
+    quiet = solver.quiet_below * solver.sigma_data / (len(times) - 1)
+
+    def noise_level(i: int) -> float:
+        """The tau of a step."""
+        return eta if solver.noisy[0] <= times[i] <= solver.noisy[1] and sigma[i] >= quiet * alpha[i] else 0.0
+
     def update(i: int, nodes: list[int]) -> Update:
         """From time i to i + 1, interpolating at the nodes."""
         psi = variable_of(solver.variable, inverse[nodes])
         basis = lagrange(psi(inverse[nodes], solver.sigma_data), psi(at[i], solver.sigma_data))
-        tau = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
+        tau = noise_level(i)
         ends = slice(i, i + 2)
         if pure[i]:
             decay, kernel, noise = form.from_pure_noise(alpha[ends], sigma[ends], at[i])
@@ -285,8 +298,7 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
         known = [k for k in range(i, -1, -1) if regular or np.isfinite(lam[k])]
         if not known or not np.isfinite(lam[i + 1]):
             # The transition computes its own amount of noise; here it only says that there is some.
-            noise = eta if solver.noisy[0] <= times[i] <= solver.noisy[1] else 0.0
-            steps.append(PlannedStep(times[i], times[i + 1], 0, (1.0, 0.0), Update(0.0, (), noise), None))
+            steps.append(PlannedStep(times[i], times[i + 1], 0, (1.0, 0.0), Update(0.0, (), noise_level(i)), None))
             continue
         p = min(solver.predictor_order, len(known))
         if solver.lower_order_final:

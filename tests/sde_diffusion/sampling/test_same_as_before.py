@@ -1,5 +1,7 @@
 """Samples of the bundled network, stored at commit e771c13: moving code does not change a bit of them.
 
+Those of ``sde`` are of the commit in which its last steps became quiet.
+
 Kernels of another processor may round differently, so the bits are compared where a probe of the kernels gives the
 stored bits, and everywhere the values agree to float32 rounding.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import mpmath
@@ -289,3 +290,36 @@ def _mixture_error(solver: ExponentialAdams, n: int) -> float:
     grids = [torch.linspace(1, 0.3, k + 1, dtype=torch.float64) ** 2 for k in (n, 1280)]
     fine = solve(ode, x1, solver=ExponentialAdams(3, corrector=True), grid=grids[1])
     return float((solve(ode, x1, solver=solver, grid=grids[0]).x - fine.x).norm())
+
+
+@pytest.mark.parametrize("path", [SDE_VP, Flow(), EDM(20.0)], ids=repr)
+def test_the_last_steps_of_sde_are_quiet(path: SDE) -> None:
+    """No noise where rho < 3.4 / N, as much as before above, and none is left out as N grows."""
+    solver = SOLVERS["sde"]
+    assert isinstance(solver, ExponentialAdams)
+    process = path.reverse(GaussianMixture(torch.zeros(1, 1), std=0.5, sde=path))
+    for n in (5, 10, 40):
+        times = tuple(make_grid("quadratic", process, n).tolist())
+        alpha, sigma = path.marginal(torch.tensor(times, dtype=torch.float64))
+        loud = (sigma >= 3.4 / n * alpha).tolist()
+        steps = solver.plan(path.marginal, 1.0, times)
+        everywhere = replace(solver, quiet_below=0.0).plan(path.marginal, 1.0, times)
+        assert [bool(step.predictor.noise) for step in steps] == loud[: len(steps)]
+        assert all(a == b for a, b, noise in zip(steps, everywhere, loud, strict=False) if noise)
+        assert not all(loud[: len(steps)])
+
+
+@pytest.mark.parametrize("path", [SDE_VP, Flow()], ids=repr)
+def test_ten_steps_of_sde_keep_the_width_of_narrow_components(path: SDE) -> None:
+    """With noise in every step they are 1.4 and 1.6 times as wide."""
+    means = 0.6 * torch.randn(30, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = GaussianMixture(means, std=0.1, sde=path)
+    x1 = path.prior((400, 24), seeds=range(400), dtype=torch.float64)
+
+    def width(solver: ExponentialAdams) -> float:
+        x = solve(path.reverse(model), x1, solver=solver, nfe=10, seeds=range(400)).x
+        return float(torch.cdist(x, means).min(1).values.square().mean().div(24).sqrt()) / 0.1
+
+    solver = SOLVERS["sde"]
+    assert isinstance(solver, ExponentialAdams)
+    assert abs(width(solver) - 1) < 0.15 < 0.35 < width(replace(solver, quiet_below=0.0)) - 1
