@@ -25,7 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.cifar10 import small_classifier
 from sde_diffusion.comparison.simultaneous import against_others
+from sde_diffusion.data import Data, load_data
+from sde_diffusion.evaluation.features import Extractor, default_features, make_extractor
 
 OURS = "sdediff"
 DEFAULT = "pf-ode"
@@ -54,7 +57,10 @@ def run_parser(text: str | None) -> argparse.ArgumentParser:
 
 
 def feature_options(parser: argparse.ArgumentParser, n: int, nfe: Iterable[int], out: str) -> None:
-    """Options of benchmarks that judge samples of a run by features: --data, --features, --n, --nfe, --out."""
+    """Options of benchmarks that judge samples of a run by features: --data, --features, --n, --nfe, --out.
+
+    ``cifar16`` is the name of CIFAR-10 at 16 x 16 and of a classifier of these images.
+    """
     parser.add_argument("--data", help="data set of the images")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--features")
@@ -63,9 +69,20 @@ def feature_options(parser: argparse.ArgumentParser, n: int, nfe: Iterable[int],
     parser.add_argument("--out", type=Path, default=Path(out))
 
 
+def features_and_images(asked: argparse.Namespace, shape: tuple[int, ...], split: str) -> tuple[Extractor, Data]:
+    """The features of ``feature_options`` and the images; by default of the classifier for images of this shape."""
+    features = asked.features or (small_classifier.NAME if shape == small_classifier.SHAPE else default_features(shape))
+    small = features == small_classifier.NAME
+    extractor = small_classifier.SmallImages() if small else make_extractor(features)
+    name = asked.data or extractor.name
+    if name == small_classifier.NAME:
+        return extractor, small_classifier.small_images(asked.data_dir, split)
+    return extractor, load_data(name, asked.data_dir, split=split)
+
+
 def command_line(module: str) -> str:
-    """The command that runs, with DIR for the folder of the data."""
-    words = ["DIR" if before == "--data-dir" else word for before, word in pairwise(sys.argv)]
+    """The command that runs, with DIR for folders of data and samples."""
+    words = ["DIR" if before in ("--data-dir", "--samples") else word for before, word in pairwise(sys.argv)]
     return f"python -m {module} {shlex.join(words)}".rstrip()
 
 

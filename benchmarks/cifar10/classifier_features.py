@@ -10,9 +10,9 @@ from sde_diffusion.evaluation.features import CustomExtractor
 
 
 class Classifier(nn.Module):
-    """Convolutions with three halvings; its features are 128 means over space."""
+    """Convolutions with three halvings; its features are 2 * width means over space."""
 
-    def __init__(self, channels: int, classes: int = 10) -> None:
+    def __init__(self, channels: int, classes: int = 10, width: int = 64) -> None:
         """Build the layers."""
         super().__init__()
 
@@ -23,18 +23,17 @@ class Classifier(nn.Module):
                 nn.AvgPool2d(2),
             )  # fmt: skip
 
-        self.body = nn.Sequential(block(channels, 64), block(64, 128), block(128, 128))
-        self.head = nn.Linear(128, classes)
+        wide = 2 * width
+        self.body = nn.Sequential(block(channels, width), block(width, wide), block(wide, wide))
+        self.head = nn.Linear(wide, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The features (B, 128)."""
+        """The features (B, 2 * width)."""
         return self.body(x).mean((2, 3))
 
 
-def classifier(x: Tensor, labels: Tensor, epochs: int, seed: int = 0) -> tuple[CustomExtractor, float]:
-    """An extractor and its accuracy on the training images, both of images in [-1, 1]."""
-    torch.manual_seed(seed)
-    network = Classifier(x.shape[1]).to(x.device)
+def fit(network: Classifier, x: Tensor, labels: Tensor, epochs: int) -> None:
+    """Train on images in bytes, in batches of 256."""
     updates, size = max(1, epochs * len(x) // 256), min(256, len(x))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=updates)
@@ -47,6 +46,18 @@ def classifier(x: Tensor, labels: Tensor, epochs: int, seed: int = 0) -> tuple[C
         optimizer.step()
         schedule.step()
     network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def accuracy(network: Classifier, x: Tensor, labels: Tensor) -> float:
+    """Share of images in bytes whose most probable class is right."""
     parts = [network.head(network(part.float() / 127.5 - 1)).argmax(1) for part in torch.split(x, 1000)]
-    accuracy = float((torch.cat(parts) == labels).double().mean())
-    return CustomExtractor(network, "classifier trained here"), accuracy
+    return float((torch.cat(parts) == labels).double().mean())
+
+
+def classifier(x: Tensor, labels: Tensor, epochs: int, seed: int = 0) -> tuple[CustomExtractor, float]:
+    """An extractor and its accuracy on the training images, which are in bytes."""
+    torch.manual_seed(seed)
+    network = Classifier(x.shape[1]).to(x.device)
+    fit(network, x, labels, epochs)
+    return CustomExtractor(network, "classifier trained here"), accuracy(network, x, labels)

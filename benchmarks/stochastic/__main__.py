@@ -21,10 +21,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import command_line, feature_options
+from benchmarks.report import command_line, feature_options, features_and_images
 from sde_diffusion import ScoreModel
-from sde_diffusion.data import load_data
-from sde_diffusion.evaluation.features import Extractor, default_features, make_extractor
+from sde_diffusion.evaluation.features import Extractor
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.evaluation.score import evaluate, features_of
 from sde_diffusion.sampling.sampler import sample_batches
@@ -110,8 +109,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = load(args.run).eval().requires_grad_(False)
     assert model.shape is not None
-    extractor = make_extractor(args.features or default_features(model.shape))
-    data = load_data(args.data or extractor.name, args.data_dir)
+    extractor, data = features_and_images(args, model.shape, "train")
     reference = FeatureStatistics.of(data, extractor)
     file = args.out / "stochastic.json"
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}

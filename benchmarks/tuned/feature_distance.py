@@ -1,7 +1,7 @@
 """Few-step samplers by the Frechet distance and KID of classifier features, beside their distance to the flow.
 
     python -m benchmarks.tuned.feature_distance --run benchmarks/networks/mnist.safetensors --data mnist --data-dir DIR
-        [--features mnist] [--n 5000] [--nfe 5 8 10 20] [--minutes 1] [--out DIR]
+        [--features mnist] [--n 5000] [--nfe 5 8 10 20] [--minutes 1] [--only WORD ...] [--samples DIR] [--out DIR]
 
 Tuning and the choice of ``pf-ode`` make samples that are near to the endpoints of the model's probability flow. This
 asks whether such samples are better: DDIM, UniPC and DPM-Solver++(2M) of diffusers (our own where it is not installed),
@@ -12,30 +12,33 @@ The solver tuned on features is judged by the features that it was fitted to, wh
 another extractor (``--features``) show by how much.
 
 Every row is written to ``feature_distance.json`` as soon as it is measured, and rows that the file has are not measured
-again. ``feature_distance.md`` has the table, and says where the smaller RMS distance has the larger Frechet distance.
+again. The samples are kept in ``--samples``: from them come the RMS distances over all samples, where the row ``flow``
+is there, and the differences of pairs of solvers. ``feature_distance.md`` has the table, and says where the smaller RMS
+distance has the larger Frechet distance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.peers import Config, Task, peers
-from benchmarks.report import command_line, feature_options
+from benchmarks.report import command_line, feature_options, features_and_images
+from benchmarks.tuned.feature_pairs import paired, sentences
 from sde_diffusion import ScoreModel
-from sde_diffusion.data import load_data
-from sde_diffusion.evaluation.features import Extractor, Features, default_features, make_extractor
+from sde_diffusion.evaluation.features import Extractor, Features
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
-from sde_diffusion.evaluation.score import evaluate
+from sde_diffusion.evaluation.score import evaluate, features_of
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.storage.checkpoint import load
 from sde_diffusion.tuning import tuned_each
@@ -44,7 +47,7 @@ from solvers import Solver, solve
 NFE = (5, 8, 10, 20)
 PEERS = ("DDIM trailing", "UniPCMultistep-2 bh2 trailing zero", "DPMSolverMultistep++2M midpoint trailing zero")
 OWN = ("ddim", "unipc", "dpm++2m")
-PAIRED, FLOW_STEPS, BATCH = 64, 48, 250
+PAIRED, FLOW_STEPS, BATCH = 64, 32, 50
 Draw = Callable[[Tensor], Tensor]
 
 
@@ -59,20 +62,28 @@ class Judge:
     truth: Tensor
 
     @torch.no_grad()
-    def row(self, draw: Draw) -> dict[str, Any]:
+    def samples(self, draw: Draw, stored: Path) -> Tensor:
+        """The samples in a file, which are drawn where it is missing."""
+        if not stored.exists():
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            partial = stored.with_suffix(".partial.npy")
+            np.save(partial, torch.cat([draw(x1) for x1 in torch.split(self.x1, BATCH)]).numpy())
+            partial.replace(stored)
+        return torch.from_numpy(np.load(stored))
+
+    def features(self, x: Tensor) -> Features:
+        """The features of samples."""
+        return features_of((self.model.to_samples(part) for part in torch.split(x, BATCH)), self.extractor)
+
+    def row(self, x: Tensor) -> dict[str, Any]:
         """The Frechet distance and KID of samples with intervals, and the RMS distance of the first to the flow."""
-        start = time.process_time()
-        parts, near = [], None
-        for k, x1 in enumerate(torch.split(self.x1, BATCH)):
-            x0 = draw(x1)
-            if k == 0:
-                near = float(rms(x0[:PAIRED].double() - self.truth).mean())
-            parts.append(self.extractor(self.model.to_samples(x0)))
-        p = [part.probabilities for part in parts if part.probabilities is not None]
-        features = Features(torch.cat([part.features for part in parts]), torch.cat(p) if p else None)
-        found = evaluate(features, self.reference, metrics=["frechet", "kid"], progress=False)
+        found = evaluate(self.features(x), self.reference, metrics=["frechet", "kid"], progress=False)
         figures = {name: [found[name].value, *found[name].interval] for name in ("frechet", "kid")}
-        return {**figures, "rms": near, "n": len(self.x1), "seconds": round(time.process_time() - start, 1)}
+        return {**figures, "rms": self.rms(x, self.truth), "n": len(x)}
+
+    def rms(self, x: Tensor, flow: Tensor) -> float:
+        """The RMS distance of the first samples to endpoints of the flow, a mean over samples."""
+        return float(rms(x[: len(flow)].double() - flow).mean())
 
 
 def methods(model: ScoreModel, nfe: int) -> dict[str, Draw]:
@@ -94,6 +105,15 @@ def methods(model: ScoreModel, nfe: int) -> dict[str, Draw]:
     return {**found, "pf-ode": ours("pf-ode")}
 
 
+def file_name(network: str, key: str) -> str:
+    """The file of the samples of one row.
+
+    >>> file_name("mnist", "5 diffusers: DDIM trailing")
+    'mnist-5-diffusers-DDIM-trailing.npy'
+    """
+    return re.sub(r"[^\w.+-]+", "-", f"{network} {key}") + ".npy"
+
+
 def report(content: dict[str, Any]) -> str:
     """The tables, in Markdown."""
     lines = ["# Distance to the flow and distance of features", "", f"    {content['command']}", ""]
@@ -102,12 +122,46 @@ def report(content: dict[str, Any]) -> str:
     for network, rows in content["rows"].items():
         lines += [f"## {network}", "", "| NFE | solver | Frechet | 1000 KID | RMS to the flow | n |"]
         lines += ["| ---: | --- | --- | --- | ---: | ---: |"]
-        for key, row in rows.items():
+        for key, row in sorted(rows.items(), key=lambda item: int(item[0].split(" ")[0])):
             nfe, name = key.split(" ", 1)
             frechet, kid = _interval(row["frechet"]), _interval([1000 * v for v in row["kid"]])
             lines.append(f"| {nfe} | {name} | {frechet} | {kid} | {row['rms']:.3g} | {row['n']:,} |")
-        lines += ["", *_disagreements(rows), ""]
+        lines += ["", *matrix(rows), "", *sentences(content["pairs"].get(network, [])), ""]
     return "\n".join(lines)
+
+
+def matrix(rows: dict[str, Any]) -> list[str]:
+    r"""A table of Frechet distances with intervals, and RMS distances after the semicolon: solvers by NFE.
+
+    >>> print(*matrix({"5 pf-ode": {"frechet": [1.0, 0.5, 2.0], "rms": 0.25}}), sep="\n")
+    | solver | 5 |
+    | --- | --- |
+    | pf-ode | 1.00 (0.50 to 2.00); 0.250 |
+    """
+    keys = [key.split(" ", 1) for key in rows]
+    budgets = sorted({int(nfe) for nfe, name in keys if name != "flow"})
+    names = sorted({name for _, name in keys if name != "flow"}, key=lambda name: (name.startswith("tuned"), name))
+    lines = [f"| solver | {' | '.join(map(str, budgets))} |", f"| --- |{' --- |' * len(budgets)}"]
+    for name in names:
+        found = [rows.get(f"{nfe} {name}") for nfe in budgets]
+        cells = [
+            "" if row is None else "{:.2f} ({:.2f} to {:.2f}); ".format(*row["frechet"]) + f"{row['rms']:.3f}"
+            for row in found
+        ]
+        lines.append(f"| {short(name)} | {' | '.join(cells)} |")
+    return lines
+
+
+def short(name: str) -> str:
+    """A solver's name for a table.
+
+    >>> short("diffusers: UniPCMultistep-2 bh2 trailing zero"), short("tuned, rmse")
+    ('UniPC, diffusers', 'tuned, rmse')
+    """
+    for word, label in (("DPMSolver", "DPM++(2M)"), ("UniPC", "UniPC"), ("DDIM", "DDIM")):
+        if word in name:
+            return f"{label}, diffusers"
+    return name
 
 
 def _interval(figures: list[float]) -> str:
@@ -119,22 +173,6 @@ def _interval(figures: list[float]) -> str:
     return f"{figures[0]:.3g} ({figures[1]:.3g} to {figures[2]:.3g})"
 
 
-def _disagreements(rows: dict[str, Any]) -> list[str]:
-    """Where of two solvers the one nearer to the flow has the larger Frechet distance, intervals apart."""
-    found = []
-    for (first, a), (second, b) in combinations(rows.items(), 2):
-        if first.split(" ")[0] != second.split(" ")[0]:
-            continue
-        near, far, names = (a, b, (first, second)) if a["rms"] < b["rms"] else (b, a, (second, first))
-        if near["frechet"][1] > far["frechet"][2]:
-            nfe, one = names[0].split(" ", 1)
-            other = names[1].split(" ", 1)[1]
-            found.append(f"- {nfe} NFE: `{one}` is nearer to the flow, `{other}` has the smaller Frechet distance.")
-    nowhere = "Nowhere is a solver nearer to the flow and worse with intervals apart."
-    head = "Nearer to the flow is not better here:" if found else nowhere
-    return [head, "", *found] if found else [head]
-
-
 @torch.no_grad()
 def main() -> None:
     """Measure the rows that are missing, and write."""
@@ -142,28 +180,40 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a run or a .safetensors file")
     feature_options(parser, 5000, NFE, "runs/feature-distance")
     parser.add_argument("--minutes", type=float, default=1.0, help="CPU time of tuning, for each loss")
+    parser.add_argument("--only", nargs="+", default=[""], help="only solvers whose name has one of these words")
+    parser.add_argument("--samples", type=Path, default=Path("runs/feature-distance"), help="folder of the samples")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load(args.run).eval().requires_grad_(False)
     assert model.shape is not None
-    extractor = make_extractor(args.features or default_features(model.shape))
+    extractor, data = features_and_images(args, model.shape, "test")
     name = f"{args.run.stem}, features {extractor.name}"
     file = args.out / "feature_distance.json"
-    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
+    content: dict[str, Any] = {"rows": {}, "pairs": {}} | (json.loads(file.read_text()) if file.exists() else {})
     content["command"] = command_line("benchmarks.tuned.feature_distance")
     rows = content["rows"].setdefault(name, {})
-    data = load_data(args.data or extractor.name, args.data_dir, split="test")
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))
     truth, _ = converged(model, x1[:PAIRED], steps=64, dtype=torch.float32, checked=4)
     judge = Judge(model, extractor, FeatureStatistics.of(data, extractor, "test"), x1, truth)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    def put(key: str, draw: Draw) -> None:
-        if key not in rows:
-            rows[key] = judge.row(draw)
-            print(key, rows[key], flush=True)
+    def stored(key: str) -> Path:
+        return args.samples / file_name(args.run.stem, key)
+
+    def write() -> None:
         file.write_text(json.dumps(content, indent=1) + "\n")
         (args.out / "feature_distance.md").write_text(report(content))
+
+    def wanted(key: str) -> bool:
+        return key not in rows and any(word in key for word in args.only)
+
+    def put(key: str, draw: Draw) -> None:
+        if wanted(key):
+            start = time.process_time()
+            rows[key] = judge.row(judge.samples(draw, stored(key)))
+            rows[key]["seconds"] = round(time.process_time() - start, 1)
+            print(key, rows[key], flush=True)
+            write()
 
     for nfe in args.nfe:
         for method, draw in methods(model, nfe).items():
@@ -173,13 +223,22 @@ def main() -> None:
         lambda x1: converged(model, x1, steps=FLOW_STEPS, dtype=torch.float32, checked=1)[0].float(),
     )
     for loss in ("rmse", "features"):
-        missing = [nfe for nfe in args.nfe if f"{nfe} tuned, {loss}" not in rows]
+        missing = [nfe for nfe in args.nfe if wanted(f"{nfe} tuned, {loss}")]
         own: dict[str, Any] = {"loss": loss} | ({"features": extractor} if loss == "features" else {})
         own |= {"minutes": args.minutes, "timer": time.process_time, "progress": False}
         if missing:
             for made in tuned_each(model, missing, **own):
                 flow, nfe, table = model.sde.probability_flow(model), made.nfe, made.table
                 put(f"{nfe} tuned, {loss}", lambda x1, f=flow, n=nfe, t=table: solve(f, x1, solver=t, nfe=n).x)
+    kept = {key: torch.from_numpy(np.load(stored(key))) for key in rows if stored(key).exists()}
+    flow = kept.get(f"{FLOW_STEPS} flow")
+    for key, x in kept.items():
+        if flow is not None and x is not flow:
+            rows[key]["rms"] = judge.rms(x, flow.double())
+    if kept:
+        features = {key: judge.features(x).features for key, x in kept.items()}
+        content["pairs"][name] = paired(rows, features, judge.reference.moments)
+    write()
     print(report(content))
 
 

@@ -33,6 +33,8 @@ from torch import Tensor
 from sde_diffusion.data import Data
 from sde_diffusion.evaluation.feature_sampler import FeatureSampler
 from sde_diffusion.evaluation.metrics import Estimate, Moments, frechet_distance, standard_error
+from sde_diffusion.evaluation.metrics.estimate import spread_of_halves
+from sde_diffusion.evaluation.metrics.paired import frechet_of_halves
 from sde_diffusion.evaluation.reference_statistics import FeatureStatistics
 from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.sampling.settings import SamplingSettings
@@ -194,12 +196,8 @@ def error_budget(
 
 def _paired(a: Tensor, b: Tensor, reference: Moments, draws: int) -> float:
     """The standard error of a difference of distances of two runs with the same seeds."""
-
-    def difference(both: Tensor) -> float:
-        x, y = both.chunk(2, dim=1)
-        return frechet_distance(x, reference, allow_few=True) - frechet_distance(y, reference, allow_few=True)
-
-    return float(standard_error(difference, torch.cat([a, b], 1), draws=draws))
+    one, other = (frechet_of_halves(x, reference, draws, seed=0) for x in (a, b))
+    return float(spread_of_halves(one - other, len(a)))
 
 
 def _floor(reference: FeatureStatistics, n: int, seed: int) -> Estimate:

@@ -34,11 +34,12 @@ def test_the_page_on_tuning_has_the_table_of_the_ranges() -> None:
 
 def test_the_page_on_stochastic_solvers_has_the_figures_of_the_results() -> None:
     page = (ROOT / "docs" / "solvers" / "sde.md").read_text()
-    (rows,) = json.loads((RESULTS / "stochastic.json").read_text())["rows"].values()
-    for solver in {key.split(" ")[1] for key in rows}:
-        figures = [rows[f"{nfe} {solver}"]["frechet"] for nfe in (10, 20, 50, 100)]
-        cells = [f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in figures]
-        assert f"| `{solver}` | {' | '.join(cells)} |" in page
+    for rows in json.loads((RESULTS / "stochastic.json").read_text())["rows"].values():
+        budgets = [nfe for nfe in (10, 20, 50, 100) if any(key.startswith(f"{nfe} ") for key in rows)]
+        for solver in {key.split(" ")[1] for key in rows}:
+            figures = [rows.get(f"{nfe} {solver}", {}).get("frechet") for nfe in budgets]
+            cells = ["" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found) for found in figures]
+            assert f"| `{solver}` | {' | '.join(cells)} |" in page
 
 
 @pytest.mark.parametrize("table", ["false_differences", "metrics"])

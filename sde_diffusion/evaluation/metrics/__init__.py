@@ -6,6 +6,7 @@ from sde_diffusion.evaluation.metrics.inception import inception_score
 from sde_diffusion.evaluation.metrics.mmd import kid, squared_mmd
 from sde_diffusion.evaluation.metrics.moments import Moments
 from sde_diffusion.evaluation.metrics.nearest_neighbours import Neighbours, neighbours
+from sde_diffusion.evaluation.metrics.paired import frechet_difference
 from sde_diffusion.evaluation.metrics.registry import METRICS, Sets, measure
 from sde_diffusion.evaluation.metrics.two_sample import p_value, two_sample_accuracy
 from sde_diffusion.evaluation.metrics.wasserstein import sliced_wasserstein
@@ -16,6 +17,7 @@ __all__ = [
     "Moments",
     "Neighbours",
     "Sets",
+    "frechet_difference",
     "frechet_distance",
     "inception_score",
     "kid",
