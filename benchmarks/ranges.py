@@ -51,7 +51,7 @@ from solvers.fitted.pf_ode import ProbabilityFlow
 NFE = (5, 6, 8, 10, 15, 20, 50)
 FOREIGN, RANDOM, HOME, CIFAR = "external network", "random models", "own networks", "CIFAR-10 networks"
 _FOLDER = Path("benchmarks/networks")
-_NETWORKS = {
+NETWORKS = {
     HOME: {"digits": (BUNDLED, 48), "MNIST": (_FOLDER / "mnist.safetensors", 16)},
     CIFAR: {
         "VP": (_FOLDER / "cifar16.safetensors", 12),
@@ -160,7 +160,7 @@ def cells(names: Sequence[str], foreign: Path) -> Iterator[tuple[str, str, Score
                 yield label, problem, make(sde), 16
     if RANDOM in names:
         yield from _random_cells()
-    for label, networks in _NETWORKS.items():
+    for label, networks in NETWORKS.items():
         if label in names:
             for name, (file, n) in networks.items():
                 yield label, name, load(file).eval().requires_grad_(False), n
@@ -202,7 +202,7 @@ def measure(
         stored.parent.mkdir(parents=True, exist_ok=True)
         torch.save(truth, stored)
     ode = model.sde.probability_flow(model)
-    known = _Known(stored.with_suffix(".json"))
+    known = KnownErrors(stored.with_suffix(".json"))
 
     def error(other: str | Solver, nfe: int, grid: str | None = None) -> list[float]:
         return _both(rms(solve(ode, x1, solver=other, nfe=nfe, grid=grid).x - truth))
@@ -222,7 +222,7 @@ def measure(
     return found
 
 
-class _Known:
+class KnownErrors:
     """Errors of the configurations that pf-ode is compared with, kept in a file so that a run can go on."""
 
     def __init__(self, file: Path) -> None:
@@ -327,7 +327,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="benchmarks.ranges", description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
-    parser.add_argument("--ranges", nargs="*", default=[*ranges(), RANDOM, *_NETWORKS])
+    parser.add_argument("--ranges", nargs="*", default=[*ranges(), RANDOM, *NETWORKS])
     parser.add_argument("--foreign-dir", type=Path, default=Path("../shared/foreign"))
     parser.add_argument("--before", type=Path)
     parser.add_argument("--no-peers", action="store_true", help="measure our solvers only, for --before")
@@ -335,7 +335,7 @@ def main() -> None:
     parser.add_argument("--references", type=Path, default=Path("runs/ranges-references"))
     parser.add_argument("--out", type=Path, default=Path("runs/ranges"))
     args = parser.parse_args()
-    known = [*ranges(), RANDOM, *_NETWORKS]
+    known = [*ranges(), RANDOM, *NETWORKS]
     if min(args.nfe) < 1 or set(args.ranges) - {*known}:
         parser.error(f"--nfe is at least 1, --ranges are some of {known}; got {args.nfe} and {args.ranges}")
     torch.set_num_threads(1)

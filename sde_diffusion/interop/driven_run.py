@@ -82,7 +82,7 @@ def asked_times(
     if at and at[0] != float(times[0]):
         raise InputError(
             f"{type(solver).__name__} asks the model elsewhere than at the start, where a pipeline asks first; "
-            "choose another solver"
+            "choose another solver, or tune with mean_start=False"
         )
     nodes: list[int | None] = [None] * len(at)
     for k in range(len(times) - 1):

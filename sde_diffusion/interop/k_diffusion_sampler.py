@@ -20,6 +20,7 @@ from torch import Tensor
 from sde_diffusion.sde import EDM, SDE, Flow
 from solvers import Solver, Step, find, solve
 from solvers.errors import InputError, choose
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.problem import ReverseProcess
@@ -116,6 +117,8 @@ def _check_table(solver: FixedGridSolver, sde: SDE, levels: Tensor, kept: bool) 
         ValueError: see above; the message has the first sigma of the table where it has one.
     """
     table = solver.tables[0] if isinstance(solver, MixtureOfTables) else solver
+    if isinstance(table, MeanStart):
+        table = table.table
     if not isinstance(table, Table):
         return
     if kept:

@@ -23,6 +23,7 @@ from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_js
 from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import Solver
 from solvers.errors import InputError, NotFoundError
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.table import Row, Table
 
 KIND = "sdediff solver"
@@ -49,14 +50,17 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"format": FORMAT, "kind": KIND, "solver": describe_solver(solver)}
-    if isinstance(solver, Table):
-        rho, size = _levels(sde, solver.times)
+    table = solver.table if isinstance(solver, MeanStart) else solver
+    if isinstance(table, Table):
+        rho, size = _levels(sde, table.times)
         rows = [
             [row.decay * size[i] / size[i + 1], *(w / size[i + 1] for w in row.weights)]
-            for i, row in enumerate(solver.rows)
+            for i, row in enumerate(table.rows)
         ]
-        content |= {"rho": [r if math.isfinite(r) else None for r in rho], "rows": rows, "source": solver.source}
+        content |= {"rho": [r if math.isfinite(r) else None for r in rho], "rows": rows, "source": table.source}
         del content["solver"]
+    if isinstance(solver, MeanStart):
+        content |= {"mean": list(solver.mean), "source": solver.source}
     write_file(path, to_json(content))
 
 
@@ -94,9 +98,15 @@ def load_solver(path: str | os.PathLike[str], sde: SDE) -> Solver:
         rho = [math.inf if r is None else float(r) for r in content["rho"]]
         rows = [[float(c) for c in row] for row in content["rows"]]
         source = str(content["source"])
+        mean = None if "mean" not in content else tuple(float(c) for c in content["mean"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    return _table(path, rho, rows, source, sde)
+    table = _table(path, rho, rows, source, sde)
+    if mean is None:
+        return table
+    if not all(map(math.isfinite, mean)):
+        raise CheckpointError(f"{path} is damaged: its mean is not finite")
+    return MeanStart(table, mean, source)
 
 
 def _table(path: Path, rho: list[float], rows: list[list[float]], source: str, sde: SDE) -> Table:

@@ -24,6 +24,7 @@ from solvers.errors import InputError, choose
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.data_units import InDataUnits
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.seen_scale import SeenScale
@@ -34,6 +35,7 @@ _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
 _INNER = (
     _TABLE,
     MixtureOfTables((_TABLE,), (None,)),
+    MeanStart(Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (1.0,)))), ()),
     VariableOrder(ExponentialAdams(4)),
     Renoising(),
     DenoisingGANSampler(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -22,12 +23,14 @@ from sde_diffusion.tuning.fit import (
     moved_times,
     run,
     sensitivities,
+    with_mean,
     with_source,
 )
 from sde_diffusion.tuning.grid_search import Start
 from sde_diffusion.tuning.task import Task
 from solvers import Solver, solve
 from solvers.fitted.compile import compile_table
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Table
 from solvers.problem import ReverseProcess
@@ -37,10 +40,11 @@ _TIME_ITERATIONS = 4
 
 
 class Tried(NamedTuple):
-    """A table with its error on the held-out noise samples."""
+    """A table with its error on the held-out noise samples, and the mean that its first row takes, if any."""
 
     error: float
     table: Table
+    mean: Tensor | None = None
 
 
 def error_of(tried: Tried) -> float:
@@ -83,15 +87,15 @@ class Found:
             self.rmse = float(sample_rms(x.double() - held.x0.double()).mean())
             if not self.stages:
                 self.default_rmse = self.rmse
-            if isinstance(self.table, Table | MixtureOfTables):
+            if isinstance(self.table, Table | MeanStart | MixtureOfTables):
                 self.table = self.table.on(self.task.model.sde)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
         self.reporter.gain = gain(self.error, self.stages["default"])
         return error
 
-    def tried(self, stage: str, table: Table) -> Tried:
+    def tried(self, stage: str, table: Table, mean: Tensor | None = None) -> Tried:
         """The table with its held-out error, which is kept if it is the best so far."""
-        return Tried(self.offer(stage, table), table)
+        return Tried(self.offer(stage, with_mean(table, mean)), table, mean)
 
 
 def fit_times(start: Start, first: Tried, fit: TableFit, found: Found, clock: Clock) -> Tried:
@@ -109,19 +113,36 @@ def fit_times(start: Start, first: Tried, fit: TableFit, found: Found, clock: Cl
 
     q = torch.zeros(max(len(start.times) - 2, 0), dtype=torch.float64)
     if len(q):
-        _descend(q, table, fit, _TIME_ITERATIONS, offer, lambda: not clock.over())
+        _descend(q, table, fit, _TIME_ITERATIONS, offer, lambda fresh: not clock.over())
     return best
 
 
 def fit_table(
-    start: Tried, fit: TableFit, found: Found, iterations: int, clock: Clock, iteration_seconds: float = 0.0
+    start: Tried,
+    fit: TableFit,
+    found: Found,
+    iterations: int,
+    clock: Clock,
+    iteration_seconds: float = 0.0,
+    secant: bool = False,
 ) -> Tried:
-    """The best of a table before and after its coefficients are fitted; iterations without time left are skipped."""
+    """The best of a table before and after its coefficients are fitted; iterations without time left are skipped.
+
+    Args:
+        start: the table.
+        fit: the problem; the first row takes the mean of ``start``.
+        found: receives the tables.
+        iterations: largest number of steps.
+        clock: the limit.
+        iteration_seconds: of an iteration with new derivatives for one sample.
+        secant: whether derivatives are updated between new ones.
+    """
     best, misses = start, 0
+    fit = replace(fit, mean=start.mean)
 
     def offer(made: Table) -> bool:
         nonlocal best, misses
-        tried = found.tried("weights", made)
+        tried = found.tried("weights", made, start.mean)
         misses = 0 if tried.error < best.error else misses + 1
         best = min(best, tried, key=error_of)
         return misses < 2
@@ -133,8 +154,8 @@ def fit_table(
         return start
     by_rows = partial(sensitivities, parameters, fit=fit)
     needed = 0.7 * iteration_seconds * len(fit.x1)
-    going = lambda: not clock.over() and clock.left() > needed  # noqa: E731
-    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, going, lambda q: [by_rows(q)])
+    going = lambda fresh: not clock.over() and (not fresh or clock.left() > needed)  # noqa: E731
+    _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, going, lambda q: [by_rows(q)], secant)
     return best
 
 
@@ -144,8 +165,9 @@ def _descend(
     fit: TableFit,
     iterations: int,
     offer: Callable[[Table], bool],
-    going: Callable[[], bool],
+    going: Callable[[bool], bool],
     derivatives: Derivatives | None = None,
+    secant: bool = False,
 ) -> None:
     """``descend`` on one problem, for tables."""
 
@@ -158,4 +180,5 @@ def _descend(
         assert made is not None
         return offer(made)
 
-    descend(q, endpoints, derivatives or differences(endpoints), [fit], [1.0], iterations, accepted, going)
+    derivatives = derivatives or differences(endpoints)
+    descend(q, endpoints, derivatives, [fit], [1.0], iterations, accepted, going, secant)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
-from sde_diffusion.tuning.candidates import Found, Tried
+from sde_diffusion.tuning.candidates import Found
 from sde_diffusion.tuning.data_scale import for_scale, scale_of
 from sde_diffusion.tuning.fit import TableFit, mean_table
 from sde_diffusion.tuning.task import Task
@@ -24,23 +24,32 @@ from solvers.fitted.table import Table
 from solvers.planning import plan
 from solvers.problem import ReverseProcess
 
+_SAMPLES = 32  # whose mean is the table, where evaluations are few
 
-def default_candidates(task: Task, steps: int, found: Found) -> tuple[Tried, float]:
+
+def default_candidates(task: Task, steps: int, found: Found) -> tuple[Table, float]:
     """Offer the default, and return its table and the scale of the data."""
-    sde, fit = task.model.sde, task.fit
-    shape = tuple(fit.x1.shape[1:])
-    process = ReverseProcess(fit.denoise, sde)
-    default, times = plan(process, shape, "pf-ode", steps=steps)
+    shape = tuple(task.fit.x1.shape[1:])
+    process = ReverseProcess(task.fit.denoise, task.model.sde)
+    default, _ = plan(process, shape, "pf-ode", steps=steps)
     member = default.on_grid()
     gated = isinstance(member, MixtureOfTables)
     found.offer_default(default, member if gated else ProbabilityFlow(is_high_dim(shape)))
-    scale = scale_of(fit.x0, noise_of_start(sde))
+    scale = scale_of(task.fit.x0, noise_of_start(task.model.sde))
     if scale != 1:
         chosen = ProbabilityFlow(is_high_dim(shape), scale)
-        own, times = plan(process, shape, chosen, steps=steps)
-        found.offer(f"default for scale {scale:.3g}", chosen, times)
-        member = own.solver if isinstance(own, InDataUnits) else own
-    return found.tried("default, one table", _as_table(member, fit, sde, steps, times, scale)), scale
+        found.offer(f"default for scale {scale:.3g}", chosen, plan(process, shape, chosen, steps=steps)[1])
+    return default_table(task, steps, scale), scale
+
+
+def default_table(task: Task, steps: int, scale: float) -> Table:
+    """The default for the scale of the data as one table, with a time limit the mean over a few samples."""
+    sde, fit = task.model.sde, task.fit if task.path is None else task.part(_SAMPLES)
+    shape = tuple(fit.x1.shape[1:])
+    chosen = "pf-ode" if scale == 1 else ProbabilityFlow(is_high_dim(shape), scale)
+    own, times = plan(ReverseProcess(fit.denoise, sde), shape, chosen, steps=steps)
+    member = own.solver if isinstance(own, InDataUnits) else own.on_grid()
+    return _as_table(member, fit, sde, steps, times, scale)
 
 
 def _as_table(member: Solver, fit: TableFit, sde: SDE, steps: int, times: Tensor, scale: float) -> Table:

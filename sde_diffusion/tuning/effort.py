@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from sde_diffusion.report.share_of_work import share_bar
 
 _REFERENCE_SHARE = 0.35
+_SLOW_SHARE, _SLOW_HELD = 0.25, 3  # of a network that is too slow for 256 samples; one sample in 3 is held out
 _MOST, _SOME, _LEAST = 2048, 256, 8  # samples, where the time is given
 _FEWEST_KEPT = 32  # samples that memory does not limit
-_STEPS, _MOST_STEPS = 64, 256
+_STEPS, _STEPS_EACH, _MOST_STEPS = 48, 5, 256
 CHECKED = 4  # number of samples whose reference solution is computed twice
 _COLUMNS = 4  # number of fitted weights in a row
+_TRIALS = 3
 
 
 class Clock:
@@ -110,10 +112,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def iteration(steps: int) -> int:
-    """Network evaluations of one least-squares iteration for one sample: derivatives and trials."""
-    numbers = sum(min(i + 1, _COLUMNS) + 1 for i in range(steps)) + steps - 1
-    return steps * (numbers // 2 + 1) + 3 * steps
+def iteration(rows: int, known: int = 0) -> int:
+    """Network evaluations of one least-squares iteration for one sample: derivatives and trials.
+
+    Args:
+        rows: of the table.
+        known: first rows that need no evaluation.
+
+    >>> iteration(5), iteration(6, 1)
+    (60, 80)
+    """
+    total, runs = 0, 1
+    for i in range(rows):
+        runs += i > 0  # a changed time
+        total += runs * (i >= known)
+        runs += min(i + 1, _COLUMNS) + 1
+    return total + _TRIALS * (rows - known)
 
 
 def effort_for(
@@ -146,15 +160,17 @@ def effort_for(
         reference = (noise_samples + held_out) * (_MOST_STEPS + _MOST_STEPS // 2) * 4
         fits = sum((8 * noise_samples + 20 * max(noise_samples // 4, 16)) * iteration(n) + 4000 * n for n in steps)
         return Effort(noise_samples, held_out, _MOST_STEPS, call * (reference + fits), False, evaluation)
-    fine = max(_STEPS, 6 * max(steps))
+    fine = max(_STEPS, _STEPS_EACH * max(steps))
     pays = _REFERENCE_SHARE * seconds / call
     samples = pays / 1.1 / fine
-    total = int(min(samples, _SOME))
+    slow = samples < _SOME
+    total = int(samples * _SLOW_SHARE / _REFERENCE_SHARE if slow else _SOME)
     if samples > _SOME:  # more samples and more exact ones alike
         fine = max(fine, min(_MOST_STEPS, int(fine * math.sqrt(samples / _SOME))))
         total = int(min(pays / 1.1 / fine, _MOST))
     total = max(_LEAST, min(total, max(most, _FEWEST_KEPT)))
-    return Effort(total - total // 2, total // 2, fine, seconds, True, evaluation)
+    held_out = total // (_SLOW_HELD if slow else 2)
+    return Effort(total - held_out, held_out, fine, seconds, True, evaluation)
 
 
 class Reporter:

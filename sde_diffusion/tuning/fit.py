@@ -31,6 +31,7 @@ from torch import Tensor
 
 from sde_diffusion.sde import SDE
 from solvers import Solver, solve
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
 from solvers.noise import NoNoise
@@ -44,6 +45,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 _BAND = 4
 _DIFFERENCE = 1e-3
 _RIDGE = 1e-3
+_STALE = 0.99  # a step with old derivatives that gains less is followed by new ones
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class TableFit:
         x1: (B, ...) at t = 1.
         x0: (B, ...) the endpoints of the reference solution.
         seen: maps samples to the values (B, m) that are compared, for example features; None for the entries.
+        mean: (...) what the first row of a table takes for D_0, without an evaluation; None to evaluate the model.
     """
 
     denoise: Denoise
@@ -63,6 +66,11 @@ class TableFit:
     x1: Tensor
     x0: Tensor
     seen: Callable[[Tensor], Tensor] | None = None
+    mean: Tensor | None = None
+
+    def predicted(self, row: int, x: Tensor, t: Tensor, samples: Tensor) -> Tensor:
+        """The D that a row of a table starts with: of the model, or the mean."""
+        return self.denoise(x, t, samples) if row or self.mean is None else self.mean.expand_as(x)
 
     @cached_property
     def target(self) -> Tensor:
@@ -161,8 +169,8 @@ def run(solver: Solver, fit: TableFit, times: Tensor | None = None) -> Tensor:
     x = fit.x1
     values: list[Tensor] = []
     rows = torch.arange(len(x))
-    for t, (decay, weights) in zip(solver.times, solver.rows, strict=False):
-        values.insert(0, fit.denoise(x, torch.full((len(x),), t, dtype=torch.float64), rows))
+    for i, (t, (decay, weights)) in enumerate(zip(solver.times, solver.rows, strict=False)):
+        values.insert(0, fit.predicted(i, x, torch.full((len(x),), t, dtype=torch.float64), rows))
         x = x * decay
         for value, weight in zip(values, weights, strict=False):
             x.add_(value, alpha=weight)
@@ -213,7 +221,7 @@ def sensitivities(parameters: TableParameters, q: Tensor, fit: TableFit) -> tupl
             values = [torch.cat([v, v[:1]]) for v in values]
             order.append(parameters.weights + i - 1)
         many = len(x)
-        out = fit.denoise(x.reshape(-1, *shape[1:]), t.repeat_interleave(shape[0]), every.repeat(many))
+        out = fit.predicted(i, x.reshape(-1, *shape[1:]), t.repeat_interleave(shape[0]), every.repeat(many))
         values = [out.reshape(many, *shape), *values]
         moved = x * decay
         for value, weight in zip(values, weights, strict=False):
@@ -249,7 +257,8 @@ def descend(
     bases: Sequence[float],
     iterations: int,
     accepted: Callable[[Tensor], bool],
-    going: Callable[[], bool] = lambda: True,
+    going: Callable[[bool], bool] = lambda fresh: True,
+    secant: bool = False,
 ) -> None:
     """Levenberg-Marquardt from q on ``objective``.
 
@@ -260,40 +269,75 @@ def descend(
         fits: the problems.
         bases: the unit of error of each problem.
         iterations: largest number of steps.
-        accepted: called with every q that improves the objective; returns whether to continue.
-        going: returns whether there is time for another iteration.
+        accepted: called with every q that improves the objective, with ``secant`` with the last before new
+            derivatives; returns whether to continue.
+        going: returns whether there is time for another iteration, with or without derivatives.
+        secant: whether derivatives are updated by the last step (Broyden 1965) as long as that helps.
     """
-    damping = 1e-2
+    damping, found, waiting = 1e-2, None, False
     for _ in range(iterations):
-        if not going():
-            return
-        a = torch.zeros(len(q), len(q), dtype=torch.float64)
-        g = torch.zeros(len(q), dtype=torch.float64)
-        found = derivatives(q)
-        for fit, base, (x, jacobian) in zip(fits, bases, found, strict=True):
-            errors = fit.errors(x)
-            # The derivative of (mean error / base)^2, written as the derivative of a weighted sum of squares.
-            weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
-            r, j = fit.linear(x, jacobian)
-            scaled = j * weight[:, None]
-            a += torch.einsum("kbd,lbd->kl", scaled, j).cpu() / r.numel()
-            g += torch.einsum("kbd,bd->k", scaled, r).cpu() / r.numel()
+        if found is None and waiting:
+            waiting = False
+            if not accepted(q):
+                return
+        fresh = found is None
+        if not going(fresh):
+            break
+        found = found or derivatives(q)
+        a, g = _normal_equations(fits, bases, found)
         now = objective(fits, [x for x, _ in found], bases)
         ridge = _RIDGE * float(a.diagonal().mean())
-        better = None
-        for _ in range(6):
+        better, ends, then = None, [], math.inf
+        for _ in range(6 if fresh else 2):
             system = a + damping * a.diagonal().diag() + (ridge + 1e-30) * torch.eye(len(q), dtype=torch.float64)
             tried = q - torch.linalg.solve(system, g + ridge * q)
             out = value(tried)
-            if out is not None and objective(fits, out, bases) < now:
-                better, damping = tried, damping / 5
+            if out is not None and (then := objective(fits, out, bases)) < now:
+                better, ends = tried, out
+                damping = damping / 5 if fresh else damping
                 break
             damping *= 6
         if better is None:
+            if fresh:
+                break
+            found = None
+            continue
+        going_well = secant and then < (1.0 if fresh else _STALE) * now
+        found = [_updated(*p, x, better - q) for p, x in zip(found, ends, strict=True)] if going_well else None
+        q, waiting = better, secant
+        if not secant and not accepted(q):
             return
-        q = better
-        if not accepted(q):
-            return
+    if waiting:
+        accepted(q)
+
+
+def _normal_equations(
+    fits: Sequence[TableFit], bases: Sequence[float], found: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """A and g of all problems, from endpoints and their derivatives."""
+    total = len(found[0][1])
+    a, g = torch.zeros(total, total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
+    for fit, base, (x, jacobian) in zip(fits, bases, found, strict=True):
+        errors = fit.errors(x)
+        # The derivative of (mean error / base)^2, written as the derivative of a weighted sum of squares.
+        weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
+        r, j = fit.linear(x, jacobian)
+        scaled = j * weight[:, None]
+        a += torch.einsum("kbd,lbd->kl", scaled, j).cpu() / r.numel()
+        g += torch.einsum("kbd,bd->k", scaled, r).cpu() / r.numel()
+    return a, g
+
+
+def _updated(x: Tensor, jacobian: Tensor, moved: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Endpoints after a step, and derivatives with the least change that agrees with it.
+
+    >>> x, jacobian = torch.zeros(1, 1), torch.zeros(2, 1, 1)
+    >>> _updated(x, jacobian, x + 3, torch.tensor([0.0, 2.0]))[1].flatten().tolist()
+    [0.0, 1.5]
+    """
+    step = step.to(jacobian)
+    missed = (moved - x).to(jacobian) - torch.tensordot(step, jacobian, 1)
+    return moved, jacobian + torch.tensordot(step / (step @ step), missed, 0)
 
 
 def differences(
@@ -321,4 +365,9 @@ def differences(
 
 def with_source(solver: Solver, source: str) -> Solver:
     """A copy with another ``source``; other solvers are returned unchanged."""
-    return replace(solver, source=source) if isinstance(solver, Table | MixtureOfTables) else solver
+    return replace(solver, source=source) if isinstance(solver, Table | MeanStart | MixtureOfTables) else solver
+
+
+def with_mean(table: Table, mean: Tensor | None) -> Solver:
+    """The solver that runs a table whose first row takes a mean, if there is one."""
+    return table if mean is None else MeanStart(table, tuple(mean.flatten().tolist()))

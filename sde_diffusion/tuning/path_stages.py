@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sde_diffusion.tuning.candidates import Found, Tried, error_of, fit_table
 from sde_diffusion.tuning.data_scale import for_scale
-from sde_diffusion.tuning.effort import Clock
+from sde_diffusion.tuning.default_pf_ode import default_table
+from sde_diffusion.tuning.effort import Clock, iteration
 from sde_diffusion.tuning.grid_search import search
 from sde_diffusion.tuning.path_times import PathTimes
 from sde_diffusion.tuning.row_fit import fitted_rows
@@ -27,55 +30,74 @@ from solvers.fitted.table import Table
 _POWERS = (1.5, 3.0, 6.0)  # of the errors whose sum the times minimise
 _PLAIN = ExponentialAdams(2, variable="time", corrector=True)  # whose rows are changed to follow the path
 _PAIRS = 3  # of solver and grid whose rows are fitted to the path
+_TRIALS = 40  # of solvers and grids; with time for fewer there are none
 _FEWEST = 16  # samples that rows are fitted to
 _TABLES = 4  # beside the default that are fitted to all samples
-_LIKELY, _LEAST_FIT = 2, 4  # least-squares iterations that the time is shared by, and their samples
+_REFITTED = 3  # times the samples of the comparison, for the best where not all samples can be used
+_LIKELY, _LEAST_FIT = 1.3, 4  # iterations with new derivatives that the time is shared by, and their samples
 _MOST_FIT = 2**19  # entries of their samples
-_ITERATIONS = 16
+_ITERATIONS = 48
 
 
-def fit_to_path(
-    task: Task, default: Tried, scale: float, steps: int, found: Found, clock: Clock, seconds: float
-) -> None:
+class _Base(NamedTuple):
+    """A table to start from, and the mean that its first row takes, if any."""
+
+    table: Table
+    mean: Tensor | None = None
+
+
+class _Followed(NamedTuple):
+    """A table with rows that follow the path, and its error on the samples of the comparison."""
+
+    error: float
+    number: int
+    base: _Base
+
+
+def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Found, clock: Clock) -> None:
     """Offer the tables that are found within a time limit.
 
     Args:
         task: the problem, with the path of its reference solutions.
         default: the table of the default solver.
         scale: of the data.
-        steps: rows of a table.
+        steps: evaluations of a solver.
         found: receives them.
         clock: the limit.
-        seconds: of a least-squares iteration for one sample.
     """
     fit, tell = task.fit, found.reporter.tell
+    call = task.effort.evaluation * task.model.cost
     tell(0.0, "times from the reference solutions")
-    bases = [default.table, *_from_path(task, steps, scale)]
-    tell(0.05, "families of solvers and grids")
+    bases = [_Base(default), *(_Base(table) for table in _from_path(task, steps, scale))]
+    if task.mean is not None:  # one row more
+        longer = (default_table(task, steps + 1, scale), *_from_path(task, steps + 1, scale))
+        bases += [_Base(table, task.mean) for table in longer]
     trial = clock.part(0.06)
-    few, some = partial(task.error, task.part(8)), partial(task.error, task.part(24))
-    starts = search(task.model.sde, steps, few, some, _PAIRS, lambda: not trial.over(), scale)
-    bases += [compile_table(start.solver, task.model.sde, steps, start.times) for start in starts]
-    found.offer("search", bases[-len(starts)])
+    if trial.left() > _TRIALS * 8 * steps * call:
+        tell(0.05, "families of solvers and grids")
+        few, some = partial(task.error, task.part(8)), partial(task.error, task.part(24))
+        starts = search(task.model.sde, steps, few, some, _PAIRS, lambda: not trial.over(), scale)
+        bases += [_Base(compile_table(start.solver, task.model.sde, steps, start.times)) for start in starts]
+        found.offer("search", bases[-len(starts)].table)
     rows = clock.part(0.35)
-    n = int(rows.left() / (len(bases) * steps * task.effort.evaluation * task.model.cost))
+    n = int(rows.left() / (len(bases) * steps * call))
     n = min(max(n, _FEWEST), len(fit.x1))
-    ranked: list[tuple[float, int, Table]] = []  # the first is the default
+    ranked: list[_Followed] = []  # the first is the default
     for k, base in enumerate(bases):
         tell(0.1 + 0.2 * k / len(bases), "rows")
         if len(ranked) < 3 or not rows.over():
-            table, error = _followed(task, base, n)
-            ranked.append((error if math.isfinite(error) else math.inf, k, table))
-    usual, *others = ranked  # ranked on few samples, so the default stays in any case
-    kept = _TABLES if n == len(fit.x1) else 1
-    chosen = [usual, *sorted(others)[:kept]]
+            ranked.append(_followed(task, base, n, k))
+    usual, *others = ranked
+    # The default stays where few samples rank them and time allows.
+    chosen = [usual, *sorted(others)[:_TABLES]] if n == len(fit.x1) else sorted(ranked)[:1]
     tables = []
-    for *_, table in chosen:
-        whole = table if n == len(fit.x1) else _followed(task, table, len(fit.x1))[0]
-        tables.append(found.tried("rows", whole))
+    for one in chosen:
+        more = min(_REFITTED * n, len(fit.x1))
+        table, mean = (one if n == more else _followed(task, bases[one.number], more, one.number)).base
+        tables.append(found.tried("rows", table, mean))
     tell(0.4, "weights of the best")
     for tried in sorted(tables, key=error_of):
-        _refined(task, tried, found, clock, seconds)
+        _refined(task, tried, found, clock, call)
 
 
 def _from_path(task: Task, steps: int, scale: float) -> list[Table]:
@@ -88,17 +110,20 @@ def _from_path(task: Task, steps: int, scale: float) -> list[Table]:
     return [compile_table(solver, task.model.sde, steps, times) for times in grids]
 
 
-def _followed(task: Task, base: Table, n: int) -> tuple[Table, float]:
-    """The base with rows that follow the path of n samples, and its error on them."""
+def _followed(task: Task, base: _Base, n: int, number: int) -> _Followed:
+    """The base with rows that follow the path of n samples."""
     assert task.path is not None
-    return fitted_rows(task.part(n), base, task.path.at(base.times)[:, :n])
+    states = task.path.at(base.table.times)[:, :n]
+    table, error = fitted_rows(task.part(n, base.mean), base.table, states)
+    return _Followed(error if math.isfinite(error) else math.inf, number, base._replace(table=table))
 
 
-def _refined(task: Task, start: Tried, found: Found, clock: Clock, seconds: float) -> None:
+def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) -> None:
     """Least squares on all coefficients, on few samples first and then on more."""
     best = start
+    seconds = iteration(len(start.table.rows), int(start.mean is not None)) * call
     most = min(len(task.fit.x1), max(_MOST_FIT // task.fit.x1[0].numel(), _LEAST_FIT))
     for share in (0.6, 1.0):
         part = clock.part(share)
         n = min(max(int(part.left() / (_LIKELY * seconds)), _LEAST_FIT), most)
-        best = fit_table(best, task.part(n), found, _ITERATIONS, part, seconds)
+        best = fit_table(best, task.part(n), found, _ITERATIONS, part, seconds, secant=True)

@@ -44,7 +44,7 @@ def fitted_rows(fit: TableFit, base: Table, path: Tensor) -> tuple[Table, float]
     last = len(base.rows) - 1
     for i, row in enumerate(base.rows):
         t = torch.full((len(x),), base.times[i], dtype=torch.float64)
-        values.insert(0, fit.denoise(x, t, samples))
+        values.insert(0, fit.predicted(i, x, t, samples))
         target = fit.x0 if i == last else path[i + 1]
         made = _regressed(x, values, row, target.to(x.dtype))
         rows.append(made)

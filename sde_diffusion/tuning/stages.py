@@ -19,7 +19,6 @@ from sde_diffusion.tuning.task import Task
 from solvers.fitted.compile import compile_table
 
 FEW = 16
-_PAIRS = 8  # of solver and grid whose rows are fitted to the path
 _LIKELY, _LEAST_FIT = 4, 4  # least-squares iterations that the time is shared by, and their samples
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
 
@@ -37,11 +36,11 @@ def tuned_solver(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tune
         return task.part(min(max(n, least), len(fit.x1)))
 
     found = Found(task, reporter)
-    first, scale = default_candidates(task, steps, found)
-    plain = [first]
+    default, scale = default_candidates(task, steps, found)
     if task.path is not None:
-        fit_to_path(task, first, scale, steps, found, clock, iteration_seconds)
+        fit_to_path(task, default, scale, steps, found, clock)
         return result_of(task, nfe, found, tell)
+    plain = [found.tried("default, one table", default)]
     if timed:  # the surest gain first
         tell(0.0, "weights of the default")
         plain[0] = fit_table(plain[0], pays(0.15, 3), found, 2, clock.part(0.4))

@@ -26,6 +26,7 @@ from solvers.fitted.compile import compile_table
 # Seeds of tuning are at least 2^31, above the seeds of any sampling run.
 FIRST_NOISE = 2**31
 _LEAST_ROWS = 8
+_MOST_MEAN = 2**16  # entries of a sample whose mean a solver holds
 MOST_KEPT = 2**21  # entries of the samples whose reference states are kept, 1 GiB in all
 _REFERENCE_BATCH = 64  # few, so that the reference solutions of some hundred samples can be shared
 
@@ -105,7 +106,17 @@ def work_of(model: ScoreModel, given: dict[str, Any], rows: int | None) -> dict[
 
 @dataclass(frozen=True)
 class Task:
-    """The model, the fitting and held-out samples, the error of their reference solutions, effort, and their path."""
+    """A model with the samples that solvers are fitted to, and those that select.
+
+    Attributes:
+        model: the model.
+        fit: the fitting samples.
+        held: the held-out samples.
+        teacher_error: error of their reference solutions.
+        effort: the planned work.
+        path: states of the reference solutions; None without a time limit.
+        mean: the mean of D at the start of the path, (...), where a first row may use it.
+    """
 
     model: ScoreModel
     fit: TableFit
@@ -113,6 +124,7 @@ class Task:
     teacher_error: float
     effort: Effort
     path: ReferencePath | None = None
+    mean: Tensor | None = None
 
     @classmethod
     def prepare(
@@ -125,6 +137,7 @@ class Task:
         given: dict[str, Any],
         pool: Pool,
         seen: Callable[[Tensor], Tensor] | None = None,
+        mean_start: bool = True,
     ) -> Task:
         """Draw the initial noise and compute its endpoints, on a pool with ``work_of`` the model and its conditions."""
         device, dtype = place(model)
@@ -158,11 +171,14 @@ class Task:
 
         fit = TableFit(denoise(0), model.sde, x1[:noise_samples], x0[:noise_samples], seen)
         held = TableFit(denoise(noise_samples), model.sde, x1[noise_samples:], x0[noise_samples:], seen)
-        return cls(model, fit, held, error, effort, path)
+        mean = None
+        if path is not None and mean_start and math.prod(shape) <= _MOST_MEAN:
+            mean = path.kept(noise_samples)[1][0].mean(0).to(dtype)
+        return cls(model, fit, held, error, effort, path, mean)
 
-    def part(self, n: int) -> TableFit:
-        """The problem with the first samples only."""
-        return replace(self.fit, x1=self.fit.x1[:n], x0=self.fit.x0[:n])
+    def part(self, n: int, mean: Tensor | None = None) -> TableFit:
+        """The problem with the first samples only, and with a mean for the first row."""
+        return replace(self.fit, x1=self.fit.x1[:n], x0=self.fit.x0[:n], mean=mean)
 
     def endpoints(self, fit: TableFit, solver: Solver, times: Tensor) -> Tensor:
         """The endpoints of a solver from the initial noise of a fit."""

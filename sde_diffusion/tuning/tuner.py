@@ -110,6 +110,7 @@ def tuned_each(
     processes: Processes | None = None,
     loss: str = "rmse",
     features: str | Extractor | Callable[[Tensor], Tensor] | None = None,
+    mean_start: bool = True,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Tuned]:
@@ -134,6 +135,9 @@ def tuned_each(
             solution, or "features", that of its features.
         features: for the loss "features": a name in ``evaluation.features.NAMES``, an Extractor or a function of
             samples (B, ...); the classifier of digits for images of its size by default.
+        mean_start: whether, with ``minutes``, the first step may use the mean of the data in place of an evaluation
+            (``solvers.fitted.mean_start``). Pipelines that evaluate the model at the start themselves, those of
+            diffusers, need False.
         condition: conditions of the network, by name: tensors ``(noise_samples + held_out, ...)`` with a row
             for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
             Anything else is passed on unchanged.
@@ -163,7 +167,7 @@ def tuned_each(
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
     rows = rows_of(given, None if minutes is not None else noise_samples + held_out)
     compared = loss_for(model, shape, loss, features, place(model)[0])
-    settings = (model, budgets, shape, seed, noise_samples, held_out, batch_size, minutes, timer, compared)
+    settings = (model, budgets, shape, seed, noise_samples, held_out, batch_size, minutes, timer, compared, mean_start)
     model.eval()
     # Bound while they are whole: a null with a row for each sample is cut together with its condition.
     given = _first(model.bind(given), rows, rows, place(model)[0])
@@ -188,6 +192,7 @@ def _each(
     minutes: float | None,
     timer: Callable[[], float],
     compared: FeatureLoss | None,
+    mean_start: bool,
     callback: Callable[[Progress], None] | None,
     on_effort: Callable[[Effort], None] | None,
     given: dict[str, Any],
@@ -208,7 +213,7 @@ def _each(
     if on_effort is not None:
         on_effort(made)
     reporter.tell(0.0, "reference solutions")
-    task = Task.prepare(model, shape, seed, made, batch_size, given, pool, compared)
+    task = Task.prepare(model, shape, seed, made, batch_size, given, pool, compared, mean_start)
     # A solver of n steps takes n calls for each sample to follow the path, and about n^2 for an iteration.
     weights = [n if task.path is not None else n**2 for n in calls]
     first = 0.3

@@ -1,11 +1,13 @@
 """Solvers with fitted coefficients: tables, mixtures of tables, and the default `pf-ode`."""
 
 from solvers.fitted.compile import compile_table
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.table import Row, Table
 
 __all__ = [
+    "MeanStart",
     "MixtureOfTables",
     "ProbabilityFlow",
     "Row",

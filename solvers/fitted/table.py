@@ -144,14 +144,19 @@ class Table(FixedGridSolver):
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: History, noise: Noise
     ) -> tuple[Tensor, Tensor, History]:
         """One row."""
+        x, state = self.advanced(x, problem.denoise(x, t), state)
+        return x, s, state
+
+    def advanced(self, x: Tensor, value: Tensor, state: History) -> tuple[Tensor, History]:
+        """The next state, given the prediction of the model at this one."""
         decay, weights = self.rows[state.number]
-        values = (problem.denoise(x, t), *state.values)
+        values = (value, *state.values)
         out = x * decay
-        for value, weight in zip(values, weights, strict=False):
-            out.add_(value, alpha=weight)
+        for known, weight in zip(values, weights, strict=False):
+            out.add_(known, alpha=weight)
         # Those that later rows use, and one for an error estimate.
         longest = max((len(row.weights) - i for i, row in enumerate(self.rows[state.number + 1 :], 1)), default=0)
-        return out, s, History(state.number + 1, values[: max(longest, 1)])
+        return out, History(state.number + 1, values[: max(longest, 1)])
 
 
 def _rho(path: Path, times: tuple[float, ...]) -> tuple[float, ...]:

@@ -97,6 +97,14 @@ def tune(
             autocompletion=completion_of(NAMES),
         ),
     ] = None,
+    mean_start: Annotated[
+        bool,
+        typer.Option(
+            "--mean-start/--no-mean-start",
+            help="With --minutes: whether the first step may use the mean of the data in place of an evaluation, which "
+            "pipelines of diffusers cannot run.",
+        ),
+    ] = True,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Number of samples per call of the network.")] = 512,
     device: DeviceOption = None,
     out: Annotated[
@@ -150,6 +158,7 @@ def tune(
         report,
         loss,
         features_for_tuning(features, stored),
+        mean_start,
     )
     if not processes.main:
         return {}
@@ -179,6 +188,7 @@ def tune_model(
     report: tuple[Path, str] | None = None,
     loss: str = "rmse",
     features: str | Extractor | None = None,
+    mean_start: bool = True,
 ) -> list[dict[str, Any]]:
     """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors.
 
@@ -198,6 +208,7 @@ def tune_model(
         report: an HTML file to write as well, and the command line that it states.
         loss: what is minimised, "rmse" or "features".
         features: for the loss "features"; the classifier for images of its size by default.
+        mean_start: whether the first step may use the mean of the data.
     """
     guidance = guidance or GuidanceSettings()
     tag = guidance.tag(labels)
@@ -222,6 +233,7 @@ def tune_model(
             processes=processes,
             loss=loss,
             features=features,
+            mean_start=mean_start,
             condition=condition,
         )
         for made in each:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.tuned import ranges as tuned_ranges
-from benchmarks.tuned.ranges import measure, report
+from benchmarks.tuned.ranges import Problem, measure, models, report
 from sde_diffusion import VPSDE, Gaussian
 
 
@@ -25,8 +27,18 @@ def test_ratios_are_geometric_means_of_errors() -> None:
 
 
 @pytest.mark.slow
-def test_a_cell_has_all_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_has_all_errors_and_keeps_those_of_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tuned_ranges, "rivals", list)
     model = Gaussian(torch.zeros(3), torch.tensor([1.0, 0.3, 0.01]), sde=VPSDE())
-    found = measure(model, [4], 0.02)["4"]
+    problem = Problem.of(model, tmp_path / "gaussian.pt")
+    found = measure(problem, [4], 0.02)["4"]
     assert found["tuned"][0] < found["own"][1] and found["tuned"][0] < found["pf-ode"][0] and found["peer"] is None
+    again = Problem.of(model, tmp_path / "gaussian.pt")
+    assert torch.equal(again.truth, problem.truth) and again.known.errors == problem.known.errors
+    assert len(problem.known.errors) == 11  # two solvers on five grids, and pf-ode
+
+
+def test_networks_are_models_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[3])
+    names = [name for name, _ in models([], [], ["digits", "EDM"])]
+    assert names == ["own networks | digits", "CIFAR-10 networks | EDM"]
