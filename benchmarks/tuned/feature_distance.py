@@ -4,9 +4,10 @@
         [--features mnist] [--n 5000] [--nfe 5 8 10 20] [--minutes 1] [--only WORD ...] [--samples DIR] [--out DIR]
 
 Tuning and the choice of ``pf-ode`` make samples that are near to the endpoints of the model's probability flow. This
-asks whether such samples are better: DDIM, UniPC and DPM-Solver++(2M) of diffusers (our own where it is not installed),
-``pf-ode``, and solvers tuned by RMS distances and by distances of features, from the same initial noise, against the
-test images. The row ``flow`` is the reference solution, whose distance no solver is meant to beat.
+asks whether such samples are better: DDIM, DPM-Solver++(2M) and UniPC of diffusers on "trailing" times, UniPC on
+exponential levels too (our own solvers where diffusers is not installed), ``pf-ode``, and solvers tuned by RMS
+distances and by distances of features, from the same initial noise, against the test images. The row ``flow`` is the
+reference solution, whose distance no solver is meant to beat.
 
 The solver tuned on features is judged by the features that it was fitted to, which favours it; its RMS distance and
 another extractor (``--features``) show by how much.
@@ -45,7 +46,12 @@ from sde_diffusion.tuning import tuned_each
 from solvers import Solver, solve
 
 NFE = (5, 8, 10, 20)
-PEERS = ("DDIM trailing", "UniPCMultistep-2 bh2 trailing zero", "DPMSolverMultistep++2M midpoint trailing zero")
+PEERS = (
+    "DDIM trailing",
+    "UniPCMultistep-2 bh2 trailing zero",
+    "UniPCMultistep-2 bh2 exponential zero",
+    "DPMSolverMultistep++2M midpoint trailing zero",
+)
 OWN = ("ddim", "unipc", "dpm++2m")
 PAIRED, FLOW_STEPS, BATCH = 64, 32, 50
 Draw = Callable[[Tensor], Tensor]
@@ -156,11 +162,11 @@ def short(name: str) -> str:
     """A solver's name for a table.
 
     >>> short("diffusers: UniPCMultistep-2 bh2 trailing zero"), short("tuned, rmse")
-    ('UniPC, diffusers', 'tuned, rmse')
+    ('UniPC trailing, diffusers', 'tuned, rmse')
     """
     for word, label in (("DPMSolver", "DPM++(2M)"), ("UniPC", "UniPC"), ("DDIM", "DDIM")):
         if word in name:
-            return f"{label}, diffusers"
+            return f"{label} {'exponential' if 'exponential' in name else 'trailing'}, diffusers"
     return name
 
 
