@@ -81,8 +81,9 @@ def features_and_images(asked: argparse.Namespace, shape: tuple[int, ...], split
 
 
 def command_line(module: str) -> str:
-    """The command that runs, with DIR for folders of data and samples."""
-    words = ["DIR" if before in ("--data-dir", "--samples") else word for before, word in pairwise(sys.argv)]
+    """The command that runs, with DIR for folders of data, samples and results."""
+    folders = ("--data-dir", "--samples", "--out")
+    words = ["DIR" if before in folders else word for before, word in pairwise(sys.argv)]
     return f"python -m {module} {shlex.join(words)}".rstrip()
 
 

@@ -56,7 +56,7 @@ def row(
 
 def report(content: dict[str, Any]) -> str:
     """The tables, in Markdown."""
-    lines = ["# Stochastic solvers", "", f"    {content['command']}", ""]
+    lines = ["# Stochastic solvers", "", *(f"    {command}" for command in content["commands"].values()), ""]
     lines += ["Frechet distance and 1000 KID of classifier features against the training images, with 95 %"]
     lines += ["intervals; the samples of all solvers have the same seeds.", ""]
     for network, rows in content["rows"].items():
@@ -112,9 +112,10 @@ def main() -> None:
     extractor, data = features_and_images(args, model.shape, "train")
     reference = FeatureStatistics.of(data, extractor)
     file = args.out / "stochastic.json"
-    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": {}}
-    content["command"] = command_line("benchmarks.stochastic")
-    rows = content["rows"].setdefault(f"{args.run.stem}, features {extractor.name}", {})
+    content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"commands": {}, "rows": {}}
+    name = f"{args.run.stem}, features {extractor.name}"
+    content["commands"][name] = command_line("benchmarks.stochastic")
+    rows = content["rows"].setdefault(name, {})
     args.out.mkdir(parents=True, exist_ok=True)
     for nfe in args.nfe:
         for solver in args.solvers:

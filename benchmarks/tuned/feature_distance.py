@@ -122,7 +122,8 @@ def file_name(network: str, key: str) -> str:
 
 def report(content: dict[str, Any]) -> str:
     """The tables, in Markdown."""
-    lines = ["# Distance to the flow and distance of features", "", f"    {content['command']}", ""]
+    lines = ["# Distance to the flow and distance of features", ""]
+    lines += [*(f"    {command}" for command in content["commands"].values()), ""]
     lines += ["Frechet distance and 1000 KID of classifier features against test images, with 95 % intervals,"]
     lines += ["and the RMS distance to the reference solution.", ""]
     for network, rows in content["rows"].items():
@@ -195,8 +196,9 @@ def main() -> None:
     extractor, data = features_and_images(args, model.shape, "test")
     name = f"{args.run.stem}, features {extractor.name}"
     file = args.out / "feature_distance.json"
-    content: dict[str, Any] = {"rows": {}, "pairs": {}} | (json.loads(file.read_text()) if file.exists() else {})
-    content["command"] = command_line("benchmarks.tuned.feature_distance")
+    content: dict[str, Any] = {"commands": {}, "rows": {}, "pairs": {}}
+    content |= json.loads(file.read_text()) if file.exists() else {}
+    content["commands"][name] = command_line("benchmarks.tuned.feature_distance")
     rows = content["rows"].setdefault(name, {})
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))
     truth, _ = converged(model, x1[:PAIRED], steps=64, dtype=torch.float32, checked=4)

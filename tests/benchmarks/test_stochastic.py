@@ -28,12 +28,14 @@ def test_the_report_says_where_others_are_better_and_by_how_much() -> None:
     own = {"frechet": [1.0, 0.9, 1.1], "kid": [0.004, 0.003, 0.005], "n": 500, "used": 10}
     near = {**own, "frechet": [0.95, 0.85, 1.05], "kid": [0.0045, 0.004, 0.005]}
     far = {**own, "frechet": [0.5, 0.4, 0.6], "kid": [0.001, 0.0, 0.002]}
-    text = report({"command": "c", "rows": {"a": {"10 sde": own, "10 sa": near, "10 restart": far, "20 sa": far}}})
+    text = report(
+        {"commands": {"a": "c"}, "rows": {"a": {"10 sde": own, "10 sa": near, "10 restart": far, "20 sa": far}}}
+    )
     assert "- 10 NFE: `sa` is below `sde` by Frechet." in text
     assert (
         "- 10 NFE: `restart` is below `sde` by Frechet and 1000 KID, intervals apart for Frechet and 1000 KID." in text
     )
     assert text.count("is below") == 2
     assert "| `sa` | 0.95 (0.85 to 1.05) | 0.5 (0.4 to 0.6) |" in text
-    alone = report({"command": "c", "rows": {"a": {"10 sde": far, "10 sa": own}}})
+    alone = report({"commands": {"a": "c"}, "rows": {"a": {"10 sde": far, "10 sa": own}}})
     assert "Nowhere is another stochastic solver below `sde`." in alone

@@ -22,7 +22,7 @@ FAR = {"frechet": [1.0, 0.8, 1.2], "kid": [0.001, 0.0, 0.002], "rms": 0.2, "n": 
 def test_the_table_is_sorted_by_nfe_and_has_the_sentences_of_pairs() -> None:
     pair = {"nfe": 8, "near": "pf-ode", "far": "ddim", "rms": [0.1, 0.2], "frechet": [2.0, 1.5, 2.5]}
     rows = {"8 pf-ode": NEAR, "8 ddim": FAR, "5 other": FAR}
-    text = report({"command": "c", "rows": {"a network": rows}, "pairs": {"a network": [pair]}})
+    text = report({"commands": {"a": "c"}, "rows": {"a network": rows}, "pairs": {"a network": [pair]}})
     assert text.index("| 5 | other |") < text.index("| 8 | pf-ode | 3 (2.5 to 3.5) | 2 (1 to 3) | 0.1 | 5,000 |")
     assert "- 8 NFE: `pf-ode` (RMS 0.1) is above `ddim` (0.2) by 2.000 (1.500 to 2.500)." in text
 
