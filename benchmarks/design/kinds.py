@@ -22,7 +22,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from sde_diffusion.tuning.fit import TableFit, mean_table, run
+from sde_diffusion.tuning.default_pf_ode import mean_table
+from sde_diffusion.tuning.fit import TableFit, run
 from solvers.fitted.gating import FAR, GateFeatures, GatingNetwork, weighted_sum
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import table_entry, table_of

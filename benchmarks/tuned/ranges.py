@@ -147,7 +147,8 @@ def report(cells: dict[str, dict[str, Any]], command: str) -> str:
     ]
     lines += ["", f"| range | {heads} | all |", "| --- |" + " ---: |" * (len(budgets) + 1)]
     sets = {name: [name] for name in names}
-    if own := [name for name in names if name in NETWORKS]:
+    own = [name for name in names if name in NETWORKS]
+    if own and len(own) < len(names):
         sets |= {"all exact": [name for name in names if name not in own], "all networks": own}
     for name, members in {**sets, "all": names}.items():
         row = []

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import NamedTuple
 
 import torch
@@ -15,13 +16,17 @@ from sde_diffusion.storage.tuned_solver import gain
 from sde_diffusion.tuning.effort import Clock, Reporter
 from sde_diffusion.tuning.feature_loss import FeatureLoss
 from sde_diffusion.tuning.fit import (
+    STALE,
     Derivatives,
     TableFit,
     TableParameters,
     descend,
     differences,
+    improved,
     moved_times,
+    residuals,
     run,
+    secant_updates,
     sensitivities,
     with_mean,
     with_source,
@@ -37,6 +42,10 @@ from solvers.problem import ReverseProcess
 from solvers.solver import sample_rms
 
 _TIME_ITERATIONS = 4
+_SECANTS = 4  # steps of a batch
+_MISSES = 3  # batches without a gain, after which the fit ends
+_LEAST_DAMPING = 1e-5
+_NEEDED = 0.7  # share of the time of an iteration that is needed to begin one
 
 
 class Tried(NamedTuple):
@@ -153,9 +162,60 @@ def fit_table(
     if parameters.table(q, fit) is None:  # two times that rounding does not tell apart
         return start
     by_rows = partial(sensitivities, parameters, fit=fit)
-    needed = 0.7 * iteration_seconds * len(fit.x1)
+    needed = _NEEDED * iteration_seconds * len(fit.x1)
     going = lambda fresh: not clock.over() and (not fresh or clock.left() > needed)  # noqa: E731
     _descend(q, partial(parameters.table, fit=fit), fit, iterations, offer, going, lambda q: [by_rows(q)], secant)
+    return best
+
+
+def fit_in_batches(start: Tried, fit: TableFit, found: Found, batch: int, clock: Clock, seconds: float) -> Tried:
+    """The best of a table before and after its coefficients are fitted, to more and more samples.
+
+    Derivatives are expensive and trials are not. So the derivatives of one batch of samples are found at a time; those
+    of earlier batches are kept, with secant updates, and the steps minimise the error of all batches so far.
+
+    Args:
+        start: the table.
+        fit: the problem; the first row takes the mean of ``start``.
+        found: receives the tables.
+        batch: number of samples in a batch.
+        clock: the limit.
+        seconds: of an iteration with new derivatives for one sample.
+    """
+    fit = replace(fit, mean=start.mean)
+    parts = [fit.section(k, k + batch) for k in range(0, len(fit.x1) - batch + 1, batch)]
+    parameters = TableParameters.around(start.table, fit, float(fit.x0.double().square().mean().sqrt()))
+    q, best, damping, misses = torch.zeros(parameters.total, dtype=torch.float64), start, 1e-2, 0
+    known: dict[int, tuple[Tensor, Tensor]] = {}
+    if not parts or parameters.table(q, fit) is None:
+        return start
+
+    def at(q: Tensor) -> list[Tensor]:
+        table = parameters.table(q, fit)
+        return [] if table is None else residuals([parts[k] for k in known], [run(table, parts[k]) for k in known])
+
+    for turn in count():
+        if clock.left() < _NEEDED * seconds * batch or misses > max(_MISSES, len(parts)):
+            break
+        k = turn % len(parts)
+        known.pop(k, None)
+        known[k] = parts[k].linear(*sensitivities(parameters, q, parts[k]))
+        before = q
+        for trial in range(_SECANTS):
+            step = improved(q, list(known.values()), [1.0] * len(known), at, damping, 2 if trial else 4)
+            damping = max(step.damping / (1.5 if trial else 3), _LEAST_DAMPING) if step.ends else step.damping
+            if not step.ends:
+                break
+            known = dict(zip(known, secant_updates(list(known.values()), step, q), strict=True))
+            q = step.q
+            if step.ratio > STALE or clock.over():
+                break
+        misses += 1
+        made = parameters.table(q, fit)
+        if made is not None and q is not before:
+            tried = found.tried("weights", made, start.mean)
+            if tried.error < best.error:
+                best, misses = tried, 0
     return best
 
 

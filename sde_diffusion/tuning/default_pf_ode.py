@@ -7,12 +7,15 @@ candidate, and its table the starting point of the fits.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import torch
 from torch import Tensor
 
 from sde_diffusion.sde import SDE
 from sde_diffusion.tuning.candidates import Found
 from sde_diffusion.tuning.data_scale import for_scale, scale_of
-from sde_diffusion.tuning.fit import TableFit, mean_table
+from sde_diffusion.tuning.fit import TableFit
 from sde_diffusion.tuning.task import Task
 from solvers import Solver
 from solvers.fitted.compile import compile_table
@@ -20,7 +23,8 @@ from solvers.fitted.data_units import InDataUnits
 from solvers.fitted.engine import fixed_order_engine, noise_of_start
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, is_high_dim
-from solvers.fitted.table import Table
+from solvers.fitted.table import Row, Table
+from solvers.noise import NoNoise
 from solvers.planning import plan
 from solvers.problem import ReverseProcess
 
@@ -56,3 +60,27 @@ def _as_table(member: Solver, fit: TableFit, sde: SDE, steps: int, times: Tensor
     if isinstance(member, MixtureOfTables):
         return mean_table(for_scale(member, scale), fit)
     return compile_table(for_scale(fixed_order_engine(steps), scale), sde, steps, times)
+
+
+def mean_table(table: Solver, fit: TableFit) -> Table:
+    """The plain table with the mean over samples of the coefficients of each row of a mixture, or of one in units."""
+    rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _coefficients(table, fit))]
+    return Table(tuple(_times(table).tolist()), tuple(rows), table.source)
+
+
+def _times(solver: Solver) -> Tensor:
+    """The times of a solver for its own grid only."""
+    assert not isinstance(solver.grid, str)
+    return torch.tensor(solver.grid, dtype=torch.float64)
+
+
+def _coefficients(table: Solver, fit: TableFit) -> list[Tensor]:
+    """The coefficients of every row for each sample."""
+    every = torch.arange(len(fit.x1))
+    process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
+    times = _times(table)
+    x, seen, rows = fit.x1, table.init(process, times), []
+    for t, s in pairwise(times):
+        x, _, seen = table.step(process, x, t, s, seen, NoNoise())
+        rows.append(seen.coefficients())
+    return rows

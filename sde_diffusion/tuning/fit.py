@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,7 +34,6 @@ from solvers import Solver, solve
 from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.table import Row, Table
-from solvers.noise import NoNoise
 from solvers.problem import ReverseProcess
 from solvers.solver import sample_rms
 
@@ -45,7 +44,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 _BAND = 4
 _DIFFERENCE = 1e-3
 _RIDGE = 1e-3
-_STALE = 0.99  # a step with old derivatives that gains less is followed by new ones
+STALE = 0.99  # a step with old derivatives that gains less is followed by new ones
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,23 @@ class TableFit:
         """The D that a row of a table starts with: of the model, or the mean."""
         return self.denoise(x, t, samples) if row or self.mean is None else self.mean.expand_as(x)
 
+    def section(self, first: int, last: int) -> TableFit:
+        """The problem with some of the samples."""
+        denoise = lambda x, t, rows: self.denoise(x, t, rows + first)  # noqa: E731
+        return replace(self, denoise=denoise, x1=self.x1[first:last], x0=self.x0[first:last])
+
     @cached_property
     def target(self) -> Tensor:
         """What is compared of the reference solution, (B, m) float64."""
         return self._values(self.x0)
 
+    def residuals(self, x: Tensor) -> Tensor:
+        """The compared values of endpoints less those of the reference solution, (B, m) float64."""
+        return self._values(x) - self.target
+
     def errors(self, x: Tensor) -> Tensor:
         """The RMS over the compared values of each sample, (B,) float64."""
-        return sample_rms(self._values(x) - self.target)
+        return sample_rms(self.residuals(x))
 
     def linear(self, x: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
         """Residuals (B, m) of endpoints x and their derivatives (|q|, B, m), given those of x, (|q|, B, ...)."""
@@ -160,8 +168,6 @@ class TableParameters:
 
 def run(solver: Solver, fit: TableFit, times: Tensor | None = None) -> Tensor:
     """The endpoints of a table, or of a solver on a grid."""
-    if isinstance(solver, MixtureOfTables):
-        return _run_gated(solver, fit)[0]
     if not isinstance(solver, Table):
         every = torch.arange(len(fit.x1))
         process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
@@ -175,30 +181,6 @@ def run(solver: Solver, fit: TableFit, times: Tensor | None = None) -> Tensor:
         for value, weight in zip(values, weights, strict=False):
             x.add_(value, alpha=weight)
     return x
-
-
-def mean_table(table: Solver, fit: TableFit) -> Table:
-    """The plain table with the mean over samples of the coefficients of each row of a mixture, or of one in units."""
-    rows = [Row(row[0], tuple(row[1:])) for row in (r.mean(0).tolist() for r in _run_gated(table, fit)[1])]
-    return Table(tuple(_times(table).tolist()), tuple(rows), table.source)
-
-
-def _times(solver: Solver) -> Tensor:
-    """The times of a solver for its own grid only."""
-    assert not isinstance(solver.grid, str)
-    return torch.tensor(solver.grid, dtype=torch.float64)
-
-
-def _run_gated(table: Solver, fit: TableFit) -> tuple[Tensor, list[Tensor]]:
-    """The endpoints, and the coefficients of every row for each sample."""
-    every = torch.arange(len(fit.x1))
-    process = ReverseProcess(lambda x, t: fit.denoise(x, t, every), fit.sde)
-    times = _times(table)
-    x, seen, rows = fit.x1, table.init(process, times), []
-    for t, s in pairwise(times):
-        x, _, seen = table.step(process, x, t, s, seen, NoNoise())
-        rows.append(seen.coefficients())
-    return x, rows
 
 
 def sensitivities(parameters: TableParameters, q: Tensor, fit: TableFit) -> tuple[Tensor, Tensor]:
@@ -244,7 +226,11 @@ Derivatives = Callable[[Tensor], list[tuple[Tensor, Tensor]]]
 
 def objective(fits: Sequence[TableFit], endpoints: Sequence[Tensor], bases: Sequence[float]) -> float:
     """Root mean square over the problems of mean error / base; infinite where one is not finite."""
-    ratios = [float(fit.errors(x).mean()) / b for fit, x, b in zip(fits, endpoints, bases, strict=True)]
+    return _rms_ratio([fit.residuals(x) for fit, x in zip(fits, endpoints, strict=True)], bases)
+
+
+def _rms_ratio(residuals: Sequence[Tensor], bases: Sequence[float]) -> float:
+    ratios = [float(sample_rms(r).mean()) / b for r, b in zip(residuals, bases, strict=True)]
     total = math.sqrt(sum(r * r for r in ratios) / len(ratios))
     return total if math.isfinite(total) else math.inf
 
@@ -274,7 +260,8 @@ def descend(
         going: returns whether there is time for another iteration, with or without derivatives.
         secant: whether derivatives are updated by the last step (Broyden 1965) as long as that helps.
     """
-    damping, found, waiting = 1e-2, None, False
+    damping, waiting = 1e-2, False
+    found: list[tuple[Tensor, Tensor]] | None = None
     for _ in range(iterations):
         if found is None and waiting:
             waiting = False
@@ -283,61 +270,99 @@ def descend(
         fresh = found is None
         if not going(fresh):
             break
-        found = found or derivatives(q)
-        a, g = _normal_equations(fits, bases, found)
-        now = objective(fits, [x for x, _ in found], bases)
-        ridge = _RIDGE * float(a.diagonal().mean())
-        better, ends, then = None, [], math.inf
-        for _ in range(6 if fresh else 2):
-            system = a + damping * a.diagonal().diag() + (ridge + 1e-30) * torch.eye(len(q), dtype=torch.float64)
-            tried = q - torch.linalg.solve(system, g + ridge * q)
-            out = value(tried)
-            if out is not None and (then := objective(fits, out, bases)) < now:
-                better, ends = tried, out
-                damping = damping / 5 if fresh else damping
-                break
-            damping *= 6
-        if better is None:
+        if found is None:
+            found = [fit.linear(*pair) for fit, pair in zip(fits, derivatives(q), strict=True)]
+        step = improved(q, found, bases, lambda q: residuals(fits, value(q)), damping, 6 if fresh else 2)
+        damping = step.damping / 5 if fresh and step.ends else step.damping
+        if not step.ends:
             if fresh:
                 break
             found = None
             continue
-        going_well = secant and then < (1.0 if fresh else _STALE) * now
-        found = [_updated(*p, x, better - q) for p, x in zip(found, ends, strict=True)] if going_well else None
-        q, waiting = better, secant
+        going_well = secant and step.ratio < (1.0 if fresh else STALE)
+        found = secant_updates(found, step, q) if going_well else None
+        q, waiting = step.q, secant
         if not secant and not accepted(q):
             return
     if waiting:
         accepted(q)
 
 
-def _normal_equations(
-    fits: Sequence[TableFit], bases: Sequence[float], found: Sequence[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """A and g of all problems, from endpoints and their derivatives."""
+class Improvement(NamedTuple):
+    """A step that lowers the objective: its q, the residuals there, new over old objective, and the damping.
+
+    Without such a step there are no residuals.
+    """
+
+    q: Tensor
+    ends: list[Tensor]
+    ratio: float
+    damping: float
+
+
+def residuals(fits: Sequence[TableFit], endpoints: Sequence[Tensor] | None) -> list[Tensor]:
+    """The residuals of every problem; none without endpoints."""
+    return [] if endpoints is None else [fit.residuals(x) for fit, x in zip(fits, endpoints, strict=True)]
+
+
+def improved(
+    q: Tensor,
+    found: Sequence[tuple[Tensor, Tensor]],
+    bases: Sequence[float],
+    at: Callable[[Tensor], list[Tensor]],
+    damping: float,
+    trials: int,
+) -> Improvement:
+    """A Levenberg-Marquardt step from q.
+
+    Args:
+        q: starting point.
+        found: residuals of every problem and their derivatives.
+        bases: the unit of error of each problem.
+        at: the residuals of every problem at a q; none where there is no table.
+        damping: lambda of the first trial.
+        trials: number of lambdas.
+    """
+    a, g = _normal_equations(found, bases)
+    now, ridge = _rms_ratio([r for r, _ in found], bases), _RIDGE * float(a.diagonal().mean())
+    for _ in range(trials):
+        system = a + damping * a.diagonal().diag() + (ridge + 1e-30) * torch.eye(len(q), dtype=torch.float64)
+        tried = q - torch.linalg.solve(system, g + ridge * q)
+        ends = at(tried)
+        if ends and (then := _rms_ratio(ends, bases)) < now:
+            return Improvement(tried, ends, then / now, damping)
+        damping *= 6
+    return Improvement(q, [], 1.0, damping)
+
+
+def _normal_equations(found: Sequence[tuple[Tensor, Tensor]], bases: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """A and g of all problems, from residuals and their derivatives."""
     total = len(found[0][1])
     a, g = torch.zeros(total, total, dtype=torch.float64), torch.zeros(total, dtype=torch.float64)
-    for fit, base, (x, jacobian) in zip(fits, bases, found, strict=True):
-        errors = fit.errors(x)
+    for base, (r, j) in zip(bases, found, strict=True):
+        errors = sample_rms(r)
         # The derivative of (mean error / base)^2, written as the derivative of a weighted sum of squares.
         weight = errors.mean() / base**2 / errors.clamp_min(float(errors.median()) / 10).clamp_min(1e-12)
-        r, j = fit.linear(x, jacobian)
         scaled = j * weight[:, None]
         a += torch.einsum("kbd,lbd->kl", scaled, j).cpu() / r.numel()
         g += torch.einsum("kbd,bd->k", scaled, r).cpu() / r.numel()
     return a, g
 
 
-def _updated(x: Tensor, jacobian: Tensor, moved: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Endpoints after a step, and derivatives with the least change that agrees with it.
+def secant_updates(found: Sequence[tuple[Tensor, Tensor]], step: Improvement, q: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Residuals after a step from q, and derivatives with the least change that agrees with it (Broyden 1965).
 
-    >>> x, jacobian = torch.zeros(1, 1), torch.zeros(2, 1, 1)
-    >>> _updated(x, jacobian, x + 3, torch.tensor([0.0, 2.0]))[1].flatten().tolist()
+    >>> found = [(torch.zeros(1, 1), torch.zeros(2, 1, 1))]
+    >>> step = Improvement(torch.tensor([0.0, 2.0]), [torch.full((1, 1), 3.0)], 1.0, 0.1)
+    >>> secant_updates(found, step, torch.zeros(2))[0][1].flatten().tolist()
     [0.0, 1.5]
     """
-    step = step.to(jacobian)
-    missed = (moved - x).to(jacobian) - torch.tensordot(step, jacobian, 1)
-    return moved, jacobian + torch.tensordot(step / (step @ step), missed, 0)
+    updated = []
+    for (before, jacobian), after in zip(found, step.ends, strict=True):
+        moved = (step.q - q).to(jacobian)
+        missed = after - before - torch.tensordot(moved, jacobian, 1)
+        updated.append((after, jacobian + torch.tensordot(moved / (moved @ moved), missed, 0)))
+    return updated
 
 
 def differences(

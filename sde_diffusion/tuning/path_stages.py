@@ -9,13 +9,14 @@ on few samples and then on more, and of the next ones where time is left.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sde_diffusion.tuning.candidates import Found, Tried, error_of, fit_table
+from sde_diffusion.tuning.candidates import Found, Tried, error_of, fit_in_batches, fit_table
 from sde_diffusion.tuning.data_scale import for_scale
 from sde_diffusion.tuning.default_pf_ode import default_table
 from sde_diffusion.tuning.effort import Clock, iteration
@@ -30,11 +31,13 @@ from solvers.fitted.table import Table
 _POWERS = (1.5, 3.0, 6.0)  # of the errors whose sum the times minimise
 _PLAIN = ExponentialAdams(2, variable="time", corrector=True)  # whose rows are changed to follow the path
 _PAIRS = 3  # of solver and grid whose rows are fitted to the path
-_TRIALS = 40  # of solvers and grids; with time for fewer there are none
+_TRIALS = 24  # of solvers and grids; with time for fewer there are none
 _FEWEST = 16  # samples that rows are fitted to
 _TABLES = 4  # beside the default that are fitted to all samples
 _REFITTED = 3  # times the samples of the comparison, for the best where not all samples can be used
-_LIKELY, _LEAST_FIT = 1.3, 4  # iterations with new derivatives that the time is shared by, and their samples
+_TURNS, _LEAST_BATCH = 6, 6  # batches that derivatives are likely to be found for, and the fewest samples of one
+_BATCHES = 4  # of all samples
+_WHOLE = 3  # iterations on all samples that follow if there is time for so many
 _MOST_FIT = 2**19  # entries of their samples
 _ITERATIONS = 48
 
@@ -119,11 +122,19 @@ def _followed(task: Task, base: _Base, n: int, number: int) -> _Followed:
 
 
 def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) -> None:
-    """Least squares on all coefficients, on few samples first and then on more."""
-    best = start
+    """Least squares on all coefficients, on batches of samples and, where time allows, on all of them.
+
+    For a loss of features those on the samples themselves come first: they need no differences of features, and what
+    is near to the reference solution is near to its features.
+    """
+    best, fit = start, task.fit
     seconds = iteration(len(start.table.rows), int(start.mean is not None)) * call
-    most = min(len(task.fit.x1), max(_MOST_FIT // task.fit.x1[0].numel(), _LEAST_FIT))
-    for share in (0.6, 1.0):
+    most = min(len(fit.x1), max(_MOST_FIT // fit.x1[0].numel(), _LEAST_BATCH))
+    whole = clock.left() > _WHOLE * seconds * most
+    for share, seen in ((0.6, None), (1.0, fit.seen)) if whole or fit.seen else ((1.0, None),):
         part = clock.part(share)
-        n = min(max(int(part.left() / (_LIKELY * seconds)), _LEAST_FIT), most)
-        best = fit_table(best, task.part(n), found, _ITERATIONS, part, seconds, secant=True)
+        if whole and share == 1.0:
+            best = fit_table(best, replace(task.part(most), seen=seen), found, _ITERATIONS, part, seconds, secant=True)
+        else:
+            batch = min(max(int(part.left() / (_TURNS * seconds)), _LEAST_BATCH), -(-most // _BATCHES))
+            best = fit_in_batches(best, replace(task.part(most), seen=seen), found, batch, part, seconds)

@@ -11,11 +11,15 @@ from torch import Tensor
 from sde_diffusion import VPSDE, GaussianMixture
 from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.tuning import tuned_each
+from sde_diffusion.tuning.candidates import Found, fit_in_batches
+from sde_diffusion.tuning.effort import Clock, Effort, Reporter
 from sde_diffusion.tuning.fit import TableFit, TableParameters, descend, run, sensitivities
+from sde_diffusion.tuning.task import Task
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mean_start import MeanStart
 
+EFFORT = Effort(32, 32, 200, 1.0, True, 0.0)
 POINTS = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.2, -0.8]])
 
 
@@ -91,3 +95,40 @@ def test_secant_updates_reach_a_smaller_error_with_the_same_derivatives() -> Non
 
     start = error(torch.zeros(parameters.total, dtype=torch.float64))
     assert reached(secant=True) < 0.8 * reached(secant=False) < 0.8 * start
+
+
+def test_batches_keep_the_rows_of_their_samples() -> None:
+    _, fit = problem(8)
+    seen: list[list[int]] = []
+
+    def denoise(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        seen.append(rows.tolist())
+        return x
+
+    part = TableFit(denoise, fit.sde, fit.x1, fit.x0).section(3, 6)
+    run(compile_table(SOLVERS["ddim"], fit.sde, 2), part)
+    assert seen == [[3, 4, 5]] * 2
+    assert torch.equal(part.x1, fit.x1[3:6]) and torch.equal(part.target, fit.target[3:6])
+
+
+def test_batches_fit_all_samples_with_the_derivatives_of_one_batch_at_a_time() -> None:
+    model, both = problem(64)
+    widest = 0
+
+    def denoise(x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        nonlocal widest
+        widest = max(widest, len(x))
+        return both.denoise(x, t, rows)
+
+    fit = TableFit(denoise, both.sde, both.x1, both.x0).section(0, 32)
+    task = Task(model, fit, both.section(32, 64), 0.0, EFFORT)
+    found = Found(task, Reporter(None, Clock(None)))
+    table = compile_table(SOLVERS["unipc"], model.sde, 4)
+    start = found.tried("default", table)
+    best = fit_in_batches(start, fit, found, 8, Clock(None), 0.0)
+    parameters = TableParameters.around(table, fit, 0.6)
+    assert widest <= 8 * (parameters.total + 1)  # those of one batch of 8
+    assert best.error < 0.3 * start.error and found.error == best.error
+    other = Found(task, Reporter(None, Clock(None)))
+    few = fit_in_batches(other.tried("default", table), fit.section(0, 8), other, 8, Clock(None), 0.0)
+    assert best.error < few.error < start.error  # one batch alone is fitted too closely

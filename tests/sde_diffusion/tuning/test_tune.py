@@ -22,8 +22,9 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.storage.locate import find_model
 from sde_diffusion.storage.tuned_solver import find_tuned, load_tuned, save_tuned
 from sde_diffusion.tuning import tuned_each, tuned_for
+from sde_diffusion.tuning.default_pf_ode import mean_table
 from sde_diffusion.tuning.effort import effort_for
-from sde_diffusion.tuning.fit import TableFit, TableParameters, differences, mean_table, run, sensitivities
+from sde_diffusion.tuning.fit import TableFit, TableParameters, differences, run, sensitivities
 from sde_diffusion.tuning.grid_families import spaced
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
