@@ -69,15 +69,30 @@ def feature_options(parser: argparse.ArgumentParser, n: int, nfe: Iterable[int],
     parser.add_argument("--out", type=Path, default=Path(out))
 
 
-def features_and_images(asked: argparse.Namespace, shape: tuple[int, ...], split: str) -> tuple[Extractor, Data]:
-    """The features of ``feature_options`` and the images; by default of the classifier for images of this shape."""
-    features = asked.features or (small_classifier.NAME if shape == small_classifier.SHAPE else default_features(shape))
-    small = features == small_classifier.NAME
-    extractor = small_classifier.SmallImages() if small else make_extractor(features)
-    name = asked.data or extractor.name
+def own_features(shape: tuple[int, ...]) -> str:
+    """The features of samples of this shape: those of a classifier where there is one.
+
+    >>> own_features((3, 16, 16)), own_features((1, 28, 28))
+    ('cifar16', 'mnist')
+    """
+    return small_classifier.NAME if shape == small_classifier.SHAPE else default_features(shape)
+
+
+def features_of_name(name: str, images: Data) -> Extractor:
+    """An extractor by name; ``pca`` has the principal axes of the images."""
     if name == small_classifier.NAME:
-        return extractor, small_classifier.small_images(asked.data_dir, split)
-    return extractor, load_data(name, asked.data_dir, split=split)
+        return small_classifier.SmallImages()
+    return make_extractor(name, fit=lambda: images.batch(slice(None)))
+
+
+def features_and_images(asked: argparse.Namespace, shape: tuple[int, ...], split: str) -> tuple[Extractor, Data]:
+    """The features and the images of ``feature_options``; by default those for samples of this shape."""
+    name = asked.data or own_features(shape)
+    if name == small_classifier.NAME:
+        images = small_classifier.small_images(asked.data_dir, split)
+    else:
+        images = load_data(name, asked.data_dir, split=split)
+    return features_of_name(asked.features or own_features(shape), images), images
 
 
 def command_line(module: str) -> str:

@@ -10,7 +10,7 @@ distances and by distances of features, from the same initial noise, against the
 reference solution, whose distance no solver is meant to beat.
 
 The solver tuned on features is judged by the features that it was fitted to, which favours it; its RMS distance and
-another extractor (``--features``) show by how much.
+another extractor (``--features pca``), which judges the same samples, show by how much.
 
 Every row is written to ``feature_distance.json`` as soon as it is measured, and rows that the file has are not measured
 again. The samples are kept in ``--samples``: from them come the RMS distances over all samples, where the row ``flow``
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Config, Task, peers
-from benchmarks.report import command_line, feature_options, features_and_images
+from benchmarks.report import command_line, feature_options, features_and_images, features_of_name, own_features
 from benchmarks.tuned.feature_pairs import paired, sentences
 from sde_diffusion import ScoreModel
 from sde_diffusion.evaluation.features import Extractor, Features
@@ -67,10 +67,14 @@ class Judge:
     x1: Tensor
     truth: Tensor
 
+    def has(self, stored: Path) -> bool:
+        """Whether a file has as many samples as there is initial noise."""
+        return stored.exists() and len(np.load(stored, mmap_mode="r")) == len(self.x1)
+
     @torch.no_grad()
     def samples(self, draw: Draw, stored: Path) -> Tensor:
         """The samples in a file, which are drawn where it is missing."""
-        if not stored.exists():
+        if not self.has(stored):
             stored.parent.mkdir(parents=True, exist_ok=True)
             partial = stored.with_suffix(".partial.npy")
             np.save(partial, torch.cat([draw(x1) for x1 in torch.split(self.x1, BATCH)]).numpy())
@@ -232,13 +236,17 @@ def main() -> None:
     )
     for loss in ("rmse", "features"):
         missing = [nfe for nfe in args.nfe if wanted(f"{nfe} tuned, {loss}")]
-        own: dict[str, Any] = {"loss": loss} | ({"features": extractor} if loss == "features" else {})
-        own |= {"minutes": args.minutes, "timer": time.process_time, "progress": False}
-        if missing:
-            for made in tuned_each(model, missing, **own):
-                flow, nfe, table = model.sde.probability_flow(model), made.nfe, made.table
-                put(f"{nfe} tuned, {loss}", lambda x1, f=flow, n=nfe, t=table: solve(f, x1, solver=t, nfe=n).x)
-    kept = {key: torch.from_numpy(np.load(stored(key))) for key in rows if stored(key).exists()}
+        own: dict[str, Any] = {"minutes": args.minutes, "timer": time.process_time, "progress": False}
+        if loss == "features":
+            own["features"] = features_of_name(own_features(model.shape), data)
+        for nfe in missing:
+            if judge.has(stored(f"{nfe} tuned, {loss}")):
+                put(f"{nfe} tuned, {loss}", torch.clone)
+        if missing := [nfe for nfe in missing if wanted(f"{nfe} tuned, {loss}")]:
+            for made in tuned_each(model, missing, loss=loss, **own):
+                process, nfe, table = model.sde.probability_flow(model), made.nfe, made.table
+                put(f"{nfe} tuned, {loss}", lambda x1, f=process, n=nfe, t=table: solve(f, x1, solver=t, nfe=n).x)
+    kept = {key: torch.from_numpy(np.load(stored(key))) for key in rows if judge.has(stored(key))}
     flow = kept.get(f"{FLOW_STEPS} flow")
     for key, x in kept.items():
         if flow is not None and x is not flow:

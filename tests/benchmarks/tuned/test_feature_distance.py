@@ -51,20 +51,28 @@ def test_pairs_are_of_one_nfe_or_with_the_flow_and_the_nearer_one_comes_first() 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* are few")
 def test_a_command_resumes_from_rows_and_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    words = ["x", "--run", str(BUNDLED), "--n", "70", "--nfe", "3", "--samples", str(tmp_path), "--out", str(tmp_path)]
-    monkeypatch.setattr(feature_distance, "FLOW_STEPS", 32)
     monkeypatch.setattr(feature_distance, "PAIRED", 4)
-    monkeypatch.setattr(sys, "argv", [*words, "--only", "pf-ode", "flow"])
+    words = ["x", "--run", str(BUNDLED), "--n", "70", "--nfe", "3", "--samples", str(tmp_path), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0.01", "--only", "pf-ode", "flow", "tuned, rmse"])
     feature_distance.main()
     content = json.loads((tmp_path / "feature_distance.json").read_text())
     (rows,), (pairs,) = content["rows"].values(), content["pairs"].values()
-    assert set(rows) == {"3 pf-ode", "32 flow"} and rows["32 flow"]["rms"] < 0.02 < rows["3 pf-ode"]["rms"]
-    assert [(pair["near"], pair["far"]) for pair in pairs] == [("flow", "pf-ode")]
+    assert set(rows) == {"3 pf-ode", "32 flow", "3 tuned, rmse"}
+    assert rows["32 flow"]["rms"] < 0.01 < rows["3 tuned, rmse"]["rms"] <= rows["3 pf-ode"]["rms"]
+    assert [pair["near"] for pair in pairs].count("flow") == 2
+    assert next(iter(content["commands"].values())).endswith(
+        "--n 70 --nfe 3 --samples DIR --out DIR --minutes 0.01 --only pf-ode flow 'tuned, rmse'"
+    )
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(feature_distance, "solve", fail)
+    for name in ("solve", "tuned_each"):
+        monkeypatch.setattr(feature_distance, name, fail)
     (tmp_path / "feature_distance.json").unlink()
     feature_distance.main()
     assert json.loads((tmp_path / "feature_distance.json").read_text())["pairs"] == content["pairs"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:4], "71", *sys.argv[5:]])
+    (tmp_path / "feature_distance.json").unlink()
+    with pytest.raises(AssertionError, match="drawn again"):
+        feature_distance.main()
