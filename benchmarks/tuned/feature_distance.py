@@ -53,7 +53,7 @@ PEERS = (
     "DPMSolverMultistep++2M midpoint trailing zero",
 )
 OWN = ("ddim", "unipc", "dpm++2m")
-PAIRED, FLOW_STEPS, BATCH = 64, 32, 50
+PAIRED, FLOW_STEPS, BATCH = 64, 48, 50
 Draw = Callable[[Tensor], Tensor]
 
 

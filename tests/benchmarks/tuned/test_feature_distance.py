@@ -30,8 +30,8 @@ def test_the_table_is_sorted_by_nfe_and_has_the_sentences_of_pairs() -> None:
 def test_pairs_are_of_one_nfe_or_with_the_flow_and_the_nearer_one_comes_first() -> None:
     x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
     reference = Moments.of(x)
-    features = {"8 a": x + 0.2, "8 b": x + 0.1, "8 as a": x + 0.2, "5 a": x + 0.4, "32 flow": x + 0.3}
-    distance = {"8 a": 0.2, "8 b": 0.4, "8 as a": 0.2, "5 a": 0.5, "32 flow": 0.0}
+    features = {"8 a": x + 0.2, "8 b": x + 0.1, "8 as a": x + 0.2, "5 a": x + 0.4, "48 flow": x + 0.3}
+    distance = {"8 a": 0.2, "8 b": 0.4, "8 as a": 0.2, "5 a": 0.5, "48 flow": 0.0}
     rows = {
         key: {"frechet": [unbiased_frechet_distance(value, reference).value], "rms": distance[key]}
         for key, value in features.items()
@@ -57,8 +57,8 @@ def test_a_command_resumes_from_rows_and_samples(monkeypatch: pytest.MonkeyPatch
     feature_distance.main()
     content = json.loads((tmp_path / "feature_distance.json").read_text())
     (rows,), (pairs,) = content["rows"].values(), content["pairs"].values()
-    assert set(rows) == {"3 pf-ode", "32 flow", "3 tuned, rmse"}
-    assert rows["32 flow"]["rms"] < 0.01 < rows["3 tuned, rmse"]["rms"] <= rows["3 pf-ode"]["rms"]
+    assert set(rows) == {"3 pf-ode", "48 flow", "3 tuned, rmse"}
+    assert rows["48 flow"]["rms"] < 0.01 < rows["3 tuned, rmse"]["rms"] <= rows["3 pf-ode"]["rms"]
     assert [pair["near"] for pair in pairs].count("flow") == 2
     assert next(iter(content["commands"].values())).endswith(
         "--n 70 --nfe 3 --samples DIR --out DIR --minutes 0.01 --only pf-ode flow 'tuned, rmse'"
