@@ -30,20 +30,20 @@ def test_the_table_is_sorted_by_nfe_and_has_the_sentences_of_pairs() -> None:
 def test_pairs_are_of_one_nfe_or_with_the_flow_and_the_nearer_one_comes_first() -> None:
     x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
     reference = Moments.of(x)
-    features = {"8 a": x + 0.2, "8 b": x + 0.1, "8 as a": x + 0.2, "5 a": x + 0.4, "48 flow": x + 0.3}
-    distance = {"8 a": 0.2, "8 b": 0.4, "8 as a": 0.2, "5 a": 0.5, "48 flow": 0.0}
+    features = {"8 a": x + 0.2, "8 b": x + 0.1, "8 as a": x + 0.2, "5 a": x + 0.4, "5 c": x + 0.7, "48 flow": x + 0.3}
+    distance = {"8 a": 0.2, "8 b": 0.4, "8 as a": 0.2, "5 a": 0.5, "5 c": 0.52, "48 flow": 0.0}
     rows = {
         key: {"frechet": [unbiased_frechet_distance(value, reference).value], "rms": distance[key]}
         for key, value in features.items()
     }
     found = paired(rows, features, reference)
     assert [(pair["nfe"], pair["near"], pair["far"]) for pair in found] == [
-        (5, "flow", "a"), (8, "a", "b"), (8, "flow", "a"), (8, "flow", "b"),
+        (5, "flow", "a"), (5, "flow", "c"), (8, "a", "b"), (8, "flow", "a"), (8, "flow", "b"),
     ]  # fmt: skip
-    value, low, high = found[1]["frechet"]
+    value, low, high = found[2]["frechet"]
     assert value == pytest.approx(3 * (0.2**2 - 0.1**2), rel=1e-3) and 0 < low < value < high < 2 * value
     lines = sentences(found)
-    assert lines[0].startswith("Of 4 pairs of solvers") and "distance in 1 and the larger in 3" in lines[0]
+    assert lines[0].startswith("Of 5 pairs of solvers") and "distance in 2 and the larger in 3" in lines[0]
     assert sum("`flow`" in line for line in lines) == 2
     assert sentences(found[:1]) == [sentences(found[:1])[0]]
 
