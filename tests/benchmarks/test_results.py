@@ -8,6 +8,8 @@ from statistics import median
 
 import pytest
 
+from benchmarks.tuned.feature_distance import matrix
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SETS = {"normal", "moons", "rings", "checkerboard", "swiss-roll"}
@@ -40,6 +42,15 @@ def test_the_page_on_stochastic_solvers_has_the_figures_of_the_results() -> None
             figures = [rows.get(f"{nfe} {solver}", {}).get("frechet") for nfe in budgets]
             cells = ["" if found is None else "{:.2f} ({:.2f} to {:.2f})".format(*found) for found in figures]
             assert f"| `{solver}` | {' | '.join(cells)} |" in page
+
+
+def test_the_page_on_tuning_has_the_tables_of_feature_distances() -> None:
+    page = (ROOT / "docs" / "tuning.md").read_text().splitlines()
+    content = json.loads((RESULTS / "feature_distance.json").read_text())
+    assert len(content["rows"]) == 2 and set(content["rows"]) == set(content["pairs"]) == set(content["commands"])
+    for rows in content["rows"].values():
+        assert all(row["n"] >= 5000 for row in rows.values())
+        assert [line for line in matrix(rows) if line not in page] == []
 
 
 @pytest.mark.parametrize("table", ["false_differences", "metrics"])
