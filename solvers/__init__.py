@@ -82,7 +82,7 @@ SOLVERS.update(
             variable="angle",
             sde=True,
             grid="quadratic",
-            quiet_below=3.4,
+            quiet_below=8.0,
             source="solvers/exponential/adams.py (velocity form)",
         ),
         "torchsde": TorchSDE(),

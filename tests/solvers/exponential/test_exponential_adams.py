@@ -294,14 +294,14 @@ def _mixture_error(solver: ExponentialAdams, n: int) -> float:
 
 @pytest.mark.parametrize("path", [SDE_VP, Flow(), EDM(20.0)], ids=repr)
 def test_the_last_steps_of_sde_are_quiet(path: SDE) -> None:
-    """No noise where rho < 3.4 / N, as much as before above, and none is left out as N grows."""
+    """No noise where rho < 8 / N, as much as before above, and none is left out as N grows."""
     solver = SOLVERS["sde"]
     assert isinstance(solver, ExponentialAdams)
     process = path.reverse(GaussianMixture(torch.zeros(1, 1), std=0.5, sde=path))
     for n in (5, 10, 40):
         times = tuple(make_grid("quadratic", process, n).tolist())
         alpha, sigma = path.marginal(torch.tensor(times, dtype=torch.float64))
-        loud = (sigma >= 3.4 / n * alpha).tolist()
+        loud = (sigma >= 8 / n * alpha).tolist()
         steps = solver.plan(path.marginal, 1.0, times)
         everywhere = replace(solver, quiet_below=0.0).plan(path.marginal, 1.0, times)
         assert [bool(step.predictor.noise) for step in steps] == loud[: len(steps)]
@@ -322,4 +322,4 @@ def test_ten_steps_of_sde_keep_the_width_of_narrow_components(path: SDE) -> None
 
     solver = SOLVERS["sde"]
     assert isinstance(solver, ExponentialAdams)
-    assert abs(width(solver) - 1) < 0.15 < 0.35 < width(replace(solver, quiet_below=0.0)) - 1
+    assert abs(width(solver) - 1) < 0.2 < 0.35 < width(replace(solver, quiet_below=0.0)) - 1
