@@ -27,9 +27,11 @@ _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _ANY = replace(_MANY, fewest=2)
 _FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
+_COARSE_STEPS = 5  # steps below which the last level stays high
 _FINE = 20  # steps from which the grid is denser near the data
 
 LOW_START = 10.0  # the rho of the start below which there are levels for every number of steps
+LOWEST_START = 4.5  # the same for a few dimensions, below which the order is chosen from 2 values up
 _LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
 _EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
 
@@ -62,7 +64,8 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     """The times of the engine from a low start: (steps + 1,) float64.
 
     They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow. From a start below
-    rho = 10 it is between 3 and 7, larger for a higher start in a few dimensions, and the last level is 2 / steps^2.
+    rho = 10 it is between 3 and 7, larger for a higher start in a few dimensions, and the last level is 2 / steps^2
+    (in a few dimensions from a start below 4.5 up to 15 steps 1.4 / steps^2, and the exponent is larger).
     Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
     28 / (steps - 8) beyond, and the last level 2.5 / steps^2, of 0.08 at most. From 13 steps they have the default
     levels of Karras et al., with exponent 7.
@@ -73,9 +76,15 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     tensor([3.0000, 0.7630, 0.1151, 0.0000], dtype=torch.float64)
     """
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
-    if start < LOW_START:
-        exponent = (4.0 if large else 5.0 * (start / 3) ** 0.43) * (_SOME_STEPS / steps) ** 0.4
-        p = min(max(exponent, 3.0), 5.0 if large else 7.0)
+    if start < LOWEST_START and not large and steps <= _ANY_STEPS:
+        p = min(max(6.0 * (_SOME_STEPS / steps) ** 0.6, 3.0), 7.0)
+        low = min(1.4 / steps**2, start / 8)
+    elif start < LOW_START and large:
+        exponent = 5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.7
+        p = min(max(exponent, 3.0), 5.0 * (start / 3) ** (0.45 if steps < _EVEN_STEPS else 0.2))
+        low = min(2 / steps**2, start / (100 if steps >= _COARSE_STEPS else 8))
+    elif start < LOW_START:
+        p = min(max(5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.4, 3.0), 7.0)
         low = min(2 / steps**2, start / 8)
     else:
         p = 28 / (steps - _EVEN_STEPS) if steps > _EVEN_STEPS else math.inf
@@ -111,9 +120,10 @@ def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
 
 def engine_for(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
     """The engine; from a low start, on levels of Karras et al., the order may rise with fewer steps already."""
+    if start < LOWEST_START and not large:
+        return _ANY if steps <= _ANY_STEPS else _MANY
     if start < (_LOW if large else LOW_START):
-        few = _FEW_STEPS if start < LOW_START else 0
-        return _ANY if large and few < steps <= _SOME_STEPS else _MANY
+        return _ANY if large and steps <= _SOME_STEPS else _MANY
     if steps <= _SOME_STEPS:
         return _FEW if steps <= _FEW_STEPS else _SOME
     return _ANY if steps <= _ANY_STEPS else _MANY

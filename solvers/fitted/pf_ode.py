@@ -32,7 +32,7 @@ from torch import Tensor
 from solvers.errors import InputError, InputTypeError
 from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.data_units import InDataUnits, ScaledPath
-from solvers.fitted.engine import LARGER, LOW_START, engine_for, engine_grid, noise_of_start
+from solvers.fitted.engine import LARGER, LOW_START, LOWEST_START, engine_for, engine_grid, noise_of_start
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -51,6 +51,7 @@ _MOST_LEAD = 4
 _LEAD_STEPS = {False: range(3, 12), True: range(5, 7)}
 _FARTHEST = {False: 1.8, True: 0.9}
 _ENGINE_STEPS = 5  # steps of many dimensions for which the engine is better from a start of 10 or more
+_LOWEST_STEPS = 10  # steps of few dimensions from which the engine is better from a start below LOWEST_START
 _NEAREST = 0.1  # the same where rows are left out of a table for many dimensions
 _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
@@ -135,6 +136,8 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
 
 def _may_be_cut(steps: int, lead: int, large: bool, start: float) -> bool:
     if large and steps == _ENGINE_STEPS and start >= LOW_START:
+        return False
+    if not large and steps >= _LOWEST_STEPS and start < LOWEST_START:
         return False
     whole = steps + lead
     return steps in _LEAD_STEPS[large] and whole in _own(large) and whole != _NEVER_CUT

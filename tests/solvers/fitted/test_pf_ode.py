@@ -131,25 +131,46 @@ def test_from_a_low_start_many_dimensions_choose_their_order():
     lowest = VESDE(sigma_max=6.0)
     below = lowest.probability_flow(gaussian_spectrum(torch.ones(500, dtype=torch.float64), lowest))
     kinds = [plan(below, (500,), ProbabilityFlow(scale=1.0), nfe=n)[0] for n in (4, 7, 12, 13)]
-    assert [kind.fewest for kind in kinds] == [None, 2, 2, None]
+    assert [kind.fewest for kind in kinds] == [2, 2, 2, None]
     assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], ExponentialAdams)
 
 
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("steps", [4, 12, 40])
-def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(steps, large):
-    low = VESDE(sigma_max=6.0)
+@pytest.mark.parametrize(
+    ("start", "large", "steps", "exponent", "last"),
+    [
+        (6.0, False, 4, 7.0, 0.125),
+        (6.0, False, 12, 6.74, 2 / 144),
+        (6.0, False, 40, 4.16, 2 / 1600),
+        (6.0, True, 4, 6.83, 0.125),
+        (6.0, True, 6, 6.83, 2 / 36),
+        (6.0, True, 12, 5.74, 2 / 144),
+        (6.0, True, 20, 4.71, 2 / 400),
+        (6.0, True, 40, 3.0, 2 / 1600),
+        (3.5, False, 10, 6.69, 0.014),
+        (3.5, False, 20, 4.36, 2 / 400),
+        (3.5, True, 6, 5.36, 0.035),
+    ],
+)
+def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(start, large, steps, exponent, last):
+    low = VESDE(sigma_max=start)
     rho = low.marginal(engine_grid(low, steps, large))[1]
-    assert [float(rho[0]), float(rho[-2])] == pytest.approx([6.0, min(2 / steps**2, 0.75)], rel=1e-4)
+    assert [float(rho[0]), float(rho[-2])] == pytest.approx([start, last], rel=1e-4)
 
     def unevenness(p):
         return float((rho[:-1] ** (1 / p)).diff().diff().abs().max())
 
-    best = min(torch.linspace(3, 7, 401).tolist(), key=unevenness)
-    base = 4 if large else 5 * 2**0.43
-    assert best == pytest.approx(min(max(base * (12 / steps) ** 0.4, 3), 5 if large else 7), abs=0.02)
-    ode = low.probability_flow(gaussian_spectrum(torch.ones(30, dtype=torch.float64), low))
-    assert isinstance(plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=12)[0], VariableOrder)
+    assert min(torch.linspace(2, 10, 801).tolist(), key=unevenness) == pytest.approx(exponent, abs=0.02)
+
+
+def test_few_dimensions_choose_their_order_from_two_values_below_a_start_of_4_5():
+    def chosen(start, steps):
+        low = VESDE(sigma_max=start)
+        ode = low.probability_flow(gaussian_spectrum(torch.ones(30, dtype=torch.float64), low))
+        return plan(ode, (30,), ProbabilityFlow(scale=1.0), nfe=steps)[0]
+
+    orders = [chosen(4.0, n) for n in (10, 15, 16)] + [chosen(6.0, n) for n in (12, 15)]
+    assert [kind.fewest for kind in orders] == [2, 2, None, None, None]
+    assert all(isinstance(chosen(start, n), MixtureOfTables) for start, n in ((4.0, 9), (6.0, 10)))
 
 
 def test_few_steps_in_many_dimensions_take_a_table_where_a_level_is_near():
