@@ -81,8 +81,8 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
         low = min(1.4 / steps**2, start / 8)
     elif start < LOW_START and large:
         exponent = 5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.7
-        p = min(max(exponent, 3.0), 5.0 * (start / 3) ** (0.45 if steps < _EVEN_STEPS else 0.2))
-        low = min(2 / steps**2, start / (100 if steps >= _COARSE_STEPS else 8))
+        p = min(max(exponent, 3.0), 5.0 * (start / 3) ** (0.7 if steps < _EVEN_STEPS else 0.2))
+        low = min(2 / steps**2, start / (125 if steps >= _COARSE_STEPS else 8))
     elif start < LOW_START:
         p = min(max(5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.4, 3.0), 7.0)
         low = min(2 / steps**2, start / 8)

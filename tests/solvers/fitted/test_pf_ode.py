@@ -141,14 +141,14 @@ def test_from_a_low_start_many_dimensions_choose_their_order():
         (6.0, False, 4, 7.0, 0.125),
         (6.0, False, 12, 6.74, 2 / 144),
         (6.0, False, 40, 4.16, 2 / 1600),
-        (6.0, True, 4, 6.83, 0.125),
-        (6.0, True, 6, 6.83, 2 / 36),
+        (6.0, True, 4, 8.12, 0.125),
+        (6.0, True, 6, 8.12, 6 / 125),
         (6.0, True, 12, 5.74, 2 / 144),
         (6.0, True, 20, 4.71, 2 / 400),
         (6.0, True, 40, 3.0, 2 / 1600),
         (3.5, False, 10, 6.69, 0.014),
         (3.5, False, 20, 4.36, 2 / 400),
-        (3.5, True, 6, 5.36, 0.035),
+        (3.5, True, 6, 5.57, 3.5 / 125),
     ],
 )
 def test_a_start_below_10_has_levels_of_karras_with_an_exponent_of_its_own(start, large, steps, exponent, last):
