@@ -21,7 +21,6 @@ from sde_diffusion.tuning.data_scale import for_scale
 from sde_diffusion.tuning.default_pf_ode import default_table
 from sde_diffusion.tuning.effort import Clock, iteration
 from sde_diffusion.tuning.grid_search import search
-from sde_diffusion.tuning.path_times import PathTimes
 from sde_diffusion.tuning.row_fit import fitted_rows
 from sde_diffusion.tuning.task import Task
 from solvers.exponential.adams import ExponentialAdams
@@ -105,9 +104,7 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
 
 def _from_path(task: Task, steps: int, scale: float) -> list[Table]:
     """Tables with the times of smallest error on the path."""
-    assert task.path is not None
-    known = PathTimes.of(task.path, task.model.sde)
-    every = {known.best(steps, power) for power in _POWERS} if steps > 1 else set()
+    every = {task.path_times.best(steps, power) for power in _POWERS} if steps > 1 else set()
     solver = for_scale(_PLAIN, scale)
     grids = (torch.tensor(times, dtype=torch.float64) for times in sorted(every))
     return [compile_table(solver, task.model.sde, steps, times) for times in grids]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -98,14 +99,8 @@ class PathTimes:
         n = len(self.times)
         if steps >= n:
             return list(range(n))
-        every = torch.arange(n)
-        p, i, j = (c.flatten() for c in torch.meshgrid(every, every, every, indexing="ij"))
-        able = (p < i) & (i < j)
-        p, i, j = p[able], i[able], j[able]
-        cost = torch.full((n, n, n), math.inf, dtype=torch.float64)
-        cost[p, i, j] = self.errors(j, torch.stack([i, p], 1)) ** power
-        first = torch.full((n, n), math.inf, dtype=torch.float64)  # the least sum with a last step from i to j
-        first[0, 1:] = self.errors(every[1:], torch.zeros(n - 1, 1, dtype=torch.long)) ** power
+        from_two, from_one = self._step_errors
+        cost, first = from_two**power, from_one**power
         totals, before = [first], []
         for _ in range(steps - 1):
             total, back = (totals[-1][:, :, None] + cost).min(0)
@@ -115,6 +110,20 @@ class PathTimes:
         for back in reversed(before):
             nodes.append(int(back[nodes[-1], nodes[-2]]))
         return nodes[::-1]
+
+    @cached_property
+    def _step_errors(self) -> tuple[Tensor, Tensor]:
+        """The f e of rows with two values of D, by p, i and j, and of first rows, by i and j; infinite for others."""
+        n = len(self.times)
+        every = torch.arange(n)
+        p, i, j = (c.flatten() for c in torch.meshgrid(every, every, every, indexing="ij"))
+        able = (p < i) & (i < j)
+        p, i, j = p[able], i[able], j[able]
+        from_two = torch.full((n, n, n), math.inf, dtype=torch.float64)
+        from_two[p, i, j] = self.errors(j, torch.stack([i, p], 1))
+        from_one = torch.full((n, n), math.inf, dtype=torch.float64)  # a step from the start alone
+        from_one[0, 1:] = self.errors(every[1:], torch.zeros(n - 1, 1, dtype=torch.long))
+        return from_two, from_one
 
     def _moved(self, nodes: Sequence[int], power: float) -> list[int]:
         best, least = list(nodes), self._sum(nodes, power)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -18,6 +19,7 @@ from sde_diffusion.sampling.reference_states import ReferencePath
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.tuning.effort import CHECKED, Effort
 from sde_diffusion.tuning.fit import Denoise, TableFit, run
+from sde_diffusion.tuning.path_times import PathTimes
 from solvers import Solver
 from solvers.conditions import cut
 from solvers.errors import InputError
@@ -175,6 +177,12 @@ class Task:
         if path is not None and mean_start and math.prod(shape) <= _MOST_MEAN:
             mean = path.kept(noise_samples)[1][0].mean(0).to(dtype)
         return cls(model, fit, held, error, effort, path, mean)
+
+    @cached_property
+    def path_times(self) -> PathTimes:
+        """What the path says of times, for all numbers of steps."""
+        assert self.path is not None
+        return PathTimes.of(self.path, self.model.sde)
 
     def part(self, n: int, mean: Tensor | None = None) -> TableFit:
         """The problem with the first samples only, and with a mean for the first row."""
