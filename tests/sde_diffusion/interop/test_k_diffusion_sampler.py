@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from sde_diffusion import EDM, VPSDE, Flow, GaussianMixture
 from sde_diffusion.interop import from_denoiser, sampler
 from sde_diffusion.interop.comfyui_node import NODE_CLASS_MAPPINGS, register
+from sde_diffusion.interop.driven_run import asked_times
 from sde_diffusion.storage.solver_json import describe_solver
 from solvers import SOLVERS, plan, solve
 from solvers.errors import InputError, NotFoundError
 from solvers.fitted.compile import compile_table
+from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.problem import ReverseProcess
 
@@ -119,6 +121,18 @@ def test_sigmas_that_do_not_decrease_are_refused(sigmas: list[float]) -> None:
         sampler("ddim")(Denoiser(), torch.randn(1, 3), torch.tensor(sigmas))
 
 
+def test_a_table_that_starts_from_the_mean_runs_and_a_pipeline_refuses_it() -> None:
+    net, x = Denoiser(), 14.6 * torch.randn(2, 3)
+    solver = MeanStart(table_for(EDM(14.6)), tuple(MEANS.mean(0).tolist()))
+    found = sampler(solver, "solver")(net, x, torch.tensor([14.6, 3.0, 2.0, 1.0, 0.5, 0.0]))
+    assert len(net.seen) == 5
+    model = from_denoiser(Denoiser(), 0.0, 14.6)
+    expected = solve(model.sde.probability_flow(model), x, solver=solver, nfe=5).x
+    assert relative(found, expected) < 1e-5
+    with pytest.raises(InputError, match="tune with mean_start=False"):
+        asked_times(from_path(EDM(14.6)), (3,), solver, nfe=5)
+
+
 def table_for(sde: Any) -> Any:
     return compile_table(SOLVERS["unipc"], sde, 6, plan(from_path(sde), (3,), "unipc", nfe=6)[1])
 
@@ -127,7 +141,7 @@ def from_path(sde: Any) -> Any:
     return ReverseProcess(lambda x, t: x, sde)
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["table", "mixture", "mean"])
 @pytest.mark.parametrize(
     ("sde", "times", "first", "message"),
     [
@@ -137,13 +151,15 @@ def from_path(sde: Any) -> Any:
         (EDM(14.6), "sigmas", 14.6, "pass times='solver'"),
     ],
 )
-def test_a_table_is_for_its_range(sde: Any, times: str, first: float, message: str, mixed: bool) -> None:
+def test_a_table_is_for_its_range(sde: Any, times: str, first: float, message: str, kind: str) -> None:
     table = table_for(sde)
-    table = MixtureOfTables((table,), (None,) * 6) if mixed else table
+    table = MixtureOfTables((table,), (None,) * 6) if kind == "mixture" else table
+    table = MeanStart(table, (0.0,) * 3) if kind == "mean" else table
     sigmas = torch.tensor([first, 5.0, 3.0, 2.0, 1.0, 0.5, 0.0])
+    sigmas = torch.cat([sigmas[:1], sigmas[2:]]) if kind == "mean" else sigmas  # an evaluation less
     with pytest.raises(InputError, match=message):
         sampler(table, times)(Denoiser(), first * torch.randn(1, 3), sigmas)
-    with pytest.raises(InputError, match="made for 6 evaluations, not for 5"):
+    with pytest.raises(InputError, match=f"made for {len(sigmas) - 1} evaluations, not for {len(sigmas) - 2}"):
         sampler(table, "solver")(Denoiser(), first * torch.randn(1, 3), sigmas[1:])
 
 
