@@ -169,7 +169,7 @@ def effort_for(
         fine = max(fine, min(_MOST_STEPS, int(fine * math.sqrt(samples / _SOME))))
         total = int(min(pays / 1.1 / fine, _MOST))
     total = max(_LEAST, min(total, max(most, _FEWEST_KEPT)))
-    held_out = total // (_SLOW_HELD if slow else 2)
+    held_out = max(total // (_SLOW_HELD if slow else 2), min(_LEAST // 2, total // 2))
     return Effort(total - held_out, held_out, fine, seconds, True, evaluation)
 
 

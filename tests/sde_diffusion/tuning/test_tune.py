@@ -288,6 +288,8 @@ def test_a_time_is_kept_said_before_and_worth_its_while() -> None:
 def test_what_a_time_pays_for() -> None:
     short, long = (effort_for(seconds, 0.005, [8], 128, 128) for seconds in (20.0, 600.0))
     assert short.noise_samples + short.held_out < 25 and long.noise_samples + long.held_out == 454
+    least = effort_for(1.0, 0.05, [8], 128, 128)
+    assert (least.noise_samples, least.held_out) == (4, 4)
     assert long.reference_steps > short.reference_steps == 48
     cheap = [effort_for(600.0, 1e-5, [8], 128, 128, most=most) for most in (2048, 700, 1)]
     assert [e.noise_samples + e.held_out for e in cheap] == [2048, 700, 32] and cheap[0].reference_steps == 256
