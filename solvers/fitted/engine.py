@@ -27,7 +27,7 @@ _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _ANY = replace(_MANY, fewest=2)
 _FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
-_COARSE_STEPS = 5  # steps below which the last level stays high
+_COARSE_STEPS = 6  # steps below which the last level stays high
 _FINE = 20  # steps from which the grid is denser near the data
 
 LOW_START = 10.0  # the rho of the start below which there are levels for every number of steps

@@ -142,6 +142,7 @@ def test_from_a_low_start_many_dimensions_choose_their_order():
         (6.0, False, 12, 6.74, 2 / 144),
         (6.0, False, 40, 4.16, 2 / 1600),
         (6.0, True, 4, 8.12, 0.125),
+        (6.0, True, 5, 8.12, 0.08),
         (6.0, True, 6, 8.12, 6 / 125),
         (6.0, True, 12, 5.74, 2 / 144),
         (6.0, True, 20, 4.71, 2 / 400),
