@@ -63,17 +63,17 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
     """The times of the engine from a low start: (steps + 1,) float64.
 
-    They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow. From a start below
-    rho = 10 it is between 3 and 7, larger for a higher start in a few dimensions, and the last level is 2 / steps^2
-    (in a few dimensions from a start below 4.5 up to 15 steps 1.4 / steps^2, and the exponent is larger).
-    Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
+    They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow and rises with the
+    start. From a start below rho = 10 it is between 3 and 9, and the last level is 2 / steps^2, in many dimensions from
+    6 steps at most start / 125 (in a few dimensions from a start below 4.5 up to 15 steps 1.4 / steps^2). Many
+    dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
     28 / (steps - 8) beyond, and the last level 2.5 / steps^2, of 0.08 at most. From 13 steps they have the default
     levels of Karras et al., with exponent 7.
 
     >>> from solvers import Scales
     >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
     >>> 3 * low_start_grid(low, 12, 3.0)[::4]
-    tensor([3.0000, 0.7630, 0.1151, 0.0000], dtype=torch.float64)
+    tensor([3.0000, 0.6563, 0.0853, 0.0000], dtype=torch.float64)
     """
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     if start < LOWEST_START and not large and steps <= _ANY_STEPS:
