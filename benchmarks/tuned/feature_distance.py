@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,10 @@ def report(content: dict[str, Any]) -> str:
             nfe, name = key.split(" ", 1)
             frechet, kid = _interval(row["frechet"]), _interval([1000 * v for v in row["kid"]])
             lines.append(f"| {nfe} | {name} | {frechet} | {kid} | {row['rms']:.3g} | {row['n']:,} |")
-        lines += ["", *matrix(rows), "", *sentences(content["pairs"].get(network, [])), ""]
+        lines += ["", *matrix(rows), ""]
+        for text in sentences(content["pairs"].get(network, [])):
+            lines += wrap(text, 100, subsequent_indent="  " * text.startswith("- "), break_on_hyphens=False) or [""]
+        lines.append("")
     return "\n".join(lines)
 
 
