@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from sde_diffusion.tuning.task import Task
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
 from solvers.fitted.mean_start import MeanStart
+from tests.evaluation_clock import evaluation_clock
 
 EFFORT = Effort(32, 32, 200, 1.0, True, 0.0)
 POINTS = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.2, -0.8]])
@@ -31,11 +30,10 @@ def problem(samples: int) -> tuple[GaussianMixture, TableFit]:
 
 @pytest.mark.slow
 def test_a_known_mean_is_used_where_it_helps_and_left_out_where_it_is_refused() -> None:
-    model = GaussianMixture(POINTS, std=0.3, sde=VPSDE())
+    model = GaussianMixture(POINTS, std=0.15, sde=VPSDE())
+    clock = evaluation_clock(model)
     found = {
-        start: next(
-            tuned_each(model, [4], minutes=0.08, progress=False, timer=time.process_time, mean_start=start)
-        ).table
+        start: next(tuned_each(model, [3], minutes=0.05, progress=False, timer=clock, mean_start=start)).table
         for start in (True, False)
     }
     assert isinstance(found[True], MeanStart) and not isinstance(found[False], MeanStart)
@@ -43,7 +41,7 @@ def test_a_known_mean_is_used_where_it_helps_and_left_out_where_it_is_refused() 
     x1 = model.sde.prior((200, 2), seeds=range(200))
     truth, _ = converged(model, x1, steps=200)
     errors = {
-        start: float(rms(solve(model.sde.probability_flow(model), x1, solver=solver, nfe=4).x - truth).mean())
+        start: float(rms(solve(model.sde.probability_flow(model), x1, solver=solver, nfe=3).x - truth).mean())
         for start, solver in found.items()
     }
     assert errors[True] < 0.8 * errors[False]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from sde_diffusion import VPSDE, Gaussian, GaussianMixture
@@ -14,6 +12,7 @@ from sde_diffusion.tuning.fit import TableFit, run
 from sde_diffusion.tuning.row_fit import fitted_rows
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
+from tests.evaluation_clock import evaluation_clock
 
 
 def fit_and_path(model, n: int, steps: int = 64):
@@ -56,7 +55,7 @@ def test_the_path_is_that_of_the_exact_flow() -> None:
         torch.testing.assert_close(x.double(), model.flow(fit.x1, 1.0, t), rtol=1e-3, atol=1e-4)
 
 
-def test_minutes_of_cpu_use_the_path() -> None:
+def test_tuning_for_a_time_uses_the_path() -> None:
     model = Gaussian(torch.zeros(2), torch.tensor([1.0, 0.04]), sde=VPSDE())
-    found = tuned_for(model, [4], minutes=0.02, timer=time.process_time, progress=False)[4]
+    found = tuned_for(model, [4], minutes=0.02, timer=evaluation_clock(model, 1e-4), progress=False)[4]
     assert "rows" in found.stages and found.error < 0.5 * found.default_error
