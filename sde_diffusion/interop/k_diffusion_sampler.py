@@ -22,6 +22,7 @@ from solvers import Solver, Step, find, solve
 from solvers.errors import InputError, choose
 from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.noisy_table import NoisyTable
 from solvers.fitted.table import FixedGridSolver, Table
 from solvers.problem import ReverseProcess
 
@@ -116,7 +117,9 @@ def _check_table(solver: FixedGridSolver, sde: SDE, levels: Tensor, kept: bool) 
     Raises:
         ValueError: see above; the message has the first sigma of the table where it has one.
     """
-    table = solver.tables[0] if isinstance(solver, MixtureOfTables) else solver
+    table: object = solver.tables[0] if isinstance(solver, MixtureOfTables) else solver
+    if isinstance(table, NoisyTable):
+        table = table.table
     if isinstance(table, MeanStart):
         table = table.table
     if not isinstance(table, Table):

@@ -4,7 +4,8 @@ What ``tune`` returns for few evaluations is a table, x_{i+1} = a_i x_i + sum_j 
 
     y = x / n(t),        n(t) = sqrt(alpha^2 + sigma^2),
 
-and with noise levels rho_i = sigma / alpha in place of times, it is the same on all processes with one rho at t = 1.
+and with noise levels rho_i = sigma / alpha in place of times, it is the same on all processes with one rho at t = 1. The
+standard deviations of a table with noise are in units of n too.
 The file holds that form. Other solvers are stored with their settings, and refuse other processes themselves.
 """
 
@@ -24,6 +25,7 @@ from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from solvers import Solver
 from solvers.errors import InputError, NotFoundError
 from solvers.fitted.mean_start import MeanStart
+from solvers.fitted.noisy_table import NoisyTable
 from solvers.fitted.table import Row, Table
 
 KIND = "sdediff solver"
@@ -50,7 +52,8 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"format": FORMAT, "kind": KIND, "solver": describe_solver(solver)}
-    table = solver.table if isinstance(solver, MeanStart) else solver
+    inner = solver.table if isinstance(solver, NoisyTable) else solver
+    table = inner.table if isinstance(inner, MeanStart) else inner
     if isinstance(table, Table):
         rho, size = _levels(sde, table.times)
         rows = [
@@ -59,8 +62,11 @@ def save_solver(path: str | os.PathLike[str], solver: Solver, sde: SDE) -> None:
         ]
         content |= {"rho": [r if math.isfinite(r) else None for r in rho], "rows": rows, "source": table.source}
         del content["solver"]
-    if isinstance(solver, MeanStart):
-        content |= {"mean": list(solver.mean), "source": solver.source}
+    if isinstance(inner, MeanStart):
+        content |= {"mean": list(inner.mean), "source": inner.source}
+    if isinstance(solver, NoisyTable):
+        noise = zip(solver.noise, size[-len(solver.noise) :], strict=True)
+        content |= {"noise": [n / end for n, end in noise], "source": solver.source}
     write_file(path, to_json(content))
 
 
@@ -99,14 +105,20 @@ def load_solver(path: str | os.PathLike[str], sde: SDE) -> Solver:
         rows = [[float(c) for c in row] for row in content["rows"]]
         source = str(content["source"])
         mean = None if "mean" not in content else tuple(float(c) for c in content["mean"])
+        noise = None if "noise" not in content else [float(c) for c in content["noise"]]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     table = _table(path, rho, rows, source, sde)
-    if mean is None:
-        return table
-    if not all(map(math.isfinite, mean)):
+    if mean is not None and not all(map(math.isfinite, mean)):
         raise CheckpointError(f"{path} is damaged: its mean is not finite")
-    return MeanStart(table, mean, source)
+    try:
+        made = table if mean is None else MeanStart(table, mean, source)
+        if noise is None:
+            return made
+        size = _levels(sde, table.times)[1][-len(noise) :]
+        return NoisyTable(made, tuple(n * end for n, end in zip(noise, size, strict=True)), source)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
 
 
 def _table(path: Path, rho: list[float], rows: list[list[float]], source: str, sde: SDE) -> Table:

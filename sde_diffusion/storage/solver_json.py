@@ -26,16 +26,19 @@ from solvers.exponential.variable_order import VariableOrder
 from solvers.fitted.data_units import InDataUnits
 from solvers.fitted.mean_start import MeanStart
 from solvers.fitted.mixture_of_tables import MixtureOfTables
+from solvers.fitted.noisy_table import NoisyTable
 from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.seen_scale import SeenScale
 from solvers.fitted.table import Row, Table
 
 # Solvers without a name.
 _TABLE = Table((1.0, 0.0), (Row(0.0, (1.0,)),))
+_TWO_ROWS = Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (1.0,))))
 _INNER = (
     _TABLE,
     MixtureOfTables((_TABLE,), (None,)),
-    MeanStart(Table((1.0, 0.5, 0.0), (Row(0.5, (0.5,)), Row(0.0, (1.0,)))), ()),
+    MeanStart(_TWO_ROWS, ()),
+    NoisyTable(_TWO_ROWS, (1.0, 0.0)),
     VariableOrder(ExponentialAdams(4)),
     Renoising(),
     DenoisingGANSampler(),
