@@ -4,9 +4,9 @@ What ``tune`` returns for few evaluations is a table, x_{i+1} = a_i x_i + sum_j 
 
     y = x / n(t),        n(t) = sqrt(alpha^2 + sigma^2),
 
-and with noise levels rho_i = sigma / alpha in place of times, it is the same on all processes with one rho at t = 1. The
-standard deviations of a table with noise are in units of n too.
-The file holds that form. Other solvers are stored with their settings, and refuse other processes themselves.
+and with noise levels rho_i = sigma / alpha in place of times, it is the same on all processes with one rho at t = 1.
+The file holds that form, with the noise of a table that draws some in units of n as well. Other solvers are stored with
+their settings, and refuse other processes themselves.
 """
 
 from __future__ import annotations
