@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sde_diffusion.data import Data, load_data
@@ -69,13 +71,25 @@ def find_reference(
     return None, data
 
 
-def features_for_tuning(name: str | None, stored: StoredModel) -> str | Extractor | None:
+def features_for_tuning(name: str | None, stored: StoredModel, data_dir: Path | None = None) -> str | Extractor | None:
     """The features that a command names; "pca" is fitted to the data that the model was trained on."""
     if name != "pca":
         return name
-    _, data = find_reference(None, "train", None, stored)
+    _, data = find_reference(None, "train", data_dir, stored)
     assert data is not None
     return make_extractor(name, fit=lambda: data.batch(slice(0, FIT)))
+
+
+def real_for_tuning(stored: StoredModel, labels: Sequence[int] | None, data_dir: Path | None) -> Tensor | None:
+    """The data that a model was trained on, of some classes where they are asked for; None where it does not say."""
+    if not stored.data.get("name"):
+        return None
+    _, data = find_reference(None, "train", data_dir, stored)
+    assert data is not None
+    if labels is None or data.labels is None:
+        return data.batch(slice(0, FIT))
+    wanted = torch.isin(data.labels, torch.tensor(sorted(set(labels)), device="cpu")).nonzero()[:, 0]
+    return data.batch(wanted[:FIT].tolist())
 
 
 def held_out(data: Data, split: str) -> Data | None:

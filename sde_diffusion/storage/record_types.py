@@ -6,7 +6,6 @@ MODEL.safetensors  ``ExportHeader``        the header of an exported model
 samples.json       ``SampleRecord``        a set of samples
 shard-N.json       ``ShardRecord``         a part of a large set
 evaluation.json    ``EvaluationRecord``    the quality of samples
-nfe-NFE.json       ``TunedRecord``         a tuned solver
 """
 
 from __future__ import annotations
@@ -376,25 +375,3 @@ class LossEntry(_LossEntryOptional):
     """What tuning minimised: "rmse", or "features" of an extractor."""
 
     name: str
-
-
-class _TunedRecordOptional(TypedDict, total=False):
-    loss: LossEntry
-    rmse: float
-    default_rmse: float
-    settings: dict[str, Any]
-    error: float
-    default_error: float
-    stages: dict[str, float]
-    teacher_error: float
-    condition: str
-
-
-class TunedRecord(_TunedRecordOptional):
-    """A tuned solver and the errors that tuning measured."""
-
-    format: int
-    kind: str
-    model: WeightsEntry
-    nfe: Steps
-    solver: SolverEntry

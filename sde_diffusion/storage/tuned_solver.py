@@ -16,8 +16,9 @@ from typing import Any
 from sde_diffusion.storage.atomic_folder import FORMAT, CheckpointError, read_json, to_json, write_file
 from sde_diffusion.storage.checkpoint import StoredModel
 from sde_diffusion.storage.locate import folder_of
-from sde_diffusion.storage.record_types import LossEntry, TunedRecord
+from sde_diffusion.storage.record_types import ExtractorEntry, LossEntry
 from sde_diffusion.storage.solver_json import describe_solver, restore_solver
+from sde_diffusion.storage.tuned_record import NoiseEntry, TunedRecord
 from sde_diffusion.storage.typed_json import checked
 from solvers import Solver
 from solvers.errors import ExistsError, InputError, NotFoundError
@@ -79,6 +80,8 @@ def save_tuned(
         content |= {"rmse": found.rmse, "default_rmse": found.default_rmse}
     if condition:
         content["condition"] = condition
+    if found.noise is not None:
+        content["noise"] = found.noise
     write_file(path, to_json(content))
 
 
@@ -170,6 +173,16 @@ def tuned_loss(stored: StoredModel, nfe: int | None, condition: str = "") -> Los
     return checked(read_json(path), TunedRecord, str(path)).get("loss", LossEntry(name="rmse"))
 
 
+def judged_by(stored: StoredModel, nfe: int | None, condition: str = "") -> list[ExtractorEntry]:
+    """The features that the tuned solver of ``find_tuned`` was fitted to, or its noise was chosen by."""
+    nfe = _only(stored, condition) if nfe is None else nfe
+    path = tuned_folder(stored) / file_name(nfe, condition)
+    content = checked(read_json(path), TunedRecord, str(path))
+    loss = content.get("loss", LossEntry(name="rmse"))
+    found = [loss["extractor"]] if "extractor" in loss else []
+    return [*found, content["noise"]["extractor"]] if "noise" in content else found
+
+
 def usable_tuned(stored: StoredModel, nfe: int, condition: str = "") -> Path | None:
     """The file of the tuned solver for these weights, this NFE and this condition; None where there is none."""
     try:
@@ -232,6 +245,8 @@ class Tuned:
         loss: what was minimised, "rmse" or "features" with the extractor.
         rmse: mean RMS distance of its held-out samples to the reference solution, also where the loss is of features.
         default_rmse: the same of the default solver.
+        noise: strengths of noise and distances with and without them, where strengths were looked for; the errors are
+            those of the solver without noise.
     """
 
     table: Solver
@@ -245,6 +260,7 @@ class Tuned:
     loss: LossEntry = field(default_factory=lambda: LossEntry(name="rmse"))
     rmse: float = math.nan
     default_rmse: float = math.nan
+    noise: NoiseEntry | None = None
 
     @property
     def gain(self) -> float:

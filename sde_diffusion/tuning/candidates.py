@@ -69,6 +69,8 @@ class Found:
         self.error = math.inf
         self.stages: dict[str, float] = {}
         self.table: Solver
+        self.base: Table | MeanStart | None = None  # the best that noise can be added to
+        self._base_error = math.inf
         self.rmse = self.default_rmse = math.nan
         seen = task.fit.seen
         self.loss = f", features {seen.extractor.name}" if isinstance(seen, FeatureLoss) else ""
@@ -98,6 +100,8 @@ class Found:
                 self.default_rmse = self.rmse
             if isinstance(self.table, Table | MeanStart | MixtureOfTables):
                 self.table = self.table.on(self.task.model.sde)
+        if isinstance(solver, Table | MeanStart) and error < self._base_error:
+            self._base_error, self.base = error, solver.on(self.task.model.sde)
         self.stages[stage] = min(error, self.stages.get(stage, math.inf))
         self.reporter.gain = gain(self.error, self.stages["default"])
         return error

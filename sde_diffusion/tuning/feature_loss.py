@@ -76,7 +76,10 @@ def loss_for(
     choose(loss, dict.fromkeys(LOSSES), "loss")
     if loss == "rmse":
         if features is not None:
-            raise InputError("features have no effect on the loss 'rmse'; give loss='features' (--loss features)")
+            raise InputError(
+                "features have no effect on the loss 'rmse'; give loss='features' (--loss features), or "
+                "stochastic=True (--stochastic)"
+            )
         return None
     sample_shape = shape if model.decoder is None else tuple(model.sample_shape or shape)
     if features is None:

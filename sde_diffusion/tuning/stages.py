@@ -8,7 +8,7 @@ from functools import partial
 from sde_diffusion.storage.tuned_solver import Tuned
 from sde_diffusion.tuning.candidates import Found, error_of, fit_table, fit_times
 from sde_diffusion.tuning.default_pf_ode import default_candidates
-from sde_diffusion.tuning.effort import Clock, Reporter, iteration
+from sde_diffusion.tuning.effort import Clock, iteration
 from sde_diffusion.tuning.feature_loss import FeatureLoss
 from sde_diffusion.tuning.fit import (
     TableFit,
@@ -23,9 +23,9 @@ _LIKELY, _LEAST_FIT = 4, 4  # least-squares iterations that the time is shared b
 _TIME_ITERATIONS, _FIRST_ITERATIONS, _ITERATIONS = 4, 3, 8
 
 
-def tuned_solver(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tuned:
+def tuned_solver(task: Task, nfe: int, found: Found, clock: Clock) -> Tuned:
     """The best solver for an NFE that the stages find within a time limit."""
-    sde, fit, tell = task.model.sde, task.fit, reporter.tell
+    sde, fit, tell = task.model.sde, task.fit, found.reporter.tell
     timed = clock.seconds is not None
     steps = nfe // task.model.cost
     iteration_seconds = iteration(steps) * task.effort.evaluation * task.model.cost
@@ -35,7 +35,6 @@ def tuned_solver(task: Task, nfe: int, reporter: Reporter, clock: Clock) -> Tune
         n = len(fit.x1) if not timed else int(share * clock.left() / iteration_seconds)
         return task.part(min(max(n, least), len(fit.x1)))
 
-    found = Found(task, reporter)
     default, scale = default_candidates(task, steps, found)
     if task.path is not None:
         fit_to_path(task, default, scale, steps, found, clock)

@@ -10,7 +10,10 @@ reference solution of the model's probability flow, from the same initial noise:
 
 The default solver, whose coefficients depend on the sample, takes part itself and as the table of its mean
 coefficients. The candidate with the lowest error on held-out noise samples is returned: it is never worse than the
-default on them. The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
+default on them. With ``stochastic`` the solver may also draw noise, of a strength for each step that is chosen by a
+distance of laws (``tuning.stochastic``).
+
+The result belongs to the model, its condition (a guidance scale, say) and the number of evaluations.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from sde_diffusion.parallel.pool import Pool
 from sde_diffusion.parallel.processes import Processes
 from sde_diffusion.sampling.settings import seeds_of
 from sde_diffusion.storage.tuned_solver import Tuned
+from sde_diffusion.tuning.candidates import Found
 from sde_diffusion.tuning.effort import (
     Clock,
     Effort,
@@ -43,6 +47,7 @@ from sde_diffusion.tuning.effort import (
 )
 from sde_diffusion.tuning.feature_loss import FeatureLoss, loss_for
 from sde_diffusion.tuning.stages import FEW, tuned_solver
+from sde_diffusion.tuning.stochastic.decision import DETERMINISTIC_SHARE, FITS_SHARE, NoiseChoice, noise_choice
 from sde_diffusion.tuning.task import FIRST_NOISE, MOST_KEPT, Task, place, rows_of, work_of
 from solvers import Solver
 from solvers.conditions import cut
@@ -111,6 +116,9 @@ def tuned_each(
     loss: str = "rmse",
     features: str | Extractor | Callable[[Tensor], Tensor] | None = None,
     mean_start: bool = True,
+    stochastic: bool = False,
+    real: Tensor | None = None,
+    law_samples: int = 1000,
     condition: Mapping[str, Any] | None = None,
     **conditions: Any,
 ) -> Iterator[Tuned]:
@@ -133,11 +141,18 @@ def tuned_each(
         processes: processes that share the work, each with an equal model; all but the first find nothing.
         loss: what is minimised and selects the result: "rmse", the RMS distance of each sample to the reference
             solution, or "features", that of its features.
-        features: for the loss "features": a name in ``evaluation.features.NAMES``, an Extractor or a function of
-            samples (B, ...); the classifier of digits for images of its size by default.
+        features: for the loss "features", and for ``stochastic``: a name in ``evaluation.features.NAMES``, an Extractor
+            or a function of samples (B, ...); the classifier of digits for images of its size by default.
         mean_start: whether, with ``minutes``, the first step may use the mean of the data in place of an evaluation
             (``solvers.fitted.mean_start``). Pipelines that evaluate the model at the start themselves, those of
             diffusers, need False.
+        stochastic: whether the solver may draw noise (``solvers.fitted.noisy_table``), of a strength for each step
+            (``tuning.stochastic``). It does where its samples then have a smaller Frechet distance of features to real
+            samples, beyond doubt on samples that chose nothing. With ``minutes`` this takes 70 % of the time.
+        real: for ``stochastic``, real samples (m, ...) in the units of those of ``sample``, such as the training data;
+            endpoints of the reference solution by default.
+        law_samples: number of samples drawn for the decision on noise, after half as many for the choice of strengths;
+            with minutes it follows from the time.
         condition: conditions of the network, by name: tensors ``(noise_samples + held_out, ...)`` with a row
             for each sample, in dicts too; with minutes any number of rows from 8 up, half of them for the fits.
             Anything else is passed on unchanged.
@@ -166,8 +181,14 @@ def tuned_each(
         )
     given = conditions_for(tuned_each, model, conditions, condition, "tune")
     rows = rows_of(given, None if minutes is not None else noise_samples + held_out)
-    compared = loss_for(model, shape, loss, features, place(model)[0])
-    settings = (model, budgets, shape, seed, noise_samples, held_out, batch_size, minutes, timer, compared, mean_start)
+    compared = loss_for(model, shape, loss, None if stochastic and loss == "rmse" else features, place(model)[0])
+    noise = noise_choice(model, shape, seed, features, real, law_samples, minutes is not None) if stochastic else None
+    if noise is None and real is not None:
+        raise InputError("real samples have an effect on the choice of noise alone; give stochastic=True")
+    if noise is not None and minutes is None and noise.law is None:
+        noise.require_endpoints(noise_samples + held_out)
+    counts = (noise_samples, held_out, batch_size, minutes, timer)
+    settings = (model, budgets, shape, seed, *counts, compared, mean_start, noise)
     model.eval()
     # Bound while they are whole: a null with a row for each sample is cut together with its condition.
     given = _first(model.bind(given), rows, rows, place(model)[0])
@@ -193,6 +214,7 @@ def _each(
     timer: Callable[[], float],
     compared: FeatureLoss | None,
     mean_start: bool,
+    noise: NoiseChoice | None,
     callback: Callable[[Progress], None] | None,
     on_effort: Callable[[Effort], None] | None,
     given: dict[str, Any],
@@ -205,15 +227,21 @@ def _each(
     x1 = model.sde.prior((32, *shape), seeds=seeds_of(seed, 32, FIRST_NOISE), device=device, dtype=dtype)
     speed = seconds_per_evaluation(model, x1, batch_size, given, rows, timer)
     calls = [nfe // model.cost for nfe in budgets]
-    made = effort_for(clock.seconds, speed, calls, noise_samples, held_out, model.cost, MOST_KEPT // math.prod(shape))
+    seconds = clock.seconds if clock.seconds is None or noise is None else DETERMINISTIC_SHARE * clock.seconds
+    made = effort_for(seconds, speed, calls, noise_samples, held_out, model.cost, MOST_KEPT // math.prod(shape))
     if rows is not None and minutes is not None:  # as many as there are conditions
         n = min(rows, made.noise_samples + made.held_out)
         made = replace(made, noise_samples=n - n // 2, held_out=n // 2)
         given = _first(given, rows, n, device)
+    if clock.seconds is not None:
+        made = replace(made, seconds=clock.seconds)
+    elif noise is not None:
+        made = replace(made, seconds=made.seconds + noise.seconds(sum(calls), speed * model.cost))
     if on_effort is not None:
         on_effort(made)
     reporter.tell(0.0, "reference solutions")
     task = Task.prepare(model, shape, seed, made, batch_size, given, pool, compared, mean_start)
+    law = None if noise is None else noise.on(task)
     # A solver of n steps takes n calls for each sample to follow the path, and about n^2 for an iteration.
     weights = [n if task.path is not None else n**2 for n in calls]
     first = 0.3
@@ -221,7 +249,9 @@ def _each(
         share = weights[k] / sum(weights[k:])
         width = (1 - first) * share
         reporter.within(first, width, f"{nfe} evaluations: ")
-        yield tuned_solver(task, nfe, reporter, clock.part(share))
+        part, found = clock.part(share), Found(task, reporter)
+        best = tuned_solver(task, nfe, found, part if noise is None else part.part(FITS_SHARE))
+        yield best if noise is None or law is None else noise.decided(task, found, best, law, part)
         first += width
 
 

@@ -72,7 +72,7 @@ from sde_diffusion.storage.locate import (
 from sde_diffusion.storage.run_folder import CASCADE
 from sde_diffusion.storage.sample_record import RECORD, folder_name
 from sde_diffusion.storage.tuned_solver import NAME as TUNED
-from sde_diffusion.storage.tuned_solver import tuned_loss
+from sde_diffusion.storage.tuned_solver import judged_by
 from sde_diffusion.tuning.effort import duration
 from solvers import SOLVERS
 from solvers.errors import InputError, require_whole
@@ -292,8 +292,8 @@ def evaluate(
     what.check_shape(network.sample_shape or ())
     guided, condition = guided_model(network, n, labels, guidance)
     for budget_of in dict.fromkeys(way.nfe for way in ways if way.called == TUNED):
-        loss = tuned_loss(stored, budget_of, guidance.tag(labels))
-        if loss.get("extractor", {}).get("sha256") == extractor.sha256:
+        used = judged_by(stored, budget_of, guidance.tag(labels))
+        if any(entry["sha256"] == extractor.sha256 for entry in used):
             say(
                 f"warning: the tuned solver was fitted to these features ({extractor.name}), which judge it too "
                 "favourably; judge it by others: --features",

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from sde_diffusion.cascade.run import is_cascade
 from sde_diffusion.cli.cascades import tune_stages
 from sde_diffusion.cli.errors import echo
-from sde_diffusion.cli.evaluation_inputs import features_for_tuning
+from sde_diffusion.cli.evaluation_inputs import features_for_tuning, real_for_tuning
 from sde_diffusion.cli.guidance_options import GuidanceArguments, with_guidance
 from sde_diffusion.cli.options import (
+    DataDirOption,
     DeviceOption,
     HtmlOption,
     ModelOption,
@@ -52,6 +54,7 @@ sdediff sample --solver tuned --nfe 8      and use it
 sdediff tune runs/mnist-vp --label all --guidance 2
 sdediff tune runs/cascade --nfe 20         evaluations of each stage
 sdediff tune --loss features               distances of features
+sdediff tune --stochastic --minutes 10     noise in the steps where it makes better samples
 """
 
 
@@ -92,11 +95,27 @@ def tune(
         str | None,
         typer.Option(
             "--features",
-            help=f"Features for --loss features: {', '.join(NAMES)}.",
+            help=f"Features for --loss features and --stochastic: {', '.join(NAMES)}.",
             show_default="a classifier of digits, for images of its size",
             autocompletion=completion_of(NAMES),
         ),
     ] = None,
+    stochastic: Annotated[
+        bool,
+        typer.Option(
+            "--stochastic",
+            help="Let the solver draw noise, of a strength for each step, where the Frechet distance of its features "
+            "to the training data is smaller with it.",
+        ),
+    ] = False,
+    law_samples: Annotated[
+        int,
+        typer.Option(
+            "--law-samples",
+            help="With --stochastic: samples drawn for the decision on noise, after half as many for the choice.",
+        ),
+    ] = 1000,
+    data_dir: DataDirOption = None,
     mean_start: Annotated[
         bool,
         typer.Option(
@@ -127,7 +146,20 @@ def tune(
     start = time.perf_counter()
     noise_samples = noise_samples if noises is None else noises
     if run is not None and is_cascade(run):
-        names = [name.replace("-", "_") for name in (*asked.given(), "minutes", "out", "html", "loss", "features")]
+        names = [
+            name.replace("-", "_")
+            for name in (
+                *asked.given(),
+                "minutes",
+                "out",
+                "html",
+                "loss",
+                "features",
+                "stochastic",
+                "law_samples",
+                "data_dir",
+            )
+        ]
         refuse(ctx, names, f"{run} is a cascade, of which tune finds how many evaluations each stage has")
         budgets = whole_numbers(nfe, "--nfe")
         return tune_stages(run, budgets, seed, noise_samples, held_out, batch_size, device or "auto")
@@ -135,9 +167,12 @@ def tune(
     stored = model_at(run, given, asked.labelled)
     budgets = whole_numbers(nfe, "--nfe")
     if minutes is not None:
-        refuse(
-            ctx, ["noise_samples", "noises", "held_out"], "with --minutes the numbers of samples follow from the time"
-        )
+        counts = ["noise_samples", "noises", "held_out", "law_samples"]
+        refuse(ctx, counts, "with --minutes the numbers of samples follow from the time")
+    if not stochastic:
+        refuse(ctx, ["law_samples"], "only --stochastic compares laws")
+        if features != "pca":
+            refuse(ctx, ["data_dir"], "only --stochastic and --features pca read data")
     labels, guidance = asked.labels(stored), asked.settings(stored)
     if html is not None:
         require_writable(html, ".html", force=False)
@@ -157,8 +192,11 @@ def tune(
         processes,
         report,
         loss,
-        features_for_tuning(features, stored),
+        features_for_tuning(features, stored, data_dir),
         mean_start,
+        stochastic,
+        real_for_tuning(stored, labels, data_dir) if stochastic else None,
+        law_samples,
     )
     if not processes.main:
         return {}
@@ -189,6 +227,9 @@ def tune_model(
     loss: str = "rmse",
     features: str | Extractor | None = None,
     mean_start: bool = True,
+    stochastic: bool = False,
+    real: Tensor | None = None,
+    law_samples: int = 1000,
 ) -> list[dict[str, Any]]:
     """Tune for each NFE, store each solver as soon as it is fitted, print its error, and return file and errors.
 
@@ -209,6 +250,9 @@ def tune_model(
         loss: what is minimised, "rmse" or "features".
         features: for the loss "features"; the classifier for images of its size by default.
         mean_start: whether the first step may use the mean of the data.
+        stochastic: whether the solver may draw noise.
+        real: real samples that noise is judged by; endpoints of the reference solution by default.
+        law_samples: samples for the decision on noise, after half as many for the choice.
     """
     guidance = guidance or GuidanceSettings()
     tag = guidance.tag(labels)
@@ -234,6 +278,9 @@ def tune_model(
             loss=loss,
             features=features,
             mean_start=mean_start,
+            stochastic=stochastic,
+            real=real,
+            law_samples=law_samples,
             condition=condition,
         )
         for made in each:
@@ -265,6 +312,8 @@ def tune_model(
             echo(f"  RMS distance of the samples themselves: {DEFAULT_SOLVER} {made.default_rmse:.4g}, {made.rmse:.4g}")
         stages = ", ".join(f"{name} {error:.4g}" for name, error in made.stages.items())
         echo(f"  best of each stage: {stages}; reference solution known to {made.teacher_error:.1g}")
+        if stochastic:
+            echo(f"  {words_on_noise(made)}")
         echo(f"  solver {folder / file_name(made.nfe, tag)}")
     if report is not None:
         echo(f"report {report[0]}")
@@ -277,6 +326,26 @@ def tune_model(
             "teacher_error": made.teacher_error,
             "held_out": made.held_out,
             "loss": made.loss,
+            **({} if made.noise is None else {"noise": made.noise}),
         }
         for made in found
     ]
+
+
+def words_on_noise(made: Tuned) -> str:
+    """Whether a tuned solver draws noise, and the distances that decided.
+
+    >>> from solvers import SOLVERS
+    >>> words_on_noise(Tuned(SOLVERS["ddim"], 1, 0.1, 0.1, {}, 0.0))
+    'noise: none tried, for want of steps or of time'
+    """
+    if (found := made.noise) is None:
+        return "noise: none tried, for want of steps or of time"
+    strengths = ", ".join(f"{eta:g}" for eta in found["strengths"])
+    gap, low, high = found["difference"]
+    return (
+        f"noise: {'taken' if found['taken'] else 'not taken'}, strengths {strengths}; Frechet distance of the features "
+        f"{found['extractor']['name']} to {found['real']} {found['distance']:.4g} with it and "
+        f"{found['distance_without']:.4g} without, difference {gap:.3g} ({low:.3g} to {high:.3g}, {found['samples']} "
+        "samples)"
+    )

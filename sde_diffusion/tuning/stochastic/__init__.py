@@ -1,0 +1,1 @@
+"""Strengths of noise for a tuned solver, chosen by a distance of laws."""
