@@ -270,7 +270,9 @@ def main() -> None:
             if loss == "noise":
                 own["real"] = features_and_images(args, model.shape, "train")[1].batch(slice(0, REAL))
             # All of them first: drawing samples in between would take the time that later ones are tuned in.
-            for made in list(tuned_each(model, missing, loss="rmse" if loss == "noise" else loss, **own)):
+            found = list(tuned_each(model, missing, loss="rmse" if loss == "noise" else loss, **own))
+            print(*(f"{made.nfe} {made.noise}" for made in found if made.noise is not None), sep="\n", flush=True)
+            for made in found:
                 put(f"{made.nfe} tuned, {loss}", drawing(model, made.table, made.nfe))
                 if made.noise is not None and (row := rows.get(f"{made.nfe} tuned, {loss}")) is not None:
                     row["noise"] = made.noise
@@ -281,11 +283,11 @@ def main() -> None:
             rows[key]["rms"] = judge.rms(x, flow.double())
     if kept:
         features = {key: judge.features(x).features for key, x in kept.items()}
-        found = paired(rows, features, judge.reference.moments)
-        names = [(pair["nfe"], {pair["near"], pair["far"]}) for pair in found]
+        pairs = paired(rows, features, judge.reference.moments)
+        names = [(pair["nfe"], {pair["near"], pair["far"]}) for pair in pairs]
         earlier = content["pairs"].get(name, [])
         kept_pairs = [pair for pair in earlier if (pair["nfe"], {pair["near"], pair["far"]}) not in names]
-        content["pairs"][name] = sorted([*kept_pairs, *found], key=lambda pair: pair["nfe"])
+        content["pairs"][name] = sorted([*kept_pairs, *pairs], key=lambda pair: pair["nfe"])
     write()
     print(report(content))
 

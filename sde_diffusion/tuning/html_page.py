@@ -11,6 +11,7 @@ from sde_diffusion.models.score_model import ScoreModel
 from sde_diffusion.report.html import Chart, Curve, Page, write_page
 from sde_diffusion.sampling.shown.same_noise import same_noise_gallery, time_grids
 from sde_diffusion.storage.tuned_solver import NAME, Tuned
+from sde_diffusion.tuning.stochastic.decision import words_on_noise
 from solvers import SOLVERS
 from solvers.display.result_table import ResultTable
 
@@ -70,6 +71,11 @@ def write_tuning_page(
             f"error: root mean square distance {of}to the reference solution from the same noise, mean over the "
             "held-out samples; they chose the tuned solver, so its error on them is a little too small",
             f"the reference solution's own error is about {max(made.teacher_error for made in found):.2g}",
+            *(
+                f"{made.nfe} evaluations, whose errors are those without noise: {words_on_noise(made)}"
+                for made in found
+                if made.noise is not None
+            ),
         ],
         provenance=provenance or {},
     )

@@ -40,6 +40,7 @@ from sde_diffusion.storage.tuned_solver import Tuned, file_name, require_tuned, 
 from sde_diffusion.tuning.effort import bar
 from sde_diffusion.tuning.feature_loss import LOSSES
 from sde_diffusion.tuning.html_page import write_tuning_page
+from sde_diffusion.tuning.stochastic.decision import words_on_noise
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 
 _TIMED_ROWS = 256  # conditions, where the time is given
@@ -330,22 +331,3 @@ def tune_model(
         }
         for made in found
     ]
-
-
-def words_on_noise(made: Tuned) -> str:
-    """Whether a tuned solver draws noise, and the distances that decided.
-
-    >>> from solvers import SOLVERS
-    >>> words_on_noise(Tuned(SOLVERS["ddim"], 1, 0.1, 0.1, {}, 0.0))
-    'noise: none tried, for want of steps or of time'
-    """
-    if (found := made.noise) is None:
-        return "noise: none tried, for want of steps or of time"
-    strengths = ", ".join(f"{eta:g}" for eta in found["strengths"])
-    gap, low, high = found["difference"]
-    return (
-        f"noise: {'taken' if found['taken'] else 'not taken'}, strengths {strengths}; Frechet distance of the features "
-        f"{found['extractor']['name']} to {found['real']} {found['distance']:.4g} with it and "
-        f"{found['distance_without']:.4g} without, difference {gap:.3g} ({low:.3g} to {high:.3g}, {found['samples']} "
-        "samples)"
-    )

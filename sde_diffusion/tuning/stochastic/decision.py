@@ -168,3 +168,22 @@ def noise_choice(
         law = law_of_real(model, shape, extractor, real)
         require_enough(d, len(real), math.inf if timed else samples, law.real)
     return NoiseChoice(extractor, law, samples, seed, d)
+
+
+def words_on_noise(made: Tuned) -> str:
+    """Whether a tuned solver draws noise, and the distances that decided.
+
+    >>> from solvers import SOLVERS
+    >>> words_on_noise(Tuned(SOLVERS["ddim"], 1, 0.1, 0.1, {}, 0.0))
+    'noise: none tried, for want of steps or of time'
+    """
+    if (found := made.noise) is None:
+        return "noise: none tried, for want of steps or of time"
+    strengths = ", ".join(f"{eta:g}" for eta in found["strengths"])
+    gap, low, high = found["difference"]
+    return (
+        f"noise: {'taken' if found['taken'] else 'not taken'}, strengths {strengths}; Frechet distance of the features "
+        f"{found['extractor']['name']} to {found['real']} {found['distance']:.4g} with it and "
+        f"{found['distance_without']:.4g} without, difference {gap:.3g} ({low:.3g} to {high:.3g}, {found['samples']} "
+        "samples)"
+    )

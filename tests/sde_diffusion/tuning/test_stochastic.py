@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from sde_diffusion import VPSDE, GaussianMixture, ScoreModel, sample, tune
 from sde_diffusion.cli import app
 from sde_diffusion.evaluation.features import make_extractor
 from sde_diffusion.evaluation.metrics import Moments, frechet_difference
-from sde_diffusion.storage.tuned_solver import Tuned
+from sde_diffusion.storage.checkpoint import load
+from sde_diffusion.storage.locate import find_model
+from sde_diffusion.storage.tuned_solver import Tuned, load_tuned, save_tuned, tuned_folder
 from sde_diffusion.tuning import tuned_each
 from sde_diffusion.tuning.candidates import Found
 from sde_diffusion.tuning.effort import Clock, Effort, Reporter
@@ -239,6 +242,28 @@ def test_bad_input_is_refused_before_any_work(
     monkeypatch.setattr("sde_diffusion.tuning.task.converged", never)
     with pytest.raises((ValueError, TypeError), match=message):
         tune(EXACT, nfe=3, shape=(2,), **{"stochastic": True, "real": real(100), **options})
+
+
+def test_commands_take_a_solver_with_noise_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are made again to the bit, and do not depend on their batch."""
+    monkeypatch.chdir(tmp_path)
+    stored = find_model("bundled")
+    sde = load(stored).sde
+    table = renoised(compile_table(SOLVERS["unipc"], sde, 3), sde, [0.5, 1.0]).on(sde)
+    path = tuned_folder(stored) / "nfe-3.json"
+    save_tuned(path, Tuned(table, 3, 0.1, 0.1, {}, 0.0), stored)
+    assert load_tuned(path, stored, 3) == table
+
+    def sdediff(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, list(words))
+        assert done.exit_code == code, done.output
+        return " ".join(done.output.split())
+
+    sdediff("sample", "bundled", "--solver", "tuned", "--nfe", "3", "--n", "4", "--out", "drawn")
+    assert "bit-equal" in sdediff("sample", "--record", "drawn/samples.json", "--out", "again")
+    sdediff("sample", "bundled", "--solver", "tuned", "--nfe", "3", "--n", "4", "--batch-size", "1", "--out", "single")
+    one, four = (torch.from_numpy(np.load(tmp_path / name / "samples.npz")["x"]) for name in ("single", "drawn"))
+    torch.testing.assert_close(one, four, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow
