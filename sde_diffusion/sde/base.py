@@ -38,7 +38,7 @@ def as_times(t: float | Tensor) -> Tensor:
     t = as_float64(t)
     # Checked on the CPU alone: reading a device tensor here would stall every training step.
     if t.device.type == "cpu" and t.numel() > 0:
-        low, high = (float(end) for end in t.aminmax())
+        low, high = (float(end) for end in t.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise InputError(f"t must lie in [0, 1] (0 is data, 1 is noise); got {low:.6g} to {high:.6g}")
     return t

@@ -28,7 +28,7 @@ from solvers.noise import NoNoise
 from solvers.planning import plan
 from solvers.problem import ReverseProcess
 
-_SAMPLES = 32  # whose mean is the table, where evaluations are few
+_SAMPLES, _FEW_SAMPLES = 32, 8  # whose mean is the table, where evaluations are few
 
 
 def default_candidates(task: Task, steps: int, found: Found) -> tuple[Table, float]:
@@ -48,7 +48,8 @@ def default_candidates(task: Task, steps: int, found: Found) -> tuple[Table, flo
 
 def default_table(task: Task, steps: int, scale: float) -> Table:
     """The default for the scale of the data as one table, with a time limit the mean over a few samples."""
-    sde, fit = task.model.sde, task.fit if task.path is None else task.part(_SAMPLES)
+    few = min(max(task.effort.noise_samples // 8, _FEW_SAMPLES), _SAMPLES)
+    sde, fit = task.model.sde, task.fit if task.path is None else task.part(few)
     shape = tuple(fit.x1.shape[1:])
     chosen = "pf-ode" if scale == 1 else ProbabilityFlow(is_high_dim(shape), scale)
     own, times = plan(ReverseProcess(fit.denoise, sde), shape, chosen, steps=steps)

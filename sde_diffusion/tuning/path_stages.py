@@ -9,6 +9,7 @@ on few samples and then on more, and of the next ones where time is left.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from sde_diffusion.tuning.candidates import Found, Tried, error_of, fit_in_batch
 from sde_diffusion.tuning.data_scale import for_scale
 from sde_diffusion.tuning.default_pf_ode import default_table
 from sde_diffusion.tuning.effort import Clock, iteration
+from sde_diffusion.tuning.gradients.adjoint import gradients_of
+from sde_diffusion.tuning.gradients.projected_fit import fit_projected
 from sde_diffusion.tuning.grid_search import search
 from sde_diffusion.tuning.row_fit import fitted_rows
 from sde_diffusion.tuning.task import Task
@@ -31,7 +34,8 @@ _POWERS = (1.5, 3.0, 6.0)  # of the errors whose sum the times minimise
 _PLAIN = ExponentialAdams(2, variable="time", corrector=True)  # whose rows are changed to follow the path
 _PAIRS = 3  # of solver and grid whose rows are fitted to the path
 _TRIALS = 24  # of solvers and grids; with time for fewer there are none
-_FEWEST = 16  # samples that rows are fitted to
+_FEWEST = 8  # samples that rows are fitted to
+_MANY_BASES, _MANY = 8, 64  # bases and samples; with time for fewer there are fewer bases
 _TABLES = 4  # beside the default that are fitted to all samples
 _REFITTED = 3  # times the samples of the comparison, for the best where not all samples can be used
 _TURNS, _LEAST_BATCH = 6, 6  # batches that derivatives are likely to be found for, and the fewest samples of one
@@ -70,10 +74,14 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
     fit, tell = task.fit, found.reporter.tell
     call = task.effort.evaluation * task.model.cost
     tell(0.0, "times from the reference solutions")
-    bases = [_Base(default), *(_Base(table) for table in _from_path(task, steps, scale))]
+    rows = clock.part(0.35)
+    few_bases = rows.left() < _MANY_BASES * _MANY * steps * call
+    powers = _POWERS[:1] if few_bases else _POWERS
+    bases = [_Base(default), *(_Base(table) for table in _from_path(task, steps, scale, powers))]
     if task.mean is not None:  # one row more
-        longer = (default_table(task, steps + 1, scale), *_from_path(task, steps + 1, scale))
-        bases += [_Base(table, task.mean) for table in longer]
+        longer = (default_table(task, steps + 1, scale), *_from_path(task, steps + 1, scale, powers))
+        started = [_Base(table, task.mean) for table in longer]
+        bases = [*started, bases[-1]] if few_bases else [*bases, *started]
     trial = clock.part(0.06)
     if trial.left() > _TRIALS * 8 * steps * call:
         tell(0.05, "families of solvers and grids")
@@ -83,7 +91,7 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
         found.offer("search", bases[-len(starts)].table)
     rows = clock.part(0.35)
     n = int(rows.left() / (len(bases) * steps * call))
-    n = min(max(n, _FEWEST), len(fit.x1))
+    n = min(_FEWEST if few_bases else max(n, _FEWEST), len(fit.x1))
     ranked: list[_Followed] = []  # the first is the default
     for k, base in enumerate(bases):
         tell(0.1 + 0.2 * k / len(bases), "rows")
@@ -102,9 +110,9 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
         _refined(task, tried, found, clock, call)
 
 
-def _from_path(task: Task, steps: int, scale: float) -> list[Table]:
+def _from_path(task: Task, steps: int, scale: float, powers: Sequence[float]) -> list[Table]:
     """Tables with the times of smallest error on the path."""
-    every = {task.path_times.best(steps, power) for power in _POWERS} if steps > 1 else set()
+    every = {task.path_times.best(steps, power) for power in powers} if steps > 1 else set()
     solver = for_scale(_PLAIN, scale)
     grids = (torch.tensor(times, dtype=torch.float64) for times in sorted(every))
     return [compile_table(solver, task.model.sde, steps, times) for times in grids]
@@ -132,6 +140,12 @@ def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) 
         part = clock.part(share)
         if whole and share == 1.0:
             best = fit_table(best, replace(task.part(most), seen=seen), found, _ITERATIONS, part, seconds, secant=True)
+            continue
+        part_fit = replace(task.part(most, start.mean), seen=seen)
+        gradients = gradients_of(part_fit, start.table) if seen is None else None
+        if gradients is not None:
+            run_seconds = call * (len(start.table.rows) - (start.mean is not None))
+            best = fit_projected(best, part_fit, found, gradients, part, run_seconds)
         else:
             batch = min(max(int(part.left() / (_TURNS * seconds)), _LEAST_BATCH), -(-most // _BATCHES))
-            best = fit_in_batches(best, replace(task.part(most), seen=seen), found, batch, part, seconds)
+            best = fit_in_batches(best, part_fit, found, batch, part, seconds)

@@ -98,10 +98,10 @@ def work_of(model: ScoreModel, given: dict[str, Any], rows: int | None) -> dict[
     """
     device, _ = place(model)
 
-    @torch.no_grad()
     def denoise(x: Tensor, t: Tensor, samples: Tensor) -> Tensor:
         condition = given if rows is None else cut(given, rows, samples.to(device))
-        return model.denoise(x.to(device), t.to(device), **condition).to(x.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (x.requires_grad or t.requires_grad)):
+            return model.denoise(x.to(device), t.to(device), **condition).to(x.device)
 
     return {"denoise": denoise, **reference_work(model, given, rows or -1)}
 

@@ -242,8 +242,8 @@ def _each(
     reporter.tell(0.0, "reference solutions")
     task = Task.prepare(model, shape, seed, made, batch_size, given, pool, compared, mean_start)
     law = None if noise is None else noise.on(task)
-    # A solver of n steps takes n calls for each sample to follow the path, and about n^2 for an iteration.
-    weights = [n if task.path is not None else n**2 for n in calls]
+    # A solver of n steps takes about n^2 calls for an iteration. With a path they are n, and few steps gain the most.
+    weights = [math.sqrt(n) if task.path is not None else n**2 for n in calls]
     first = 0.3
     for k, nfe in enumerate(budgets):
         share = weights[k] / sum(weights[k:])
