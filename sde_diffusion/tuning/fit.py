@@ -6,7 +6,7 @@ in units of a base for each), by Levenberg-Marquardt steps on reweighted squares
     sum_b w_b ||r_b||^2,      w_b = 1 / max(||r_b||, m),      m = median_b ||r_b|| / 10,
 
 so that a few samples that end in another mode do not dominate. Derivatives are forward differences, so the model needs
-no backward pass. A step of q solves
+no backward pass (``tuning.gradients`` has those by one). A step of q solves
 
     (A + lambda diag A + nu I) dq = -(g + nu q),       A = J W J' / n,   g = J W r / n,   nu = 1e-3 tr A / |q|,
 

@@ -2,8 +2,9 @@
 
 Times come from the path itself, without network evaluations (``tuning.path_times``), and from trials of solvers and
 grids. Rows fitted to the path (``tuning.row_fit``) cost one evaluation for each step and sample, so that they are made
-for all of these and for the default. The rest of the time goes to least squares on all coefficients: of the best table
-on few samples and then on more, and of the next ones where time is left.
+for all of these and for the default, or for few of them where the network is slow. The rest of the time goes to least
+squares on all coefficients (``tuning.gradients``, or by differences): of the best table on few samples and then on
+more, and of the next ones where time is left.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) 
             best = fit_table(best, replace(task.part(most), seen=seen), found, _ITERATIONS, part, seconds, secant=True)
             continue
         part_fit = replace(task.part(most, start.mean), seen=seen)
-        gradients = gradients_of(part_fit, start.table) if seen is None else None
+        gradients = gradients_of(part_fit, start.table) if seen is None and not whole else None
         if gradients is not None:
             run_seconds = call * (len(start.table.rows) - (start.mean is not None))
             best = fit_projected(best, part_fit, found, gradients, part, run_seconds)

@@ -55,8 +55,8 @@ def fit_projected(
         seconds: of a run of the table for one sample.
     """
     fit = replace(fit, mean=start.mean)
-    runs = int(clock.left() / max(seconds, 1e-9) / (_cost(_FIRST) + _TURNS * _cost(_ACROSS)))
-    batch = min(max(runs, _LEAST_BATCH), -(-len(fit.x1) // _PARTS), gradients.most)
+    able = clock.left() / max(seconds, 1e-9) / (_cost(_FIRST) + _TURNS * _cost(_ACROSS))
+    batch = int(min(max(able, _LEAST_BATCH), -(-len(fit.x1) // _PARTS), gradients.most))
     ends = [k * len(fit.x1) // -(-len(fit.x1) // batch) for k in range(-(-len(fit.x1) // batch) + 1)]
     parts = [fit.section(*pair) for pair in pairwise(ends)]
     parameters = TableParameters.around(start.table, fit, float(fit.x0.double().square().mean().sqrt()))
