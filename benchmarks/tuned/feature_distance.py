@@ -223,8 +223,8 @@ def main() -> None:
     file = args.out / "feature_distance.json"
     content: dict[str, Any] = {"commands": {}, "rows": {}, "pairs": {}}
     content |= json.loads(file.read_text()) if file.exists() else {}
-    part = "" if args.only == [""] else f", {' '.join(args.only)}"
-    content["commands"][name + part] = command_line("benchmarks.tuned.feature_distance")
+    line, before = command_line("benchmarks.tuned.feature_distance"), content["commands"].get(name)
+    content["commands"][name] = line if args.only == [""] or before is None else f"{before}; {line}"
     rows = content["rows"].setdefault(name, {})
     x1 = model.sde.prior((args.n, *model.shape), seeds=range(args.n))
     truth, _ = converged(model, x1[:PAIRED], steps=64, dtype=torch.float32, checked=4)

@@ -72,7 +72,7 @@ def write_tuning_page(
             "held-out samples; they chose the tuned solver, so its error on them is a little too small",
             f"the reference solution's own error is about {max(made.teacher_error for made in found):.2g}",
             *(
-                f"{made.nfe} evaluations, whose errors are those without noise: {words_on_noise(made)}"
+                f"{made.nfe} evaluations: the errors are those without noise; {words_on_noise(made)}"
                 for made in found
                 if made.noise is not None
             ),
