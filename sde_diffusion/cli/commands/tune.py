@@ -55,7 +55,7 @@ sdediff sample --solver tuned --nfe 8      and use it
 sdediff tune runs/mnist-vp --label all --guidance 2
 sdediff tune runs/cascade --nfe 20         evaluations of each stage
 sdediff tune --loss features               distances of features
-sdediff tune --stochastic --minutes 10     noise in the steps where it makes better samples
+sdediff tune --stochastic --minutes 10     noise where it makes better samples
 """
 
 
