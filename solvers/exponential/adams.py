@@ -304,8 +304,7 @@ def _plan(solver: ExponentialAdams, path: Path, eta: float, times: tuple[float, 
         if solver.lower_order_final:
             p = min(p, len(times) - 1 - i)
         predictor = update(i, known[:p])
-        correct = solver.corrector and i + 1 < last
-        corrector = update(i, [i + 1, *known[:p]]) if correct else None
+        corrector = update(i, [i + 1, *known[:p]]) if solver.corrector else None
         value = form.value(float(alpha[i]), float(sigma[i]))
         steps.append(PlannedStep(times[i], times[i + 1], p, value, predictor, corrector))
     return tuple(steps)

@@ -16,6 +16,10 @@ fall. (A single difference can be small by chance where it changes sign, and e_p
 corrector of the step keeps its g_p. As steps shrink r_p does too, and the order is that of the method with most values.
 Codes for smooth equations choose their order by the same comparison (Shampine & Gordon 1975, chapter 7); here every
 sample has its own g_p, and they are continuous.
+
+The step to zero noise is x_0 = D_N. With ``extrapolated`` it is the limit of the last values of D
+(``solvers.exponential.zero_noise``), and the last state is corrected like the others: D_N = D(x_N) moves by as much as
+x_N / alpha_N, since D follows the state where the data are wide against the noise.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.exact_step import ancestral_step
 from solvers.exponential.adams import ExponentialAdams, MultistepState, PlannedStep, Update, combine
+from solvers.exponential.zero_noise import ZeroNoise
 from solvers.noise import Noise
 from solvers.problem import Path, ReverseProcess
 from solvers.solver import LocalErrorEstimate, Solver, sum_of
@@ -55,11 +60,12 @@ class OrderChoice(NamedTuple):
 
 
 class VariableOrderRun(NamedTuple):
-    """The history, the choices of all steps, and the shares of the differences in the last step where it chose."""
+    """The history, the choices of all steps, the shares of the differences in the last step where it chose, the end."""
 
     history: MultistepState
     choices: tuple[OrderChoice | None, ...]
     shares: tuple[Tensor, ...] | None
+    end: ZeroNoise | None
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,10 @@ class VariableOrder(Solver):
     Args:
         larger: the method with p values, deterministic and with p at least 4.
         fewest: k, the number of values that the choice starts from, from 2 to p - 1; None is p - 1.
+        extrapolated: whether the last step extrapolates D to zero noise, from 3 evaluations on.
 
     Raises:
-        ValueError: another method, or another k.
+        ValueError: another method, such as one that does not interpolate D where ``extrapolated``, or another k.
 
     Where D does not change, all methods are exact:
 
@@ -85,6 +92,7 @@ class VariableOrder(Solver):
 
     larger: ExponentialAdams
     fewest: int | None = None
+    extrapolated: bool = False
 
     needs = (ReverseProcess,)
     data_independent = False
@@ -99,6 +107,13 @@ class VariableOrder(Solver):
             )
         if self.fewest is not None and not 2 <= self.fewest < p:
             raise InputError(f"fewest is from 2 to p - 1 = {p - 1}; got {self.fewest}")
+        if self.extrapolated and self.larger.form != "data":
+            raise InputError(f"only a method with form='data' is extrapolated to zero noise; got {self.larger.form!r}")
+
+    @property
+    def owns_last_step(self) -> bool:
+        """Whether it extrapolates in the step to zero noise."""
+        return self.extrapolated
 
     @property
     def smaller(self) -> ExponentialAdams:
@@ -124,23 +139,27 @@ class VariableOrder(Solver):
     def init(self, problem: ReverseProcess, times: Tensor) -> VariableOrderRun:
         """Plan the whole grid; plans are cached."""
         choices = _choices(self.larger, self.smaller.predictor_order, problem.path, tuple(times.tolist()))
-        return VariableOrderRun(self.smaller.init(problem, times), choices, None)
+        end = _end(problem.path, tuple(times.tolist())) if self.extrapolated else None
+        return VariableOrderRun(self.smaller.init(problem, times), choices, None, end)
 
     def step(
         self, problem: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, state: VariableOrderRun, noise: Noise
     ) -> tuple[Tensor, Tensor, VariableOrderRun]:
         """Evaluate at t, correct x there with the shares of the step before, and predict x at s."""
-        history, choices, shares = state
+        history, choices, shares, end = state
+        if history.number == len(history.plan):  # to zero noise
+            x0 = problem.denoise(x, t)
+            if end is None:
+                return x0, s, state
+            values = (x0, *history.values)
+            shift = (_corrected(state, x, values) - x) / float(problem.path(t).alpha)
+            return end(values).add_(shift), s, state
         step, i = history.planned(t, s), history.number
         x0 = problem.denoise(x, t)
         if step.order == 0:
-            return ancestral_step(problem, x, x0, t, s, None), s, VariableOrderRun(history.after(), choices, None)
+            return ancestral_step(problem, x, x0, t, s, None), s, VariableOrderRun(history.after(), choices, None, end)
         values = (step.interpolated(x0, x), *history.values)
-        if history.base is not None and (redo := history.plan[i - 1].corrector):
-            x = combine(redo, history.base, values)
-            if shares is not None and (last := choices[i - 1]):
-                for share, weights in zip(shares, last.correctors, strict=True):
-                    x.add_(share * sum_of(weights, values))
+        x = _corrected(state, x, values)
         values = values[: self.larger.predictor_order]
         out, shares = combine(step.predictor, x, values), None
         if choice := choices[i]:
@@ -148,7 +167,7 @@ class VariableOrder(Solver):
             shares = _shares(differences, len(choice.correctors))
             for share, more in zip(shares, differences[-len(shares) :], strict=True):
                 out.add_(share * more)
-        return out, s, VariableOrderRun(history.after(values, x), choices, shares)
+        return out, s, VariableOrderRun(history.after(values, x), choices, shares, end)
 
     def estimate(
         self,
@@ -161,6 +180,18 @@ class VariableOrder(Solver):
     ) -> LocalErrorEstimate | None:
         """RMS of corrected minus predicted x for the step before; None without corrector."""
         return self.smaller.estimate(problem, x, t, s, before.history, after.history) if self.uses_corrector else None
+
+
+def _corrected(state: VariableOrderRun, x: Tensor, values: tuple[Tensor, ...]) -> Tensor:
+    """x by the step before, repeated with the value at its end and with its shares."""
+    history, i = state.history, state.history.number
+    if history.base is None or not (redo := history.plan[i - 1].corrector):
+        return x
+    x = combine(redo, history.base, values)
+    if state.shares is not None and (last := state.choices[i - 1]):
+        for share, weights in zip(state.shares, last.correctors, strict=True):
+            x.add_(share * sum_of(weights, values))
+    return x
 
 
 def _shares(differences: Sequence[Tensor], choices: int) -> tuple[Tensor, ...]:
@@ -176,6 +207,15 @@ def _shares(differences: Sequence[Tensor], choices: int) -> tuple[Tensor, ...]:
     for i in reversed(range(choices - 1)):
         shares[i] = shares[i] + (1 - shares[i]) * shares[i + 1]
     return tuple(share.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1)) for share in shares)
+
+
+@lru_cache(maxsize=128)
+def _end(path: Path, times: tuple[float, ...]) -> ZeroNoise | None:
+    """From the noise levels of the last three evaluations; None for fewer, or where a run ends above zero noise."""
+    alpha, sigma = path(torch.tensor(times[-4:], dtype=torch.float64, device="cpu"))[:2]
+    if len(times) < 4 or float(sigma[-1]) > 0:
+        return None
+    return ZeroNoise.of((sigma / alpha)[:-1].tolist())
 
 
 @lru_cache(maxsize=128)

@@ -4,8 +4,10 @@ It has data prediction and the corrector. Beyond 12 steps it is polynomials in t
 sample's values are rough, through fewer (``solvers.exponential.variable_order``; down to two up to 15 steps, to four
 beyond), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps u^(3 - 10 / steps), and rho falls
 faster). With fewer steps it goes through two values, in lambda up to 6 steps and in the clock up to 12. From a low
-start the levels are those of Karras et al. 2022, and the order is chosen with any number of steps. The clock is a
-function of rho alone (``solvers.noise_clock``), so one engine serves every path.
+start the levels are those of Karras et al. 2022, and the order is chosen with any number of steps. In many dimensions,
+and in a few from some low starts with 12 to 15 steps, the last values are extrapolated to zero noise
+(``solvers.exponential.zero_noise``). The clock is a function of rho alone (``solvers.noise_clock``), so one engine
+serves every path.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.grids import GRIDS, power, time_at
+from solvers.grids import power, time_at
 from solvers.problem import Path
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
@@ -27,12 +29,13 @@ _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
 _ANY = replace(_MANY, fewest=2)
 _FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
-_COARSE_STEPS = 6  # steps below which the last level stays high
 _FINE = 20  # steps from which the grid is denser near the data
 
 LOW_START = 10.0  # the rho of the start below which there are levels for every number of steps
 LOWEST_START = 4.5  # the same for a few dimensions, below which the order is chosen from 2 values up
+_EXTRAPOLATED_STEPS = range(12, 16)  # of a few dimensions from a start between these two
 _LOW = 40.0  # the rho of the start below which many dimensions get the levels of Karras et al.
+_LOW_STEPS = 16  # steps from a start below LOW_START beyond which the last level is lower
 _EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
 
 # Features that many pixels share are decided at higher noise levels: for samples of many dimensions, noise levels are
@@ -50,8 +53,6 @@ def noise_of_start(path: Path) -> float:
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     start = noise_of_start(path)
-    if large and LOW_START <= start < _LOW and steps > _SOME_STEPS:
-        return GRIDS["karras"](path, steps)
     if start < (_LOW if large else LOW_START):
         return low_start_grid(path, steps, start, large)
     fine = max(steps / _FINE, 1.0)
@@ -63,12 +64,15 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
     """The times of the engine from a low start: (steps + 1,) float64.
 
-    They are the levels of Karras et al. 2022, eq. 5, with an exponent that falls as the steps grow and rises with the
-    start. From a start below rho = 10 it is between 3 and 9, and the last level is 2 / steps^2, in many dimensions from
-    6 steps at most start / 125 (in a few dimensions from a start below 4.5 up to 15 steps 1.4 / steps^2). Many
+    They are the levels of Karras et al. 2022, eq. 5. Their exponent falls as the steps grow. In many dimensions from a
+    start below rho = 10 it is 45 / steps up to 9 steps, 5 up to 16, and 80 / steps beyond, of 3 at least. Many
     dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
-    28 / (steps - 8) beyond, and the last level 2.5 / steps^2, of 0.08 at most. From 13 steps they have the default
-    levels of Karras et al., with exponent 7.
+    40 / (steps - 8) beyond, and 8 from 13 steps on. The last level is 2.7 / steps^2, of 0.08 at most, and from a start
+    below 10 beyond 16 steps 2 / steps^2.
+
+    In a few dimensions from 12 to 15 steps the exponent is 9, with the same last level. With other numbers of steps it
+    rises with the start and is between 3 and 7, and the last level is 2 / steps^2 (from a start below 4.5 up to 15
+    steps 1.4 / steps^2).
 
     >>> from solvers import Scales
     >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
@@ -76,19 +80,21 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     tensor([3.0000, 0.6563, 0.0853, 0.0000], dtype=torch.float64)
     """
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
-    if start < LOWEST_START and not large and steps <= _ANY_STEPS:
+    if large:
+        low = min(2.7 / steps**2, 0.08, start / 8)
+        if start < LOW_START:
+            p = max(45 / steps, min(5.0, 80 / steps), 3.0)
+            low = low if steps <= _LOW_STEPS else 2 / steps**2
+        else:
+            p = max(40 / (steps - _EVEN_STEPS), 8.0) if steps > _EVEN_STEPS else math.inf
+    elif start < LOWEST_START and steps <= _ANY_STEPS:
         p = min(max(6.0 * (_SOME_STEPS / steps) ** 0.6, 3.0), 7.0)
         low = min(1.4 / steps**2, start / 8)
-    elif start < LOW_START and large:
-        exponent = 5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.7
-        p = min(max(exponent, 3.0), 5.0 * (start / 3) ** (0.7 if steps < _EVEN_STEPS else 0.2))
-        low = min(2 / steps**2, start / (125 if steps >= _COARSE_STEPS else 8))
-    elif start < LOW_START:
+    elif steps in _EXTRAPOLATED_STEPS:
+        p, low = 9.0, 2.7 / steps**2
+    else:
         p = min(max(5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.4, 3.0), 7.0)
         low = min(2 / steps**2, start / 8)
-    else:
-        p = 28 / (steps - _EVEN_STEPS) if steps > _EVEN_STEPS else math.inf
-        low = min(2.5 / steps**2, 0.08)
     if p == math.inf:
         rho = start * (low / start) ** share
     else:
@@ -119,14 +125,14 @@ def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
 
 
 def engine_for(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
-    """The engine; from a low start, on levels of Karras et al., the order may rise with fewer steps already."""
-    if start < LOWEST_START and not large:
-        return _ANY if steps <= _ANY_STEPS else _MANY
-    if start < (_LOW if large else LOW_START):
-        return _ANY if large and steps <= _SOME_STEPS else _MANY
-    if steps <= _SOME_STEPS:
+    """The engine; from a low start the order may rise with fewer steps already."""
+    if steps <= _SOME_STEPS and start >= (_LOW if large else LOW_START):
         return _FEW if steps <= _FEW_STEPS else _SOME
-    return _ANY if steps <= _ANY_STEPS else _MANY
+    between = not large and LOWEST_START <= start < LOW_START
+    extrapolated = large or (between and steps in _EXTRAPOLATED_STEPS)
+    most = _SOME_STEPS if large and start < LOW_START else _ANY_STEPS  # for which the order may be low
+    any_order = extrapolated if between else steps <= most
+    return replace(_ANY if any_order else _MANY, extrapolated=extrapolated)
 
 
 def fixed_order_engine(steps: int) -> ExponentialAdams:

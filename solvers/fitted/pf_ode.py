@@ -32,7 +32,7 @@ from torch import Tensor
 from solvers.errors import InputError, InputTypeError
 from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.data_units import InDataUnits, ScaledPath
-from solvers.fitted.engine import LARGER, LOW_START, LOWEST_START, engine_for, engine_grid, noise_of_start
+from solvers.fitted.engine import LARGER, LOWEST_START, engine_for, engine_grid, noise_of_start
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -45,14 +45,12 @@ from solvers.solver import Solver
 
 # A table is used where the path starts at this many times its next rho at least.
 _ROOM = 1.2
-# Rows that may be left out where a path starts low, and by ``large`` the steps for which that is better than the
-# engine, and the largest distance of the start to the level that it stands for.
+# Rows that may be left out where a path starts low and the samples have few dimensions, and the steps for which that
+# was fitted.
 _MOST_LEAD = 4
-_LEAD_STEPS = {False: range(3, 12), True: range(5, 7)}
-_FARTHEST = {False: 1.8, True: 0.9}
-_ENGINE_STEPS = 5  # steps of many dimensions for which the engine is better from a start of 10 or more
-_LOWEST_STEPS = 10  # steps of few dimensions from which the engine is better from a start below LOWEST_START
-_NEAREST = 0.1  # the same where rows are left out of a table for many dimensions
+_LEAD_STEPS = range(3, 12)
+_LOWEST_STEPS = 10  # steps from which the engine is better from a start below LOWEST_START
+_FARTHEST = {False: 1.8, True: 0.9}  # the largest distance of the start to the level that it stands for, by ``large``
 _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
@@ -89,11 +87,6 @@ def scale_noise_levels(entry: dict[str, Any], factor: float) -> dict[str, Any]:
     return {**entry, "rho": [rho * factor for rho in entry["rho"]], "rows": [first, *entry["rows"][1:]]}
 
 
-def _own(large: bool) -> dict[int, dict[str, Any]]:
-    """The entries that were fitted for samples of this size."""
-    return _fitted("pf_ode_large.json" if large else "pf_ode.json")
-
-
 def _entry(steps: int, large: bool) -> dict[str, Any] | None:
     entry = _fitted("pf_ode.json").get(steps)
     if large:
@@ -118,14 +111,14 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     found = []
     for lead in range(_MOST_LEAD + 1):
         entry = _entry(steps + lead, large)
-        if entry is None or (lead and not _may_be_cut(steps, lead, large, start)):
+        if entry is None or (lead and (large or not _may_be_cut(steps, lead, start))):
             continue
         rho = [max(_PURE, start), *entry["rho"], 0.0]
         if start < _ROOM * rho[lead + 1]:
             continue
         apart = math.log(rho[lead] / start) if start < math.inf else 0.0
         apart = max(apart, -_BELOW * apart)
-        if apart <= (_NEAREST if lead and large else _FARTHEST[large]):
+        if apart <= _FARTHEST[large]:
             found.append((apart, lead, entry))
     if not found:
         return None
@@ -134,13 +127,11 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     return table_of(path, entry, Invariance(steps + lead, lead, exact, unit))
 
 
-def _may_be_cut(steps: int, lead: int, large: bool, start: float) -> bool:
-    if large and steps == _ENGINE_STEPS and start >= LOW_START:
-        return False
-    if not large and steps >= _LOWEST_STEPS and start < LOWEST_START:
+def _may_be_cut(steps: int, lead: int, start: float) -> bool:
+    if steps >= _LOWEST_STEPS and start < LOWEST_START:
         return False
     whole = steps + lead
-    return steps in _LEAD_STEPS[large] and whole in _own(large) and whole != _NEVER_CUT
+    return steps in _LEAD_STEPS and whole in _fitted("pf_ode.json") and whole != _NEVER_CUT
 
 
 def table_of(path: Path, entry: dict[str, Any], invariance: Invariance | None = None) -> MixtureOfTables:
