@@ -64,15 +64,18 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
     """The times of the engine from a low start: (steps + 1,) float64.
 
-    They are the levels of Karras et al. 2022, eq. 5. Their exponent falls as the steps grow. In many dimensions from a
-    start below rho = 10 it is 45 / steps up to 9 steps, 5 up to 16, and 80 / steps beyond, of 3 at least. Many
-    dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
-    40 / (steps - 8) beyond, and 8 from 13 steps on. The last level is 2.7 / steps^2, of 0.08 at most, and from a start
-    below 10 beyond 16 steps 2 / steps^2.
+    They are the levels of Karras et al. 2022, eq. 5. Their exponent falls as the steps grow.
 
-    In a few dimensions from 12 to 15 steps the exponent is 9, with the same last level. With other numbers of steps it
-    rises with the start and is between 3 and 7, and the last level is 2 / steps^2 (from a start below 4.5 up to 15
-    steps 1.4 / steps^2).
+    In many dimensions from a start below rho = 10 it is 45 / steps up to 9 steps, 5 up to 16, and 80 / steps beyond, of
+    3 at least. The last level is 2.7 / steps^2, of 0.08 at most, and 2 / steps^2 beyond 16 steps.
+
+    Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
+    40 / (steps - 8), of 10 at least, up to 15, and 8 beyond. The last level is the lower of 4 / steps^2 and 1 / (2
+    steps), and 2.7 / steps^2 beyond 15 steps.
+
+    In a few dimensions from 12 to 15 steps the exponent is 9, and the last level 2.7 / steps^2. With other numbers of
+    steps the exponent rises with the start and is between 3 and 7, and the last level is 2 / steps^2 (from a start
+    below 4.5 up to 15 steps 1.4 / steps^2).
 
     >>> from solvers import Scales
     >>> low = lambda t: Scales(torch.ones_like(t), 3 * t, torch.zeros_like(t), torch.zeros_like(t))
@@ -80,13 +83,12 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     tensor([3.0000, 0.6563, 0.0853, 0.0000], dtype=torch.float64)
     """
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
-    if large:
-        low = min(2.7 / steps**2, 0.08, start / 8)
-        if start < LOW_START:
-            p = max(45 / steps, min(5.0, 80 / steps), 3.0)
-            low = low if steps <= _LOW_STEPS else 2 / steps**2
-        else:
-            p = max(40 / (steps - _EVEN_STEPS), 8.0) if steps > _EVEN_STEPS else math.inf
+    if large and start < LOW_START:
+        p = max(45 / steps, min(5.0, 80 / steps), 3.0)
+        low = min((2.7 if steps <= _LOW_STEPS else 2) / steps**2, 0.08, start / 8)
+    elif large:
+        p = max(40 / (steps - _EVEN_STEPS), 10.0 if steps <= _ANY_STEPS else 8.0) if steps > _EVEN_STEPS else math.inf
+        low = min(4 / steps**2, 0.5 / steps) if steps <= _ANY_STEPS else 2.7 / steps**2
     elif start < LOWEST_START and steps <= _ANY_STEPS:
         p = min(max(6.0 * (_SOME_STEPS / steps) ** 0.6, 3.0), 7.0)
         low = min(1.4 / steps**2, start / 8)
