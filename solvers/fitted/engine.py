@@ -66,7 +66,7 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
 
     They are the levels of Karras et al. 2022, eq. 5. Their exponent falls as the steps grow.
 
-    In many dimensions from a start below rho = 10 it is 45 / steps up to 9 steps, 5 up to 16, and 80 / steps beyond, of
+    In many dimensions from a start below rho = 10 it is 45 / steps up to 7 steps, 6 up to 13, and 80 / steps beyond, of
     3 at least. The last level is 2.7 / steps^2, of 0.08 at most, and 2 / steps^2 beyond 16 steps.
 
     Many dimensions from a higher start have equal steps of log rho, of exponent infinity, up to 8 steps, the exponent
@@ -84,7 +84,7 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
     """
     share = torch.linspace(0, 1, steps, dtype=torch.float64, device="cpu")
     if large and start < LOW_START:
-        p = max(45 / steps, min(5.0, 80 / steps), 3.0)
+        p = max(45 / steps, min(6.0, 80 / steps), 3.0)
         low = min((2.7 if steps <= _LOW_STEPS else 2) / steps**2, 0.08, start / 8)
     elif large:
         p = max(40 / (steps - _EVEN_STEPS), 10.0 if steps <= _ANY_STEPS else 8.0) if steps > _EVEN_STEPS else math.inf
