@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
 from solvers.exponential.zero_noise import ZeroNoise
 from solvers.grids import time_at
+from solvers.noise import NoNoise
 
 RHO = (0.6, 0.25, 0.1)
 PLAIN = VariableOrder(ExponentialAdams(5, variable="time", corrector=True), fewest=2)
@@ -91,6 +93,22 @@ def test_runs_of_a_solver_end_at_the_data_with_a_fraction_of_the_error() -> None
     assert runs[1].nfe.tolist() == [16] * 16
     before, after = (float(rms(run.x - truth).median()) for run in runs)
     assert after < 0.1 * before, (before, after)
+
+
+def test_the_last_state_is_corrected_as_before_a_further_step() -> None:
+    model = Gaussian(torch.zeros(3), torch.tensor([1.0, 0.3, 0.01], dtype=torch.float64), sde=VPSDE())
+    ode, x1 = model.sde.probability_flow(model), model.sde.prior((4, 3), seeds=range(4), dtype=torch.float64)
+    grid = torch.tensor([1.0, 0.7, 0.45, 0.3, 0.2, 0.12, 0.0], dtype=torch.float64)
+    further = torch.cat([grid[:-1], torch.tensor([0.1], dtype=torch.float64)])
+    state, x = SOLVER.init(ode, further), x1
+    for t, s in pairwise(further):
+        last = x
+        x, _, state = SOLVER.step(ode, x, t, s, state, NoNoise())
+    base, values = state.history.base, state.history.values
+    assert base is not None and float((base - last).abs().max()) > 1e-3
+    alpha, sigma = model.sde.marginal(grid[-4:-1])
+    expected = ZeroNoise.of((sigma / alpha).tolist())(values) + (base - last) / alpha[-1]
+    torch.testing.assert_close(solve(ode, x1, solver=SOLVER, grid=grid).x, expected, rtol=0, atol=1e-12)
 
 
 def test_it_changes_the_last_step_alone() -> None:
