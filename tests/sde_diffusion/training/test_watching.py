@@ -144,7 +144,7 @@ def test_the_cost_is_that_of_the_updates_and_nothing_changes() -> None:
     cost = measure_cost(model, data, TrainConfig(steps=1000, batch_size=16), done=400)
     assert (cost.updates, cost.measured, cost.device) == (600, 3, "cpu")
     assert cost.parameters == sum(p.numel() for p in model.network.parameters())
-    assert 0 < cost.seconds < 5 and cost.total == 600 * cost.seconds
+    assert cost.seconds > 0 and cost.total == 600 * cost.seconds
     assert torch.equal(state, torch.get_rng_state()) and model.normalization is None
     assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
 
