@@ -38,7 +38,6 @@ _TRIALS = 24  # of solvers and grids; with time for fewer there are none
 _FEWEST = 8  # samples that rows are fitted to
 _MANY_BASES, _MANY = 8, 64  # bases and samples; with time for fewer there are fewer bases
 _TABLES = 4  # beside the default that are fitted to all samples
-_REFITTED = 3  # times the samples of the comparison, for the best where not all samples can be used
 _TURNS, _LEAST_BATCH = 6, 6  # batches that derivatives are likely to be found for, and the fewest samples of one
 _BATCHES = 4  # of all samples
 _WHOLE = 3  # iterations on all samples that follow if there is time for so many
@@ -77,12 +76,12 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
     tell(0.0, "times from the reference solutions")
     rows = clock.part(0.35)
     few_bases = rows.left() < _MANY_BASES * _MANY * steps * call
-    powers = _POWERS[:1] if few_bases else _POWERS
+    powers = _POWERS[:2] if few_bases else _POWERS
     bases = [_Base(default), *(_Base(table) for table in _from_path(task, steps, scale, powers))]
     if task.mean is not None:  # one row more
         longer = (default_table(task, steps + 1, scale), *_from_path(task, steps + 1, scale, powers))
         started = [_Base(table, task.mean) for table in longer]
-        bases = [*started, bases[-1]] if few_bases else [*bases, *started]
+        bases = [*started, *bases[1:]] if few_bases else [*bases, *started]
     trial = clock.part(0.06)
     if trial.left() > _TRIALS * 8 * steps * call:
         tell(0.05, "families of solvers and grids")
@@ -99,13 +98,10 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
         if len(ranked) < 3 or not rows.over():
             ranked.append(_followed(task, base, n, k))
     usual, *others = ranked
-    # The default stays where few samples rank them and time allows.
-    chosen = [usual, *sorted(others)[:_TABLES]] if n == len(fit.x1) else sorted(ranked)[:1]
-    tables = []
-    for one in chosen:
-        more = min(_REFITTED * n, len(fit.x1))
-        table, mean = (one if n == more else _followed(task, bases[one.number], more, one.number)).base
-        tables.append(found.tried("rows", table, mean))
+    # The default stays where few samples rank them and time allows. A few samples do not say whether to start with the
+    # mean: the held-out ones do.
+    chosen = [usual, *sorted(others)[:_TABLES]] if n == len(fit.x1) else _best_of_each_start(ranked)
+    tables = [found.tried("rows", *one.base) for one in chosen]
     tell(0.4, "weights of the best")
     for tried in sorted(tables, key=error_of):
         _refined(task, tried, found, clock, call)
@@ -125,6 +121,13 @@ def _followed(task: Task, base: _Base, n: int, number: int) -> _Followed:
     states = task.path.at(base.table.times)[:, :n]
     table, error = fitted_rows(task.part(n, base.mean), base.table, states)
     return _Followed(error if math.isfinite(error) else math.inf, number, base._replace(table=table))
+
+
+def _best_of_each_start(ranked: Sequence[_Followed]) -> list[_Followed]:
+    """The best that starts with the mean and the best that starts with an evaluation."""
+    with_mean = [one for one in ranked if one.base.mean is not None]
+    without = [one for one in ranked if one.base.mean is None]
+    return [min(some) for some in (with_mean, without) if some]
 
 
 def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sde_diffusion import VPSDE, Gaussian, GaussianMixture
@@ -9,6 +11,7 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from sde_diffusion.sampling.reference_states import ReferencePath
 from sde_diffusion.tuning import tuned_for
 from sde_diffusion.tuning.fit import TableFit, run
+from sde_diffusion.tuning.path_stages import _Base, _best_of_each_start, _Followed
 from sde_diffusion.tuning.row_fit import fitted_rows
 from solvers import SOLVERS, solve
 from solvers.fitted.compile import compile_table
@@ -59,3 +62,11 @@ def test_tuning_for_a_time_uses_the_path() -> None:
     model = Gaussian(torch.zeros(2), torch.tensor([1.0, 0.04]), sde=VPSDE())
     found = tuned_for(model, [4], minutes=0.02, timer=evaluation_clock(model, 1e-4), progress=False)[4]
     assert "rows" in found.stages and found.error < 0.5 * found.default_error
+
+
+def test_the_best_that_starts_with_the_mean_and_the_best_that_does_not() -> None:
+    table = compile_table(SOLVERS["ddim"], VPSDE(), 2)
+    means = [torch.zeros(2), None, torch.zeros(2), None, None]
+    ranked = [_Followed(error, k, _Base(table, means[k])) for k, error in enumerate([0.4, 0.2, 0.3, math.inf, 0.1])]
+    assert [one.number for one in _best_of_each_start(ranked)] == [2, 4]
+    assert [one.number for one in _best_of_each_start(ranked[1:2])] == [1]
