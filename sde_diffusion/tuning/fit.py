@@ -42,8 +42,8 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Fitted columns of a row: the values of the current step and of the three before.
 _BAND = 4
-_DIFFERENCE = 1e-3
-_RIDGE = 1e-3
+DIFFERENCE = 1e-3
+RIDGE = 1e-3
 STALE = 0.99  # a step with old derivatives that gains less is followed by new ones
 
 
@@ -96,7 +96,7 @@ class TableFit:
             return values - self.target, jacobian.flatten(2)
         columns = []
         for along in jacobian:
-            h = _DIFFERENCE / max(float(along.square().mean().sqrt()), 1e-30)
+            h = DIFFERENCE / max(float(along.square().mean().sqrt()), 1e-30)
             columns.append((self._values(x.double() + h * along) - values) / h)
         return values - self.target, torch.stack(columns)
 
@@ -187,7 +187,7 @@ def sensitivities(parameters: TableParameters, q: Tensor, fit: TableFit) -> tupl
     """The endpoints at q and their derivatives: (B, ...) and (|q|, B, ...)."""
     table = parameters.table(q, fit)
     assert table is not None
-    shape, n, e = fit.x1.shape, len(table.rows), _DIFFERENCE
+    shape, n, e = fit.x1.shape, len(table.rows), DIFFERENCE
     rho = fit.rho(torch.tensor(table.times[:-1], dtype=torch.float64))
     shifted = fit.sde.time(-torch.log(rho) - e).tolist()
     every = torch.arange(shape[0])
@@ -324,7 +324,7 @@ def improved(
         trials: number of lambdas.
     """
     a, g = _normal_equations(found, bases)
-    now, ridge = _rms_ratio([r for r, _ in found], bases), _RIDGE * float(a.diagonal().mean())
+    now, ridge = _rms_ratio([r for r, _ in found], bases), RIDGE * float(a.diagonal().mean())
     for _ in range(trials):
         system = a + damping * a.diagonal().diag() + (ridge + 1e-30) * torch.eye(len(q), dtype=torch.float64)
         tried = q - torch.linalg.solve(system, g + ridge * q)
@@ -376,7 +376,7 @@ def differences(
 
         def along(direction: Tensor) -> list[Tensor]:
             # Two nearly equal times may lose their order in one direction and not in the other.
-            for e in (_DIFFERENCE, -_DIFFERENCE):
+            for e in (DIFFERENCE, -DIFFERENCE):
                 moved = endpoints(q + e * direction)
                 if moved is not None:
                     return [(a.double() - b.double()) / e for a, b in zip(moved, base, strict=True)]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sde_diffusion.tuning.fit import _DIFFERENCE, TableFit, TableParameters
+from sde_diffusion.tuning.fit import DIFFERENCE, TableFit, TableParameters
 from solvers.fitted.table import Table
 
 _COMPARED = 4  # samples whose gradients are compared with differences
@@ -129,7 +129,7 @@ def projections(
     each = (n, *(1,) * (fit.x1.ndim - 1))
     rows = torch.arange(n, device="cpu")
     at = torch.tensor(table.times[:-1], dtype=torch.float64, device="cpu")
-    rates = (fit.sde.time(-torch.log(fit.rho(at)) - _DIFFERENCE) - at) / _DIFFERENCE
+    rates = (fit.sde.time(-torch.log(fit.rho(at)) - DIFFERENCE) - at) / DIFFERENCE
     with torch.enable_grad():
         change = torch.zeros(n, parameters.total, dtype=fit.x1.dtype, device=fit.x1.device, requires_grad=True)
         x, first = fit.x1, 0

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sde_diffusion.tuning.candidates import Found, Tried
 from sde_diffusion.tuning.effort import Clock
-from sde_diffusion.tuning.fit import _RIDGE, TableFit, TableParameters, run
+from sde_diffusion.tuning.fit import RIDGE, TableFit, TableParameters, run
 from sde_diffusion.tuning.gradients.adjoint import Gradients, Projections, projections
 from solvers.solver import sample_rms
 
@@ -149,6 +149,6 @@ def step(a: Tensor, known: Sequence[Gradient], q: Tensor, damping: float) -> Ten
     -0.5
     """
     g = torch.stack([one.g + a @ (q - one.q) for one in known]).mean(0)
-    ridge = _RIDGE * float(a.diagonal().mean()) + 1e-30
+    ridge = RIDGE * float(a.diagonal().mean()) + 1e-30
     system = a + damping * a.diagonal().diag() + ridge * torch.eye(len(q), dtype=a.dtype)
     return q - torch.linalg.solve(system, g + ridge * q)

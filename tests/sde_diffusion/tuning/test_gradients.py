@@ -13,8 +13,9 @@ from sde_diffusion.sampling.reference_solution import converged
 from sde_diffusion.tuning.candidates import Found, Tried
 from sde_diffusion.tuning.effort import Clock, Effort, Reporter
 from sde_diffusion.tuning.fit import Denoise, TableFit, TableParameters, run, sensitivities
-from sde_diffusion.tuning.gradients.adjoint import Gradients, gradients_of, projections
-from sde_diffusion.tuning.gradients.projected_fit import fit_projected
+from sde_diffusion.tuning.gradients import projected_fit
+from sde_diffusion.tuning.gradients.adjoint import Gradients, Projections, gradients_of, projections
+from sde_diffusion.tuning.gradients.projected_fit import Gradient, PooledMatrix, fit_projected, step
 from sde_diffusion.tuning.task import Task
 from solvers import SOLVERS
 from solvers.fitted.compile import compile_table
@@ -106,3 +107,42 @@ def test_a_fit_ends_where_derivatives_are_not_finite() -> None:
     start = Tried(1.0, table)
     limit = Clock(None)
     assert fit_projected(start, broken, Found(task, Reporter(None, limit)), Gradients(True, 8), limit, 1e-5) is start
+
+
+def test_gradients_of_earlier_parameters_are_moved_to_the_newest() -> None:
+    """Of quadratics all gradients lead to the same minimum, wherever they were found."""
+    a, least = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64), torch.tensor([1.0, -2.0]).double()
+    found = [torch.zeros(2).double(), torch.tensor([3.0, 1.0]).double()]
+    known = [Gradient(q, a @ (q - least)) for q in found]
+    torch.testing.assert_close(step(a, known, found[1], 0.0), least, rtol=0, atol=0.02)  # the ridge is 0.001
+
+
+def test_random_rows_of_a_sample_are_a_mean() -> None:
+    r, along = torch.tensor([[3.0, 4.0]]).double(), torch.tensor([[1.0, 2.0]]).double()
+    across = torch.tensor([[[1.0, 0.0]], [[0.0, 3.0]]]).double()
+    matrix = PooledMatrix(2)
+    matrix.add(Projections(r, along, across))
+    weight = 0.5  # 1 / 2 entries
+    expected = weight * (along.T @ along + torch.tensor([[1.0, 0.0], [0.0, 9.0]]).double() / 2)
+    once = PooledMatrix(2)
+    once.add(Projections(r, along, across[:0]))
+    torch.testing.assert_close(once.mean, weight * along.T @ along)
+    torch.testing.assert_close(matrix.mean, expected)
+
+
+def test_steps_without_a_gain_are_damped_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fit = problem(16)
+    task: Any = Task(model, fit, fit, 0.0, Effort(16, 16, 200, 1.0, True, 1e-5))
+    table = compile_table(SOLVERS["unipc"], model.sde, 3)
+    seen: list[float] = []
+
+    def without_gain(a: Tensor, known: Any, q: Tensor, damping: float) -> Tensor:
+        seen.append(damping)
+        return q + 10.0
+
+    monkeypatch.setattr(projected_fit, "step", without_gain)
+    start, limit = Tried(float(fit.errors(run(table, fit)).mean()), table), Clock(None)
+    with torch.no_grad():
+        found = fit_projected(start, fit, Found(task, Reporter(None, limit)), Gradients(True, 512), limit, 1e-5)
+    assert found is start
+    assert seen[:4] == pytest.approx([0.01, 0.06, 0.36, 2.16])
