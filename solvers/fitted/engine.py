@@ -3,11 +3,12 @@ r"""The exponential engine of ``pf-ode``: its method and its times for any numbe
 It has data prediction and the corrector. Beyond 12 steps it is polynomials in the clock through five values or, where a
 sample's values are rough, through fewer (``solvers.exponential.variable_order``; down to two up to 15 steps, to four
 beyond), of order 6, on clock u^2.5 down to rho = 2 / steps^2 (beyond 20 steps u^(3 - 10 / steps), and rho falls
-faster). With fewer steps it goes through two values, in lambda up to 6 steps and in the clock up to 12. From a low
-start the levels are those of Karras et al. 2022, and the order is chosen with any number of steps. In many dimensions,
-and in a few from some low starts with 12 to 15 steps, the last values are extrapolated to zero noise
-(``solvers.exponential.zero_noise``). The clock is a function of rho alone (``solvers.noise_clock``), so one engine
-serves every path.
+faster). With fewer steps it goes through two values, in lambda up to 6 steps and in the clock up to 12. In many
+dimensions the order is chosen from 10 steps on; up to 12, where the engine is better than a table, the noise levels are
+higher and end at 5 / steps^2. From a low start the levels are those of Karras et al. 2022, and the order is chosen with
+any number of steps. In many dimensions, and in a few from some low starts with 12 to 15 steps, the last values are
+extrapolated to zero noise (``solvers.exponential.zero_noise``). The clock is a function of rho alone
+(``solvers.noise_clock``), so one engine serves every path.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
 # Features that many pixels share are decided at higher noise levels: for samples of many dimensions, noise levels are
 # so many times as high. The factor was fitted to 500 to 3,072 dimensions.
 LARGER = 1.5
+UNTABLED_STEPS = range(10, 13)  # of many dimensions, where the engine is better than a table
+_UNTABLED_LARGER, _UNTABLED_LAST = 2.0, 5.0  # the factor with these, and the last level in units of 1 / steps^2
 _DETAIL = 0.3  # rho below which the grid is raised less
 
 
@@ -56,9 +59,10 @@ def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     if start < (_LOW if large else LOW_START):
         return low_start_grid(path, steps, start, large)
     fine = max(steps / _FINE, 1.0)
-    low = min(2 / steps**2, 0.5) / math.sqrt(fine)
+    untabled = large and steps in UNTABLED_STEPS
+    low = min((_UNTABLED_LAST if untabled else 2) / steps**2, 0.5) / math.sqrt(fine)
     times = power(path, steps, low, 3 - 0.5 / fine)
-    return shift_noise_levels(path, times, LARGER) if large else times
+    return shift_noise_levels(path, times, _UNTABLED_LARGER if untabled else LARGER) if large else times
 
 
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
@@ -128,7 +132,8 @@ def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
 
 def engine_for(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
     """The engine; from a low start the order may rise with fewer steps already."""
-    if steps <= _SOME_STEPS and start >= (_LOW if large else LOW_START):
+    untabled = large and steps in UNTABLED_STEPS
+    if steps <= _SOME_STEPS and start >= (_LOW if large else LOW_START) and not untabled:
         return _FEW if steps <= _FEW_STEPS else _SOME
     between = not large and LOWEST_START <= start < LOW_START
     extrapolated = large or (between and steps in _EXTRAPOLATED_STEPS)

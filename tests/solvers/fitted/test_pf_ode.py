@@ -16,7 +16,7 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from solvers import SOLVERS, solve
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.engine import engine_grid, fixed_order_engine
+from solvers.fitted.engine import UNTABLED_STEPS, engine_grid, fixed_order_engine
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, scale_noise_levels, table_entry, table_of
@@ -50,8 +50,9 @@ def test_a_table_is_the_same_solver_on_every_path(nfe):
     assert torch.allclose(results["CosineVPSDE"].x, results["Flow"].x, atol=1e-8)
 
 
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("nfe", STEPS)
+@pytest.mark.parametrize(
+    ("nfe", "large"), [(n, large) for n in STEPS for large in (False, True) if not large or n not in UNTABLED_STEPS]
+)
 def test_entries_and_tables_are_inverse(nfe, large):
     table = fitted_table(VPSDE(), nfe, large)
     assert table is not None
@@ -188,6 +189,7 @@ def test_few_dimensions_choose_their_order_from_two_values_below_a_start_of_4_5(
 def test_many_dimensions_have_tables_from_high_starts_alone():
     for start in (3.0, 10.5, 14.4, 39.0):
         assert all(fitted_table(VESDE(sigma_max=start), n, large=True) is None for n in range(3, 16))
+    assert all(fitted_table(VPSDE(), n, large=True) is None for n in (10, 11, 12))
     for start, steps in ((41.0, 8), (80.0, 5)):
         assert fitted_table(VESDE(sigma_max=start), steps, large=True).invariance == Invariance(steps)
 
@@ -205,8 +207,8 @@ def test_samples_of_many_dimensions_get_higher_noise_levels():
         unlike = solve(ode, x1, solver=other, nfe=8)  # what is asked for is what runs
         assert not torch.equal(found.x, unlike.x)
     # Without a table of their own.
-    rho = [torch.divide(*reversed(sde.marginal(GRIDS[name](sde, 12)[1:-1]))) for name in ("fitted", "fitted-large")]
-    assert torch.allclose(rho[1] / rho[0], torch.full((11,), 1.5, dtype=torch.float64), rtol=1e-6)
+    rho = [torch.divide(*reversed(sde.marginal(GRIDS[name](sde, 4)[1:-1]))) for name in ("fitted", "fitted-large")]
+    assert torch.allclose(rho[1] / rho[0], torch.full((3,), 1.5, dtype=torch.float64), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -219,14 +221,27 @@ def digits_24() -> tuple[GaussianMixture, Tensor, Tensor]:
     return model, x1, converged(model, x1, steps=300)[0]
 
 
-@pytest.mark.parametrize(("nfe", "bound"), [(5, 0.4), (6, 0.5), (7, 0.8), (8, 0.6), (9, 0.85), (10, 0.95), (15, 1.2)])
+@pytest.mark.parametrize(("nfe", "bound"), [(5, 0.4), (6, 0.5), (7, 0.8), (8, 0.6), (9, 0.85), (15, 1.2)])
 def test_tables_of_many_dimensions_on_data_of_no_family(digits_24, nfe, bound):
-    """Over UniPC; with raised noise levels the small tables have 0.60, 0.60, 0.62, 0.66, 0.79, 0.84, 0.95."""
+    """Over UniPC; with raised noise levels the small tables have 0.60, 0.60, 0.62, 0.66, 0.79, 0.95."""
     model, x1, x0 = digits_24
     ode = model.sde.probability_flow(model)
     assert fitted_table(model.sde, nfe, large=True).times != fitted_table(model.sde, nfe).times
     own, unipc = (float(rms(solve(ode, x1, solver=SOLVERS[s], nfe=nfe).x - x0).mean()) for s in ("pf-ode", "unipc"))
     assert own < bound * unipc
+
+
+def test_from_10_to_12_evaluations_the_engine_is_better_on_many_dimensions(digits_24):
+    """The tables before had 0.75 of the error of UniPC at 10, 0.78 at 11 and 1.01 at 12."""
+    model, x1, x0 = digits_24
+    ode = model.sde.probability_flow(model)
+
+    def error(name: str, nfe: int) -> float:
+        return float(rms(solve(ode, x1, solver=SOLVERS[name], nfe=nfe).x - x0).mean())
+
+    errors = [error("pf-ode", n) for n in (9, *UNTABLED_STEPS)]
+    assert errors[1] < 0.6 * error("unipc", 10) and errors[3] < 0.85 * error("unipc", 12)
+    assert all(after < 1.02 * before for before, after in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), Flow(), EDM(), VESDE(sigma_max=45.0)], ids=lambda sde: type(sde).__name__)
