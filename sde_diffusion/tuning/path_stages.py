@@ -55,9 +55,8 @@ class _Base(NamedTuple):
 class _Followed(NamedTuple):
     """A table with rows that follow the path, and its error on the samples of the comparison."""
 
-    error: float
-    number: int
     base: _Base
+    error: float
 
 
 def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Found, clock: Clock) -> None:
@@ -96,11 +95,11 @@ def fit_to_path(task: Task, default: Table, scale: float, steps: int, found: Fou
     for k, base in enumerate(bases):
         tell(0.1 + 0.2 * k / len(bases), "rows")
         if len(ranked) < 3 or not rows.over():
-            ranked.append(_followed(task, base, n, k))
+            ranked.append(_followed(task, base, n))
     usual, *others = ranked
     # The default stays where few samples rank them and time allows. A few samples do not say whether to start with the
     # mean: the held-out ones do.
-    chosen = [usual, *sorted(others)[:_TABLES]] if n == len(fit.x1) else _best_of_each_start(ranked)
+    chosen = [usual, *sorted(others, key=_error)[:_TABLES]] if n == len(fit.x1) else _best_of_each_start(ranked)
     tables = [found.tried("rows", *one.base) for one in chosen]
     tell(0.4, "weights of the best")
     for tried in sorted(tables, key=error_of):
@@ -115,19 +114,23 @@ def _from_path(task: Task, steps: int, scale: float, powers: Sequence[float]) ->
     return [compile_table(solver, task.model.sde, steps, times) for times in grids]
 
 
-def _followed(task: Task, base: _Base, n: int, number: int) -> _Followed:
+def _followed(task: Task, base: _Base, n: int) -> _Followed:
     """The base with rows that follow the path of n samples."""
     assert task.path is not None
     states = task.path.at(base.table.times)[:, :n]
     table, error = fitted_rows(task.part(n, base.mean), base.table, states)
-    return _Followed(error if math.isfinite(error) else math.inf, number, base._replace(table=table))
+    return _Followed(base._replace(table=table), error if math.isfinite(error) else math.inf)
+
+
+def _error(one: _Followed) -> float:
+    return one.error
 
 
 def _best_of_each_start(ranked: Sequence[_Followed]) -> list[_Followed]:
     """The best that starts with the mean and the best that starts with an evaluation."""
     with_mean = [one for one in ranked if one.base.mean is not None]
     without = [one for one in ranked if one.base.mean is None]
-    return [min(some) for some in (with_mean, without) if some]
+    return [min(some, key=_error) for some in (with_mean, without) if some]
 
 
 def _refined(task: Task, start: Tried, found: Found, clock: Clock, call: float) -> None:

@@ -42,8 +42,8 @@ _EVEN_STEPS = 8  # steps up to which these are equal steps of log rho
 # Features that many pixels share are decided at higher noise levels: for samples of many dimensions, noise levels are
 # so many times as high. The factor was fitted to 500 to 3,072 dimensions.
 LARGER = 1.5
-UNTABLED_STEPS = range(10, 13)  # of many dimensions, where the engine is better than a table
-_UNTABLED_LARGER, _UNTABLED_LAST = 2.0, 5.0  # the factor with these, and the last level in units of 1 / steps^2
+ENGINE_STEPS = range(10, 13)  # of many dimensions, where the engine is better than a table
+_ENGINE_LARGER, _ENGINE_LAST = 2.0, 5.0  # the factor with these, and the last level in units of 1 / steps^2
 _DETAIL = 0.3  # rho below which the grid is raised less
 
 
@@ -53,16 +53,25 @@ def noise_of_start(path: Path) -> float:
     return sigma / alpha if alpha > 0 else math.inf
 
 
+def prefers_engine(steps: int, large: bool) -> bool:
+    """Whether the engine is better than a table for so many steps, from every start.
+
+    >>> prefers_engine(10, True), prefers_engine(10, False), prefers_engine(9, True)
+    (True, False, False)
+    """
+    return large and steps in ENGINE_STEPS
+
+
 def engine_grid(path: Path, steps: int, large: bool = False) -> Tensor:
     """The times of the engine's member for a number of steps: (steps + 1,) float64."""
     start = noise_of_start(path)
     if start < (_LOW if large else LOW_START):
         return low_start_grid(path, steps, start, large)
     fine = max(steps / _FINE, 1.0)
-    untabled = large and steps in UNTABLED_STEPS
-    low = min((_UNTABLED_LAST if untabled else 2) / steps**2, 0.5) / math.sqrt(fine)
+    last, larger = (_ENGINE_LAST, _ENGINE_LARGER) if prefers_engine(steps, large) else (2.0, LARGER)
+    low = min(last / steps**2, 0.5) / math.sqrt(fine)
     times = power(path, steps, low, 3 - 0.5 / fine)
-    return shift_noise_levels(path, times, _UNTABLED_LARGER if untabled else LARGER) if large else times
+    return shift_noise_levels(path, times, larger) if large else times
 
 
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
@@ -132,8 +141,8 @@ def shift_noise_levels(path: Path, times: Tensor, factor: float) -> Tensor:
 
 def engine_for(steps: int, start: float = math.inf, large: bool = False) -> ExponentialAdams | VariableOrder:
     """The engine; from a low start the order may rise with fewer steps already."""
-    untabled = large and steps in UNTABLED_STEPS
-    if steps <= _SOME_STEPS and start >= (_LOW if large else LOW_START) and not untabled:
+    high = start >= (_LOW if large else LOW_START)
+    if steps <= _SOME_STEPS and high and not prefers_engine(steps, large):
         return _FEW if steps <= _FEW_STEPS else _SOME
     between = not large and LOWEST_START <= start < LOW_START
     extrapolated = large or (between and steps in _EXTRAPOLATED_STEPS)

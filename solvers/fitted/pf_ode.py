@@ -32,7 +32,7 @@ from torch import Tensor
 from solvers.errors import InputError, InputTypeError
 from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.data_units import InDataUnits, ScaledPath
-from solvers.fitted.engine import LARGER, LOWEST_START, UNTABLED_STEPS, engine_for, engine_grid, noise_of_start
+from solvers.fitted.engine import LARGER, LOWEST_START, engine_for, engine_grid, noise_of_start, prefers_engine
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
@@ -107,7 +107,7 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
     (9, None)
     """
-    if large and steps in UNTABLED_STEPS:
+    if prefers_engine(steps, large):
         return None
     start = noise_of_start(path)
     found = []

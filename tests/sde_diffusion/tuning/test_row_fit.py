@@ -67,6 +67,7 @@ def test_tuning_for_a_time_uses_the_path() -> None:
 def test_the_best_that_starts_with_the_mean_and_the_best_that_does_not() -> None:
     table = compile_table(SOLVERS["ddim"], VPSDE(), 2)
     means = [torch.zeros(2), None, torch.zeros(2), None, None]
-    ranked = [_Followed(error, k, _Base(table, means[k])) for k, error in enumerate([0.4, 0.2, 0.3, math.inf, 0.1])]
-    assert [one.number for one in _best_of_each_start(ranked)] == [2, 4]
-    assert [one.number for one in _best_of_each_start(ranked[1:2])] == [1]
+    errors = [0.4, 0.2, 0.3, math.inf, 0.1]
+    ranked = [_Followed(_Base(table, mean), error) for mean, error in zip(means, errors, strict=True)]
+    assert [one.error for one in _best_of_each_start(ranked)] == [0.3, 0.1]
+    assert [one.error for one in _best_of_each_start(ranked[1:2])] == [0.2]

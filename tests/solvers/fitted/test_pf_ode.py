@@ -16,7 +16,7 @@ from sde_diffusion.sampling.reference_solution import converged, rms
 from solvers import SOLVERS, solve
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.engine import UNTABLED_STEPS, engine_grid, fixed_order_engine
+from solvers.fitted.engine import ENGINE_STEPS, engine_grid, fixed_order_engine
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, scale_noise_levels, table_entry, table_of
@@ -51,7 +51,7 @@ def test_a_table_is_the_same_solver_on_every_path(nfe):
 
 
 @pytest.mark.parametrize(
-    ("nfe", "large"), [(n, large) for n in STEPS for large in (False, True) if not large or n not in UNTABLED_STEPS]
+    ("nfe", "large"), [(n, large) for n in STEPS for large in (False, True) if not large or n not in ENGINE_STEPS]
 )
 def test_entries_and_tables_are_inverse(nfe, large):
     table = fitted_table(VPSDE(), nfe, large)
@@ -239,7 +239,7 @@ def test_from_10_to_12_evaluations_the_engine_is_better_on_many_dimensions(digit
     def error(name: str, nfe: int) -> float:
         return float(rms(solve(ode, x1, solver=SOLVERS[name], nfe=nfe).x - x0).mean())
 
-    errors = [error("pf-ode", n) for n in (9, *UNTABLED_STEPS)]
+    errors = [error("pf-ode", n) for n in (9, *ENGINE_STEPS)]
     assert errors[1] < 0.6 * error("unipc", 10) and errors[3] < 0.85 * error("unipc", 12)
     assert all(after < 1.02 * before for before, after in pairwise(errors)), errors
 
