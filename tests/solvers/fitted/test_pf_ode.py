@@ -20,7 +20,7 @@ from solvers.fitted.engine import ENGINE_STEPS, engine_grid, fixed_order_engine
 from solvers.fitted.invariance import Invariance
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, scale_noise_levels, table_entry, table_of
-from solvers.grids import GRIDS
+from solvers.grids import GRIDS, power
 from solvers.planning import plan
 
 MEANS = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -242,6 +242,18 @@ def test_from_10_to_12_evaluations_the_engine_is_better_on_many_dimensions(digit
     errors = [error("pf-ode", n) for n in (9, *ENGINE_STEPS)]
     assert errors[1] < 0.6 * error("unipc", 10) and errors[3] < 0.85 * error("unipc", 12)
     assert all(after < 1.02 * before for before, after in pairwise(errors)), errors
+
+
+@pytest.mark.parametrize("steps", ENGINE_STEPS)
+def test_from_10_to_12_steps_the_noise_levels_of_many_dimensions_are_twice_as_high(steps):
+    """At rho well above 0.3; the last is 5 / steps^2 before."""
+    sde = EDM(sigma_max=80.0)
+    plain = sde.marginal(power(sde, steps, 5 / steps**2, 2.5)[:-1])[1]
+    assert float(plain[-1]) == pytest.approx(5 / steps**2)
+    expected = plain * (1 + plain / (plain + 0.3)) / (1 + plain / (plain + 0.3) * plain / 80)
+    found = sde.marginal(engine_grid(sde, steps, large=True)[:-1])[1]
+    torch.testing.assert_close(found[1:], expected[1:], rtol=1e-6, atol=0)
+    assert float(found[0]) == pytest.approx(80)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), Flow(), EDM(), VESDE(sigma_max=45.0)], ids=lambda sde: type(sde).__name__)
