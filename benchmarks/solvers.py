@@ -49,7 +49,9 @@ from sde_diffusion.storage.solver_json import describe_solver, restore_solver
 from sde_diffusion.tuning.tuner import DEFAULT_SOLVER, tuned_each
 from solvers import SOLVERS, ReverseProcess, solve
 from solvers.errors import choose
-from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table, is_high_dim
+from solvers.fitted.dimensions import is_large
+from solvers.fitted.engine import noise_of_start
+from solvers.fitted.pf_ode import ProbabilityFlow, fitted_table
 from solvers.solver import Solver
 
 NFE = (5, 6, 8, 10, 15, 20, 30, 50)
@@ -127,11 +129,12 @@ def settings_of(config: Config, problem: Problem, nfe: int, folder: Path) -> str
         return hashlib.sha256(made.read_bytes()).hexdigest()[:12] if made.exists() else ""
     means = torch.tensor([[-1.0, 0.5], [1.0, 0.0]], dtype=torch.float64)
     probe = Task(GaussianMixture(means, std=0.3, sde=problem.model.sde), means.flip(0))
-    default = ProbabilityFlow(large=is_high_dim(problem.shape))
+    large = is_large(problem.shape, noise_of_start(problem.model.sde), nfe)
+    default = ProbabilityFlow(large=large)
     x = run_ours(default, probe, nfe) if config.name == DEFAULT_SOLVER else config.run(probe, nfe)
     result = None if x is None else [f"{v:.6f}" for v in x.flatten().tolist()]
     if config.name == DEFAULT_SOLVER:
-        result = [result, fitted_table(problem.model.sde, nfe, is_high_dim(problem.shape))]
+        result = [result, fitted_table(problem.model.sde, nfe, large)]
     return hashlib.sha256(repr(result).encode()).hexdigest()[:12]
 
 

@@ -20,9 +20,10 @@ from sde_diffusion.tuning.task import Task
 from solvers import Solver
 from solvers.fitted.compile import compile_table
 from solvers.fitted.data_units import InDataUnits
+from solvers.fitted.dimensions import is_large
 from solvers.fitted.engine import fixed_order_engine, noise_of_start
 from solvers.fitted.mixture_of_tables import MixtureOfTables
-from solvers.fitted.pf_ode import ProbabilityFlow, is_high_dim
+from solvers.fitted.pf_ode import ProbabilityFlow
 from solvers.fitted.table import Row, Table
 from solvers.noise import NoNoise
 from solvers.planning import plan
@@ -38,12 +39,18 @@ def default_candidates(task: Task, steps: int, found: Found) -> tuple[Table, flo
     default, _ = plan(process, shape, "pf-ode", steps=steps)
     member = default.on_grid()
     gated = isinstance(member, MixtureOfTables)
-    found.offer_default(default, member if gated else ProbabilityFlow(is_high_dim(shape)))
-    scale = scale_of(task.fit.x0, noise_of_start(task.model.sde))
+    start = noise_of_start(task.model.sde)
+    found.offer_default(default, member if gated else _default(shape, start, steps))
+    scale = scale_of(task.fit.x0, start)
     if scale != 1:
-        chosen = ProbabilityFlow(is_high_dim(shape), scale)
+        chosen = _default(shape, start, steps, scale)
         found.offer(f"default for scale {scale:.3g}", chosen, plan(process, shape, chosen, steps=steps)[1])
     return default_table(task, steps, scale), scale
+
+
+def _default(shape: tuple[int, ...], start: float, steps: int, scale: float | None = None) -> ProbabilityFlow:
+    """The default for samples of a shape, whatever the shape that it will run on."""
+    return ProbabilityFlow(is_large(shape, start / (scale or 1.0), steps), scale)
 
 
 def default_table(task: Task, steps: int, scale: float) -> Table:
@@ -51,7 +58,7 @@ def default_table(task: Task, steps: int, scale: float) -> Table:
     few = min(max(task.effort.noise_samples // 8, _FEW_SAMPLES), _SAMPLES)
     sde, fit = task.model.sde, task.fit if task.path is None else task.part(few)
     shape = tuple(fit.x1.shape[1:])
-    chosen = "pf-ode" if scale == 1 else ProbabilityFlow(is_high_dim(shape), scale)
+    chosen = "pf-ode" if scale == 1 else _default(shape, noise_of_start(sde), steps, scale)
     own, times = plan(ReverseProcess(fit.denoise, sde), shape, chosen, steps=steps)
     member = own.solver if isinstance(own, InDataUnits) else own.on_grid()
     return _as_table(member, fit, sde, steps, times, scale)

@@ -10,7 +10,7 @@ coefficients of
 so one table serves every path; z_0 is divided by sqrt(1 + rho_0^2) in its first row. The coefficients of later rows
 depend on the sample, by features of its own evaluations. Rows are completed so that they keep constants, and never
 leave a trust region around the exponential Adams step (``solvers.fitted.invariance``). A path that starts low takes
-the last rows of a table with more steps. Samples of many dimensions (``is_high_dim``) have separate tables in
+the last rows of a table with more steps. Samples of many dimensions (``is_large``) have separate tables in
 ``pf_ode_large.json``; without a table, and in the following, they get higher noise levels, or from a low start those
 of Karras et al.
 
@@ -32,9 +32,11 @@ from torch import Tensor
 from solvers.errors import InputError, InputTypeError
 from solvers.fitted.coefficients import read_coefficients
 from solvers.fitted.data_units import InDataUnits, ScaledPath
-from solvers.fitted.engine import LARGER, LOWEST_START, engine_for, engine_grid, noise_of_start, prefers_engine
+from solvers.fitted.dimensions import is_large
+from solvers.fitted.engine import LARGER, engine_for, engine_grid, noise_of_start, prefers_engine
 from solvers.fitted.gating import GatingNetwork
 from solvers.fitted.invariance import Invariance
+from solvers.fitted.low_start import LOWEST_START
 from solvers.fitted.mixture_of_tables import MixtureOfTables
 from solvers.fitted.seen_scale import ForScale, SeenScale
 from solvers.fitted.table import Row, Table
@@ -55,19 +57,6 @@ _BELOW = 2.5
 _NEAR = 0.95, 1.6  # a level is near the start if their ratio is between these
 _NEVER_CUT = 12  # the last rows of this table are good after its own first rows only
 _PURE = 100.0  # the rho from which x is taken for pure noise
-
-# Samples of more entries are large. The small tables were fitted to up to 256 (networks), the large ones to 500 to
-# 3,072.
-_LARGE = 448
-
-
-def is_high_dim(shape: Sequence[int]) -> bool:
-    """Whether samples of a shape have so many dimensions that they have tables of their own.
-
-    >>> is_high_dim((1, 16, 16)), is_high_dim((1, 28, 28))
-    (False, True)
-    """
-    return math.prod(shape) > _LARGE
 
 
 @lru_cache(maxsize=2)
@@ -107,9 +96,9 @@ def fitted_table(path: Path, steps: int, large: bool = False, unit: float = 1.0)
     >>> len(fitted_table(straight, 8).times), fitted_table(straight, 1000)
     (9, None)
     """
-    if prefers_engine(steps, large):
-        return None
     start = noise_of_start(path)
+    if prefers_engine(steps, large, start):
+        return None
     found = []
     for lead in range(_MOST_LEAD + 1):
         entry = _entry(steps + lead, large)
@@ -208,7 +197,8 @@ class ProbabilityFlow(ForScale):
     """The fitted table for the number of steps, or the exponential engine.
 
     Args:
-        large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x.
+        large: whether with the tables and noise levels for many dimensions; None leaves it to the shape of x, the
+            start and the number of steps (``solvers.fitted.dimensions``).
         scale: of the data: 1 for images in [-1, 1] and for standardised data. Data times c with ``scale=c`` give
             samples times c. None is 1, unless the first evaluations show wider data (``solvers.fitted.seen_scale``);
             the run then reads a few values from the device.
@@ -255,9 +245,10 @@ class ProbabilityFlow(ForScale):
         steps: int | None = None,
     ) -> tuple[Solver, Tensor]:
         """The table if the times are the table's, else a member of the exponential engine; and the times."""
-        large = is_high_dim(shape) if self.large is None else self.large
         unit = 1.0 if self.scale is None else self.scale
         path = problem.path if unit == 1 else ScaledPath(problem.path, unit)
+        number = steps or (0 if grid is None or isinstance(grid, str) else len(grid) - 1)
+        large = is_large(shape, noise_of_start(path), number) if self.large is None else self.large
         own = "fitted-large" if large else "fitted"
         name = own if grid is None else grid
         times = make_grid(name, replace(problem, path=path), steps)
@@ -271,7 +262,7 @@ class ProbabilityFlow(ForScale):
         if not tabled and fitted is None and not isinstance(name, str):
             tabled = torch.equal(times, engine_grid(path, len(times) - 1, large))
         if tabled or (isinstance(name, str) and name == own):
-            return SeenScale(member, replace(self, large=large), tuple(times.tolist())), times
+            return SeenScale(member, self, tuple(times.tolist())), times
         return member, times
 
     def step(
