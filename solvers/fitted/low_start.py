@@ -58,7 +58,7 @@ def order_from_low_start(steps: int, start: float, large: bool) -> tuple[int | N
 def low_start_grid(path: Path, steps: int, start: float, large: bool = False) -> Tensor:
     """The times of the engine from a low start: (steps + 1,) float64.
 
-    Their exponent falls as the steps grow.
+    The exponent of the levels falls as the steps grow.
 
     In many dimensions from a start below rho = 10 it is 45 / steps up to 7 steps, 6 up to 13, and 80 / steps beyond, of
     3 at least. The last level is 2.7 / steps^2, of 0.08 at most, and 2 / steps^2 beyond 16 steps.
