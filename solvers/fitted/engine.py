@@ -21,14 +21,21 @@ from torch import Tensor
 from solvers.errors import InputError
 from solvers.exponential.adams import ExponentialAdams
 from solvers.exponential.variable_order import VariableOrder
-from solvers.fitted.low_start import has_equal_steps, is_low, low_start_grid, order_from_low_start
+from solvers.fitted.low_start import (
+    ANY_STEPS,
+    SOME_STEPS,
+    has_equal_steps,
+    is_low,
+    low_start_grid,
+    order_from_low_start,
+)
 from solvers.grids import power, time_at
 from solvers.problem import Path
 
 _FEW = ExponentialAdams(2, variable="lambda", corrector=True)
 _SOME = ExponentialAdams(2, variable="time", corrector=True)
 _MANY = VariableOrder(ExponentialAdams(5, variable="time", corrector=True))
-_FEW_STEPS, _SOME_STEPS, _ANY_STEPS = 6, 12, 15
+_FEW_STEPS = 6
 _FINE = 20  # steps from which the grid is denser near the data
 
 # Features that many pixels share are decided at higher noise levels: for samples of many dimensions, noise levels are
@@ -91,10 +98,10 @@ def engine_for(steps: int, start: float = math.inf, large: bool = False) -> Expo
     """The engine; from a low start the order may rise with fewer steps already."""
     if is_low(steps, start, large):
         fewest, extrapolated = order_from_low_start(steps, start, large)
-    elif steps <= _SOME_STEPS and not prefers_engine(steps, large):
+    elif steps <= SOME_STEPS and not prefers_engine(steps, large):
         return _FEW if steps <= _FEW_STEPS else _SOME
     else:
-        fewest, extrapolated = (2 if steps <= _ANY_STEPS else None), large
+        fewest, extrapolated = (2 if steps <= ANY_STEPS else None), large
     return replace(_MANY, fewest=fewest, extrapolated=extrapolated)
 
 

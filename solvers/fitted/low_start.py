@@ -20,9 +20,9 @@ LOW_START = 10.0  # the rho of the start below which there are levels for every 
 LOWEST_START = 4.5  # the same for a few dimensions, below which the order is chosen from 2 values up
 MIDDLE_START = 20.0  # the rho of the start below which some numbers of steps have settings of their own
 LOW_START_OF_MANY = 40.0  # the rho of the start below which many dimensions have levels of their own
-_SOME_STEPS, _ANY_STEPS = 12, 15  # steps up to which the order is chosen from 2 values
-_EXTRAPOLATED_STEPS = range(14, 16)  # of a few dimensions from a start between the two
-# Steps of a few dimensions that are equal steps of log rho: from a start between the two, and from a higher one.
+SOME_STEPS, ANY_STEPS = 12, 15  # steps up to which the order is chosen from 2 values
+_EXTRAPOLATED_STEPS = range(14, 16)  # of a few dimensions from a start between LOWEST_START and LOW_START
+# Steps of a few dimensions that are equal steps of log rho, from a start between these and up to MIDDLE_START.
 _EQUAL_STEPS, _EQUAL_STEPS_ABOVE = range(10, 14), range(11, 13)
 _LOW_STEPS = 16  # steps of many dimensions from a start below LOW_START beyond which the last level is lower
 _EVEN_STEPS = 8  # steps of many dimensions from a higher start up to which these are equal steps of log rho
@@ -47,9 +47,9 @@ def is_low(steps: int, start: float, large: bool) -> bool:
 def order_from_low_start(steps: int, start: float, large: bool) -> tuple[int | None, bool]:
     """The fewest values of the engine, None for its default, and whether the last ones are extrapolated."""
     if large:
-        return (2 if steps <= (_SOME_STEPS if start < LOW_START else _ANY_STEPS) else None), True
+        return (2 if steps <= (SOME_STEPS if start < LOW_START else ANY_STEPS) else None), True
     if start < LOWEST_START:
-        return (2 if steps <= _ANY_STEPS else None), False
+        return (2 if steps <= ANY_STEPS else None), False
     if has_equal_steps(steps, start):
         return 2, False
     return (2, True) if steps in _EXTRAPOLATED_STEPS else (None, False)
@@ -82,17 +82,17 @@ def low_start_grid(path: Path, steps: int, start: float, large: bool = False) ->
         p = max(45 / steps, min(6.0, 80 / steps), 3.0)
         low = min((2.7 if steps <= _LOW_STEPS else 2) / steps**2, 0.08, start / 8)
     elif large:
-        p = max(40 / (steps - _EVEN_STEPS), 10.0 if steps <= _ANY_STEPS else 8.0) if steps > _EVEN_STEPS else math.inf
-        low = min(4 / steps**2, 0.5 / steps) if steps <= _ANY_STEPS else 2.7 / steps**2
+        p = max(40 / (steps - _EVEN_STEPS), 10.0 if steps <= ANY_STEPS else 8.0) if steps > _EVEN_STEPS else math.inf
+        low = min(4 / steps**2, 0.5 / steps) if steps <= ANY_STEPS else 2.7 / steps**2
     elif has_equal_steps(steps, start):
         p, low = math.inf, 1.8 / steps**2
-    elif start < LOWEST_START and steps <= _ANY_STEPS:
-        p = min(max(6.0 * (_SOME_STEPS / steps) ** 0.6, 3.0), 7.0)
+    elif start < LOWEST_START and steps <= ANY_STEPS:
+        p = min(max(6.0 * (SOME_STEPS / steps) ** 0.6, 3.0), 7.0)
         low = min(1.4 / steps**2, start / 8)
     elif steps in _EXTRAPOLATED_STEPS:
         p, low = 9.0, 2.7 / steps**2
     else:
-        p = min(max(5.0 * (start / 3) ** 0.43 * (_SOME_STEPS / steps) ** 0.4, 3.0), 7.0)
+        p = min(max(5.0 * (start / 3) ** 0.43 * (SOME_STEPS / steps) ** 0.4, 3.0), 7.0)
         low = min(2 / steps**2, start / 8)
     if p == math.inf:
         rho = start * (low / start) ** share
